@@ -1,0 +1,90 @@
+"""Resolves base and panel: local folder or pinned hub snapshot, safetensors only, every file hashed. Fails early.
+
+holdfast acquire        (writes models/manifest/<model>.json; the base's also as models/manifest/base.json)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+from stages.core import chat, manifest, records
+from stages.core.errors import UserError
+from stages.core.params import Lineup, Model
+
+WEIGHTS, CONFIG = "*.safetensors", "config.json"
+KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # what a model consists of; anything else is not read
+
+
+def main(params: Lineup, out: Path) -> None:
+    found = {name: inspect(name, params.models[name], Path(params.model_folder)) for name in params.panel}
+    base = manifest.tokenizer(found[params.base].folder())
+    chat.pre_query(base, f"base '{params.base}' ({found[params.base].source})")
+    with records.replacing_folder(out) as partial:
+        for name, entry in found.items():
+            manifest.save(entry, partial / f"{name}.json")
+        manifest.save(found[params.base], partial / "base.json")
+    for name, entry in found.items():
+        role = "base" if name == params.base else "panel"
+        print(f"{role} {name}: {entry.architecture}, {entry.parameters / 1e6:,.1f} M parameters, {entry.fingerprint[:12]}")
+
+
+def inspect(name: str, params: Model, model_folder: Path) -> manifest.Manifest:
+    """Checks that the folder is a chat model we can load safely, and hashes it."""
+    if params.hub:
+        folder, source = manifest.hub_folder(params.hub, params.revision or ""), params.hub
+    else:
+        folder = model_folder / (params.path or "")
+        source = folder.as_posix()
+        if not folder.is_dir():
+            raise UserError(f"model '{name}': no such folder", where=folder, do=f"correct models.{name}.path or model_folder")
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"model '{name}' has no {CONFIG}", where=folder, do="give the folder of a transformers model")
+    if not list(folder.glob(WEIGHTS)):
+        raise UserError(
+            f"model '{name}' has no safetensors weights",
+            where=folder,
+            do="convert it: model.save_pretrained(folder) writes safetensors; pickled weights are never loaded",
+        )
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = {**config, **config.get("text_config", {})}
+        architecture = config["architectures"][0]
+        vocabulary, context = int(config["vocab_size"]), int(config["max_position_embeddings"])
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise UserError(f"model '{name}': {CONFIG} is not usable ({error!r})", where=folder / CONFIG, do="check the download") from None
+    if not manifest.tokenizer(folder).chat_template:
+        raise UserError(
+            f"model '{name}' has no chat template",
+            where=folder,
+            do="use a chat (instruct) model, or put its chat_template.jinja beside the tokenizer",
+        )
+    names = sorted({f.name for pattern in KEPT for f in folder.glob(pattern) if f.is_file()})
+    files = {n: {"sha256": records.file_sha256(folder / n), "bytes": (folder / n).stat().st_size} for n in names}
+    digest = hashlib.sha256("".join(f"{n} {files[n]['sha256']}\n" for n in names).encode()).hexdigest()
+    return manifest.Manifest(
+        name=name,
+        source=source,
+        revision=params.revision or digest,
+        hub=params.hub is not None,
+        dtype=params.dtype,
+        fingerprint=digest,
+        files=files,
+        architecture=architecture,
+        parameters=sum(parameters(file) for file in sorted(folder.glob(WEIGHTS))),
+        vocabulary=vocabulary,
+        context=context,
+    )
+
+
+def parameters(file: Path) -> int:
+    """Number of weights in a safetensors file, read from its header alone."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"not a readable safetensors file ({error})", where=file, do="download it again") from None

@@ -1,0 +1,11 @@
+"""The one exception that users see: what is wrong, where, and what to do. The CLI prints it and exits with 2."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Bad input. `what` and `where` on the first line, `do` on the second; never a traceback."""
+
+    def __init__(self, what: str, *, where: object, do: str) -> None:
+        self.what, self.where, self.do = what, str(where), do
+        super().__init__(f"{self.where}: {what}\n  {do}")

@@ -1,0 +1,119 @@
+"""A model's manifest: what `acquire` resolved and hashed, and how later stages load it without trusting anything else.
+
+Weights are safetensors only; no code from a model repository is ever run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.core import records
+from stages.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    name: str
+    source: str  # the local folder, or the hub id
+    revision: str  # hub commit; for a folder the fingerprint
+    hub: bool
+    dtype: str
+    fingerprint: str  # sha256 over the names and sha256 of all files
+    files: dict[str, dict[str, Any]]  # name -> {"sha256", "bytes"}
+    architecture: str
+    parameters: int
+    vocabulary: int
+    context: int  # longest sequence, tokens
+
+    def folder(self) -> Path:
+        """Where the files lie now. Raises UserError if one is gone or has another size than when it was hashed."""
+        folder = hub_folder(self.source, self.revision) if self.hub else Path(self.source)
+        for name, entry in self.files.items():
+            file = folder / name
+            if not file.is_file() or file.stat().st_size != entry["bytes"]:
+                raise UserError("is missing or has changed since `acquire`", where=file, do="run `dvc repro acquire`")
+        return folder
+
+
+def load(path: Path) -> Manifest:
+    content = records.read_json(path)
+    content.pop("schema")
+    return Manifest(**content)
+
+
+def save(manifest: Manifest, path: Path) -> None:
+    records.write_json(path, {"schema": 1, **asdict(manifest)})
+
+
+def hub_folder(repository: str, revision: str) -> Path:
+    """Downloads a pinned snapshot, or finds it in the local hub cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    where = f"{repository}@{revision[:12]}"
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES))
+    except GatedRepoError:
+        raise UserError("the hub asks for permission", where=where, do="accept the licence on its page and set HF_TOKEN") from None
+    except RevisionNotFoundError:
+        raise UserError("the hub has no such revision", where=where, do="give the full commit hash from the model's page") from None
+    except RepositoryNotFoundError:
+        raise UserError("the hub has no such model, or it is private", where=where, do="check the id; set HF_TOKEN for a private one") from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError):
+        raise UserError(
+            "cannot reach the hub, and the model is not in the local cache",
+            where=where,
+            do="download it where there is a network, or put it into a folder and give its path",
+        ) from None
+
+
+def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The fast tokenizer in a folder, padding on the left (for generation), with a padding token that is never trained on."""
+    from transformers import AutoTokenizer
+
+    try:
+        found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # the file formats are many, and so are the exceptions
+        first = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise UserError(f"the tokenizer cannot be loaded ({first})", where=folder, do="the folder needs tokenizer.json") from None
+    if not found.is_fast:
+        raise UserError("the tokenizer is not a fast one", where=folder, do="convert it: the folder needs tokenizer.json")
+    found.padding_side = "left"
+    if found.pad_token_id is None:
+        found.pad_token = found.eos_token
+    return found
+
+
+def device() -> torch.device:
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator if accelerator is not None else torch.device("cpu")
+
+
+def model(folder: Path, dtype: str = "auto") -> PreTrainedModel:
+    """The causal language model in a folder, in evaluation mode on the accelerator if there is one."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    where = device()
+    kind = (torch.float32 if where.type == "cpu" else torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
+    found = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=kind, use_safetensors=True, trust_remote_code=False, local_files_only=True
+    )
+    return found.to(where).eval()

@@ -1,0 +1,219 @@
+"""Text from and scores by a model on this machine, with transformers.
+
+Every row draws from its own random stream, seeded by the row, so a sample does not depend on which rows shared its
+batch. Finished rows leave the batch; scoring asks for the logits that are needed and no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from stages.core import chat, manifest
+from stages.core.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    text: str
+    finish: str  # "stop": the model ended its turn; "length": it ran into max_tokens
+    n_tokens: int  # without the token that ended it
+
+
+class Engine:
+    """One model, loaded."""
+
+    def __init__(self, entry: manifest.Manifest, batch: int) -> None:
+        folder = entry.folder()
+        self.entry, self.batch = entry, batch
+        self.tokenizer = manifest.tokenizer(folder)
+        self.model = manifest.model(folder, entry.dtype)
+        self.device = self.model.device
+
+    def check_length(self, prompts: Sequence[Sequence[int]], more: int) -> None:
+        longest = max(map(len, prompts), default=0)
+        if longest + more > self.entry.context:
+            raise UserError(
+                f"{longest} prompt tokens and {more} new ones exceed the model's context of {self.entry.context}",
+                where=f"model '{self.entry.name}'",
+                do="lower max_tokens, or curate.max_chars",
+            )
+
+    @torch.inference_mode()
+    def complete(
+        self,
+        prompts: Sequence[list[int]],
+        seeds: Sequence[int],
+        *,
+        temperatures: Sequence[float],
+        top_p: float,
+        max_tokens: int,
+        stop_ids: Sequence[int],
+        stop_strings: Sequence[str] = (),
+    ) -> list[Completion]:
+        """Samples one completion per prompt; temperature 0 is greedy."""
+        self.check_length(prompts, max_tokens)
+        results: list[Completion | None] = [None] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+        for start in range(0, len(order), self.batch):
+            rows = order[start : start + self.batch]
+            decoded = self._decode(
+                [prompts[i] for i in rows], [seeds[i] for i in rows], [temperatures[i] for i in rows],
+                top_p, max_tokens, list(stop_ids), list(stop_strings),
+            )  # fmt: skip
+            for i, completion in zip(rows, decoded, strict=True):
+                results[i] = completion
+        return [r for r in results if r is not None]
+
+    def _decode(
+        self,
+        prompts: list[list[int]],
+        seeds: list[int],
+        temperatures: list[float],
+        top_p: float,
+        max_tokens: int,
+        stop_ids: list[int],
+        stop_strings: list[str],
+    ) -> list[Completion]:
+        ids, attention = self._pad_left(prompts)  # (B, T)
+        uniform = np.stack([np.random.default_rng(seed).random(max_tokens) for seed in seeds])  # (B, max_tokens)
+        heat = torch.tensor(temperatures, dtype=torch.float32, device=self.device)  # (B,)
+        written: list[list[int]] = [[] for _ in prompts]
+        finished: list[Completion | None] = [None] * len(prompts)
+        active = np.arange(len(prompts))
+        stops, cache, position = set(stop_ids), None, attention.sum(1, keepdim=True)  # (B, 1)
+        step_ids, positions = ids, (attention.cumsum(1) - 1).clamp(min=0)
+        for step in range(max_tokens):
+            out = self.model(
+                input_ids=step_ids, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True,
+                logits_to_keep=1,
+            )  # fmt: skip
+            cache = out.past_key_values
+            tokens = sample(out.logits[:, -1].float(), uniform[active, step], heat, top_p)  # (B,)
+            still = []
+            for row, (who, token) in enumerate(zip(active.tolist(), tokens.tolist(), strict=True)):
+                if token in stops:
+                    finished[who] = self._completion(written[who], "stop")
+                    continue
+                written[who].append(token)
+                if stop_strings and (text := self._stopped(written[who], stop_strings)) is not None:
+                    finished[who] = Completion(text, "stop", len(written[who]))
+                    continue
+                still.append(row)
+            if not still or step + 1 == max_tokens:
+                break
+            if len(still) < len(active):  # finished rows leave, so that nothing is computed for them
+                keep = torch.tensor(still, device=self.device)
+                cache.batch_select_indices(keep)
+                active, tokens, heat = active[still], tokens[keep], heat[keep]
+                attention, position = attention[keep], position[keep]
+            step_ids = tokens[:, None]
+            attention = torch.cat([attention, attention.new_ones(len(active), 1)], dim=1)
+            positions, position = position, position + 1
+        return [f or self._completion(w, "length") for f, w in zip(finished, written, strict=True)]
+
+    def _completion(self, tokens: list[int], finish: str) -> Completion:
+        return Completion(self.tokenizer.decode(tokens, skip_special_tokens=False), finish, len(tokens))
+
+    def _stopped(self, tokens: list[int], stop_strings: list[str]) -> str | None:
+        text = self.tokenizer.decode(tokens, skip_special_tokens=False)
+        cuts = [text.find(s) for s in stop_strings if s in text]
+        return text[: min(cuts)] if cuts else None
+
+    @torch.inference_mode()
+    def next_token(self, prompts: Sequence[list[int]], choices: Sequence[int]) -> np.ndarray:
+        """Probability of each choice as the next token, (N, len(choices)), by one forward pass per prompt."""
+        self.check_length(prompts, 1)
+        found = np.zeros((len(prompts), len(choices)))
+        pick = torch.tensor(list(choices), device=self.device)
+        for rows in self._batches([len(p) for p in prompts]):
+            ids, attention = self._pad_left([prompts[i] for i in rows])
+            positions = (attention.cumsum(1) - 1).clamp(min=0)
+            out = self.model(input_ids=ids, attention_mask=attention, position_ids=positions, use_cache=False, logits_to_keep=1)
+            found[rows] = out.logits[:, -1].float().softmax(-1)[:, pick].cpu().numpy()
+        return found
+
+    @torch.inference_mode()
+    def logprob(self, prompts: Sequence[list[int]], continuations: Sequence[list[int]]) -> list[float]:
+        """Mean log-probability (nats) per token of each continuation after its prompt."""
+        whole = [p + c for p, c in zip(prompts, continuations, strict=True)]
+        self.check_length(whole, 0)
+        found = [0.0] * len(whole)
+        for rows in self._batches([len(w) for w in whole]):
+            width = max(len(whole[i]) for i in rows)
+            ids = torch.zeros(len(rows), width, dtype=torch.long)
+            mask = torch.zeros(len(rows), width)
+            for row, i in enumerate(rows):  # right padding: causal attention never looks at it
+                ids[row, : len(whole[i])] = torch.tensor(whole[i])
+                mask[row, len(prompts[i]) : len(whole[i])] = 1
+            ids, mask = ids.to(self.device), mask.to(self.device)
+            logits = self.model(input_ids=ids, use_cache=False).logits[:, :-1].float()  # (B, T-1, V)
+            taken = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)  # (B, T-1)
+            mean = (taken * mask[:, 1:]).sum(1) / mask[:, 1:].sum(1).clamp(min=1)
+            for row, i in enumerate(rows):
+                found[i] = float(mean[row])
+        return found
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Mean of the last hidden states over each text's tokens, (N, hidden), scaled to unit length."""
+        ids = [chat.tokenise(self.tokenizer, text)[: self.entry.context] for text in texts]
+        found = np.zeros((len(texts), self.model.config.get_text_config().hidden_size), dtype=np.float32)
+        for rows in self._batches([len(i) for i in ids]):
+            tokens, attention = self._pad_left([ids[i] for i in rows])
+            positions = (attention.cumsum(1) - 1).clamp(min=0)
+            out = self.model.base_model(input_ids=tokens, attention_mask=attention, position_ids=positions, use_cache=False)
+            weight = attention[..., None].float()  # (B, T, 1)
+            mean = (out.last_hidden_state.float() * weight).sum(1) / weight.sum(1).clamp(min=1)
+            found[rows] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+        return found
+
+    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
+        """Row numbers in batches of similar length: padding costs as much as text."""
+        order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+        for start in range(0, len(order), self.batch):
+            yield order[start : start + self.batch]
+
+    def _pad_left(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        width = max(1, *map(len, rows))
+        pad = self.tokenizer.pad_token_id or 0
+        ids = torch.full((len(rows), width), pad, dtype=torch.long)
+        attention = torch.zeros(len(rows), width, dtype=torch.long)
+        for row, tokens in enumerate(rows):
+            if tokens:
+                ids[row, -len(tokens) :] = torch.tensor(tokens)
+                attention[row, -len(tokens) :] = 1
+        return ids.to(self.device), attention.to(self.device)
+
+
+def sample(logits: torch.Tensor, uniform: np.ndarray, temperature: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Inverse-CDF sampling: one uniform number per row decides, (B, V) and (B,) and (B,) to token ids (B,).
+
+    top_p keeps the smallest set of tokens whose probability reaches it (Holtzman et al., arXiv 1904.09751, sec. 3.1).
+    """
+    greedy = temperature <= 0
+    if bool(greedy.all()):
+        return logits.argmax(-1)
+    probabilities = (logits / temperature.clamp(min=1e-6)[:, None]).softmax(-1)  # (B, V)
+    u = torch.as_tensor(uniform, dtype=torch.float32, device=logits.device)[:, None]  # (B, 1)
+    if top_p < 1:
+        ordered, tokens = probabilities.sort(-1, descending=True)
+        cumulative = ordered.cumsum(-1)
+        cumulative = cumulative.masked_fill(cumulative - ordered >= top_p, float("inf"))
+        kept = cumulative.masked_fill(cumulative.isinf(), 0).amax(-1, keepdim=True)
+        drawn = tokens.gather(-1, (cumulative < u * kept).sum(-1, keepdim=True)).squeeze(-1)
+    else:
+        cumulative = probabilities.cumsum(-1)
+        index = torch.searchsorted(cumulative, u * cumulative[:, -1:]).clamp(max=logits.shape[-1] - 1)
+        drawn = index.squeeze(-1)
+    return torch.where(greedy, logits.argmax(-1), drawn)
+
+
+def seed_of(*parts: object) -> int:
+    """A row's own seed: 63 bits of the hash of the parts."""
+    from hashlib import blake2b
+
+    return int.from_bytes(blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()) >> 1

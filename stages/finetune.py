@@ -1,0 +1,197 @@
+"""Fine-tunes the base on one arm's mixture with TRL, loss on the assistant's tokens only.
+
+holdfast finetune --arm NAME        (writes models/NAME/ and reports/training/NAME/)
+
+Before training, a masked row is decoded and the end of the assistant's turn must be supervised in every row, or the
+tuned model would never stop. Packed rows never attend to one another (position ids restart at each row).
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from stages.core import chat, manifest, records
+from stages.core.errors import UserError
+from stages.core.params import Arm, Finetune
+from stages.core.progress import Progress
+from stages.objectives.losses import IGNORED, KL, labels_of
+
+
+def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curves: Path) -> None:
+    if arm not in params.arms:
+        raise UserError(f"arm '{arm}' has no entry in finetune.arms", where="params.yaml", do=f"add finetune.arms.{arm}: {{objective: ce}}")
+    how, entry = params.arms[arm], manifest.load(model)
+    folder = entry.folder()
+    tokenizer = manifest.tokenizer(folder)
+    tokenizer.padding_side = "right"
+    rows = records.read("mix", mixture)
+    if how.objective == "kl" and not any(row["source"] == "replay" for row in rows):
+        raise UserError(
+            f"arm '{arm}' asks for the KL objective but its mixture has no replay rows",
+            where=mixture,
+            do=f"set mix.arms.{arm}.share above 0, or finetune.arms.{arm}.objective: ce",
+        )
+    encoded = [encode(tokenizer, row, how) for row in rows]
+    longest = max(len(row["input_ids"]) for row in encoded)
+    limit = min(params.max_length, entry.context)
+    if longest > limit:
+        raise UserError(f"a row has {longest} tokens, {limit} are allowed", where=mixture, do="raise finetune.max_length, or drop long rows in ingest.max_chars")
+    example = preflight(tokenizer, rows, encoded)
+
+    set_seed(params.seed)
+    bf16 = bf16_usable() if params.bf16 == "auto" else params.bf16
+    micro = params.micro_batch or params.batch_size
+    tuned = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = SFTConfig(
+            output_dir=scratch, use_cpu=manifest.device().type == "cpu", bf16=bf16, fp16=False,
+            activation_checkpointing=params.activation_checkpointing,
+            learning_rate=how.learning_rate or params.learning_rate, num_train_epochs=params.epochs,
+            per_device_train_batch_size=micro, gradient_accumulation_steps=params.batch_size // micro,
+            lr_scheduler_type=params.scheduler, warmup_steps=params.warmup, weight_decay=params.weight_decay,
+            max_grad_norm=params.max_grad_norm, max_length=params.max_length if params.packing else None,
+            packing=params.packing, packing_strategy="bfd", remove_unused_columns=True, save_strategy="no",
+            logging_steps=params.log_steps, logging_first_step=True, report_to="none", disable_tqdm=True,
+            dataloader_pin_memory=False, seed=params.seed, data_seed=params.seed,
+        )  # fmt: skip
+        data = Dataset.from_list(encoded)
+        watch = Curves(curves, params, math.ceil(params.epochs * len(rows) / params.batch_size))
+        common = dict(model=tuned, args=arguments, train_dataset=data, processing_class=tokenizer, callbacks=[watch])
+        if how.objective == "kl":
+            from stages.objectives.trainer import KLTrainer
+
+            base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True)
+            trainer: SFTTrainer = KLTrainer(**common, base=base, coefficient=how.kl_coefficient)
+        else:
+            trainer = SFTTrainer(**common)
+        trainer.remove_callback(PrinterCallback)  # our own callback logs
+        if not params.packing and len(trainer.train_dataset) != len(rows):
+            raise RuntimeError(f"TRL kept {len(trainer.train_dataset)} of {len(rows)} rows")
+        trainer.train()
+    seconds = time.monotonic() - began
+    watch.finish(ledger(params, arm, how, entry, rows, encoded, trainer.state.global_step, seconds, watch.losses, example))
+
+    with records.replacing_folder(out) as partial:
+        dtype = getattr(torch, str(tuned.config.dtype or "float32").removeprefix("torch."))
+        source_dtype = stored_dtype(folder) or dtype
+        tuned.to("cpu", source_dtype).save_pretrained(partial)
+        for file in folder.iterdir():  # tokenizer and template as they were; weights and config are ours
+            if file.name in entry.files and file.suffix != ".safetensors" and not (partial / file.name).exists():
+                shutil.copyfile(file, partial / file.name)
+        for file in partial.iterdir():
+            file.chmod(0o644)
+    print(f"{arm}: {trainer.state.global_step} steps, loss {watch.losses[0]:.3f} to {watch.losses[-1]:.3f}, {seconds:.0f} s")
+
+
+def encode(tokenizer, row: dict, how: Arm) -> dict[str, list[int]]:
+    ids, mask = chat.encode(tokenizer, row["messages"])
+    return {"input_ids": ids, "labels": labels_of(ids, mask, row["source"], how.objective, how.kl_tokens)}
+
+
+def preflight(tokenizer, rows: list[dict], encoded: list[dict]) -> str:
+    """Every row must supervise the end of the assistant's turn; returns one row as the loss sees it."""
+    ends = set(chat.assistant_stop_ids(tokenizer))
+    for row, one in zip(rows, encoded, strict=True):
+        taught = [token for token, label in zip(one["input_ids"], one["labels"], strict=True) if label != IGNORED]
+        if not ends.intersection(taught):
+            raise UserError(
+                "the end of the assistant's turn bears no loss, so the model would never learn to stop",
+                where=f"row {row['id']}",
+                do="check the chat template: it must write an end-of-turn token after the assistant's text",
+            )
+    one = encoded[0]
+    marked = ["_" if label == IGNORED else tokenizer.decode([token]) for token, label in zip(one["input_ids"], one["labels"], strict=True)]
+    return "".join(marked)
+
+
+def bf16_usable() -> bool:
+    """Mixed precision where the hardware computes it: recent GPUs, CPUs with AVX512_BF16 or AMX."""
+    device = manifest.device()
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def stored_dtype(folder: Path) -> torch.dtype | None:
+    """The dtype of the base's weights on disk: the tuned model is stored alike."""
+    from safetensors import safe_open
+
+    names = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+    with safe_open(sorted(folder.glob("*.safetensors"))[0], framework="pt") as tensors:
+        return names.get(tensors.get_slice(next(iter(tensors.keys()))).get_dtype())
+
+
+class Curves(TrainerCallback):
+    """Training curves through DVCLive, progress with time left, and a stop when the loss is no number."""
+
+    def __init__(self, folder: Path, params: Finetune, steps: int) -> None:
+        from dvclive import Live
+
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self.target, self.partial = folder, Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        self.live = Live(str(self.partial), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
+        self.losses: list[float] = []
+        self.progress, self.step = Progress("finetune", steps, "steps"), 0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.progress.advance(state.global_step - self.step)
+        self.step = state.global_step
+        control.should_log |= state.global_step == state.max_steps
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not logs or "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise UserError(f"the loss is {logs['loss']} at step {state.global_step}", where="finetune", do="lower finetune.learning_rate")
+        self.losses.append(float(logs["loss"]))
+        self.live.step = state.global_step
+        for name in ("loss", "domain_loss", "kl", "learning_rate", "grad_norm"):
+            if name in logs:
+                self.live.log_metric(f"train/{name}", float(logs[name]))
+        self.live.sync()
+
+    def finish(self, summary: dict) -> None:
+        self.progress.close()
+        self.live.end()
+        records.write_json(self.partial / "ledger.json", summary)
+        with records.replacing_folder(self.target) as folder:
+            shutil.copytree(self.partial, folder, dirs_exist_ok=True)
+        shutil.rmtree(self.partial)
+
+
+def ledger(
+    params: Finetune, arm: str, how: Arm, entry: manifest.Manifest, rows: list[dict], encoded: list[dict],
+    steps: int, seconds: float, losses: list[float], example: str,
+) -> dict:  # fmt: skip
+    """What the arm cost. FLOPs by the 6ND rule for training and 2ND for the base's forward passes (Kaplan et al.,
+    arXiv 2001.08361, sec. 2.1); N counts all parameters, D all tokens that pass through."""
+    tokens = {source: sum(r["trained_tokens"] for r in rows if r["source"] == source) for source in ("domain", "replay")}
+    seen = params.epochs * sum(len(one["input_ids"]) for one in encoded)
+    reference = params.epochs * sum(len(one["input_ids"]) for one in encoded if KL in one["labels"])
+    return {
+        "schema": 1,
+        "arm": arm,
+        "objective": how.objective,
+        "kl_coefficient": how.kl_coefficient if how.objective == "kl" else None,
+        "learning_rate": how.learning_rate or params.learning_rate,
+        "epochs": params.epochs,
+        "steps": steps,
+        "rows": {source: sum(r["source"] == source for r in rows) for source in ("domain", "replay")},
+        "trained_tokens": tokens,
+        "share": tokens["replay"] / max(sum(tokens.values()), 1),
+        "flops": 6 * entry.parameters * seen + 2 * entry.parameters * reference,
+        "seconds": round(seconds, 1),
+        "loss_first": losses[0],
+        "loss_last": losses[-1],
+        "preflight": example,
+    }
