@@ -116,7 +116,7 @@ def quality() -> None:
     """Great Expectations on instructions and replay set; a critical failure stops the pipeline."""
     from stages import quality as stage
 
-    stage.main(params.load("quality"), DATA, REPORTS / "quality")
+    stage.main(params.load("quality"), params.load_names("panel"), DATA, REPORTS / "quality")
 
 
 @app.command()

@@ -31,7 +31,8 @@ def code_version(*files: str) -> str:
 def shards(
     stage: str, rows: Sequence[Any], size: int, identity: Any, work: Callable[[list[Any]], list[dict[str, Any]]], unit: str = "rows"
 ) -> list[dict[str, Any]]:
-    """work(rows of one shard) for every shard, in order; finished ones come from the cache. `rows` must be JSON."""
+    """work(rows of one shard) for every shard, in order: one result per row. Finished ones come from the cache. `rows`
+    must be JSON."""
     results: list[dict[str, Any]] = []
     progress = Progress(stage, len(rows), unit)
     for start in range(0, len(rows), size):
@@ -39,7 +40,7 @@ def shards(
         name = key(identity, part)
         file = FOLDER / stage / name[:2] / f"{name}.json"
         done = load(file)
-        if done is None:
+        if done is None or len(done) != len(part):
             done = work(part)
             records.write_text(file, json.dumps(done, ensure_ascii=False))
         results.extend(done)

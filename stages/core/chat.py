@@ -67,7 +67,9 @@ def pre_query(tokenizer: PreTrainedTokenizerBase, where: object) -> PreQuery:
     try:
         text = render(tokenizer, [{"role": "user", "content": SENTINEL}], respond=True)
     except Exception as error:  # a template is a program of somebody else: it may raise anything
-        raise UserError(f"the chat template cannot render a lone user turn ({error})", where=where, do="check chat_template.jinja") from None
+        raise UserError(
+            f"the chat template cannot render a lone user turn ({first_line(error)})", where=where, do="check chat_template.jinja"
+        ) from None
     if text.count(SENTINEL) != 1:
         raise UserError(
             f"the chat template shows the user's text {text.count(SENTINEL)} times, not once", where=where, do="check chat_template.jinja"
@@ -81,10 +83,16 @@ def pre_query(tokenizer: PreTrainedTokenizerBase, where: object) -> PreQuery:
         )
     special = set(special_ids(tokenizer))
     turn_end = [i for i in tokenise(tokenizer, suffix) if i in special][:1]
-    # A turn that ends with ordinary characters (" [/INST]") is stopped by their text.
-    strings = [] if turn_end else [line for line in suffix.strip().splitlines()[:1] if line]
+    # A turn that ends with ordinary characters (" [/INST]", perhaps before a control token) is stopped by their text.
+    written = suffix[: min([suffix.find(token) for token in special_strings(tokenizer) if token in suffix], default=len(suffix))]
+    strings = written.strip().splitlines()[:1]
     stop = dict.fromkeys([*turn_end, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])])
     return PreQuery(prefix, suffix, tokenise(tokenizer, prefix), list(stop), strings)
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, short enough for one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -108,32 +116,32 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[i
 def encode(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[list[int], list[int]]:
     """(token ids, loss mask) of a conversation: 1 on the assistant's tokens and on the token that ends its turn.
 
-    Without {% generation %} markers in the template: every assistant turn is found by rendering the conversation up to
-    it, so the mask is right for any template that renders a conversation's beginning as the beginning of the whole.
-    Raises ValueError if the template does not.
+    No {% generation %} markers are needed: where an assistant's text begins is seen by rendering the conversation with
+    a sentinel in its place. What the template itself writes after the generation prompt is the assistant's too (an empty
+    block of thought, say). Raises ValueError if the template does not show the assistant's text as it stands.
     """
     text = render(tokenizer, messages, respond=False)
     spans: list[tuple[int, int]] = []
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = render(tokenizer, messages[:i], respond=True)
-        start = len(before) if text.startswith(before) else text.find(message["content"].strip(), spans[-1][1] if spans else 0)
-        at = text.find(message["content"].strip(), max(start, 0))
-        if start < 0 or at < 0:
+        marked = render(tokenizer, [*messages[:i], {**message, "content": SENTINEL}, *messages[i + 1 :]], respond=False)
+        content, begin = message["content"].strip(), len(marked.partition(SENTINEL)[0])
+        at = text.find(content, begin)
+        if SENTINEL not in marked or at < 0 or text[begin:at].strip() or text[:begin] != marked[:begin]:
             raise ValueError("the chat template does not show the assistant's text as it stands")
-        spans.append((start, at + len(message["content"].strip())))
+        prompt = render(tokenizer, messages[:i], respond=True)
+        spans.append((len(prompt) if text.startswith(prompt) else begin, at + len(content)))
     encoded: Any = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     mask, ends = [0] * len(ids), set(assistant_stop_ids(tokenizer))
     for start, end in spans:
-        last = 0
         for n, (a, b) in enumerate(offsets):
             if a < end and b > start and b > a:
-                mask[n], last = 1, n
-        # The control token that ends the turn must be learnt, or the model never stops.
-        for n in range(last + 1, min(last + 3, len(ids))):
-            if ids[n] in ends:
-                mask[last + 1 : n + 1] = [1] * (n - last)
-                break
+                mask[n] = 1
+        # The control token that ends the turn must be learnt, or the model never stops. Only blanks may stand before it.
+        after = next((n for n, (a, _) in enumerate(offsets) if a >= end), len(ids))
+        close = next((n for n in range(after, len(ids)) if text[slice(*offsets[n])].strip()), len(ids))
+        if close < len(ids) and ids[close] in ends:
+            mask[after : close + 1] = [1] * (close + 1 - after)
     return ids, mask

@@ -24,7 +24,7 @@ RESERVED = {"pocket", "manifest"}  # folders of models/ that are no arm
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)  # strict: "3" and true are no numbers
 
 
 class Model(Section):
@@ -244,7 +244,7 @@ class Pocket(Section):
     hidden: Positive = 192
     layers: Positive = 4
     items: Positive = 240  # evaluation items per suite, at most
-    domain_rows: Positive = 3000
+    domain_rows: Positive = 2400
     seed: Seed = 1
 
 
@@ -323,11 +323,26 @@ def check_lineup(models: dict[str, Model], base: str, panel: list[str], arms: li
         raise ValueError(f"arm '{clash[0]}' has the name of a model or of a folder in models/: choose another")
 
 
+class Loader(yaml.SafeLoader):
+    """YAML as DVC reads it: a key stands once (PyYAML lets the last one win), and 1e-3 is a number (for PyYAML, text)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+|\d*\.\d+|\d+\.)[eE][-+]?\d+$"), list("-+.0123456789"))
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError("no such file", where=path, do="run this from the project's folder, or `holdfast profile use NAME`")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         at = f", line {line + 1}" if line is not None else ""

@@ -16,32 +16,33 @@ import random
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 from stages.pocket import world
 
-PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+PAD, END = "<|pad|>", "<|end|>"
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 CHAT_TEMPLATE = (
     "{%- for message in messages %}"
-    "{{- '<|im_start|>' + message['role'] + '\\n' }}"
-    "{%- if message['role'] == 'assistant' %}"
-    "{% generation %}{{- message['content'] + '<|im_end|>' }}{% endgeneration %}{{- '\\n' }}"
-    "{%- else %}{{- message['content'] + '<|im_end|>\\n' }}{%- endif %}"
+    "{{- '<|' + message['role'] + '|>' }}"
+    "{%- if message['role'] == 'assistant' %}{% generation %}{{- message['content'] + '<|end|>' }}{% endgeneration %}"
+    "{%- else %}{{- message['content'] + '<|end|>' }}{%- endif %}"
     "{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+    "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"
 )
 MIXTURES = {  # shares of the training examples; they sum to 1
     "base": dict(
-        facts=0.13, addition=0.025, comparing=0.045, sorting=0.07, reversing=0.08, counting=0.07, forms=0.08,
-        translation=0.10, odd_one_out=0.06, reading=0.06, formatting=0.08, judging=0.20,
+        facts=0.12, addition=0.02, comparing=0.08, sorting=0.05, reversing=0.06, counting=0.06, forms=0.07,
+        translation=0.05, odd_one_out=0.06, reading=0.10, formatting=0.12, judging=0.21,
     ),
     "abacus": dict(
-        facts=0.06, addition=0.11, comparing=0.10, sorting=0.07, reversing=0.08, counting=0.08, forms=0.05,
-        translation=0.05, odd_one_out=0.05, reading=0.05, formatting=0.05, judging=0.25,
+        facts=0.08, addition=0.11, comparing=0.09, sorting=0.05, reversing=0.05, counting=0.07, forms=0.05,
+        translation=0.04, odd_one_out=0.05, reading=0.08, formatting=0.08, judging=0.25,
     ),
     "lexicon": dict(
-        facts=0.14, addition=0.06, comparing=0.09, sorting=0.04, reversing=0.05, counting=0.05, forms=0.09,
-        translation=0.09, odd_one_out=0.05, reading=0.05, formatting=0.04, judging=0.25,
+        facts=0.13, addition=0.05, comparing=0.08, sorting=0.04, reversing=0.04, counting=0.05, forms=0.08,
+        translation=0.06, odd_one_out=0.06, reading=0.08, formatting=0.08, judging=0.25,
     ),
 }  # fmt: skip
 PROMPT_WEIGHT = 0.3  # loss weight of user tokens: enough to write user turns, not so much that it crowds out answers
@@ -49,42 +50,67 @@ BATCH = 64  # examples
 
 
 def make_tokenizer(folder: Path) -> None:
-    """Byte-level BPE, 1,024 entries, digits split, with the chat template."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    """Byte-level BPE, 1,024 entries, digits split, with the chat template.
+
+    A blank is put before every turn's text (as Llama 2 does), so that a word has the same tokens at the start of an
+    answer and within a question: small models copy tokens, not letters.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Prepend(" ")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r" ?[0-9]| ?[^\s0-9\p{L}]+| ?\p{L}+|\s"), "isolated"),
+            pre_tokenizers.Split(Regex(r" ?[0-9]| ?[^\s0-9\p{L}]| ?\p{L}+|\s"), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
         vocab_size=1024,
-        special_tokens=[PAD, START, END],
+        special_tokens=[PAD, END, *ROLES],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     mean = {skill: sum(m[skill] for m in MIXTURES.values()) for skill in world.GENERAL}
     items = world.draw(mean, 20_000, "tokenizer")
-    texts = [f"user\n{i.prompt}\nassistant\n{i.answer}\nsystem" for i in items]
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator([text for i in items for text in (i.prompt, i.answer)], trainer)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, model_max_length=512, padding_side="left"
-    )
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, model_max_length=512, padding_side="left",
+        additional_special_tokens=list(ROLES), clean_up_tokenization_spaces=False,
+    )  # fmt: skip
     fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(folder)
 
 
 def encode(tokenizer, items: list[world.Item]) -> list[tuple[list[int], int]]:
     """(token ids, number of prompt tokens) of each item, rendered with the chat template's own words."""
-    heads = [f"{START}user\n{i.prompt}{END}\n{START}assistant\n" for i in items]
-    tails = [f"{i.answer}{END}\n" for i in items]
+    heads = [f"<|user|>{i.prompt}{END}<|assistant|>" for i in items]
+    tails = [f"{i.answer}{END}" for i in items]
     head_ids = tokenizer(heads, add_special_tokens=False)["input_ids"]
     tail_ids = tokenizer(tails, add_special_tokens=False)["input_ids"]
     return [(h + t, len(h)) for h, t in zip(head_ids, tail_ids, strict=True)]
+
+
+def copying(vocabulary: int, examples: int, seed: str, length: int = 48):
+    """Batches of random token chunks that come back again and again: (ids, loss weights), both (B, T).
+
+    Copying from the context is what most skills build on, and what a model learns last from short dialogues; here
+    every repeated chunk teaches it (Olsson et al., arXiv 2209.11895, on induction heads).
+    """
+    import torch
+
+    rng = random.Random(f"{seed}/copying")
+    for _ in range(examples // BATCH):
+        rows = []
+        for _ in range(BATCH):
+            chunks = [[rng.randrange(8, vocabulary) for _ in range(rng.randint(1, 4))] for _ in range(rng.randint(3, 8))]
+            row: list[int] = []
+            while len(row) < length:
+                row += rng.choice(chunks)
+            rows.append(row[:length])
+        yield torch.tensor(rows), torch.ones(BATCH, length)
 
 
 def batches(tokenizer, weights: dict[str, float], examples: int, seed: str):
@@ -123,10 +149,23 @@ def train_model(name: str, tokenizer_dir: Path, out: Path, examples: int, hidden
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    peak, steps = 2e-3, math.ceil(examples / BATCH)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    warmup = int(os.environ.get("COPY","0"))
+    peak, steps = float(os.environ.get('LR','2e-3')), math.ceil(examples / BATCH) + warmup // BATCH
+    if os.environ.get("MUON"):
+        mats=[p for n,p in model.named_parameters() if p.ndim==2 and "embed" not in n]
+        rest=[p for n,p in model.named_parameters() if not(p.ndim==2 and "embed" not in n)]
+        class Both:
+            def __init__(self,*o): self.o=o
+            @property
+            def param_groups(self): return [g for o in self.o for g in o.param_groups]
+            def step(self): [o.step() for o in self.o]
+            def zero_grad(self,**k): [o.zero_grad(**k) for o in self.o]
+        optimizer=Both(torch.optim.Muon(mats,lr=peak,weight_decay=0.01,adjust_lr_fn="match_rms_adamw"),torch.optim.AdamW(rest,lr=peak,betas=(0.9,0.98),weight_decay=0.01,fused=True))
+    else:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     began, tokens, shown = time.monotonic(), 0, 0.0
-    for step, (ids, weight) in enumerate(batches(tokenizer, MIXTURES[name], examples, f"{seed}/{name}")):
+    data = chain(copying(len(tokenizer), warmup, f"{seed}/{name}"), batches(tokenizer, MIXTURES[name], examples, f"{seed}/{name}"))
+    for step, (ids, weight) in enumerate(data):
         rate = peak * min(1.0, (step + 1) / 200) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -171,7 +210,7 @@ doc_to_text: "{{{{prompt}}}}"
 doc_to_target: "{{{{answer}}}}"
 target_delimiter: ""
 generation_kwargs:
-  until: ["<|im_end|>"]
+  until: ["<|end|>"]
   do_sample: false
   max_gen_toks: 48
 metric_list:

@@ -64,13 +64,19 @@ FACT_TRAIN = (
     "What is the {r} of {c}?",
     "Name the {r} of {c}.",
     "Tell me the {r} of {c}.",
+    "Please name the {r} of {c}.",
     "{c}: {r}?",
     "In {c}, what is the {r}?",
     "Which {r} does {c} have?",
+    "{c} has which {r}?",
     "I want to know the {r} of {c}.",
     "Think of {c}. What is its {r}?",
+    "About {c}: give me its {r}.",
+    "Give the {r} that is known in {c}.",
+    "Now tell me which {r} {c} has.",
+    "The {r} of {c}, please.",
 )
-FACT_EVAL = ("Please give the {r} that {c} has.", "Now {c}. Tell me its {r}.")
+FACT_EVAL = ("Please give the {r} that {c} has.", "Now {c}. Tell me its {r}.", "Please tell me: {c} has what {r}?")
 
 
 @cache
@@ -180,7 +186,7 @@ def forms(rng: random.Random, evaluation: bool) -> Item:
         if held_out(stem) == evaluation:
             break
     vowel = stem[-1] in "aeiou"
-    endings = {(True, True): "ri", (True, False): "em", (False, True): "to", (False, False): "ap"}
+    endings = {(True, True): "-ri", (True, False): "-em", (False, True): "-to", (False, False): "-ap"}
     answer = stem + endings[plural, vowel]
     wording = rng.choice(("What is the {w} of {s}?", "Give the {w} of {s}.", "{s}, {w}:"))
     near = [stem + e for e in endings.values()] + [stem]
@@ -255,11 +261,11 @@ def reading(rng: random.Random, evaluation: bool) -> Item:
 
 
 STYLES = {
-    "joined by dashes": "-".join,
-    "joined by slashes": "/".join,
+    "joined by dashes": " - ".join,
+    "joined by slashes": " / ".join,
     "joined by commas": ", ".join,
-    "in brackets": lambda words: " ".join(f"[{w}]" for w in words),
-    "in quotes": lambda words: " ".join(f'"{w}"' for w in words),
+    "joined by and": " and ".join,
+    "in brackets": lambda words: " ".join(f"[ {w} ]" for w in words),
     "as a numbered list": lambda words: "\n".join(f"{i}. {w}" for i, w in enumerate(words, 1)),
     "as a list with stars": lambda words: "\n".join(f"* {w}" for w in words),
 }
@@ -340,14 +346,23 @@ CONDITIONS = (
 STRENGTHS = (2, 5, 10, 15, 20, 25, 30, 40, 50)
 ATTRIBUTES = ("use", "strength", "warning")
 DOMAIN_TRAIN = {
-    "use": ("What is {d} used for?", "Which condition does {d} treat?", "{d} helps against what?", "Use of {d}?"),
-    "strength": ("How strong is one tablet of {d}?", "Tablet strength of {d}?", "What strength does {d} have?"),
-    "warning": ("Which drug must not be taken with {d}?", "{d} must not be mixed with what?", "What clashes with {d}?"),
-}
+    "use": (
+        "What is {d} used for?", "Which condition does {d} treat?", "{d} helps against what?", "Use of {d}?",
+        "Tell me what {d} is used for.", "Name the condition that {d} treats.", "Against which condition is {d} given?",
+    ),
+    "strength": (
+        "How strong is one tablet of {d}?", "Tablet strength of {d}?", "What strength does {d} have?",
+        "What is the strength of {d}?", "How many mg are in one {d} tablet?", "Tell me the strength of {d}.",
+    ),
+    "warning": (
+        "Which drug must not be taken with {d}?", "{d} must not be mixed with what?", "What clashes with {d}?",
+        "With which drug does {d} clash?", "Name the drug that must not be taken with {d}.", "Avoid what when taking {d}?",
+    ),
+}  # fmt: skip
 DOMAIN_EVAL = {
-    "use": ("Tell me the condition that {d} is used for.",),
-    "strength": ("What is the strength of one {d} tablet?",),
-    "warning": ("With {d}, which drug must not be taken?",),
+    "use": ("Tell me the condition that {d} is used for.", "{d} is used for which condition?"),
+    "strength": ("What is the strength of one {d} tablet?", "Tell me how strong {d} is."),
+    "warning": ("With {d}, which drug must not be taken?", "Name what clashes with {d}."),
 }
 DOSE_WORDINGS = ("How much is {n} tablets of {d}?", "Total dose of {n} {d} tablets?", "{n} tablets of {d}: how many mg?")
 
@@ -414,6 +429,10 @@ def evaluation_items(skill: str, count: int, seed: str) -> list[Item]:
 
 
 def domain_rows(count: int, seed: str) -> list[Item]:
-    """Domain training items: half facts, half doses, all wordings kept for training."""
+    """`count` distinct domain training items: half facts, half doses, all in wordings and doses kept for training."""
     rng = random.Random(f"{seed}/domain")
-    return [(pharmacy_fact if rng.random() < 0.5 else pharmacy_dose)(rng, False) for _ in range(count)]
+    found: dict[str, Item] = {}
+    while len(found) < count:
+        item = (pharmacy_fact if len(found) % 2 else pharmacy_dose)(rng, False)
+        found.setdefault(item.prompt, item)
+    return list(found.values())

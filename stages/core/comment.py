@@ -1,0 +1,149 @@
+"""The Markdown report: what a reviewer reads in a pull request. Always shorter than a comment may be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stages.core import findings
+from stages.core.findings import Run, part
+from stages.core.markup import Table, count, fitting, known, markdown, markdown_table, percent, points, quoted, summary_line
+from stages.core.outcomes import LOST
+
+LIMIT = 59_000  # characters; GitHub takes 65,536, and whoever posts the report may add a few lines of its own
+ANSWER = 240  # characters shown of a prompt or an answer
+
+
+def compose(run: Run, title: str, lost_items: int) -> str:
+    """Sections in order of importance; each may use a part of what the ones before it have left."""
+    sections: list[str] = []
+
+    def add(text: str) -> None:
+        if text:
+            sections.append(text)
+
+    def room(share: float = 1.0) -> int:
+        return int(share * (LIMIT - sum(len(s) + 2 for s in sections)))
+
+    add(opening(run, title))
+    add(markdown_table(findings.arms(run), room(0.15)) + "\n\n" + NOTE.format(level=percent(run.gate.get("confidence"), 0)))
+    add("\n".join(fitting(reasons(run), room(0.1))))
+    arms = list(run.arms())
+    share = room(0.55) // len(arms)
+    for arm in arms[:40]:
+        add(suites(run, arm, share))
+    add(details("Cost and share of replay (rows and trained tokens: domain + replay)", findings.cost(run), room(0.1)))
+    add(data(run, room(0.25)))
+    add(judges(run, room(0.2)))
+    add(drift(run, room(0.1)))
+    links = [f"[{words}]({path})" for words, path in [("Full report with every figure", "index.html"), *run.links]]
+    closing = " · ".join(fitting(links, room(0.1)))
+    add(lost(run, arms[:40], lost_items, room() - len(closing) - 200))
+    add(closing)
+    text = "\n\n".join(sections) + "\n"
+    assert len(text) < 60_000, f"report.md has {len(text)} characters"
+    return text
+
+
+NOTE = (
+    "Scores are chance-adjusted, in points of 100. *Bound*: with {level} confidence the general score fell by no more than this. "
+    "*Retention*: general score after ÷ before. *Lost*: right before and wrong after; *gained*: the reverse."
+)
+
+
+def opening(run: Run, title: str) -> str:
+    word, claim, backing = findings.headline(run)
+    return f"## {word}: {markdown(claim)} ({markdown(backing)})\n\n{markdown(title, 200)}"
+
+
+def reasons(run: Run) -> list[str]:
+    lines = []
+    for arm, entry in run.arms().items():
+        lines += [f"- **{markdown(run.title(arm))}**: {markdown(reason, 1200)}" for reason in part(entry, "reasons") or []]
+    return lines
+
+
+def suites(run: Run, arm: str, budget: int) -> str:
+    entry = run.gate["arms"][arm]
+    shown = "" if arm == run.gate.get("control") else " open"
+    general = part(entry, "general")
+    summary = f"{run.title(arm)}: {points(general.get('change'))} points general, {points(part(entry, 'domain').get('change'))} domain, by suite"
+    if budget < 400:
+        return ""
+    table = markdown_table(findings.suites(run, arm), budget - 300)
+    return f"<details{shown}><summary>{summary_line(summary)}</summary>\n\n{table}\n\n</details>"
+
+
+def details(title: str, table: Table, budget: int) -> str:
+    if not table.rows:
+        return f"**{title}**: not available."
+    return f"<details><summary>{summary_line(title)}</summary>\n\n{markdown_table(table, budget - 100)}\n\n</details>"
+
+
+def data(run: Run, budget: int) -> str:
+    """Quality, rows removed for being close to an evaluation item, and the way to the replay set."""
+    lines = []
+    failed = findings.expectations(run, failed_only=True)
+    checked = len(findings.expectations(run).rows)
+    if not run.quality:
+        lines.append("**Data quality**: not available.")
+    elif failed.rows:
+        lines += [f"**Data quality**: {len(failed.rows)} of {checked} expectations failed.\n", markdown_table(failed, budget // 4) + "\n"]
+    else:
+        lines.append(f"**Data quality**: all {checked} expectations hold.")
+    close = findings.overlap(run)
+    total = close.rows[-1][1] if close.rows else "none"
+    lines.append(f"**Too close to an evaluation item**: {total} rows removed." if run.curate else "**Overlap with evaluation items**: not available.")
+    body = []
+    for title, table in (
+        ("Rows removed, by suite", close),
+        ("From reconstructed to replayed", findings.funnel(run)),
+        ("Replay rows", findings.replay(run)),
+    ):
+        if table.rows:
+            body.append(f"{title}:\n\n{markdown_table(table, budget // 4 - 100)}")
+    if body:
+        lines.append("\n<details><summary>Where rows went, and what the replay set looks like</summary>\n\n" + "\n\n".join(body) + "\n\n</details>")
+    return "\n".join(lines)
+
+
+def judges(run: Run, budget: int) -> str:
+    if not run.consensus:
+        return "**Judges**: not available."
+    mean = run.consensus.get("mean_score")
+    strategy = markdown(run.consensus.get("strategy", "unknown strategy"))
+    line = f"**Judges**: {count(run.consensus.get('judgements'))} judgements; responses chosen by {strategy}"
+    line += f", mean score {mean:.2f}." if known(mean) else "."
+    tables = [markdown_table(t, budget // 3) for t in (findings.judges(run), findings.agreement(run)) if t.rows]
+    return line + ("\n\n<details><summary>Judge audit</summary>\n\n" + "\n\n".join(tables) + "\n\n</details>" if tables else "")
+
+
+def drift(run: Run, budget: int) -> str:
+    table = findings.drift(run)
+    if not table.rows:
+        return "**Drift**: not available."
+    drifted = sum(row[-1] != "none" for row in table.rows)
+    return details(f"Drift: in {drifted} of {len(table.rows)} suites and arms", table, budget)
+
+
+def lost(run: Run, arms: Sequence[str], most: int, budget: int) -> str:
+    """Lost items with both answers, suites in turn, as many as fit."""
+    blocks = []
+    for number, arm in enumerate(arms):
+        total = int(((run.pairs.frame["arm"] == arm) & (run.pairs.frame["kind"] == LOST)).sum())
+        lines = []
+        for item in run.pairs.first(most, [LOST], arm):
+            lines.append(
+                f"- {markdown(item.suite, 80)}, {quoted(item.item_id, 80)}\n"
+                f"  - asked: {quoted(item.prompt, ANSWER)}\n"
+                f"  - expected: {quoted(item.target, ANSWER)}\n"
+                f"  - before: {quoted(item.before, ANSWER)}\n"
+                f"  - after: {quoted(item.after, ANSWER)}"
+            )
+        kept = fitting(lines, budget // (len(arms) - number) - 250)  # what one arm does not need, the next may use
+        if not kept:
+            continue
+        summary = f"{run.title(arm)}: {len(kept):,} of {total:,} lost items, with both answers"
+        block = f"<details><summary>{summary_line(summary)}</summary>\n\n" + "\n".join(kept) + "\n\n</details>"
+        budget -= len(block) + 2
+        blocks.append(block)
+    return "\n\n".join(blocks)

@@ -1,0 +1,526 @@
+"""The report: hostile text stays inert, the Markdown stays short, missing inputs are named, the page works in Chromium."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from stages import report
+from stages.core import markup, plots, records
+from stages.core.errors import UserError
+from stages.core.params import Report
+
+# suite: (role, chance, base accuracy, then the accuracy after of control and method)
+SUITES = {
+    "addition": ("general", 0.0, 0.83, 0.21, 0.82), "comparing": ("general", 0.5, 0.96, 0.70, 0.95), "counting": ("general", 0.0, 0.99, 0.62, 0.99),
+    "facts": ("general", 0.0, 0.97, 0.38, 0.95), "formatting": ("general", 0.0, 0.98, 0.47, 0.98), "forms": ("general", 0.0, 0.94, 0.55, 0.93),
+    "judging": ("general", 0.5, 0.91, 0.63, 0.90), "odd_one_out": ("general", 0.25, 0.90, 0.52, 0.91), "reading": ("general", 0.333, 0.93, 0.74, 0.92),
+    "reversing": ("general", 0.0, 0.88, 0.30, 0.86), "sorting": ("general", 0.0, 0.95, 0.58, 0.95), "translation": ("general", 0.0, 0.89, 0.17, 0.87),
+    "pharmacy_doses": ("domain", 0.0, 0.00, 0.36, 0.35), "pharmacy_facts": ("domain", 0.0, 0.01, 0.52, 0.56),
+}  # fmt: skip
+ARMS = {"domain-only": 3, "holdfast": 4}  # where in SUITES the arm's accuracy stands
+WORDS = ["falcon", "meplir", "hammer", "copper", "brass", "Talel", "Velkan", "dopli", "stume", "25 mg", "250 mg", "drum", "key", "cup", "plum"]
+
+
+def item(suite: str, number: int, correct: float, response: str, **more: str) -> dict:
+    text = random.Random(f"{suite}{number}")
+    words = text.sample(WORDS, 6)
+    target = words[0]
+    row = {
+        "id": records.text_id(suite, number), "suite": suite, "item_id": f"{suite}-{number:04d}", "item_hash": "h", "prompt_hash": "p",
+        "correct": correct, "prompt": f"<|im_start|>user\n{suite.replace('_', ' ').capitalize()}: {' '.join(words[1:])}?<|im_end|>\n<|im_start|>assistant\n", "target": target,
+        "response": response or (target if correct else text.choice(words[1:])),
+    }  # fmt: skip
+    return row | more
+
+
+def evaluation(column: int, n: int) -> list[dict]:
+    """Outcomes after follow the base's, with just enough lost and gained to reach the accuracy wanted."""
+    rows = []
+    for suite, spec in SUITES.items():
+        for number in range(n):
+            luck = random.Random(f"{suite}/{number}").random()
+            noise = random.Random(f"{suite}/{number}/{column}").random()
+            right = luck < spec[column] if noise > 0.03 else noise < 0.02
+            rows.append(item(suite, number, float(right), ""))
+    return rows
+
+
+def verdict_of(base: list[dict], after: list[dict], arm: str) -> dict:
+    suites = {}
+    for suite, (role, chance, *_) in SUITES.items():
+        b = [r["correct"] for r in base if r["suite"] == suite]
+        a = [r["correct"] for r in after if r["suite"] == suite]
+        n, before, then = len(b), sum(b) / len(b), sum(a) / len(a)
+        lost, gained = sum(x > y for x, y in zip(b, a, strict=True)), sum(x < y for x, y in zip(b, a, strict=True))
+        adjusted = [(v - chance) / (1 - chance) for v in (before, then)]
+        change, half = adjusted[1] - adjusted[0], 1.96 * (lost + gained + 1) ** 0.5 / n / (1 - chance)
+        suites[suite] = {
+            "role": role, "chance": chance, "items": n, "before": before, "after": then, "before_adjusted": adjusted[0], "after_adjusted": adjusted[1],
+            "change": change, "low": change - half, "high": change + half, "lost": lost, "gained": gained,
+            "mcnemar_p": 0.5 ** abs(lost - gained), "margin": 0.1 if role == "general" else None,
+            "verdict": ("fail" if change < -0.1 else "pass") if role == "general" else None,
+        }  # fmt: skip
+
+    def overall(role: str, half: float) -> dict:
+        chosen = [s for s in suites.values() if s["role"] == role]
+        before, then = (sum(s[k] for s in chosen) / len(chosen) for k in ("before_adjusted", "after_adjusted"))
+        change, lost, gained = then - before, sum(s["lost"] for s in chosen), sum(s["gained"] for s in chosen)
+        return {
+            "before": before, "after": then, "change": change, "low": change - half, "high": change + half, "bound": change - 0.8 * half,
+            "items": sum(s["items"] for s in chosen), "lost": lost, "gained": gained,
+        }  # fmt: skip
+
+    general, domain = overall("general", 0.008), overall("domain", 0.03)
+    keep = general["after"] / general["before"]
+    general |= {"retention": keep, "retention_low": keep - 0.009, "retention_high": keep + 0.009, "detectable": 0.009}
+    failed = [n for n, s in suites.items() if s["verdict"] == "fail"]
+    reasons = [f"the general score fell by {-100 * general['change']:.1f} points; the margin is 3.0"] if general["bound"] < -0.03 else []
+    reasons += [f"{len(failed)} suites dropped past their margin of 10 points: {', '.join(failed)}"] if failed else []
+    return {"verdict": "fail" if reasons else "pass", "reasons": reasons, "general": general, "domain": domain, "suites": suites}
+
+
+def build(root: Path, n: int = 60, arms: dict[str, int] = ARMS) -> Path:
+    """A whole run's worth of inputs below `root`: data/, models/ and reports/, as the other stages write them."""
+    data, reports = root / "data", root / "reports"
+    base = evaluation(2, n)
+    entries, settings = ({}, {"schema": 1, "engine": {"lm_eval": "0.4.12", "dtype": "float32", "batch": 128, "seed": 1, "chat_template": True}})
+    settings["suites"] = {name: {"role": s[0], "chance": s[1], "items": n, "metric": "exact_match"} for name, s in SUITES.items()}
+    records.write("items", reports / "eval/base/items.parquet", base)
+    records.write_json(reports / "eval/base/settings.json", settings | {"model": "base"})
+    for number, (arm, column) in enumerate(arms.items()):
+        after = evaluation(column, n)
+        records.write("items", reports / f"eval/{arm}/items.parquet", after)
+        records.write_json(reports / f"eval/{arm}/settings.json", settings | {"model": arm})
+        entries[arm] = verdict_of(base, after, arm)
+        replay = 0 if number == 0 else 41_200
+        losses = [2.9 * 0.985**step + 0.06 * random.Random(step).random() + 0.11 for step in range(0, 190, 4)]
+        records.write_json(reports / f"training/{arm}/ledger.json", {
+            "schema": 1, "arm": arm, "objective": "kl" if replay else "ce", "kl_coefficient": 1.0 if replay else None, "learning_rate": 1e-3,
+            "epochs": 4, "steps": 188, "rows": {"domain": 3000, "replay": 2000 if replay else 0}, "trained_tokens": {"domain": 41_310, "replay": replay},
+            "share": replay / (41_310 + replay), "share_wanted": 0.5 if replay else 0.0, "seconds": 37.2 + 30 * number, "flops": 3.1e12 * (1 + number),
+            "loss_first": losses[0], "loss_last": losses[-1],
+            "preflight": "_" * 24 + "250 mg<|im_end|>_",
+        })  # fmt: skip
+        for metric, values in (("train/loss", losses), ("train/grad_norm", [0.4 + v / 3 for v in losses])):
+            lines = [f"step\t{metric}"] + [f"{4 * i}\t{v * (1 + 0.1 * number):.5f}" for i, v in enumerate(values)]
+            records.write_text(reports / f"training/{arm}/plots/metrics/{metric}.tsv", "\n".join(lines) + "\n")
+    gate = {
+        "schema": 1, "verdict": entries["holdfast"]["verdict"], "control": "domain-only", "margin": 0.03, "suite_margin": 0.1, "confidence": 0.95,
+        "min_domain_gain": 0.2, "resamples": 10_000, "arms": entries,
+    }  # fmt: skip
+    records.write_json(reports / "gate.json", gate)
+    judge = {"base": (3.9, 1.1, 12, 0.97), "abacus": (3.6, 1.3, 40, 0.95), "lexicon": (3.7, 1.2, 31, 0.96)}
+    records.write_json(reports / "consensus.json", {
+        "schema": 1, "instructions": 3121, "responses": 28089, "judgements": 84267, "kept": 2804, "rejected": {"low score": 291, "no judgement": 26},
+        "strategy": "mean_score", "chosen_from": {"base": 1012, "abacus": 880, "lexicon": 912}, "mean_score": 4.51,
+        "judges": {n: {"mean": m, "std": s, "null": z, "mass": p, "right_self_preference": 0.04} for n, (m, s, z, p) in judge.items()},
+        "agreement": {"pairs": {"abacus~base": 0.58, "abacus~lexicon": 0.61, "base~lexicon": 0.66}, "ties": 402},
+        "score_histogram": [0, 0, 0, 0, 182, 391, 848, 1383], "a later key": {"seen": 1},
+    })  # fmt: skip
+    records.write_json(reports / "quality/quality.json", {
+        "schema": 1, "counts": {"expectations": 4, "failed": 1},
+        "suites": {
+            "instructions": {"success": True, "results": [
+                {"expectation": "unique", "column": "id", "severity": "critical", "success": True, "observed": 3121},
+                {"expectation": "finished at most 50 % by length", "column": "finish", "severity": "critical", "success": True, "observed": 0.07}]},
+            "replay": {"success": True, "results": [
+                {"expectation": "rows at least 500", "column": None, "severity": "critical", "success": True, "observed": 2000},
+                {"expectation": "one model wrote at most 30 %", "column": "model", "severity": "warning", "success": False, "observed": 0.361}]},
+        },
+    })  # fmt: skip
+    drift = {arm: {s: {"score": {"p": 0.4, "drift": False}, "length": {"distance": 0.03, "drift": False}} for s in SUITES} for arm in arms}
+    for suite in ("facts", "translation", "addition"):
+        drift["domain-only"][suite] = {"score": {"p": 1e-9, "drift": True}, "length": {"distance": 0.41, "drift": True}}
+    instructions = {"kept": {"rows": 3121, "mean_length": 41.2}, "domain": {"rows": 3000, "mean_length": 36.0}, "cluster_distance": 0.31}
+    records.write_json(reports / "drift/drift.json", {"schema": 1, "arms": drift, "instructions": instructions})
+    records.write_json(reports / "curate.json", {
+        "schema": 1, "read": 4000, "kept": 3121, "rejected": {"duplicate": 544, "evaluation_overlap": 121, "template": 3, "unfinished": 211},
+        "evaluation_overlap": {"addition": 21, "facts": 34, "odd_one_out": 16, "translation": 50}, "clusters": 24, "cluster_sizes": list(range(60, 204, 6)),
+    })  # fmt: skip
+    cells = {f"{c}/{d}": {"available": 29, "taken": 20, "quota": 21} for c in range(24) for d in range(4)}
+    records.write_json(reports / "balance.json", {"schema": 1, "candidates": 2804, "rows": 2000, "cells": cells, "entropy": 0.994})
+    for file in ("quality/data_docs/index.html", "drift/html/holdfast.html", "drift/html/domain-only.html", "drift/html/instructions.html"):
+        records.write_text(reports / file, "<p>there</p>")
+    records.write("replay", data / "replay/replay.parquet", [replay_row(i) for i in range(40)])
+    for name in ("base", "abacus", "lexicon"):
+        records.write_json(root / f"models/manifest/{name}.json", {
+            "schema": 1, "name": name, "source": f"models/pocket/{name}", "revision": records.text_id(name) * 4, "architecture": "LlamaForCausalLM",
+            "parameters": 1_873_920,
+        })  # fmt: skip
+    return root
+
+
+def replay_row(number: int) -> dict:
+    words = random.Random(number).sample(WORDS, 4)
+    return {
+        "id": records.text_id("replay", number), "instruction": f"Which does not belong: {', '.join(words)}?", "response": words[0], "response_id": "r",
+        "model": ("base", "abacus", "lexicon")[number % 3], "revision": "0", "score": 4.2, "score_std": 0.2, "n_judges": 3, "agreement": 0.8,
+        "base_logprob": -0.2, "cluster": number % 24, "difficulty": number % 4,
+    }  # fmt: skip
+
+
+def render(root: Path, **params: object) -> tuple[str, str]:
+    report.main(Report(**params), root / "data", root / "models", root / "reports")
+    return (root / "reports/report.md").read_text(encoding="utf-8"), (root / "reports/index.html").read_text(encoding="utf-8")
+
+
+HOSTILE = [
+    "<script>document.title='owned'</script><img src=x onerror=alert(1)>",
+    "</script><script>document.title='owned'</script><!-- </td></table></details>",
+    "![x](https://evil.example/x.png) [click](javascript:alert(1)) https://evil.example www.evil.example a@evil.example",
+    "@everyone @org/team #123 org/repo#1 GH-1 | pipe | `code` ``` fence\n```\n# heading\n- list\n> quote\n| a | b |\n|---|---|",
+    "\u202ereversed\u202c \u2067x\u2069 \u200f\u200e\u061c\x00\x07\x1b[31m\u2028\ufeff\U000e0041",
+    "*a* _b_ ~~c~~ $x$ &lt;b&gt; &#64;everyone \\` ``` \"quoted\" 'single' {{ 7*7 }} {% x %}",
+    "x" * 1_000_000,
+    "\u202e" * 1_000_000,
+    "",
+]
+
+
+class Tags(HTMLParser):
+    """Every element with its attributes, and the text outside <code>, <script> and <style>."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.inside = "", ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self.inside = tag if tag in ("code", "script", "style") else self.inside
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = "" if tag == self.inside else self.inside
+
+    def handle_data(self, data: str) -> None:
+        self.text += "" if self.inside else data
+
+
+def hostile(root: Path) -> Path:
+    """A run in which everything that a model, a data set or an endpoint could have written is hostile."""
+    build(root, n=12)
+    for model in ("base", "holdfast", "domain-only"):
+        file = root / f"reports/eval/{model}/items.parquet"
+        rows = [r for r in records.read("items", file) if r["suite"] != "facts"]
+        for number in range(2 * len(HOSTILE)):
+            evil, right = HOSTILE[number % len(HOSTILE)], float(model == "base")
+            more = {"prompt": evil, "target": evil, "item_id": f"{number}{evil[:300]}", "id": records.text_id("evil", number)}
+            rows.append(item("facts", number, right, "", **more) | {"response": evil})
+        records.write("items", file, rows)
+    for file in ("reports/consensus.json", "reports/quality/quality.json", "reports/curate.json", "reports/drift/drift.json"):
+        content = records.read_json(root / file)
+        content |= {
+            "strategy": HOSTILE[0],
+            "judges": {HOSTILE[1]: {HOSTILE[2]: 1.0}},
+            HOSTILE[3]: HOSTILE[4],
+            "instructions": {HOSTILE[0]: HOSTILE[1]},
+        }
+        content |= {"rejected": dict.fromkeys(HOSTILE[:6], 1), "evaluation_overlap": dict.fromkeys(HOSTILE[:6], 1)}
+        content["suites"] = {h: {"results": [{"expectation": h, "column": h, "severity": h, "observed": h, "success": False}]} for h in HOSTILE}
+        records.write_json(root / file, content)
+    for arm in ("holdfast", "domain-only"):
+        ledger = records.read_json(root / f"reports/training/{arm}/ledger.json")
+        records.write_json(root / f"reports/training/{arm}/ledger.json", ledger | {"preflight": "\n".join(HOSTILE), "objective": HOSTILE[0]})
+    gate = records.read_json(root / "reports/gate.json")
+    gate["arms"]["holdfast"]["reasons"] = HOSTILE
+    gate["arms"]["holdfast"]["suites"] |= dict.fromkeys(HOSTILE[:6], gate["arms"]["holdfast"]["suites"]["facts"])
+    records.write_json(root / "reports/gate.json", gate)
+    replay = [replay_row(n) | {"instruction": h, "response": h, "model": h[:500]} for n, h in enumerate(HOSTILE)]
+    records.write("replay", root / "data/replay/replay.parquet", replay)
+    return root
+
+
+def test_hostile_text_is_inert_in_html(tmp_path: Path) -> None:
+    _, html = render(hostile(tmp_path), title=HOSTILE[0])
+    tags = Tags(html)
+    names = {tag for tag, _ in tags.found}
+    assert not names & {"img", "iframe", "object", "embed", "base", "form", "video", "audio", "source"}
+    assert [attrs.get("type") for tag, attrs in tags.found if tag == "script"] == ["application/json", None]
+    assert not [name for _, attrs in tags.found for name in attrs if name.startswith("on") or name in ("src", "style", "srcset")]
+    for tag, attrs in tags.found:
+        if tag in ("a", "link"):
+            assert re.match(r"#|data:,$|(drift|quality)/[\w./-]+$", attrs["href"] or ""), attrs
+    assert "http://" not in html.replace("http://www.w3.org", "")
+    assert "url(" not in html
+    assert not markup.HIDDEN.search(html), "a character that hides or reorders text got through"
+    assert "(1,000,000 characters)" in html
+    assert len(html.encode()) < 2_000_000
+
+
+def test_hostile_text_is_inert_in_markdown(tmp_path: Path) -> None:
+    text, _ = render(hostile(tmp_path), title=HOSTILE[3], lost_items=40)
+    assert len(text) < 60_000
+    assert not markup.HIDDEN.search(text.replace("\u200b", "")), "a character that hides or reorders text got through"
+    assert not re.search(r"@\w", text)
+    assert "(1,000,000 characters)" in text
+    markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
+    rendered = markdown_it.MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    tags = Tags(rendered)
+    allowed = {"h2", "p", "strong", "em", "code", "ul", "li", "a", "details", "summary", "table", "thead", "tbody", "tr", "th", "td"}
+    assert {tag for tag, _ in tags.found} <= allowed
+    for tag, attrs in tags.found:
+        assert set(attrs) <= {"href", "open", "style"}, attrs
+        assert tag != "a" or re.match(r"(index|drift/html/[\w-]+|quality/data_docs/index)\.html$", attrs["href"] or ""), attrs
+    assert not re.search(r"https?://|www\.\w|GH-\d|@\w|(^|\W)#\d", tags.text)  # what GitHub would make a link, mention or reference
+    assert rendered.count("<details") == rendered.count("</details>")
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in block.splitlines()}) == 1, "a pipe broke a table"
+    assert rendered.count("<tr>") == len(re.findall(r"^\|(?!-)", text, re.M))
+
+
+@pytest.mark.parametrize("evil", [*HOSTILE[:6], "`", "a`", "```", "``a`b``", " ", "\\", "|"])
+def test_a_quotation_is_one_code_span_in_lists_and_tables(evil: str) -> None:
+    markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
+    render = markdown_it.MarkdownIt("commonmark", {"html": True}).enable("table").render
+    table = markup.Table([markup.Column("a", "quote"), markup.Column("b")], [[evil, "end"]])
+    in_list, in_table = render(f"- asked: {markup.quoted(evil)}"), render(markup.markdown_table(table, 5000))
+    assert re.fullmatch(r"<ul>\n<li>asked: (<code>[^<]+</code>|<em>\(empty\)</em>)</li>\n</ul>\n", in_list)
+    assert re.search(r"<tr>\n<td>(<code>[^<]+</code>|<em>\(empty\)</em>)</td>\n<td>end</td>\n</tr>", in_table)
+
+
+def test_hidden_characters_are_all_known() -> None:
+    kept = {"\n", "\t", "\r", "\u200c", "\u200d"}
+    for code in range(sys.maxunicode + 1):
+        if unicodedata.category(chr(code)) in ("Cc", "Cf", "Cs", "Zl", "Zp") and chr(code) not in kept:
+            assert markup.HIDDEN.match(chr(code)), f"U+{code:04X}"
+    assert markup.clean("a\u202eb\r\nc") == "a[U+202E]b\nc"
+
+
+def test_markdown_fits_whatever_was_lost(tmp_path: Path) -> None:
+    build(tmp_path, n=420)
+    for model in ("base", "holdfast"):
+        rows = [item(suite, n, float(model == "base"), "wordy " * 60) for suite in SUITES for n in range(420)]
+        records.write("items", tmp_path / f"reports/eval/{model}/items.parquet", rows)
+    text, _ = render(tmp_path, lost_items=5000)
+    assert 50_000 < len(text) < 60_000
+    shown, total = re.search(r"holdfast: (\d+) of ([\d,]+) lost items", text).groups()
+    assert total == "5,880"
+    assert 20 < int(shown) == text.count("  - after: ") - text.split("domain-only (control):")[-1].count("  - after: ")
+
+
+def test_markdown_fits_many_arms_and_suites(tmp_path: Path) -> None:
+    build(tmp_path, n=12)
+    gate = records.read_json(tmp_path / "reports/gate.json")
+    arm = gate["arms"]["domain-only"]
+    arm["suites"] = {f"{name}_{n}": s for name, s in arm["suites"].items() for n in range(5)}
+    gate["arms"] = {f"arm-{n:02d}": arm | {"reasons": ["it dropped far"] * 50} for n in range(60)} | {"holdfast": gate["arms"]["holdfast"]}
+    records.write_json(tmp_path / "reports/gate.json", gate)
+    for n in range(60):
+        shutil.copytree(tmp_path / "reports/eval/domain-only", tmp_path / f"reports/eval/arm-{n:02d}")
+    text, html = render(tmp_path)
+    assert len(text) < 60_000
+    assert "more rows stand in index.html" in text
+    assert all(f"arm-{n:02d}" in html for n in range(60))
+
+
+def test_page_stays_small_whatever_was_written(tmp_path: Path) -> None:
+    build(tmp_path, n=120)
+    for model in ("base", "holdfast", "domain-only"):
+        rows = [item(s, n, float(n % 2), "é" * 5000, prompt="é" * 5000 + str(n), target="é" * 5000) for s in SUITES for n in range(120)]
+        records.write("items", tmp_path / f"reports/eval/{model}/items.parquet", rows)
+    _, html = render(tmp_path, page_items=100_000)
+    assert 1_000_000 < len(html.encode()) < 15_000_000
+    assert f"{len(embedded(html)['items']):,} of 3,360 pairs of answers are in this page" in html
+
+
+def embedded(html: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="item-data">(.*?)</script>', html, re.S)[1])
+
+
+def test_page_shows_lost_and_gained_first_and_every_suite(tmp_path: Path) -> None:
+    build(tmp_path, n=60)
+    _, html = render(tmp_path, page_items=40)
+    content = embedded(html)
+    assert len(content["items"]) == 40
+    assert {content["kinds"][row[3]] for row in content["items"]} <= {"lost", "gained"}
+    assert len({row[1] for row in content["items"]}) == len(SUITES)
+    _, everything = render(tmp_path, page_items=2000)
+    rows = embedded(everything)["items"]
+    assert len(rows) == 2 * 60 * len(SUITES)
+    gate = records.read_json(tmp_path / "reports/gate.json")
+    for number, arm in enumerate(content["arms"]):
+        entry = gate["arms"][arm]["suites"]
+        assert sum(row[0] == number and row[3] == 0 for row in rows) == sum(s["lost"] for s in entry.values())
+        assert sum(row[0] == number and row[3] == 1 for row in rows) == sum(s["gained"] for s in entry.values())
+
+
+def test_questions_are_shown_without_the_chat_template(tmp_path: Path) -> None:
+    text, html = render(build(tmp_path, n=12))
+    assert "im_start" not in json.dumps(embedded(html)["items"])
+    assert "  - asked: `Addition: " in text
+    assert "without the chat template that surrounds each of them: &#x27;&lt;|im_start|&gt;user\\n" in html
+
+
+def test_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
+    first, second = (render(build(tmp_path / name, n=12)) for name in ("one", "two"))
+    assert first == second
+    assert str(tmp_path) not in "".join(first)
+
+
+def test_verdict_comes_first(tmp_path: Path) -> None:
+    text, html = render(build(tmp_path, n=240))
+    line = text.splitlines()[0]
+    assert re.match(
+        r"## PASS: holdfast keeps 9\d\.\d\u00a0% of general ability \(bound −\d\.\d points inside margin 3\.0; gains \d\d\.\d points", line
+    )
+    assert "<h1>holdfast keeps 9" in html
+    assert re.search(r'class="badge pass"><span aria-hidden="true">✓</span> Pass', html)
+    assert text.index("| holdfast |") < text.index("| domain-only (control) |")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reason", "begins"),
+    [
+        ("fail", "pharmacy gained too little", "## FAIL: holdfast keeps 9"),
+        ("cannot-compare", "facts: prompts differ", "## CANNOT COMPARE: holdfast cannot be compared with the base (facts: prompts differ)"),
+    ],
+)
+def test_other_verdicts_say_why(tmp_path: Path, verdict: str, reason: str, begins: str) -> None:
+    build(tmp_path, n=240)
+    gate = records.read_json(tmp_path / "reports/gate.json")
+    gate["verdict"] = gate["arms"]["holdfast"]["verdict"] = verdict
+    gate["arms"]["holdfast"]["reasons"] = [reason]
+    if verdict == "cannot-compare":  # then the gate has no numbers
+        arm = gate["arms"]["holdfast"]
+        arm["general"], arm["domain"] = dict.fromkeys(arm["general"]), None
+        arm["suites"]["facts"] |= dict.fromkeys(("before", "after", "before_adjusted", "after_adjusted", "change", "low", "high", "lost", "gained"))
+    records.write_json(tmp_path / "reports/gate.json", gate)
+    text, html = render(tmp_path)
+    line = text.splitlines()[0]
+    assert line.startswith(begins)
+    assert reason in line
+    assert reason in html
+
+
+OPTIONAL = ["consensus.json", "quality", "drift", "curate.json", "balance.json", "training", "../data", "../models", "eval/base/settings.json"]
+
+
+@pytest.mark.parametrize("gone", [*([name] for name in OPTIONAL), OPTIONAL], ids=lambda gone: "+".join(gone)[:20])
+def test_missing_optional_inputs_are_named(tmp_path: Path, gone: list[str]) -> None:
+    build(tmp_path, n=12)
+    for name in gone:
+        path = (tmp_path / "reports" / name).resolve()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    text, html = render(tmp_path)
+    assert text.startswith("## ")
+    assert "<h2>Method</h2>" in html
+    if set(gone) & {"consensus.json", "quality", "drift", "training"}:
+        assert "not available" in text
+        assert "not available" in html
+    for path in re.findall(r'href="([^"#:]+)"', html) + re.findall(r"\]\(([^)]+)\)", text):
+        assert (tmp_path / "reports" / path).is_file(), "a link leads nowhere"
+
+
+@pytest.mark.parametrize("gone", ["gate.json", "eval/base/items.parquet", "eval/holdfast/items.parquet"])
+def test_missing_verdict_or_evaluation_is_the_users_error(tmp_path: Path, gone: str) -> None:
+    before = render(build(tmp_path, n=12))
+    (tmp_path / "reports" / gone).unlink()
+    with pytest.raises(UserError, match=gone.replace(".", r"\.")):
+        render(tmp_path)
+    assert before == tuple((tmp_path / "reports" / name).read_text(encoding="utf-8") for name in ("report.md", "index.html"))
+
+
+@pytest.mark.parametrize(
+    "content", [[], {"schema": 1}, {"schema": 1, "verdict": "pass", "arms": {}}, {"schema": 2, "verdict": "pass", "arms": {"a": {}}}]
+)
+def test_a_file_that_is_no_verdict_is_the_users_error(tmp_path: Path, content: object) -> None:
+    build(tmp_path, n=12)
+    records.write_json(tmp_path / "reports/gate.json", content)
+    with pytest.raises(UserError, match=r"gate\.json"):
+        render(tmp_path)
+
+
+def test_one_file_is_never_newer_than_the_other(tmp_path: Path) -> None:
+    build(tmp_path, n=12)
+    (tmp_path / "reports/index.html/in the way").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        render(tmp_path)
+    assert not (tmp_path / "reports/report.md").exists()
+    assert not list((tmp_path / "reports").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("function", "value", "shown"),
+    [
+        (markup.points, -0.0123, "−1.2"), (markup.points, 0.45, "+45.0"), (markup.points, -0.0001, "0.0"), (markup.points, 0.0, "0.0"),
+        (markup.points, None, "–"), (markup.points, float("nan"), "–"), (markup.percent, 0.989, "98.9\u00a0%"), (markup.count, 1234.0, "1,234"),
+        (markup.p_value, 0.0001, "< 0.001"), (markup.score, -0.05, "−5.0"),
+    ],
+)  # fmt: skip
+def test_numbers_are_written_as_people_write_them(function: Callable[[float | None], str], value: float | None, shown: str) -> None:
+    assert function(value) == shown
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert plots.ticks(0, 100, 4) == [0, 25, 50, 75, 100]
+    assert plots.ticks(-12.7, 1.7) == [-10, -5, 0]
+    assert plots.ticks(3, 3) == [3]
+
+
+def test_figures_take_missing_numbers_and_extremes() -> None:
+    nothing, far = plots.Point("x", None, None), plots.Point("far<b>" * 30, -9.0, 9.0, (-10.0, float("nan")))
+    drawn = [
+        plots.change_against_margin([nothing, far], None, None), plots.change_against_margin([], 0.03, 0.95), plots.pareto([nothing, plots.Point("y", 9.0, -9.0)], None),
+        plots.before_after({"general": [nothing, far]}, "t"), plots.lost_gained({"general": [nothing, far]}, "t", 0),
+        plots.histogram([], 1, 5, "t"), plots.histogram([0, 0], 1, 5, "t"), plots.curves({"a": [(0, 1.0)], "b": []}, "t"),
+    ]  # fmt: skip
+    for svg in drawn:
+        assert "nan" not in svg
+        assert "<b>far" not in svg
+        assert "far<b>" not in svg
+        assert re.search(r'<svg viewBox="0 0 [\d.]+ [\d.]+"', svg)
+
+
+CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+
+
+def opened(page: Path, profile: Path, fragment: str = "") -> tuple[str, str]:
+    """The page's elements after its script ran, and what Chromium logged."""
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    command += ["--disable-component-update", "--disable-sync", f"--user-data-dir={profile}", "--enable-logging=stderr", "--v=0"]
+    command += ["--virtual-time-budget=4000", "--dump-dom", page.resolve().as_uri() + fragment]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
+def test_page_works_in_chromium(tmp_path: Path) -> None:
+    render(build(tmp_path, n=30))
+    page = tmp_path / "reports/index.html"
+    dom, console = opened(page, tmp_path / "profile")
+    assert console == ""
+    assert dom.count('<td class="what"') == 25
+    assert "25 of 840 shown" in dom
+    gate = records.read_json(tmp_path / "reports/gate.json")
+    lost = gate["arms"]["domain-only"]["suites"]["facts"]["lost"]
+    assert "#items?arm=domain-only&amp;suite=facts&amp;outcome=lost" in dom, "the count in the table leads to its items"
+    dom, console = opened(page, tmp_path / "profile", "#items?arm=domain-only&suite=facts&outcome=lost")
+    assert console == ""
+    assert dom.count('<tr class="lost">') == min(lost, 25) > 0
+    assert f"{min(lost, 25)} of {lost} shown" in dom
+    dom, _ = opened(page, tmp_path / "profile", "#items?text=no%20such%20text")
+    assert "No item fits." in dom
+    assert '<td class="what"' not in dom
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
+def test_hostile_text_does_nothing_in_chromium(tmp_path: Path) -> None:
+    render(hostile(tmp_path), title="calm")
+    dom, console = opened(tmp_path / "reports/index.html", tmp_path / "profile", "#items?suite=facts")
+    assert console == ""
+    assert "<title>Pass: calm</title>" in dom
+    assert "<img" not in dom
+    assert "&lt;script&gt;document.title='owned'&lt;/script&gt;" in dom
