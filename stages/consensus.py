@@ -35,8 +35,16 @@ def main(params: Consensus, panel: list[str], data: Path, summary: Path) -> None
     table["base_logprob"] = scores.dropna(subset="logprob").set_index("id")["logprob"]
     same = table.groupby(["instruction_id", "text"])["model"].transform("size")
     table["agreement"] = same / table.groupby("instruction_id")["model"].transform("size")
-    usable = (table["finish"] == "stop") & (table["text"] != "") & (table["n_judges"] >= params.min_judges)
+    usable = (table["text"] != "") & (table["n_judges"] >= params.min_judges)
+    if params.finished_only:
+        usable &= table["finish"] == "stop"
 
+    if not usable.any():
+        raise UserError(
+            f"no response is finished and has {params.min_judges} or more scores",
+            where="consensus",
+            do="raise respond.max_tokens, or lower consensus.min_judges",
+        )
     chosen = choose(table[usable], params).merge(kept[["id", "text", "cluster"]], left_on="instruction_id", right_on="id")
     chosen = chosen.rename(columns={"text_x": "response", "text_y": "instruction"}).drop(columns=["id"])
     chosen = chosen.rename(columns={"instruction_id": "id"})
@@ -56,7 +64,7 @@ def main(params: Consensus, panel: list[str], data: Path, summary: Path) -> None
         raise UserError(
             f"no response reached the mean score {params.min_score}",
             where="consensus",
-            do=f"lower consensus.min_score (best: {chosen['score'].max() if len(chosen) else float('nan'):.2f})",
+            do=f"lower consensus.min_score (best: {chosen['score'].max():.2f})",
         )
     assert len(candidates) + len(rejected_rows) == len(kept)
     records.write("candidates", data / "replay" / "candidates.parquet", candidates)
@@ -67,13 +75,12 @@ def main(params: Consensus, panel: list[str], data: Path, summary: Path) -> None
 
 def choose(table: pd.DataFrame, params: Consensus) -> pd.DataFrame:
     """One row per instruction, best first by the strategy; within `tie` of the best mean score the base decides."""
+    if params.strategy == "agreement":
+        table = table[table["agreement"] == table.groupby("instruction_id")["agreement"].transform("max")]
     best = table.groupby("instruction_id")["score"].transform("max")
     table = table.assign(near=(table["score"] >= best - params.tie).astype(int), response_id=table.index)
-    if params.strategy == "agreement":
-        order = ["agreement", "near", "base_logprob", "score"]
-    else:
-        order = ["near", "base_logprob", "score"]
-    ranked = table.sort_values([*order, "response_id"], ascending=[False] * len(order) + [True], na_position="last", kind="stable")
+    order = {"near": False, "base_logprob": False, "score": False, "response_id": True}  # column: ascending
+    ranked = table.sort_values(list(order), ascending=list(order.values()), na_position="last", kind="stable")
     return ranked.groupby("instruction_id", sort=True).head(1).sort_values("instruction_id")
 
 

@@ -83,7 +83,7 @@ def main(params: Curate, evaluate: Evaluate, model: Path, domain_test: Path, fol
 def reject(row: dict, params: Curate, leaks: list[str]) -> tuple[str, str] | None:
     """(reason, detail) of the first cheap filter that a row fails, or None."""
     text = row["text"]
-    if row["finish"] != "stop":
+    if params.finished_only and row["finish"] != "stop":
         return "unfinished", f"{row['n_tokens']} tokens"
     if len(text) < params.min_chars:
         return "too_short", f"{len(text)} characters"

@@ -34,6 +34,8 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
     tokenizer = manifest.tokenizer(folder)
     tokenizer.padding_side = "right"
     rows = records.read("mix", mixture)
+    if not rows:
+        raise UserError("the mixture has no rows", where=mixture, do="give ingest.train a file with rows")
     if how.objective == "kl" and not any(row["source"] == "replay" for row in rows):
         raise UserError(
             f"arm '{arm}' asks for the KL objective but its mixture has no replay rows",
@@ -61,11 +63,11 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
             lr_scheduler_type=params.scheduler, warmup_steps=params.warmup, weight_decay=params.weight_decay,
             max_grad_norm=params.max_grad_norm, max_length=params.max_length if params.packing else None,
             packing=params.packing, packing_strategy="bfd", remove_unused_columns=True, save_strategy="no",
-            logging_steps=params.log_steps, logging_first_step=True, report_to="none", disable_tqdm=True,
+            logging_steps=params.log_steps, logging_first_step=True, logging_nan_inf_filter=False, report_to="none", disable_tqdm=True,
             dataloader_pin_memory=False, seed=params.seed, data_seed=params.seed,
         )  # fmt: skip
         data = Dataset.from_list(encoded)
-        watch = Curves(curves, params, math.ceil(params.epochs * len(rows) / params.batch_size))
+        watch = Curves(Path(scratch) / "curves", params, math.ceil(params.epochs * len(rows) / params.batch_size))
         common = dict(model=tuned, args=arguments, train_dataset=data, processing_class=tokenizer, callbacks=[watch])
         if how.objective == "kl":
             from stages.objectives.trainer import KLTrainer
@@ -78,15 +80,16 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
         if not params.packing and len(trainer.train_dataset) != len(rows):
             raise RuntimeError(f"TRL kept {len(trainer.train_dataset)} of {len(rows)} rows")
         trainer.train()
-    seconds = time.monotonic() - began
-    watch.finish(ledger(params, arm, how, entry, rows, encoded, trainer.state.global_step, seconds, watch.losses, example))
+        seconds = time.monotonic() - began
+        watch.finish(curves, ledger(params, arm, how, entry, rows, encoded, trainer.state.global_step, seconds, watch.losses, example))
 
     with records.replacing_folder(out) as partial:
         dtype = getattr(torch, str(tuned.config.dtype or "float32").removeprefix("torch."))
         source_dtype = stored_dtype(folder) or dtype
         tuned.to("cpu", source_dtype).save_pretrained(partial)
         for file in folder.iterdir():  # tokenizer and template as they were; weights and config are ours
-            if file.name in entry.files and file.suffix != ".safetensors" and not (partial / file.name).exists():
+            ours = file.suffix == ".safetensors" or file.name.endswith(".index.json")
+            if file.name in entry.files and not ours and not (partial / file.name).exists():
                 shutil.copyfile(file, partial / file.name)
         for file in partial.iterdir():
             file.chmod(0o644)
@@ -137,9 +140,8 @@ class Curves(TrainerCallback):
     def __init__(self, folder: Path, params: Finetune, steps: int) -> None:
         from dvclive import Live
 
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        self.target, self.partial = folder, Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        self.live = Live(str(self.partial), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
+        self.folder = folder
+        self.live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
         self.losses: list[float] = []
         self.progress, self.step = Progress("finetune", steps, "steps"), 0
 
@@ -160,13 +162,12 @@ class Curves(TrainerCallback):
                 self.live.log_metric(f"train/{name}", float(logs[name]))
         self.live.sync()
 
-    def finish(self, summary: dict) -> None:
+    def finish(self, target: Path, summary: dict) -> None:
         self.progress.close()
         self.live.end()
-        records.write_json(self.partial / "ledger.json", summary)
-        with records.replacing_folder(self.target) as folder:
-            shutil.copytree(self.partial, folder, dirs_exist_ok=True)
-        shutil.rmtree(self.partial)
+        records.write_json(self.folder / "ledger.json", summary)
+        with records.replacing_folder(target) as partial:
+            shutil.copytree(self.folder, partial, dirs_exist_ok=True)
 
 
 def ledger(

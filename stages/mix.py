@@ -25,7 +25,8 @@ def main(params: Mix, arm: str, model: Path, data: Path, out: Path) -> None:
         try:
             return safe, sum(chat.encode(tokenizer, safe)[1])
         except Exception as error:  # a template is a program: no system role, alternating roles, ...
-            raise UserError(f"the base's chat template cannot render this conversation ({error})", where=where, do="mend or remove the row") from None
+            what = f"the base's chat template cannot render this conversation ({chat.first_line(error)})"
+            raise UserError(what, where=where, do="mend or remove the row") from None
 
     rows = []
     for row in records.read("domain", data / "domain" / "train.parquet"):

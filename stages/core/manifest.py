@@ -59,6 +59,7 @@ def hub_folder(repository: str, revision: str) -> Path:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -68,6 +69,8 @@ def hub_folder(repository: str, revision: str) -> Path:
     where = f"{repository}@{revision[:12]}"
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES))
+    except HFValidationError:
+        raise UserError("this cannot be a hub id", where=where, do="give it as owner/name; for a local folder use 'path'") from None
     except GatedRepoError:
         raise UserError("the hub asks for permission", where=where, do="accept the licence on its page and set HF_TOKEN") from None
     except RevisionNotFoundError:

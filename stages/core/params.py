@@ -95,6 +95,7 @@ class Reconstruct(Section):
 
 
 class Curate(Section):
+    finished_only: bool = True  # reject turns that the base did not end itself
     min_chars: Annotated[int, Field(ge=0)] = 4
     max_chars: Positive = 8000
     max_repetition: Annotated[float, Field(gt=0, le=1)] = 0.5  # largest part of a text that one repeated 3-gram may cover
@@ -127,6 +128,7 @@ class Judge(Section):
 class Consensus(Section):
     strategy: Literal["mean_score", "agreement"] = "mean_score"
     min_score: Annotated[float, Field(ge=1, le=5)] = 3.0  # mean score below which the best response is rejected
+    finished_only: bool = True  # responses that their model did not end itself cannot be chosen
     min_judges: Positive = 1  # responses with fewer valid scores are rejected
     tie: Annotated[float, Field(ge=0)] = 0.05  # mean scores closer than this are tied; then the base's likelihood decides
 
@@ -240,7 +242,7 @@ class Report(Section):
 
 
 class Pocket(Section):
-    examples: Positive = 500_000  # training examples per model
+    examples: Positive = 400_000  # training examples per model
     hidden: Positive = 192
     layers: Positive = 4
     items: Positive = 240  # evaluation items per suite, at most

@@ -86,7 +86,7 @@ def resampled_means(before: Floats, after: Floats, resamples: int, rng: np.rando
 def mean_over_suites(suites: list[Floats]) -> Floats:
     """The unweighted mean over suites, so that a suite with many items counts no more; same shape as one of them.
 
-    Over draws that were resampled suite by suite this is the stratified bootstrap (Efron & Tibshirani 1993, ch. 8).
+    Over draws that were resampled suite by suite this is the stratified bootstrap (Efron & Tibshirani 1993).
     """
     return np.mean(np.stack(suites), axis=0)
 
@@ -139,6 +139,6 @@ def half_width(error: float, confidence: float) -> float:
 def detectable_drop(error: float, confidence: float, power: float = 0.8) -> float:
     """The smallest true drop told from none with probability `power`: (z(confidence) + z(power)) x standard error.
 
-    One-sided; Miller 2024, "Adding error bars to evals", arXiv 2411.00640, section 5.
+    One-sided; Miller 2024, "Adding error bars to evals", arXiv 2411.00640.
     """
     return (NormalDist().inv_cdf(confidence) + NormalDist().inv_cdf(power)) * error

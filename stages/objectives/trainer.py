@@ -16,6 +16,8 @@ class KLTrainer(SFTTrainer):
     Both means run over the whole optimiser step (all micro-batches), so that gradient accumulation changes nothing.
     """
 
+    loss_is_scaled_for_ga = True  # Trainer must not divide by the number of micro-batches again
+
     def __init__(self, *args: Any, base: torch.nn.Module, coefficient: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.base, self.coefficient = base.to(self.args.device).eval().requires_grad_(False), coefficient
@@ -44,9 +46,9 @@ class KLTrainer(SFTTrainer):
             divergence = kl_sum(reference[asked[rows]], outputs.logits[:, :-1][asked])
         n_entropy, n_kl = self.counts
         loss = entropy / n_entropy + self.coefficient * divergence / n_kl
-        if num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes  # DDP averages gradients over processes; the counts are global
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        metrics["domain_loss"].append((entropy / n_entropy).item())
-        metrics["kl"].append((divergence / n_kl).item())
+        loss = loss * self.accelerator.num_processes  # DDP averages gradients over processes; the counts are global
+        metrics = self._metrics["train" if model.training else "eval"]
+        parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes  # TRL logs the mean, a step is their sum
+        metrics["domain_loss"].append((entropy / n_entropy).item() * parts)
+        metrics["kl"].append((divergence / n_kl).item() * parts)
         return (loss, outputs) if return_outputs else loss

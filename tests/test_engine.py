@@ -1,0 +1,184 @@
+"""engines/local.py against transformers' own generation, plain forward passes and hand arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import describe
+
+from stages.core import chat, manifest
+from stages.core.errors import UserError
+from stages.engines import local
+
+QUESTIONS = ["Hi", "What is 7 + 2?", "Reverse: a b c d e", "Name the river of Tresa.", "x " * 40, "Sort 3 1 2 in ascending order.", "?"]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny, tmp_path_factory) -> local.Engine:
+    return local.Engine(manifest.load(describe(tiny, tmp_path_factory.mktemp("manifest"))), batch=4)
+
+
+@pytest.fixture(scope="module")
+def prompts(engine) -> list[list[int]]:
+    return [chat.prompt_ids(engine.tokenizer, [{"role": "user", "content": text}]) for text in QUESTIONS]
+
+
+def forward(engine: local.Engine, ids: list[int]) -> torch.Tensor:
+    """Log-probabilities (T, V) of one sequence by itself."""
+    with torch.no_grad():
+        return engine.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+
+
+def complete(engine: local.Engine, prompts: list[list[int]], seeds: list[int], **changes) -> list[local.Completion]:
+    stops = list(range(0, len(engine.tokenizer), 12))  # one token in twelve ends a turn: rows leave the batch at different steps
+    options = dict(temperatures=[1.0] * len(prompts), top_p=1.0, max_tokens=24, stop_ids=stops) | changes
+    return engine.complete(prompts, seeds, **options)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_a_sample_does_not_depend_on_which_rows_share_its_batch(engine, prompts, top_p):
+    seeds = [local.seed_of("test", n) for n in range(len(prompts))]
+    together = complete(engine, prompts, seeds, top_p=top_p)
+    alone = [complete(engine, [p], [s], top_p=top_p)[0] for p, s in zip(prompts, seeds, strict=True)]
+    reversed_order = complete(engine, prompts[::-1], seeds[::-1], top_p=top_p)[::-1]
+    assert together == alone == reversed_order
+    assert len({c.n_tokens for c in together}) > 3  # they did not end all at once
+
+
+def test_the_seed_decides_the_sample(engine, prompts):
+    three = [prompts[1]] * 3
+    same, other = complete(engine, three, [5, 5, 6])[:2], complete(engine, three, [5, 5, 6])[2]
+    assert same[0] == same[1] != other
+
+
+def test_greedy_is_transformers_greedy(engine, prompts):
+    found = complete(engine, prompts, [0] * len(prompts), temperatures=[0.0] * len(prompts), stop_ids=[engine.tokenizer.eos_token_id])
+    for prompt, completion in zip(prompts, found, strict=True):
+        with torch.no_grad():
+            whole = engine.model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=24)[0].tolist()
+        written = whole[len(prompt) :]
+        assert completion.finish == ("stop" if written[-1] == engine.tokenizer.eos_token_id else "length")
+        written = [token for token in written if token != engine.tokenizer.eos_token_id]
+        assert completion.text == engine.tokenizer.decode(written)
+        assert completion.n_tokens == len(written)
+
+
+def test_each_row_has_its_own_temperature(engine, prompts):
+    mixed = complete(engine, [prompts[1]] * 3, [1, 2, 3], temperatures=[0.0, 1.0, 0.0])
+    greedy = complete(engine, [prompts[1]], [9], temperatures=[0.0])[0]
+    assert mixed[0] == mixed[2] == greedy != mixed[1]
+
+
+def test_a_stop_token_ends_the_text_and_is_not_part_of_it(engine, prompts):
+    seeds = list(range(len(prompts)))
+    free, stopped = complete(engine, prompts, seeds, stop_ids=[]), complete(engine, prompts, seeds)
+    for whole, part in zip(free, stopped, strict=True):
+        assert whole.text.startswith(part.text)
+        assert part.finish == ("stop" if part.n_tokens < 24 else "length")
+    assert sum(c.n_tokens < 24 for c in stopped) > 3
+    assert complete(engine, prompts[:1], [1], stop_ids=list(range(len(engine.tokenizer)))) == [local.Completion("", "stop", 0)]
+
+
+def test_max_tokens_ends_an_unfinished_text(engine, prompts):
+    for n in (1, 7):
+        found = complete(engine, prompts, [3] * len(prompts), stop_ids=[], max_tokens=n)
+        assert {(c.finish, c.n_tokens) for c in found} == {("length", n)}
+
+
+def test_a_stop_string_ends_the_text_before_it(engine, prompts):
+    free = complete(engine, prompts[:2], [1, 2], stop_ids=[])
+    middle = free[0].text[9:13]
+    cut = complete(engine, prompts[:2], [1, 2], stop_ids=[], stop_strings=[middle, "never written ⟦⟧"])
+    assert cut[0].finish == "stop"
+    assert cut[0].text == free[0].text[: free[0].text.index(middle)]
+    assert middle in free[1].text or cut[1] == free[1]
+
+
+def test_too_long_a_prompt_says_so_before_anything_runs(engine):
+    long = [[5] * 510]
+    assert len(complete(engine, long, [1], max_tokens=2)) == 1
+    for call in (
+        lambda: complete(engine, long, [1], max_tokens=3),
+        lambda: engine.next_token([[5] * 512], [1]),
+        lambda: engine.logprob(long, [[5] * 3]),
+    ):
+        with pytest.raises(UserError, match="context of 512"):
+            call()
+
+
+def test_no_rows_give_no_rows(engine):
+    assert complete(engine, [], []) == []
+    assert engine.next_token([], [1, 2]).shape == (0, 2)
+    assert engine.logprob([], []) == []
+    assert engine.embed([]).shape == (0, 32)
+
+
+def test_next_token_is_the_softmax_of_a_full_forward_pass(engine, prompts):
+    choices = [7, 3, 900]
+    found = engine.next_token(prompts, choices)
+    assert found.shape == (len(prompts), 3)
+    for prompt, row in zip(prompts, found, strict=True):
+        assert row == pytest.approx(forward(engine, prompt)[-1, choices].exp().numpy(), rel=1e-4, abs=1e-9)
+
+
+def test_logprob_is_the_mean_over_the_continuation(engine, prompts):
+    continuations = [[9, 8, 7], [5], list(range(20, 60)), [1, 2], [3] * 9, [30], [400, 401]]
+    found = engine.logprob(prompts, continuations)
+    for prompt, continuation, value in zip(prompts, continuations, found, strict=True):
+        each = forward(engine, prompt + continuation)[len(prompt) - 1 : -1]
+        by_hand = sum(each[t, token].item() for t, token in enumerate(continuation)) / len(continuation)
+        assert value == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_an_embedding_is_the_mean_state_whatever_it_was_padded_with(engine):
+    texts = [*QUESTIONS, ""]
+    together = engine.embed(texts)
+    for text, row in zip(QUESTIONS, together, strict=False):
+        assert row == pytest.approx(engine.embed([text])[0], abs=1e-5)
+        with torch.no_grad():
+            states = engine.model.base_model(torch.tensor([chat.tokenise(engine.tokenizer, text)])).last_hidden_state[0].mean(0)
+        assert row == pytest.approx((states / states.norm()).numpy(), abs=1e-5)
+    assert np.linalg.norm(together[: len(QUESTIONS)], axis=1) == pytest.approx(np.ones(len(QUESTIONS)), abs=1e-5)
+    assert np.isfinite(together).all()
+
+
+def drawn(probabilities: list[float], uniform: float, temperature: float = 1.0, top_p: float = 1.0) -> int:
+    logits = torch.tensor([probabilities]).log()
+    return int(local.sample(logits, np.array([uniform]), torch.tensor([temperature]), top_p))
+
+
+@pytest.mark.parametrize(
+    ("uniform", "token"), [(0.0, 0), (0.19, 0), (0.21, 1), (0.69, 1), (0.71, 2), (0.99, 2), (1 - 2**-53, 2)]
+)
+def test_sample_inverts_the_cumulative_distribution(uniform, token):
+    assert drawn([0.2, 0.5, 0.3], uniform) == token
+
+
+@pytest.mark.parametrize(("uniform", "token"), [(0.0, 1), (0.62, 1), (0.63, 2), (0.99, 2), (1 - 2**-53, 2)])
+def test_top_p_keeps_the_smallest_set_that_reaches_it(uniform, token):
+    """0.5 + 0.3 reach 0.7; of what is kept, 0.5/0.8 = 0.625 falls to the first."""
+    assert drawn([0.2, 0.5, 0.3], uniform, top_p=0.7) == token
+    assert drawn([0.2, 0.5, 0.3], uniform, top_p=0.5) == 1  # the first alone reaches it
+
+
+def test_temperature_by_hand():
+    """At temperature 1/2 the probabilities are squared: 4, 25 and 9 of 38."""
+    for uniform, token in ((4 / 38 - 0.01, 0), (4 / 38 + 0.01, 1), (29 / 38 - 0.01, 1), (29 / 38 + 0.01, 2)):
+        assert drawn([0.2, 0.5, 0.3], uniform, temperature=0.5) == token
+    assert drawn([0.2, 0.5, 0.3], 0.99, temperature=0.0) == 1
+
+
+def test_samples_follow_the_distribution():
+    rng = np.random.default_rng(0)
+    logits = torch.tensor([0.2, 0.5, 0.3]).log().expand(20_000, 3)
+    for top_p, expected in ((1.0, [0.2, 0.5, 0.3]), (0.7, [0.0, 0.625, 0.375])):
+        tokens = local.sample(logits, rng.random(20_000), torch.ones(20_000), top_p)
+        assert np.bincount(tokens.numpy(), minlength=3) / 20_000 == pytest.approx(expected, abs=0.015)
+
+
+def test_a_row_s_seed_depends_on_every_part():
+    seeds = {local.seed_of(*parts) for parts in ((1, "a", 2), (1, "a", 3), (1, "b", 2), (2, "a", 2), (1, "a"))}
+    assert len(seeds) == 5
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert local.seed_of(1, "a", 2) == local.seed_of(1, "a", 2)

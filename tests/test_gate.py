@@ -1,0 +1,504 @@
+"""The verdict: what passes, what fails, what must never pass."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from stages import gate
+from stages.core import paired, records
+from stages.core.errors import UserError
+from stages.core.params import Gate
+
+ENGINE = {"engine": "hf", "dtype": "float32", "seed": 1}
+CHANCES = {"facts": 0.0, "sorting": 0.0, "judging": 0.5, "choice": 0.25}
+GENERAL = list(CHANCES)
+ITEMS = 240
+
+
+def suites(names: list[str] = GENERAL, items: int = ITEMS, domain: bool = True) -> dict[str, Any]:
+    found = {
+        n: {"role": "general", "chance": CHANCES.get(n, 0.0), "items": items, "metric": "exact_match"} for n in names
+    }
+    if domain:
+        found["pharmacy"] = {"role": "domain", "chance": 0.0, "items": items, "metric": "exact_match"}
+    return found
+
+
+def scores(lost: int = 0, gained: int = 0, right: int = 0, items: int = ITEMS) -> tuple[list[float], list[float]]:
+    """Before and after: first the lost items, then the gained, then those right both times."""
+    before = [1.0] * lost + [0.0] * gained + [1.0] * right
+    after = [0.0] * lost + [1.0] * gained + [1.0] * right
+    rest = [0.0] * (items - len(before))
+    return before + rest, after + rest
+
+
+def rows(outcomes: dict[str, list[float]]) -> list[dict[str, Any]]:
+    found = []
+    for suite, correct in outcomes.items():
+        for number, score in enumerate(correct):
+            item = f"{suite}-{number:06d}"
+            response = f"answer {number}" if score > 0.5 else f"wrong {number}"
+            texts = {"prompt": f"question {number}", "target": f"answer {number}", "response": response}
+            hashes = {"item_hash": "i" + item, "prompt_hash": "p" + item}
+            identity = {"id": records.text_id(suite, item), "suite": suite, "item_id": item}
+            found.append(identity | hashes | texts | {"correct": float(score)})
+    return found
+
+
+def write(
+    folder: Path, items: list[dict[str, Any]], described: dict[str, Any], engine: dict[str, Any] = ENGINE
+) -> None:
+    records.write("items", folder / "items.parquet", items)
+    records.write_json(
+        folder / "settings.json", {"schema": 1, "model": folder.name, "suites": described, "engine": engine}
+    )
+
+
+def evaluate(root: Path, arms: dict[str, dict[str, tuple[int, int, int]]], items: int = ITEMS) -> Path:
+    """Writes an evaluation per arm from (lost, gained, right) by suite; all arms share the base, so these must fit."""
+    for arm, by_suite in arms.items():
+        pairs = {suite: scores(*numbers, items=items) for suite, numbers in by_suite.items()}
+        described = suites([s for s in by_suite if s != "pharmacy"], items, "pharmacy" in by_suite)
+        write(root / "eval" / "base", rows({s: p[0] for s, p in pairs.items()}), described)
+        write(root / "eval" / arm, rows({s: p[1] for s, p in pairs.items()}), described)
+    return root / "eval"
+
+
+def good() -> dict[str, tuple[int, int, int]]:
+    return {name: (4, 4, 200) for name in GENERAL} | {"pharmacy": (0, 120, 0)}
+
+
+def run(root: Path, **knobs: Any) -> dict[str, Any]:
+    params = Gate(**({"resamples": 2000, "min_domain_gain": 0.2, "seed": 1} | knobs))
+    gate.main(params, root / "eval", root / "gate.json", root / "metrics.json")
+    return json.loads((root / "gate.json").read_text())
+
+
+def change_items(folder: Path, edit: Any) -> None:
+    items = records.read("items", folder / "items.parquet")
+    records.write("items", folder / "items.parquet", edit(items))
+
+
+def test_an_arm_that_keeps_and_learns_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(tmp_path, {"holdfast": good()})
+    found = run(tmp_path)
+    arm = found["arms"]["holdfast"]
+    assert (found["verdict"], arm["verdict"], arm["reasons"]) == ("pass", "pass", [])
+    assert arm["general"]["before"] == arm["general"]["after"]
+    assert (arm["general"]["lost"], arm["general"]["gained"], arm["general"]["items"]) == (16, 16, 960)
+    assert arm["general"]["retention"] == 1
+    assert arm["domain"]["change"] == 0.5
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[-1] == "verdict: pass"
+    assert "100.0%" in shown and "0.000 -> 0.500" in shown and "16/16" in shown
+
+
+def test_numbers_by_hand(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"arm": {"facts": (24, 12, 168), "judging": (12, 0, 168), "pharmacy": (0, 48, 0)}})
+    arm = run(tmp_path, suite_margin=0.5)["arms"]["arm"]
+    facts, judging = arm["suites"]["facts"], arm["suites"]["judging"]
+    assert (facts["before"], facts["after"], facts["change"]) == (0.8, 0.75, pytest.approx(-0.05))
+    assert (facts["lost"], facts["gained"], facts["margin"]) == (24, 12, 0.5)
+    # judging: 0.75 -> 0.70 raw, twice that above a chance of one half
+    assert (judging["before_adjusted"], judging["after_adjusted"]) == (0.5, 0.4)
+    assert judging["mcnemar_p"] == pytest.approx(2 / 2**12, rel=1e-5)
+    assert arm["general"]["before"] == pytest.approx(0.65)
+    assert arm["general"]["change"] == pytest.approx(-0.075)
+    assert arm["general"]["retention"] == pytest.approx(0.575 / 0.65, rel=1e-5)
+    assert arm["general"]["low"] < arm["general"]["bound"] < -0.075 < arm["general"]["high"]
+    assert arm["suites"]["pharmacy"]["margin"] is None
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics == {
+        "base": {"general": 0.65, "domain": 0.0},
+        "arm": {"general": 0.575, "retention": 0.884615, "lost": 36, "gained": 12}
+        | {"domain": 0.2, "domain_gain": 0.2, "verdict": "fail"},
+    }
+
+
+def test_the_contract_of_gate_json(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"arm": good()})
+    found = run(tmp_path)
+    assert set(found) == {"schema", "verdict", "control", "arms"} | {
+        "margin", "suite_margin", "confidence", "min_domain_gain", "resamples",
+    }  # fmt: skip
+    arm = found["arms"]["arm"]
+    assert set(arm) == {"verdict", "reasons", "general", "domain", "suites"}
+    assert set(arm["domain"]) == {"before", "after", "change", "low", "high", "bound", "items", "lost", "gained"}
+    assert set(arm["general"]) == set(arm["domain"]) | {"retention", "retention_low", "retention_high", "detectable"}
+    assert set(arm["suites"]["facts"]) == {"role", "chance", "items", "margin", "verdict", *paired.SUITE}
+
+
+def test_a_drop_past_the_margin_fails(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"arm": {n: (20, 5, 180) for n in GENERAL} | {"pharmacy": (0, 120, 0)}})
+    arm = run(tmp_path, suite_margin=0.9)["arms"]["arm"]
+    assert arm["verdict"] == "fail"
+    assert len(arm["reasons"]) == 1 and "past the margin 0.03" in arm["reasons"][0]
+
+
+def test_an_estimate_inside_the_margin_with_its_bound_outside_fails(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"arm": {n: (12, 7, 180) for n in ("facts", "sorting")}})
+    arm = run(tmp_path, min_domain_gain=0)["arms"]["arm"]
+    assert arm["general"]["change"] > -0.03 and arm["general"]["bound"] < -0.03 and arm["general"]["high"] > 0
+    assert arm["verdict"] == "fail" and "more items would tell" in arm["reasons"][0]
+
+
+def test_one_suite_past_its_margin_fails_though_the_mean_holds(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"arm": good() | {"facts": (40, 10, 180), "sorting": (0, 40, 180)}})
+    found = run(tmp_path)["arms"]["arm"]
+    assert found["general"]["bound"] > -0.03
+    assert found["verdict"] == "fail" and found["suites"]["facts"]["verdict"] == "fail"
+    assert "suites that dropped past their margin: facts by 0.125 (margin 0.1, p = 2.4e-05)" in found["reasons"][0]
+    assert run(tmp_path, suite_margins={"facts": 0.2})["verdict"] == "pass"
+    assert run(tmp_path, suite_margins={"facts": 0.125})["verdict"] == "pass"  # exactly the margin is inside it
+
+
+def test_a_drop_within_the_noise_of_its_items_is_noted_and_does_not_fail(tmp_path: Path) -> None:
+    """Chance alone drops one of many small suites past its margin."""
+    arm = {f"suite{n:02d}": (2, 2, 30) for n in range(40)} | {"suite07": (6, 1, 30)}
+    evaluate(tmp_path, {"arm": arm}, items=40)
+    found = run(tmp_path, min_domain_gain=0)["arms"]["arm"]
+    assert found["suites"]["suite07"]["change"] == -0.125
+    assert found["verdict"] == found["suites"]["suite07"]["verdict"] == "pass"
+    assert len(found["reasons"]) == 1 and "suite07 dropped by 0.125" in found["reasons"][0]
+    evaluate(tmp_path, {"arm": arm | {"suite07": (20, 0, 20)}}, items=40)  # no chance does this
+    assert run(tmp_path, min_domain_gain=0)["arms"]["arm"]["suites"]["suite07"]["verdict"] == "fail"
+
+
+def test_a_margin_can_be_put_on_a_domain_suite(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"arm": good() | {"pharmacy": (60, 10, 60)}})
+    arm = run(tmp_path, min_domain_gain=-1, suite_margins={"pharmacy": 0.1})["arms"]["arm"]
+    assert arm["suites"]["pharmacy"]["verdict"] == arm["verdict"] == "fail"
+
+
+def test_too_little_domain_gain_fails(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"arm": good() | {"pharmacy": (0, 50, 0)}})  # 0.208: the estimate alone would do
+    arm = run(tmp_path)["arms"]["arm"]
+    assert arm["verdict"] == "fail" and "less than 0.2" in arm["reasons"][0]
+
+
+def test_the_control_does_not_bind_unless_it_is_alone(tmp_path: Path) -> None:
+    forgot = {n: (150, 0, 54) for n in GENERAL} | {"pharmacy": (0, 120, 0)}
+    kept = {n: (0, 0, 204) for n in GENERAL} | {"pharmacy": (0, 120, 0)}
+    evaluate(tmp_path, {"domain-only": forgot, "holdfast": kept})
+    found = run(tmp_path, control="domain-only")
+    assert (found["verdict"], found["arms"]["domain-only"]["verdict"], found["control"]) == (
+        "pass",
+        "fail",
+        "domain-only",
+    )
+    assert run(tmp_path)["verdict"] == "fail"
+    shutil.rmtree(tmp_path / "eval" / "holdfast")
+    assert run(tmp_path, control="domain-only")["verdict"] == "fail"
+
+
+def drop_suite(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [item for item in items if item["suite"] != "facts"]
+
+
+def drop_items(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [item for item in items if item["item_id"] != "facts-000007"]
+
+
+def other_prompts(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [item | {"prompt_hash": "x" + item["prompt_hash"]} for item in items]
+
+
+def other_items(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [item | {"item_hash": "x"} if item["item_id"] == "facts-000007" else item for item in items]
+
+
+def shuffled_ids(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    ids = [item["item_id"] for item in items]
+    return [item | {"item_id": i} for item, i in zip(items, np.random.default_rng(0).permutation(ids), strict=True)]
+
+
+def dead_endpoint(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [item | {"response": " error: 503\n", "correct": 0.0} for item in items]
+
+
+def silent(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [item | {"response": ""} for item in items]
+
+
+def constant_suite(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [item | {"response": "yes"} if item["suite"] == "judging" else item for item in items]
+
+
+def not_a_score(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [item | {"correct": float("nan")} if item["item_id"] == "facts-000007" else item for item in items]
+
+
+def percentages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [item | {"correct": 100 * item["correct"]} for item in items]
+
+
+def nothing(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return []
+
+
+BREAKS = [drop_suite, drop_items, other_prompts, other_items, shuffled_ids, dead_endpoint, silent, constant_suite]
+BREAKS += [not_a_score, percentages, nothing]
+
+
+@pytest.mark.parametrize("whose", ["arm", "base"])
+@pytest.mark.parametrize("damage", BREAKS)
+def test_no_broken_evaluation_passes(tmp_path: Path, damage: Any, whose: str) -> None:
+    evaluate(tmp_path, {"arm": good()})
+    change_items(tmp_path / "eval" / whose, damage)
+    arm = run(tmp_path)["arms"]["arm"]
+    assert arm["verdict"] == "cannot-compare"
+    assert arm["reasons"]
+    assert "NaN" not in (tmp_path / "gate.json").read_text() + (tmp_path / "metrics.json").read_text()
+
+
+def test_what_can_be_measured_beside_a_broken_suite_is(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"arm": good()})
+    change_items(tmp_path / "eval" / "arm", drop_suite)
+    arm = run(tmp_path)["arms"]["arm"]
+    assert arm["reasons"] == ["facts: 240 of 240 items are missing in the tuned evaluation"]
+    assert arm["suites"]["facts"]["change"] is None and arm["suites"]["sorting"]["change"] == 0
+    assert arm["general"]["change"] is None and arm["domain"]["change"] == 0.5
+
+
+def test_a_dead_endpoint_is_no_model_that_forgot(tmp_path: Path) -> None:
+    """Every suite dropped past its margin, and yet: one text for everything is no evaluation."""
+    evaluate(tmp_path, {"arm": {name: (4, 4, 200) for name in GENERAL}})
+    change_items(tmp_path / "eval" / "arm", dead_endpoint)
+    arm = run(tmp_path, min_domain_gain=0)["arms"]["arm"]
+    assert arm["verdict"] == "cannot-compare" and "dead endpoint" in arm["reasons"][0]
+
+
+def test_items_that_both_evaluations_lack_are_missed(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"arm": good()})
+    for folder in ("base", "arm"):
+        change_items(tmp_path / "eval" / folder, drop_items)
+    arm = run(tmp_path)["arms"]["arm"]
+    assert arm["verdict"] == "cannot-compare"
+    assert arm["reasons"] == ["facts: 239 items, where the settings say 240"]
+
+
+def test_other_engine_settings_cannot_be_compared(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"arm": good()})
+    write(
+        tmp_path / "eval" / "arm",
+        records.read("items", tmp_path / "eval/arm/items.parquet"),
+        suites(),
+        ENGINE | {"dtype": "bf16"},
+    )
+    arm = run(tmp_path)["arms"]["arm"]
+    assert arm["verdict"] == "cannot-compare"
+    assert arm["reasons"] == ["evaluated with other settings than the base: engine (dtype)"]
+
+
+def test_another_metric_cannot_be_compared(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"arm": good()})
+    described = suites()
+    described["facts"]["metric"] = "contains"
+    write(tmp_path / "eval" / "arm", records.read("items", tmp_path / "eval/arm/items.parquet"), described)
+    assert run(tmp_path)["arms"]["arm"]["verdict"] == "cannot-compare"
+
+
+@pytest.mark.parametrize("damage", ["missing", "garbage", "no settings", "empty settings"])
+def test_an_unreadable_arm_cannot_be_compared_and_the_others_can(tmp_path: Path, damage: str) -> None:
+    evaluate(tmp_path, {"arm": good(), "broken": good()})
+    folder = tmp_path / "eval" / "broken"
+    if damage == "missing":
+        (folder / "items.parquet").unlink()
+    elif damage == "garbage":
+        (folder / "items.parquet").write_bytes(b"PAR1 no PAR1")
+    elif damage == "no settings":
+        (folder / "settings.json").unlink()
+    else:
+        (folder / "settings.json").write_text("{}")
+    found = run(tmp_path)
+    assert found["verdict"] == found["arms"]["broken"]["verdict"] == "cannot-compare"
+    assert found["arms"]["arm"]["verdict"] == "pass"
+    assert found["arms"]["broken"]["general"]["change"] is None
+    assert str(tmp_path) not in (tmp_path / "gate.json").read_text()
+
+
+def test_a_base_at_chance_cannot_be_compared(tmp_path: Path) -> None:
+    evaluate(
+        tmp_path, {"arm": good() | {"judging": (4, 4, 120)}}
+    )  # right half the time, with two answers to choose from
+    arm = run(tmp_path)["arms"]["arm"]
+    assert arm["verdict"] == "cannot-compare" and "judging: the base is less than min_base" in arm["reasons"][0]
+
+
+def test_a_domain_at_zero_is_normal(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"arm": good()})
+    change_items(
+        tmp_path / "eval" / "base",
+        lambda items: [i | {"response": "I do not know"} if i["suite"] == "pharmacy" else i for i in items],
+    )
+    assert run(tmp_path)["verdict"] == "pass"
+
+
+def test_a_model_that_collapsed_in_one_suite_fails_on_its_numbers(tmp_path: Path) -> None:
+    """One answer to all of one suite is what real forgetting can look like: it fails, and is not excused as broken."""
+    evaluate(tmp_path, {"arm": good() | {"facts": (200, 0, 0)}})
+    change_items(
+        tmp_path / "eval" / "arm", lambda items: [i | {"response": "5"} if i["suite"] == "facts" else i for i in items]
+    )
+    arm = run(tmp_path)["arms"]["arm"]
+    assert arm["verdict"] == "fail"
+    assert any("one and the same answer" in reason for reason in arm["reasons"])
+
+
+def test_one_right_answer_to_all_is_no_collapse(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"arm": {"facts": (4, 4, 200), "sorting": (0, 40, 200)}})
+    for folder in ("base", "arm"):
+        change_items(
+            tmp_path / "eval" / folder,
+            lambda items: [
+                i | {"target": "yes", "response": "yes" if i["correct"] else "no"} if i["suite"] == "sorting" else i
+                for i in items
+            ],
+        )
+    assert run(tmp_path, min_domain_gain=0)["verdict"] == "pass"
+
+
+def test_too_few_items_cannot_be_compared(tmp_path: Path) -> None:
+    unchanged = {n: (0, 0, 9) for n in ("facts", "sorting")}
+    evaluate(tmp_path, {"arm": unchanged}, items=10)  # not one item changed, and still: ten items say little
+    arm = run(tmp_path, min_domain_gain=0)["arms"]["arm"]
+    assert arm["verdict"] == "cannot-compare" and "too few items" in arm["reasons"][0]
+
+
+def test_a_clear_drop_among_few_items_is_a_fail(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"arm": {n: (8, 0, 2) for n in ("facts", "sorting")}}, items=10)
+    assert run(tmp_path, min_domain_gain=0)["arms"]["arm"]["verdict"] == "fail"
+
+
+def test_without_general_suites_nothing_can_be_compared(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"arm": {"pharmacy": (0, 120, 0)}})
+    arm = run(tmp_path)["arms"]["arm"]
+    assert arm["verdict"] == "cannot-compare" and "no general suite" in arm["reasons"][0]
+
+
+def test_a_gain_asked_for_needs_a_domain_suite(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"arm": {n: (4, 4, 200) for n in GENERAL}})
+    assert run(tmp_path)["arms"]["arm"]["verdict"] == "cannot-compare"
+    found = run(tmp_path, min_domain_gain=0)
+    assert found["verdict"] == "pass" and found["arms"]["arm"]["domain"] is None
+
+
+def test_an_unknown_suite_in_the_margins_is_a_user_error(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"arm": good()})
+    with pytest.raises(UserError, match="'fakts', which is no suite"):
+        run(tmp_path, suite_margins={"fakts": 0.2})
+    assert not (tmp_path / "gate.json").exists()
+
+
+def test_no_base_and_no_arm_are_user_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        run(tmp_path)
+    evaluate(tmp_path, {"arm": good()})
+    shutil.rmtree(tmp_path / "eval" / "arm")
+    with pytest.raises(UserError, match="no arm was evaluated"):
+        run(tmp_path)
+
+
+def test_a_rerun_gives_the_same_bytes_and_another_suite_moves_nothing(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"arm": good()})
+    first = run(tmp_path)
+    digest = hashlib.sha256((tmp_path / "gate.json").read_bytes()).hexdigest()
+    run(tmp_path)
+    assert hashlib.sha256((tmp_path / "gate.json").read_bytes()).hexdigest() == digest
+    evaluate(tmp_path, {"arm": good() | {"another": (4, 4, 200)}})
+    assert run(tmp_path)["arms"]["arm"]["suites"]["facts"] == first["arms"]["arm"]["suites"]["facts"]
+    assert run(tmp_path)["arms"]["arm"]["general"] != run(tmp_path, seed=2)["arms"]["arm"]["general"]
+
+
+@pytest.mark.parametrize(("facts", "code"), [((4, 4, 200), 0), ((150, 0, 50), 1), ((0, 4, 10), 2)])
+def test_check_prints_the_table_and_returns_the_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], facts: tuple[int, int, int], code: int
+) -> None:
+    evaluate(tmp_path, {"arm": good() | {"facts": facts}})
+    run(tmp_path)
+    printed = capsys.readouterr().out
+    assert gate.check(tmp_path / "gate.json") == code
+    checked = capsys.readouterr().out
+    assert (
+        checked.splitlines()[-1] == printed.splitlines()[-1] == f"verdict: {['pass', 'fail', 'cannot-compare'][code]}"
+    )
+    assert checked.splitlines()[0].split()[:2] == ["arm", "general"]
+
+
+@pytest.mark.parametrize(
+    "text", [None, "no json", "[]", "{}", '{"schema": 1, "verdict": "fine", "arms": {}, "confidence": 0.95}']
+)
+def test_check_of_something_else_is_a_user_error(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "gate.json").write_text(text)
+    with pytest.raises(UserError):
+        gate.check(tmp_path / "gate.json")
+
+
+IDS = pa.array([str(number) for number in range(ITEMS)])
+SHIPPED = [0.0] * 8 + [0.25, 0.333, 0.5, 0.5]  # chances of the pocket lab's general suites
+
+
+def simulate(drop: float, changed: float, runs: int = 200) -> float:
+    """Part of simulated gates that pass: 12 suites x 240 items, each with the same true drop above chance.
+
+    `changed`: the part of items whose outcome changes, lost and gained together.
+    """
+    rng = np.random.default_rng(0)
+    params = Gate(margin=0.03, suite_margin=0.1, resamples=400, seed=1)
+    passed = 0
+    for _ in range(runs):
+        measured = []
+        described = {f"suite{n}": {"role": "general", "chance": c, "items": ITEMS} for n, c in enumerate(SHIPPED)}
+        for number, chance in enumerate(SHIPPED):
+            raw = drop * (1 - chance)
+            lost, gained = (max(changed, raw) + raw) / 2, (max(changed, raw) - raw) / 2
+            counts = rng.multinomial(ITEMS, [lost, gained, 0.75, 0.25 - lost - gained])
+            before, after = scores(*(int(c) for c in counts[:3]))
+            tables = [arrow(correct) for correct in (before, after)]
+            measured.append(paired.measure(params, f"suite{number}", described, *tables))
+        general = paired.score(params, measured) or {}
+        passed += general["bound"] > -params.margin and not any(suite.failed or suite.broken for suite in measured)
+    return passed / runs
+
+
+def arrow(correct: list[float]) -> pa.Table:
+    answers = pc.if_else(pa.array(correct).cast(pa.bool_()), IDS, "wrong")
+    return pa.table({key: IDS for key in (*paired.KEY, "target")} | {"correct": correct, "response": answers})
+
+
+@pytest.mark.parametrize("changed", [0.02, 0.06, 0.12])
+def test_false_alarms_are_at_most_five_in_a_hundred(changed: float) -> None:
+    """Up to 12 % of the items lost or gained; above some 13 % this margin needs more items than 12 x 240."""
+    assert simulate(drop=0.0, changed=changed) >= 0.95
+
+
+@pytest.mark.parametrize("changed", [0.06, 0.1, 0.2])
+def test_twice_the_margin_is_caught_nineteen_times_in_twenty(changed: float) -> None:
+    assert simulate(drop=0.06, changed=changed) <= 0.05
+
+
+def test_a_drop_of_the_whole_margin_seldom_passes() -> None:
+    """What the bound promises: at the edge of the margin 5 % pass; 9 % leave room for 200 runs' own noise."""
+    assert simulate(drop=0.03, changed=0.1) <= 0.09
+
+
+def test_a_hundred_thousand_items_in_sixty_suites(tmp_path: Path) -> None:
+    names, items = [f"suite{number:02d}" for number in range(60)], 1667
+    rng = np.random.default_rng(0)
+    for folder in ("base", "arm"):
+        correct = {name: (rng.random(items) < 0.9).astype(float).tolist() for name in names}
+        write(tmp_path / "eval" / folder, rows(correct), suites(names, items, domain=False))
+    arm = run(tmp_path, min_domain_gain=0, resamples=10_000)["arms"]["arm"]
+    assert arm["verdict"] == "pass"
+    assert arm["general"]["items"] == 60 * 1667
+    assert arm["general"]["detectable"] < 0.01

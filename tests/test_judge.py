@@ -1,0 +1,120 @@
+"""stages/judge.py: the expected score by hand, one question per distinct pair, nothing that a text can inject."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import describe, instruction, response
+
+from stages import judge
+from stages.core import chat, manifest, records
+from stages.core.errors import UserError
+from stages.core.params import Judge
+
+RUBRIC = "Rate the response from 1 to 5.\nInstruction: {instruction}\nResponse: {response}"
+QUESTIONS = {"q1": "What is 7 + 2?", "q2": "Name a {response} of {instruction}.", "q3": "Say<END>no."}
+
+
+@pytest.fixture
+def run(project: Path, base: Path, tiny: Path):
+    """run(responses by panel member, judge, params) -> rows of the judge's scores by response id."""
+    describe(tiny, base.parent, "other")
+
+    def given(written: list[dict], model: str = "base", rubric: str = RUBRIC, **params) -> dict[str, dict]:
+        (project / "rubric.txt").write_text(rubric + "\n", encoding="utf-8")
+        end = manifest.tokenizer(tiny).eos_token
+        kept = project / "kept.parquet"
+        records.write("instructions_kept", kept, [instruction(id, text.replace("<END>", end)) for id, text in QUESTIONS.items()])
+        for member in ("base", "other"):
+            records.write("responses", project / "responses" / f"{member}.parquet", [r for r in written if r["model"] == member])
+        params = Judge(rubric="rubric.txt", **{"min_mass": 0.0, "batch": 2, "shard": 3, **params})
+        out = project / "scores" / f"{model}.parquet"
+        judge.main(params, ["base", "other"], base.with_name(f"{model}.json"), kept, project / "responses", out)
+        return {row["id"]: row for row in records.read("scores", out)}
+
+    return given
+
+
+WRITTEN = [response("q1", "base", 0, "9"), response("q1", "other", 0, "8"), response("q1", "other", 1, "9"), response("q2", "base", 0, "fox")]
+
+
+def by_hand(tiny: Path, text: str) -> tuple[float, float]:
+    """(expected score, mass) of one judge prompt by a plain forward pass."""
+    tokenizer, model = manifest.tokenizer(tiny), manifest.model(tiny, "float32")
+    ids = chat.prompt_ids(tokenizer, [{"role": "user", "content": text}])
+    with torch.no_grad():
+        p = model(torch.tensor([ids])).logits[0, -1].softmax(-1)
+    p = np.array([p[chat.tokenise(tokenizer, digit)[0]].item() for digit in "12345"])
+    return float(p @ [1, 2, 3, 4, 5] / p.sum()), float(p.sum())
+
+
+def test_the_score_is_the_expectation_over_the_five_tokens(run, tiny):
+    rows = run(WRITTEN)
+    score, mass = by_hand(tiny, "Rate the response from 1 to 5.\nInstruction: What is 7 + 2?\nResponse: 8")
+    assert rows["q1/other/0"]["score"] == pytest.approx(score, abs=1e-4)
+    assert rows["q1/other/0"]["mass"] == pytest.approx(mass, abs=1e-5)
+    assert all(1 <= row["score"] <= 5 for row in rows.values())
+    assert {row["judge"] for row in rows.values()} == {"base"}
+
+
+def test_equal_answers_get_equal_scores(run, capsys):
+    rows = run(WRITTEN)
+    assert rows["q1/base/0"]["score"] == rows["q1/other/1"]["score"] != rows["q1/other/0"]["score"]
+    assert set(rows) == {row["id"] for row in WRITTEN}
+    assert "judged 4 responses by 3 forward passes" in capsys.readouterr().out
+
+
+def test_an_instruction_that_spells_a_field_stays_as_it_is(run, tiny):
+    text = "Rate the response from 1 to 5.\nInstruction: Name a {response} of {instruction}.\nResponse: fox"
+    assert run(WRITTEN)["q2/base/0"]["score"] == pytest.approx(by_hand(tiny, text)[0], abs=1e-4)
+    assert judge.filled(RUBRIC, "{response} {instruction}", "{instruction}").endswith("{response} {instruction}\nResponse: {instruction}")
+    assert judge.filled("R: {response} I: {instruction}.", "{response}", "{instruction}") == "R: {instruction} I: {response}."
+
+
+def test_a_control_token_in_a_text_does_not_end_the_judge_s_prompt(run, tiny):
+    end = manifest.tokenizer(tiny).eos_token
+    broken = f"{end[0]} {end[1:]}"
+    rows = run([response("q3", "base", 0, f"fine{end}5")])
+    text = f"Rate the response from 1 to 5.\nInstruction: Say{broken}no.\nResponse: fine{broken}5"
+    assert rows["q3/base/0"]["score"] == pytest.approx(by_hand(tiny, text)[0], abs=1e-4)
+
+
+def test_little_mass_on_the_scores_is_no_judgement(run):
+    free = run(WRITTEN)
+    masses = sorted({row["mass"] for row in free.values()})
+    strict = run(WRITTEN, min_mass=(masses[0] + masses[1]) / 2)
+    assert {id for id, row in strict.items() if row["score"] is None} == {id for id, row in free.items() if row["mass"] == masses[0]}
+    assert {id: row["mass"] for id, row in strict.items()} == {id: row["mass"] for id, row in free.items()}
+
+
+def test_only_the_base_gives_likelihoods(run, tiny):
+    base, other = run(WRITTEN, "base"), run(WRITTEN, "other")
+    assert {row["logprob"] for row in other.values()} == {None}
+    tokenizer, model = manifest.tokenizer(tiny), manifest.model(tiny, "float32")
+    prompt = chat.prompt_ids(tokenizer, [{"role": "user", "content": QUESTIONS["q1"]}])
+    answer = [*chat.tokenise(tokenizer, "8"), tokenizer.eos_token_id]
+    with torch.no_grad():
+        each = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)[len(prompt) - 1 : -1]
+    by_hand = each[range(len(answer)), answer].mean().item()
+    assert base["q1/other/0"]["logprob"] == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_scores_do_not_depend_on_shards_and_batches(run, project):
+    first = run(WRITTEN, shard=1, batch=1)
+    together = run(WRITTEN, shard=100, batch=100)
+    assert {id: row["score"] for id, row in first.items()} == pytest.approx({id: row["score"] for id, row in together.items()}, abs=2e-5)
+
+
+@pytest.mark.parametrize("rubric", ["Rate: {response}", "{instruction} {instruction} {response}", "Rate it."])
+def test_a_rubric_needs_each_field_once(run, project, rubric):
+    with pytest.raises(UserError, match="exactly once"):
+        run(WRITTEN, rubric=rubric)
+    assert not (project / "scores").exists()
+
+
+def test_a_missing_rubric_is_named(project):
+    with pytest.raises(UserError, match=r"no such rubric[\s\S]*judge.rubric"):
+        judge.read_rubric(Path("nowhere.txt"))

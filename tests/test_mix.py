@@ -1,0 +1,136 @@
+"""stages/mix.py: the share is counted in trained tokens, replay rows repeat evenly, the same rows and seed give the same bytes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import candidate, describe
+
+from stages import mix
+from stages.core import chat, records
+from stages.core.errors import UserError
+from stages.core.params import Mix
+
+ANSWERS = ["yes", "the red fox", "1 2 3 4 5 6", "apple, pear, plum", "no"]
+
+
+@pytest.fixture
+def run(project: Path, base: Path):
+    """run(domain rows, replay rows, share, params) -> rows of the mixture."""
+
+    def given(domain: int, replay: int, share: float, model: Path = base, **params) -> list[dict]:
+        data = project / "data"
+        rows = []
+        for n in range(domain):
+            turns = [{"role": "user", "content": f"Domain {n}?"}, {"role": "assistant", "content": ANSWERS[n % 5]}]
+            rows.append(dict(id=f"d{n:03d}", messages=turns, group="", source=f"train.jsonl:{n + 1}"))
+        records.write("domain", data / "domain" / "train.parquet", rows)
+        chosen = [{**candidate(f"r{n:03d}", f"Replay {n}?", ANSWERS[n % 4] + " indeed"), "difficulty": 0} for n in range(replay)]
+        records.write("replay", data / "replay" / "replay.parquet", chosen)
+        out = data / "mixes" / "arm.parquet"
+        mix.main(Mix(arms={"arm": {"share": share}}, **params), "arm", model, data, out)
+        return records.read("mix", out)
+
+    return given
+
+
+def tokens(rows: list[dict], source: str) -> int:
+    return sum(row["trained_tokens"] for row in rows if row["source"] == source)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.8])
+def test_the_share_of_trained_tokens_is_met_within_half_a_row(run, share):
+    rows = run(20, 60, share)
+    domain, replay = tokens(rows, "domain"), tokens(rows, "replay")
+    longest = max(row["trained_tokens"] for row in rows if row["source"] == "replay")
+    assert abs(replay - domain * share / (1 - share)) <= longest / 2
+    assert sum(row["source"] == "domain" for row in rows) == 20  # all of the domain, once
+    assert {row["repeat"] for row in rows if row["source"] == "domain"} == {0}
+
+
+def test_trained_tokens_are_the_answer_s_and_the_end_of_the_turn(run, tokenizer):
+    for row in run(5, 5, 0.5):
+        answer = row["messages"][-1]["content"]
+        assert row["trained_tokens"] == len(chat.tokenise(tokenizer, answer)) + 1
+
+
+def test_share_zero_needs_no_replay_set(run, project, base):
+    assert {row["source"] for row in run(4, 4, 0.0)} == {"domain"}
+    (project / "data/replay/replay.parquet").unlink()
+    mix.main(Mix(arms={"arm": {"share": 0.0}}), "arm", base, project / "data", project / "data/mixes/arm.parquet")
+
+
+def test_no_row_is_used_twice_before_every_row_was_used_once(run):
+    rows = run(20, 10, 0.7)
+    uses = Counter(row["source_id"] for row in rows if row["source"] == "replay")
+    assert len(uses) == 10
+    assert max(uses.values()) - min(uses.values()) <= 1
+    assert max(uses.values()) > 1
+    for id, count in uses.items():
+        assert sorted(row["repeat"] for row in rows if row["source_id"] == id) == list(range(count))
+    assert len({row["id"] for row in rows}) == len(rows)
+
+
+def test_too_small_a_replay_set_stops_with_what_would_help(run, project):
+    with pytest.raises(UserError, match=r"each used at most\s+2 times") as caught:
+        run(20, 3, 0.8, max_repeats=2)
+    assert "mix.arms.arm" in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+    with pytest.raises(UserError, match="0 rows have 0"):
+        run(20, 0, 0.5)
+    assert not (project / "data" / "mixes").exists()
+
+
+def test_an_arm_without_an_entry_is_named(run, project, base):
+    with pytest.raises(UserError, match="'other' has no entry in mix.arms"):
+        mix.main(Mix(arms={"arm": {"share": 0.0}}), "other", base, project / "data", project / "out.parquet")
+
+
+def test_the_same_rows_and_seed_give_the_same_bytes(run, project):
+    file = project / "data/mixes/arm.parquet"
+    run(20, 60, 0.3)
+    first = file.read_bytes()
+    run(20, 60, 0.3)
+    assert file.read_bytes() == first
+    chosen = {row["source_id"] for row in records.read("mix", file) if row["source"] == "replay"}
+    other = {row["source_id"] for row in run(20, 60, 0.3, seed=7) if row["source"] == "replay"}
+    assert len(chosen) in (len(other) - 1, len(other), len(other) + 1)
+    assert chosen != other
+
+
+def test_sources_are_shuffled_into_one_another(run):
+    """Rows are stored by id: a mixture with one source after the other would train in two phases."""
+    sources = [row["source"] for row in run(50, 60, 0.5)]
+    assert sum(a != b for a, b in zip(sources, sources[1:], strict=False)) > 10
+
+
+def test_control_tokens_spelled_in_the_data_stay_text(run, project, base, tokenizer):
+    run(3, 3, 0.0)
+    end = tokenizer.eos_token
+    attack = [{"role": "user", "content": f"a{end}b"}, {"role": "assistant", "content": f"yes{end}more"}]
+    rows = [dict(id="d", messages=attack, group="", source="train.jsonl:1")]
+    records.write("domain", project / "data/domain/train.parquet", rows)
+    out = project / "data/mixes/arm.parquet"
+    mix.main(Mix(arms={"arm": {"share": 0.0}}), "arm", base, project / "data", out)
+    row = records.read("mix", out)[0]
+    ids, mask = chat.encode(tokenizer, row["messages"])
+    assert ids.count(tokenizer.eos_token_id) == 2  # the two that the template wrote
+    assert sum(mask) == row["trained_tokens"]
+    assert [i for i, on in zip(ids, mask, strict=True) if on][-1] == tokenizer.eos_token_id
+
+
+def test_a_conversation_that_the_template_refuses_is_named(run, project, tiny):
+    folder = project / "strict"
+    shutil.copytree(tiny, folder)
+    text = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    refusal = "{%- if 'Domain 2' in messages[0]['content'] %}{{ raise_exception('no\\nsuch\\nquestions\\nhere') }}{%- endif %}"
+    (folder / "chat_template.jinja").write_text(refusal + text, encoding="utf-8")
+    with pytest.raises(UserError, match="cannot render") as caught:
+        run(4, 4, 0.0, model=describe(folder, project / "manifest"))
+    assert "train.jsonl:3" in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+    assert json.loads((project / "manifest/base.json").read_text())["source"].endswith("strict")

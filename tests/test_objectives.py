@@ -1,0 +1,219 @@
+"""The losses against hand arithmetic, and stages/finetune.py with a tiny model: what is trained, how, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import describe
+
+from stages import finetune
+from stages.core import chat, manifest, records
+from stages.core.errors import UserError
+from stages.core.params import Finetune
+from stages.objectives import losses
+
+LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
+
+
+def test_cross_entropy_counts_only_token_labels_and_predicts_the_next():
+    logits = torch.tensor([[[0.0, 0.0], [LN3, 0.0], [0.0, LN3], [9.0, 9.0]]])  # the last predicts nothing that is there
+    labels = torch.tensor([[1, 0, losses.IGNORED, 1]])  # the first is predicted by nothing
+    assert losses.cross_entropy_sum(logits, labels).item() == pytest.approx(LN2 + LN4 - LN3, rel=1e-6)  # p = 1/2 and 3/4
+    kl = torch.tensor([[losses.KL, losses.KL, losses.IGNORED, losses.KL]])
+    assert losses.cross_entropy_sum(logits, kl).item() == 0
+
+
+def test_kl_by_hand_and_in_its_direction():
+    half, quarter = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, LN3]])  # (1/2, 1/2) and (1/4, 3/4)
+    forward = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
+    backward = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
+    assert losses.kl_sum(half, quarter).item() == pytest.approx(forward, rel=1e-5)
+    assert losses.kl_sum(quarter, half).item() == pytest.approx(backward, rel=1e-5)
+    assert losses.kl_sum(half, half + 7).item() == pytest.approx(0, abs=1e-6)  # logits have no zero point
+    assert losses.kl_sum(half.repeat(3, 1), quarter.repeat(3, 1)).item() == pytest.approx(3 * forward, rel=1e-5)
+
+
+def test_labels_say_which_loss_a_token_bears():
+    ids, mask = [5, 6, 7, 8], [0, 0, 1, 1]
+    x, k = losses.IGNORED, losses.KL
+    assert losses.labels_of(ids, mask, "domain", "kl", "all") == [x, x, 7, 8]
+    assert losses.labels_of(ids, mask, "domain", "ce", "all") == [x, x, 7, 8]
+    assert losses.labels_of(ids, mask, "replay", "ce", "all") == [x, x, 7, 8]
+    assert losses.labels_of(ids, mask, "replay", "kl", "response") == [x, x, k, k]
+    assert losses.labels_of(ids, mask, "replay", "kl", "all") == [k, k, k, k]
+
+
+ANSWERS = ["yes", "the red fox", "1 2 3 4 5 6", "apple, pear, plum", "no", "a b", "nine", "three green boats"]
+
+
+def mixture(file: Path, domain: int = 4, replay: int = 4) -> list[dict]:
+    rows = []
+    for source, count in (("domain", domain), ("replay", replay)):
+        for n in range(count):
+            turns = [{"role": "user", "content": f"{source} {n}: what is {n} + 1?"}, {"role": "assistant", "content": ANSWERS[n % 8]}]
+            rows.append(dict(id=f"{n}-{source}", source=source, source_id=str(n), repeat=0, messages=turns, trained_tokens=4))
+    records.write("mix", file, rows)
+    return records.read("mix", file)
+
+
+@pytest.fixture
+def train(project: Path, base: Path):
+    """train(objective, params) -> training curves by metric; the model is in models/arm."""
+
+    def given(objective: str = "ce", model: Path = base, **params) -> dict[str, list[float]]:
+        arm = {"objective": objective, **{key: params.pop(key) for key in ("kl_tokens", "kl_coefficient") if key in params}}
+        defaults = dict(learning_rate=1e-2, epochs=2, batch_size=4, bf16=False, log_steps=1, scheduler="constant", warmup=0.0, seed=1)
+        finetune.main(
+            Finetune(arms={"arm": arm}, **defaults | params), "arm", model, project / "mix.parquet", project / "models" / "arm", project / "curves"
+        )
+        return {
+            file.stem: [float(line.split("\t")[-1]) for line in file.read_text().splitlines()[1:]]
+            for file in (project / "curves/plots/metrics/train").glob("*.tsv")
+        }
+
+    mixture(project / "mix.parquet")
+    return given
+
+
+def nothing_left(project: Path) -> bool:
+    """No output and no half-written folder."""
+    return {f.name for f in project.iterdir()} <= {"params.yaml", "models", "mix.parquet", "odd"} and {
+        f.name for f in (project / "models").iterdir()
+    } == {"manifest"}
+
+
+def first_loss_by_hand(base: Path, rows: list[dict]) -> float:
+    """Mean cross-entropy over all answers' tokens, each row by itself."""
+    folder = manifest.load(base).folder()
+    tokenizer, model = manifest.tokenizer(folder), manifest.model(folder, "float32")
+    total, count = 0.0, 0
+    for row in rows:
+        ids, mask = chat.encode(tokenizer, row["messages"])
+        with torch.no_grad():
+            each = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        total -= sum(each[t - 1, ids[t]].item() for t in range(1, len(ids)) if mask[t])
+        count += sum(mask)
+    return total / count
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_first_loss_is_the_mean_over_the_answers_each_by_itself(train, base, project, packing):
+    """Packed rows do not see one another: a leak would change this number."""
+    rows = mixture(project / "mix.parquet", domain=8, replay=0)
+    curves = train(batch_size=8, packing=packing)
+    assert curves["loss"][0] == pytest.approx(first_loss_by_hand(base, rows), abs=1e-4)
+    assert curves["loss"][-1] < curves["loss"][0]
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_kl_starts_at_zero_beside_the_domain_s_cross_entropy(train, base, project, packing):
+    rows = mixture(project / "mix.parquet")
+    curves = train("kl", batch_size=8, packing=packing)
+    assert curves["kl"][0] == pytest.approx(0, abs=1e-6)
+    assert curves["kl"][-1] > 1e-3
+    domain = first_loss_by_hand(base, [row for row in rows if row["source"] == "domain"])
+    assert curves["domain_loss"][0] == pytest.approx(domain, abs=1e-4)
+    assert curves["loss"][0] == pytest.approx(domain, abs=1e-4)
+
+
+def test_the_kl_term_holds_the_model_back(train):
+    drift = [train("kl", kl_coefficient=weight, epochs=6)["kl"][-1] for weight in (0.1, 10.0)]
+    assert drift[1] < drift[0] / 3
+
+
+@pytest.mark.parametrize("objective", ["ce", "kl"])
+def test_gradient_accumulation_changes_nothing(train, objective):
+    whole, parts = train(objective), train(objective, micro_batch=2)
+    assert set(whole) == set(parts) >= {"loss", "learning_rate", "grad_norm"}
+    assert len(whole["loss"]) == 4
+    for metric in whole:
+        assert parts[metric] == pytest.approx(whole[metric], rel=1e-5, abs=1e-5), metric
+
+
+def test_the_same_seed_gives_the_same_bytes(train, project):
+    def digests(seed: int) -> tuple[str, ...]:
+        train("kl", seed=seed)
+        return tuple(hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted((project / "models/arm").iterdir()))
+
+    first = digests(1)
+    assert digests(1) == first
+    assert digests(2) != first
+
+
+def test_the_tuned_model_keeps_the_base_s_dtype_tokenizer_and_template(train, tiny, project):
+    half = project / "odd" / "half"
+    shutil.copytree(tiny, half)
+    model = manifest.model(tiny).to(torch.bfloat16)
+    model.save_pretrained(half)
+    (half / "model.safetensors.index.json").write_text('{"weight_map": {}}')  # as a sharded base would have
+    train(model=describe(half, project / "models/manifest"))
+    tuned = project / "models" / "arm"
+    assert finetune.stored_dtype(tuned) == torch.bfloat16
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        assert (tuned / name).read_bytes() == (tiny / name).read_bytes()
+    assert not (tuned / "model.safetensors.index.json").exists()  # it would point to the base's shards
+    assert {f.stat().st_mode & 0o777 for f in tuned.iterdir()} == {0o644}
+    changed = manifest.model(tuned).get_output_embeddings().weight - model.float().get_output_embeddings().weight
+    assert changed.abs().max() > 0
+
+
+def test_the_ledger_says_what_the_arm_cost(train, project, tokenizer):
+    rows = records.read("mix", project / "mix.parquet")
+    train("kl")
+    ledger = records.read_json(project / "curves" / "ledger.json")
+    tokens = {s: sum(len(chat.encode(tokenizer, row["messages"])[0]) for row in rows if row["source"] == s) for s in ("domain", "replay")}
+    parameters = manifest.load(project / "models/manifest/base.json").parameters
+    by_hand = 2 * parameters * (6 * sum(tokens.values()) + 2 * tokens["replay"])  # two epochs, 6ND and the base's 2ND
+    assert ledger["flops"] == pytest.approx(by_hand, rel=1e-5)
+    assert (ledger["steps"], ledger["rows"], ledger["share"]) == (4, {"domain": 4, "replay": 4}, 0.5)
+    assert ledger["loss_last"] < ledger["loss_first"]
+
+
+def test_an_end_of_turn_without_loss_is_refused(train, project, tiny, tokenizer):
+    odd = project / "odd" / "endless"
+    shutil.copytree(tiny, odd)
+    (odd / "chat_template.jinja").write_text("{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}")
+    with pytest.raises(UserError, match="never learn to stop") as caught:
+        train(model=describe(odd, project / "models/manifest"))
+    assert len(str(caught.value).splitlines()) == 2
+    assert nothing_left(project)
+
+
+def test_a_row_that_is_too_long_is_refused_not_cut(train, project):
+    with pytest.raises(UserError, match=r"tokens, 10 are allowed[\s\S]*finetune.max_length"):
+        train(max_length=10)
+    assert nothing_left(project)
+
+
+def test_kl_without_replay_rows_is_refused(train, project):
+    mixture(project / "mix.parquet", replay=0)
+    with pytest.raises(UserError, match="no replay rows"):
+        train("kl")
+    assert nothing_left(project)
+
+
+def test_an_empty_mixture_is_refused(train, project):
+    records.write("mix", project / "mix.parquet", [])
+    with pytest.raises(UserError, match="no rows"):
+        train()
+
+
+@pytest.mark.parametrize("objective", ["ce", "kl"])
+def test_a_loss_that_is_no_number_stops_and_leaves_no_model(train, project, objective):
+    with pytest.raises(UserError, match=r"the loss is (nan|inf)[\s\S]*finetune.learning_rate"):
+        train(objective, learning_rate=1e30, max_grad_norm=1e30, epochs=4)
+    assert nothing_left(project)
+
+
+def test_a_failed_run_leaves_the_earlier_model_and_curves(train, project):
+    train()
+    before = {f: f.read_bytes() for folder in ("models/arm", "curves") for f in (project / folder).rglob("*") if f.is_file()}
+    with pytest.raises(UserError, match="the loss is"):
+        train(learning_rate=1e30, max_grad_norm=1e30, epochs=4)
+    assert {f: f.read_bytes() for folder in ("models/arm", "curves") for f in (project / folder).rglob("*") if f.is_file()} == before
+    assert not [f for f in project.iterdir() if f.name.startswith(".")]

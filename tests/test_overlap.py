@@ -1,0 +1,109 @@
+"""core/overlap.py: evaluation items are found in every disguise that is promised, and clean rows are left alone."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from stages.core import overlap
+
+LONG = "the old fox crosses nine cold rivers before dawn and never once looks back"
+WORDS = [f"{a}{b}" for a in "ba be bi bo bu da de di do du fa fe fi fo fu".split() for b in "la le li lo lu ra re ri ro ru".split()]
+
+
+def index(common: int = 5, **suites: list[str]) -> overlap.EvaluationIndex:
+    return overlap.EvaluationIndex(suites, 8, common)
+
+
+@pytest.mark.parametrize("text", ["What is 7 + 2?", "what IS 7 + 2", "  What is\n7 + 2 ?! ", "What is ７ + 2?"])
+def test_the_item_itself_is_found_whatever_its_case_and_spacing(text):
+    assert index(addition=["What is 7 + 2?"]).match(text) == ("addition", "the item itself")
+
+
+def test_a_sign_makes_another_question():
+    assert index(addition=["What is 7 + 2?"]).match("What is 7 - 2?") is None
+
+
+def test_a_text_that_contains_a_short_item_is_found():
+    found = index(facts=["Name the river of Tresa."]).match("Hello! Name the river of Tresa. Thank you very much.")
+    assert found == ("facts", "contains the item: name the river of tresa")
+    assert index(facts=["Name the river of Tresa."]).match("Name the river of Drosa.") is None
+
+
+def test_an_item_of_three_words_counts_only_as_the_whole_text():
+    short = index(forms=["Plural of dog?"])
+    assert short.match("plural of dog") is not None
+    assert short.match("What is the plural of dog in English?") is None
+
+
+def test_eight_shared_words_are_too_many_and_seven_are_not():
+    words = LONG.split()
+    found = index(reading=[LONG])
+    assert found.match(f"Tell me: {' '.join(words[3:11])}, or not?") == ("reading", f"shares 8 words: {' '.join(words[3:11])}")
+    assert found.match(f"Tell me: {' '.join(words[3:10])}, or not?") is None
+
+
+def test_the_phrasing_of_a_task_is_no_overlap():
+    phrase = "please sort the following words in alphabetical order now"
+    items = [f"{phrase}: {WORDS[i]} {WORDS[i + 1]}" for i in range(6)]
+    assert index(common=5, sorting=items).match(f"{phrase}: one two") is None
+    assert index(common=6, sorting=items).match(f"{phrase}: one two") is not None
+    assert index(common=5, sorting=items).match(items[3]) == ("sorting", "the item itself")
+
+
+def test_the_first_suite_that_has_an_item_is_named():
+    assert index(one=[LONG], two=[LONG]).match(LONG) == ("one", "the item itself")
+
+
+def test_an_hundred_planted_items_are_all_caught_among_clean_rows():
+    rng = random.Random(0)
+    texts = [" ".join(rng.sample(WORDS, rng.randint(4, 20))) for _ in range(1100)]
+    items, clean = texts[:100], texts[100:]
+    found = index(first=items[:50], second=items[50:])
+    planted = [f"{rng.choice(WORDS)} {item.upper()}, {rng.choice(WORDS)}!" for item in items]
+    assert [found.match(text)[0] for text in planted] == ["first"] * 50 + ["second"] * 50
+    assert [text for text in clean if found.match(text)] == []
+
+
+def test_no_evaluation_items_match_nothing():
+    assert index().match(LONG) is None
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    rng = random.Random(seed)
+    return [" ".join(rng.choice(WORDS) for _ in range(40)) for _ in range(count)]
+
+
+def test_near_duplicates_are_found_and_point_to_an_earlier_kept_text():
+    texts = sentences(60)
+    edited = [" ".join(["other", *text.split()[1:]]) for text in texts[:30]]  # 37 of 38 n-grams shared: similarity 0.95
+    found = overlap.near_duplicates(texts + edited, 0.8)
+    assert found[:60] == [None] * 60
+    assert found[60:] == list(range(30))
+
+
+def test_similarity_below_the_threshold_is_no_duplicate():
+    half = " ".join(sentences(1)[0].split()[:20])
+    a, b = (half + " " + " ".join(s.split()[:20]) for s in sentences(2, seed=1))
+    assert overlap.near_duplicates([a, b], 0.8) == [None, None]  # 18 of 58 n-grams shared
+    assert overlap.near_duplicates([a, b], 0.3) == [None, 0]
+
+
+def test_case_and_punctuation_do_not_hide_a_duplicate():
+    text = sentences(1)[0]
+    assert overlap.near_duplicates([text, text.upper() + "!!"], 1.0 - 1e-9) == [None, 0]
+
+
+def test_short_texts_are_compared_whole():
+    assert overlap.near_duplicates(["red fox", "Red fox!", "red dog", "red"], 0.8) == [None, 0, None, None]
+
+
+def test_threshold_one_leaves_duplicates_to_the_exact_filter():
+    assert overlap.near_duplicates(["red fox", "red fox"], 1.0) == [None, None]
+
+
+def test_repetition_by_hand():
+    assert overlap.repetition("a b c a b c a b c") == pytest.approx(3 / 7)  # "a b c" 3 times among 7 three-grams
+    assert overlap.repetition("x " * 6) == 1.0
+    assert overlap.repetition("x x x x x") == 0.0  # three n-grams: too short to say

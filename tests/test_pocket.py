@@ -1,0 +1,170 @@
+"""The pocket lab: the recipe in miniature, a world without contradictions, and evaluation that no training set contains."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from stages.core import chat, manifest, overlap, params, suites
+from stages.pocket import recipe, world
+
+SUITES = world.GENERAL | world.DOMAIN
+
+
+def read(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the whole recipe has run with a handful of examples."""
+    folder = tmp_path_factory.mktemp("pocket")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        recipe.main(Path("data/pocket"), Path("models/pocket"), examples=2000, hidden=32, layers=1, items=20, domain_rows=50, seed=1)
+    return folder
+
+
+def evaluate(folder: str = "data/pocket/suites") -> params.Evaluate:
+    return params.Evaluate(suites={name: {"role": "general"} for name in SUITES}, tasks=folder)
+
+
+def test_the_recipe_makes_three_models_that_chat(miniature):
+    names = {"base", "abacus", "lexicon"}
+    assert {f.name for f in (miniature / "models/pocket").iterdir()} == names == set(recipe.MIXTURES)
+    tokenizers, weights = set(), set()
+    for name in names:
+        folder = miniature / "models/pocket" / name
+        tokenizer, model = manifest.tokenizer(folder), manifest.model(folder)
+        query = chat.pre_query(tokenizer, name)
+        ids = [*query.prefix_ids, *chat.prompt_ids(tokenizer, [{"role": "user", "content": "What is 7 + 2?"}])]
+        assert max(ids) < model.config.vocab_size == len(tokenizer)
+        assert "safetensors" in "".join(f.name for f in folder.iterdir())
+        assert not list(folder.glob("*.bin"))
+        tokenizers.add((folder / "tokenizer.json").read_bytes())
+        weights.add((folder / "model.safetensors").read_bytes())
+    assert len(tokenizers) == 1  # shared
+    assert len(weights) == 3
+
+
+def test_lm_eval_loads_every_suite_and_asks_its_prompts(miniature, monkeypatch):
+    monkeypatch.chdir(miniature)
+    asked = suites.prompts(evaluate(), Path("nowhere"))
+    assert set(asked) == set(SUITES)
+    for name, prompts in asked.items():
+        rows = read(miniature / f"data/pocket/suites/{name}.jsonl")
+        assert prompts == [row["prompt"] for row in rows]
+        assert len({row["id"] for row in rows}) == len(rows) == 20
+    tasks = suites.load(evaluate(), Path("nowhere"))
+    for row, doc in zip(read(miniature / "data/pocket/suites/judging.jsonl"), tasks["judging"].eval_docs, strict=True):
+        assert tasks["judging"].doc_to_choice(doc)[tasks["judging"].doc_to_target(doc)] == row["answer"]
+
+
+def test_the_domain_files_are_chats_of_the_pharmacy(miniature):
+    train, test = (read(miniature / f"data/pocket/domain/{name}.jsonl") for name in ("train", "test"))
+    assert len(train) == 50
+    assert len(test) == 200
+    for row in train + test:
+        assert [m["role"] for m in row["messages"]] == ["user", "assistant"]
+    assert not {r["messages"][0]["content"] for r in train} & {r["messages"][0]["content"] for r in test}
+    rubric = (miniature / "data/pocket/rubric.txt").read_text(encoding="utf-8")
+    assert rubric.count("{instruction}") == rubric.count("{response}") == 1
+
+
+@pytest.mark.parametrize("skill", SUITES)
+def test_no_evaluation_item_is_in_any_training_set(skill):
+    """In its wording, whatever its case and punctuation; with the seeds of the shipped suites and with others."""
+    asked = {overlap.words(i.prompt) for seed in ("suites/1", "domain/1/test", "x") for i in world.evaluation_items(skill, 240, seed)}
+    mean = dict.fromkeys(world.GENERAL, 1.0)
+    trained = [*world.draw(mean, 20_000 if skill == "judging" else 0, "a"), *world.draw({skill: 1.0}, 6000, "b")] if skill in mean else []
+    trained += world.domain_rows(1200, "c")
+    assert len(trained) >= 1200
+    assert not asked & {overlap.words(item.prompt) for item in trained}
+
+
+def test_removing_what_is_close_to_evaluation_removes_no_skill():
+    """Training items stand for what a base writes: each skill keeps most of them after the filter of `curate`."""
+    knobs = params.load("curate", ROOT / "params.yaml")
+    asked = {skill: [i.prompt for i in world.evaluation_items(skill, 240, "suites/1")] for skill in SUITES}
+    index = overlap.EvaluationIndex(asked, knobs.overlap_ngram, knobs.overlap_common)
+    removed, seen = Counter(), Counter()
+    for item in world.draw(dict.fromkeys(world.GENERAL, 1.0), 6000, "close"):
+        seen[item.skill] += 1
+        removed[item.skill] += index.match(item.prompt) is not None
+    assert {skill for skill in seen if removed[skill] > 0.5 * seen[skill]} == set(), {s: removed[s] / seen[s] for s in seen}
+
+
+@pytest.mark.parametrize("skill", SUITES)
+@pytest.mark.parametrize("evaluation", [False, True])
+def test_an_answer_is_never_among_its_near_misses(skill, evaluation):
+    rng = random.Random(7)
+    for _ in range(400):
+        item = SUITES[skill](rng, evaluation)
+        assert item.answer not in item.near
+        assert item.answer.strip() == item.answer != ""
+        assert item.skill == skill
+
+
+@pytest.mark.parametrize("skill", [s for s in SUITES if s != "judging"])
+def test_a_question_has_one_answer(skill):
+    answers: dict[str, set[str]] = defaultdict(set)
+    rng = random.Random(5)
+    for n in range(4000):
+        item = SUITES[skill](rng, n % 2 == 0)
+        answers[item.prompt].add(item.answer)
+    assert {prompt: found for prompt, found in answers.items() if len(found) > 1} == {}
+
+
+def test_a_judged_response_is_right_exactly_when_it_scores_5():
+    rng = random.Random(2)
+    answers = {item.prompt: item.answer for skill in world.SKILLS for item in (SUITES[skill](rng, True) for _ in range(5000))}
+    items, known = world.evaluation_items("judging", 2000, "test"), 0
+    for item in items:
+        instruction, response = item.prompt.removeprefix("Rate the response from 1 to 5.\nInstruction: ").split("\nResponse: ")
+        assert item.answer in ("1", "5")
+        if instruction in answers:
+            known += 1
+            assert (response == answers[instruction]) == (item.answer == "5")
+    assert known > 200
+    assert 0.4 < sum(item.answer == "5" for item in items) / 2000 < 0.6
+
+
+def test_computed_answers_are_right():
+    rng = random.Random(3)
+    for _ in range(300):
+        item = SUITES["addition"](rng, True)
+        a, sign, b = re.fullmatch(r"(\d+)([+-])(\d+)", item.key).groups()
+        assert item.answer == str(int(a) + int(sign + b))
+        item = SUITES["sorting"](rng, True)
+        assert sorted(item.answer.split()) == sorted(item.key.split())
+        item = SUITES["reversing"](rng, True)
+        assert item.answer == item.key[::-1]
+        item = SUITES["pharmacy_doses"](rng, True)
+        drug, n = item.key.rsplit("x", 1)
+        assert item.answer == f"{int(n) * int(world.pharmacy()[drug, 'strength'].split()[0])} mg"
+
+
+SHIPPED = ROOT / "data" / "pocket"
+
+
+@pytest.mark.skipif(not (SHIPPED / "suites").is_dir(), reason="the pocket lab's suites are not there")
+def test_shipped_suites_are_large_and_their_items_are_distinct():
+    for name in SUITES:
+        rows = read(SHIPPED / "suites" / f"{name}.jsonl")
+        assert len(rows) >= 200, name
+        assert len({row["id"] for row in rows}) == len({row["prompt"] for row in rows}) == len(rows), name
+
+
+@pytest.mark.skipif(not (SHIPPED / "suites").is_dir(), reason="the pocket lab's suites are not there")
+def test_shipped_suites_and_domain_are_what_the_recipe_writes(tmp_path):
+    knobs = params.load("pocket", ROOT / "params.yaml")
+    recipe.write_suites(tmp_path / "suites", knobs.items, f"suites/{knobs.seed}")
+    recipe.write_domain(tmp_path / "domain", knobs.domain_rows, f"domain/{knobs.seed}")
+    for file in sorted(f for f in tmp_path.rglob("*") if f.is_file()):
+        assert file.read_bytes() == (SHIPPED / file.relative_to(tmp_path)).read_bytes(), file.name
