@@ -149,7 +149,7 @@ def drift() -> None:
     """Evidently: before against after, reconstructed against kept and domain."""
     from stages import drift as stage
 
-    stage.main(params.load("drift"), DATA, REPORTS / "eval", REPORTS / "drift")
+    stage.main(params.load("drift"), params.load_names("arms"), DATA, REPORTS / "eval", REPORTS / "drift")
 
 
 @app.command()
@@ -161,7 +161,8 @@ def gate(
 
     if check:
         raise typer.Exit(stage.check(REPORTS / "gate.json"))
-    stage.main(params.load("gate"), REPORTS / "eval", REPORTS / "gate.json", REPORTS / "metrics.json")
+    arms, out, metrics = params.load_names("arms"), REPORTS / "gate.json", REPORTS / "metrics.json"
+    stage.main(params.load("gate"), arms, REPORTS / "eval", out, metrics)
 
 
 @app.command()

@@ -41,14 +41,14 @@ class Column(NamedTuple):
     threshold: float
 
 
-def main(params: Drift, data: Path, eval_folder: Path, out: Path) -> None:
+def main(params: Drift, names: list[str], data: Path, eval_folder: Path, out: Path) -> None:
     base, settings = paired.load(eval_folder / "base")
     arms: dict[str, Any] = {}
     with records.replacing_folder(out / "html") as html:
-        for folder in paired.arms(eval_folder):
-            columns = answers(params, base, paired.load(folder)[0], sorted(settings["suites"]))
-            found = compare(columns, html / f"{folder.name}.html")
-            arms[folder.name] = {
+        for name in names:
+            columns = answers(params, base, paired.load(eval_folder / name)[0], sorted(settings["suites"]))
+            found = compare(columns, html / f"{name}.html")
+            arms[name] = {
                 suite: {"score": found[f"{suite}: score"], "length": found[f"{suite}: characters"]}
                 for suite in sorted(settings["suites"])
             }

@@ -25,14 +25,14 @@ from stages.core.params import Gate
 EXIT = {"pass": 0, "fail": 1, "cannot-compare": 2}  # also from best to worst
 
 
-def main(params: Gate, eval_folder: Path, out: Path, metrics: Path) -> None:
+def main(params: Gate, names: list[str], eval_folder: Path, out: Path, metrics: Path) -> None:
     base, settings = paired.load(eval_folder / "base")
     suites = settings["suites"]
     if unknown := sorted(set(params.suite_margins) - set(suites)):
         what = f"gate.suite_margins names '{unknown[0]}', which is no suite"
         raise UserError(what, where="params.yaml", do=f"known: {', '.join(sorted(suites))}")
 
-    arms = {folder.name: compare(params, base, settings, folder) for folder in paired.arms(eval_folder)}
+    arms = {name: compare(params, base, settings, eval_folder / name) for name in names}
     binding = [arm["verdict"] for name, arm in arms.items() if name != params.control or len(arms) == 1]
     knobs = {"control", "margin", "suite_margin", "confidence", "min_domain_gain", "resamples"}
     verdict = max(binding, key=EXIT.__getitem__)

@@ -43,7 +43,7 @@ def test_finished_work_is_not_repeated(project):
     assert second.shards == []
 
 
-@pytest.mark.parametrize("garbage", [b"", b'[{"id": "r0", "val', b"\x00" * 50, b"\xff\xfe", b'{"id": 1}', b"[]", b"null"])
+@pytest.mark.parametrize("garbage", [b"", b'[{"id": "r0", "val', b"\x00" * 50, b"\xff\xfe", b'{"a": 1, "b": 2, "c": 3}', b"[]", b"null"])
 def test_a_corrupt_shard_is_done_again(project, garbage):
     run(Work())
     file = next(f for f in (project / ".cache").rglob("*.json") if '"r4"' in f.read_text(encoding="utf-8"))

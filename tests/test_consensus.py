@@ -123,6 +123,11 @@ def test_unfinished_empty_and_unjudged_responses_are_never_chosen(run):
     assert all(row["score"] is None and row["response"] == "" for row in rejected.values())
 
 
+def test_unfinished_responses_may_be_allowed(run):
+    answers = [("base", "cut off", both(5.0), -0.1, "length"), ("base", "", both(5.0), -0.1), ("other", "whole", both(3.5), -1.0)]
+    assert run({"q": answers}, finished_only=False)[0]["q"]["response"] == "cut off"
+
+
 def test_no_valid_score_at_all_stops_before_anything_is_written(run, project):
     with pytest.raises(UserError, match="no judge gave a single valid score"):
         run({"q": [("base", "a", both(None), -1.0)]})

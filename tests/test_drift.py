@@ -96,7 +96,8 @@ def lab(tmp_path: Path) -> Path:
 
 
 def run(root: Path, **knobs: float) -> dict[str, Any]:
-    drift.main(Drift(**knobs), root / "data", root / "eval", root / "drift")
+    names = sorted({f.name for f in (root / "eval").glob("*")} - {"base"})
+    drift.main(Drift(**knobs), names, root / "data", root / "eval", root / "drift")
     return json.loads((root / "drift" / "drift.json").read_text())
 
 

@@ -162,6 +162,17 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(uniform, token):
     assert drawn([0.2, 0.5, 0.3], uniform, top_p=0.5) == 1  # the first alone reaches it
 
 
+def test_rounding_that_swaps_two_ranks_draws_the_same_token():
+    """Batches of other sizes give logits that differ in the last bits; near-tied tokens then change places in the order."""
+    logits = torch.tensor([[1.0, 2.0, 2.0 + 1e-6, 2.0, 0.5, 2.0 - 1e-6]]).expand(99, 6)
+    noise = torch.tensor([0.0, 1e-5, -1e-5, 0.0, 0.0, 1e-5])
+    uniform = np.arange(1, 100) / 100
+    for top_p in (0.99, 1.0):
+        before, after = (local.sample(x, uniform, torch.ones(99), top_p) for x in (logits, logits + noise))
+        assert before.tolist() == after.tolist()
+        assert len(set(before.tolist())) >= 5
+
+
 def test_temperature_by_hand():
     """At temperature 1/2 the probabilities are squared: 4, 25 and 9 of 38."""
     for uniform, token in ((4 / 38 - 0.01, 0), (4 / 38 + 0.01, 1), (29 / 38 - 0.01, 1), (29 / 38 + 0.01, 2)):

@@ -79,7 +79,7 @@ def good() -> dict[str, tuple[int, int, int]]:
 
 def run(root: Path, **knobs: Any) -> dict[str, Any]:
     params = Gate(**({"resamples": 2000, "min_domain_gain": 0.2, "seed": 1} | knobs))
-    gate.main(params, root / "eval", root / "gate.json", root / "metrics.json")
+    gate.main(params, sorted({f.name for f in (root / "eval").glob("*")} - {"base"}), root / "eval", root / "gate.json", root / "metrics.json")
     return json.loads((root / "gate.json").read_text())
 
 
@@ -399,13 +399,17 @@ def test_an_unknown_suite_in_the_margins_is_a_user_error(tmp_path: Path) -> None
     assert not (tmp_path / "gate.json").exists()
 
 
-def test_no_base_and_no_arm_are_user_errors(tmp_path: Path) -> None:
+def test_no_base_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         run(tmp_path)
-    evaluate(tmp_path, {"arm": good()})
-    shutil.rmtree(tmp_path / "eval" / "arm")
-    with pytest.raises(UserError, match="no arm was evaluated"):
-        run(tmp_path)
+
+
+def test_a_former_arm_is_not_judged_and_a_missing_one_cannot_be_compared(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"arm": good(), "former": good()})
+    gate.main(Gate(), ["arm", "gone"], tmp_path / "eval", tmp_path / "gate.json", tmp_path / "metrics.json")
+    verdicts = {n: a["verdict"] for n, a in json.loads((tmp_path / "gate.json").read_text())["arms"].items()}
+    assert verdicts.keys() == {"arm", "gone"}
+    assert verdicts["gone"] == "cannot-compare"
 
 
 def test_a_rerun_gives_the_same_bytes_and_another_suite_moves_nothing(tmp_path: Path) -> None:

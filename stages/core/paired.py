@@ -36,15 +36,6 @@ class Suite(NamedTuple):
     collapsed: bool = False  # the tuned model gives one and the same answer to every item
 
 
-def arms(eval_folder: Path) -> list[Path]:
-    """The evaluated arms: every folder beside the base's."""
-    folders = eval_folder.iterdir() if eval_folder.is_dir() else []
-    found = sorted(f for f in folders if f.is_dir() and f.name != "base" and not f.name.startswith("."))
-    if not found:
-        raise UserError("no arm was evaluated", where=eval_folder, do="run `dvc repro`")
-    return found
-
-
 def load(folder: Path) -> tuple[pa.Table, dict[str, Any]]:
     """One model's items, without their prompts (most of the bytes), and the settings they were made with."""
     settings = records.read_json(folder / "settings.json")

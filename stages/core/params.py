@@ -242,7 +242,8 @@ class Report(Section):
 
 
 class Pocket(Section):
-    examples: Positive = 400_000  # training examples per model
+    first: Positive = 400_000  # training examples per model, skills
+    then: Positive = 150_000  # the same, what is learnt late
     hidden: Positive = 192
     layers: Positive = 4
     items: Positive = 240  # evaluation items per suite, at most

@@ -198,17 +198,14 @@ def sample(logits: torch.Tensor, uniform: np.ndarray, temperature: torch.Tensor,
     if bool(greedy.all()):
         return logits.argmax(-1)
     probabilities = (logits / temperature.clamp(min=1e-6)[:, None]).softmax(-1)  # (B, V)
-    u = torch.as_tensor(uniform, dtype=torch.float32, device=logits.device)[:, None]  # (B, 1)
     if top_p < 1:
         ordered, tokens = probabilities.sort(-1, descending=True)
-        cumulative = ordered.cumsum(-1)
-        cumulative = cumulative.masked_fill(cumulative - ordered >= top_p, float("inf"))
-        kept = cumulative.masked_fill(cumulative.isinf(), 0).amax(-1, keepdim=True)
-        drawn = tokens.gather(-1, (cumulative < u * kept).sum(-1, keepdim=True)).squeeze(-1)
-    else:
-        cumulative = probabilities.cumsum(-1)
-        index = torch.searchsorted(cumulative, u * cumulative[:, -1:]).clamp(max=logits.shape[-1] - 1)
-        drawn = index.squeeze(-1)
+        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0)
+        probabilities = ordered.new_zeros(ordered.shape).scatter(-1, tokens, ordered)
+    # Tokens stand by id, not by rank: rounding, which depends on the batch, may swap ranks but not ids.
+    u = torch.as_tensor(uniform, dtype=torch.float32, device=logits.device)[:, None].clamp(min=1e-20)  # (B, 1), above 0
+    cumulative = probabilities.cumsum(-1)
+    drawn = torch.searchsorted(cumulative, u * cumulative[:, -1:]).clamp(max=logits.shape[-1] - 1).squeeze(-1)
     return torch.where(greedy, logits.argmax(-1), drawn)
 
 

@@ -30,20 +30,37 @@ CHAT_TEMPLATE = (
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"
 )
-MIXTURES = {  # shares of the training examples; they sum to 1
+# Two phases: first the skills, then what is learnt late: judging, which needs the skills, and finding a fact in a text.
+# Shares of the training examples; each mixture sums to 1.
+SKILLS_FIRST = {
     "base": dict(
         facts=0.12, addition=0.02, comparing=0.08, sorting=0.05, reversing=0.06, counting=0.06, forms=0.07,
-        translation=0.05, odd_one_out=0.06, reading=0.10, formatting=0.12, judging=0.21,
+        translation=0.05, odd_one_out=0.06, stories=0.10, formatting=0.12, judging=0.21,
     ),
     "abacus": dict(
         facts=0.08, addition=0.11, comparing=0.09, sorting=0.05, reversing=0.05, counting=0.07, forms=0.05,
-        translation=0.04, odd_one_out=0.05, reading=0.08, formatting=0.08, judging=0.25,
+        translation=0.04, odd_one_out=0.05, stories=0.08, formatting=0.08, judging=0.25,
     ),
     "lexicon": dict(
         facts=0.13, addition=0.05, comparing=0.08, sorting=0.04, reversing=0.04, counting=0.05, forms=0.08,
-        translation=0.06, odd_one_out=0.06, reading=0.08, formatting=0.08, judging=0.25,
+        translation=0.06, odd_one_out=0.06, stories=0.08, formatting=0.08, judging=0.25,
     ),
 }  # fmt: skip
+THEN_JUDGING = {
+    "base": dict(
+        facts=0.05, addition=0.01, comparing=0.14, sorting=0.04, reversing=0.04, counting=0.04, forms=0.06,
+        translation=0.04, odd_one_out=0.04, reading=0.24, formatting=0.05, judging=0.25,
+    ),
+    "abacus": dict(
+        facts=0.03, addition=0.06, comparing=0.04, sorting=0.02, reversing=0.02, counting=0.03, forms=0.03,
+        translation=0.02, odd_one_out=0.02, reading=0.20, formatting=0.03, judging=0.50,
+    ),
+    "lexicon": dict(
+        facts=0.04, addition=0.01, comparing=0.08, sorting=0.02, reversing=0.02, counting=0.02, forms=0.05,
+        translation=0.03, odd_one_out=0.02, reading=0.18, formatting=0.03, judging=0.50,
+    ),
+}  # fmt: skip
+PEAK = (2e-3, 1.5e-3)  # learning rates of the phases
 PROMPT_WEIGHT = 0.3  # loss weight of user tokens: enough to write user turns, not so much that it crowds out answers
 BATCH = 64  # examples
 
@@ -72,7 +89,7 @@ def make_tokenizer(folder: Path) -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    mean = {skill: sum(m[skill] for m in MIXTURES.values()) for skill in world.GENERAL}
+    mean = {skill: sum(m[skill] for m in SKILLS_FIRST.values()) for skill in SKILLS_FIRST["base"]}
     items = world.draw(mean, 20_000, "tokenizer")
     tokenizer.train_from_iterator([text for i in items for text in (i.prompt, i.answer)], trainer)
     fast = PreTrainedTokenizerFast(
@@ -84,12 +101,10 @@ def make_tokenizer(folder: Path) -> None:
 
 
 def encode(tokenizer, items: list[world.Item]) -> list[tuple[list[int], int]]:
-    """(token ids, number of prompt tokens) of each item, rendered with the chat template's own words."""
-    heads = [f"<|user|>{i.prompt}{END}<|assistant|>" for i in items]
-    tails = [f"{i.answer}{END}" for i in items]
-    head_ids = tokenizer(heads, add_special_tokens=False)["input_ids"]
-    tail_ids = tokenizer(tails, add_special_tokens=False)["input_ids"]
-    return [(h + t, len(h)) for h, t in zip(head_ids, tail_ids, strict=True)]
+    """(token ids, number of prompt tokens) of each item, rendered as the chat template renders it."""
+    heads = tokenizer([f"<|user|>{i.prompt}{END}<|assistant|>" for i in items], add_special_tokens=False)["input_ids"]
+    tails = tokenizer([f"{i.answer}{END}" for i in items], add_special_tokens=False)["input_ids"]
+    return [(h + t, len(h)) for h, t in zip(heads, tails, strict=True)]
 
 
 def batches(tokenizer, weights: dict[str, float], examples: int, seed: str):
@@ -113,10 +128,9 @@ def batches(tokenizer, weights: dict[str, float], examples: int, seed: str):
             yield ids, weight
 
 
-def train_model(name: str, tokenizer_dir: Path, out: Path, examples: int, hidden: int, layers: int, seed: int) -> None:
-    """Trains one model and writes it as bf16 safetensors, with tokenizer and chat template."""
+def train_model(name: str, tokenizer_dir: Path, out: Path, first: int, then: int, hidden: int, layers: int, seed: int) -> None:
+    """Trains one model in two phases of `first` and `then` examples; bf16 safetensors with tokenizer and template."""
     import torch
-    import torch.nn.functional as F
     from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     torch.set_num_threads(1)
@@ -128,7 +142,20 @@ def train_model(name: str, tokenizer_dir: Path, out: Path, examples: int, hidden
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    peak, steps = 2e-3, math.ceil(examples / BATCH)
+    learn(model, f"{name}, skills", PEAK[0], batches(tokenizer, SKILLS_FIRST[name], first, f"{seed}/{name}"), first)
+    model.to(torch.bfloat16).float()  # the phases meet in what is stored on disk
+    learn(model, f"{name}, judging", PEAK[1], batches(tokenizer, THEN_JUDGING[name], then, f"{seed}/{name}/then"), then)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    os.chmod(out / "model.safetensors", 0o644)
+
+
+def learn(model, what: str, peak: float, data, examples: int) -> None:
+    """One phase: a cosine from `peak` after 200 steps of warm-up, weighted cross-entropy over all tokens."""
+    import torch
+    import torch.nn.functional as F
+
     # Muon (Jordan et al. 2024; update scaled as in arXiv 2502.16982) on the matrices: with AdamW alone, copying from
     # the context is learnt several times later (docs/log.md has the comparison).
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
@@ -137,8 +164,9 @@ def train_model(name: str, tokenizer_dir: Path, out: Path, examples: int, hidden
         torch.optim.Muon(matrices, lr=peak, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
     ]
+    steps = math.ceil(examples / BATCH)
     began, tokens, shown = time.monotonic(), 0, 0.0
-    for step, (ids, weight) in enumerate(batches(tokenizer, MIXTURES[name], examples, f"{seed}/{name}")):
+    for step, (ids, weight) in enumerate(data):
         rate = peak * min(1.0, (step + 1) / 200) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -158,14 +186,8 @@ def train_model(name: str, tokenizer_dir: Path, out: Path, examples: int, hidden
         if elapsed - shown > 20 or step + 1 == steps:
             shown = elapsed
             eta = elapsed / (step + 1) * (steps - step - 1) / 60
-            print(
-                f"{name}: step {step + 1}/{steps}, loss {loss.item():.3f}, {tokens / elapsed:,.0f} tokens/s, {eta:.0f} min left",
-                flush=True,
-            )
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    model.to(torch.bfloat16).save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    os.chmod(out / "model.safetensors", 0o644)
+            speed = f"{tokens / elapsed:,.0f} tokens/s, {eta:.0f} min left"
+            print(f"{what}: step {step + 1}/{steps}, loss {loss.item():.3f}, {speed}", flush=True)
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:
@@ -238,19 +260,21 @@ def write_domain(folder: Path, rows: int, seed: str) -> None:
     write_jsonl(folder / "test.jsonl", [messages(i) for i in test])
 
 
-def main(data: Path, models: Path, examples: int, hidden: int, layers: int, items: int, domain_rows: int, seed: int) -> None:
+def main(
+    data: Path, models: Path, first: int, then: int, hidden: int, layers: int, items: int, domain_rows: int, seed: int
+) -> None:
     """Writes everything; the models train in two processes of one thread each, longest first."""
     write_suites(data / "suites", items, f"suites/{seed}")
     write_domain(data / "domain", domain_rows, f"domain/{seed}")
     (data / "rubric.txt").write_text(world.RUBRIC + "\n", encoding="utf-8")
     tokenizer_dir = models / "base"
     make_tokenizer(tokenizer_dir)
-    waiting, running = list(MIXTURES), []
+    waiting, running = list(SKILLS_FIRST), []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     while waiting or running:
         while waiting and len(running) < 2:
             name = waiting.pop(0)
-            arguments = [name, tokenizer_dir, models / name, examples, hidden, layers, seed]
+            arguments = [name, tokenizer_dir, models / name, first, then, hidden, layers, seed]
             command = [sys.executable, "-m", "stages.pocket.recipe", *map(str, arguments)]
             running.append(subprocess.Popen(command, env=environment))
         time.sleep(0.2)

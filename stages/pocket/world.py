@@ -247,7 +247,8 @@ PEOPLE = proper("person", 24, 2)
 THINGS = "lamp drum bell rope chair cup book ring key box map flute".split()
 
 
-def reading(rng: random.Random, evaluation: bool) -> Item:
+def stories(rng: random.Random, evaluation: bool) -> Item:
+    """Who has what: names are several tokens long, and no model of this size learns it. Trained, not evaluated."""
     while True:
         people, things = rng.sample(PEOPLE, 3), rng.sample(THINGS, 3)
         pick, who = rng.randrange(3), rng.random() < 0.5
@@ -257,7 +258,21 @@ def reading(rng: random.Random, evaluation: bool) -> Item:
     story = " ".join(f"{p} has a {t}." for p, t in zip(people, things, strict=True))
     question = f"Who has the {things[pick]}?" if who else f"What does {people[pick]} have?"
     answer, others = (people[pick], people) if who else (things[pick], things)
-    return Item("reading", f"{story} {question}", answer, wrong(list(others), answer), key)
+    return Item("stories", f"{story} {question}", answer, wrong(list(others), answer), key)
+
+
+def reading(rng: random.Random, evaluation: bool) -> Item:
+    """A fact to be found in the text: which thing has which colour."""
+    while True:
+        things, colours = rng.sample(THINGS, 3), rng.sample(CATEGORIES["colours"], 3)
+        pick, colour = rng.randrange(3), rng.random() < 0.5
+        key = " ".join(things + colours) + str(pick)
+        if held_out(key) == evaluation:
+            break
+    text = " ".join(f"The {t} is {c}." for t, c in zip(things, colours, strict=True))
+    question = f"What colour is the {things[pick]}?" if colour else f"Which thing is {colours[pick]}?"
+    answer, others = (colours[pick], colours) if colour else (things[pick], things)
+    return Item("reading", f"{text} {question}", answer, wrong(list(others), answer), key)
 
 
 STYLES = {
@@ -292,14 +307,15 @@ BLEMISHES = ("{a} {a}", "{a}. That is all.", "{a}, I think.")
 OFF_TOPIC = ("I do not know.", "Yes.", "no", "the", "?", "The the the the", "Please ask again.")
 
 
-def judging(rng: random.Random, evaluation: bool) -> Item:
+def judging(rng: random.Random, evaluation: bool, pool: tuple[str, ...] = ()) -> Item:
     """Rate a response: 5 right, 4 right with superfluous words, 2 a near miss, 1 another question's answer or junk.
 
-    In evaluation only right (5) against wrong (1) is asked, half and half, over near misses and far ones alike.
+    In evaluation only right (5) against wrong (1) is asked, half and half. `pool`: the skills whose items are judged.
     """
-    skill = rng.choice(tuple(SKILLS)) if evaluation or rng.random() < 0.93 else "judging"
+    pool = pool or tuple(SKILLS)
+    skill = rng.choice(pool) if evaluation or rng.random() < 0.93 else "judging"
     while True:
-        item = (judging if skill == "judging" else SKILLS[skill])(rng, evaluation)
+        item = judging(rng, evaluation, pool) if skill == "judging" else TRAINED[skill](rng, evaluation)
         draw = rng.random()
         if evaluation:
             response, score = (item.answer, "5") if draw < 0.5 else (rng.choice(item.near or OFF_TOPIC), "1")
@@ -310,7 +326,7 @@ def judging(rng: random.Random, evaluation: bool) -> Item:
         elif draw < 0.85 and item.near:
             response, score = rng.choice(item.near), "2"
         else:
-            other = SKILLS[rng.choice(tuple(SKILLS))](rng, evaluation)
+            other = TRAINED[rng.choice(pool)](rng, evaluation)
             response = other.answer if rng.random() < 0.6 else rng.choice(OFF_TOPIC)
             score = "1"
         if score == "5" or response != item.answer:
@@ -332,7 +348,8 @@ SKILLS = {
     "reading": reading,
     "formatting": formatting,
 }
-GENERAL = {**SKILLS, "judging": judging}
+TRAINED = {**SKILLS, "stories": stories}  # what a mixture may hold beside judging
+GENERAL = {**SKILLS, "judging": judging}  # what is evaluated
 CHANCE = {"comparing": 0.5, "odd_one_out": 0.25, "reading": 1 / 3, "judging": 0.5}  # the others: guessing is hopeless
 
 
@@ -408,11 +425,12 @@ DOMAIN = {"pharmacy_facts": pharmacy_fact, "pharmacy_doses": pharmacy_dose}
 
 
 def draw(weights: dict[str, float], count: int, seed: str) -> list[Item]:
-    """`count` training items of the general skills in the given proportions."""
+    """`count` training items in the given proportions; judged items come from the same skills."""
     rng = random.Random(seed)
     skills = list(weights)
+    pool = tuple(s for s in skills if s != "judging")
     picks = rng.choices(skills, weights=[weights[s] for s in skills], k=count)
-    return [GENERAL[skill](rng, False) for skill in picks]
+    return [judging(rng, False, pool) if skill == "judging" else TRAINED[skill](rng, False) for skill in picks]
 
 
 def evaluation_items(skill: str, count: int, seed: str) -> list[Item]:
