@@ -77,8 +77,9 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
         else:
             trainer = SFTTrainer(**common)
         trainer.remove_callback(PrinterCallback)  # our own callback logs
-        if not params.packing and len(trainer.train_dataset) != len(rows):
-            raise RuntimeError(f"TRL kept {len(trainer.train_dataset)} of {len(rows)} rows")
+        prepared: Dataset = trainer.train_dataset
+        if not params.packing and len(prepared) != len(rows):
+            raise RuntimeError(f"TRL kept {len(prepared)} of {len(rows)} rows")
         trainer.train()
         seconds = time.monotonic() - began
         watch.finish(curves, ledger(params, arm, how, entry, rows, encoded, trainer.state.global_step, seconds, watch.losses, example))
@@ -86,7 +87,7 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
     with records.replacing_folder(out) as partial:
         dtype = getattr(torch, str(tuned.config.dtype or "float32").removeprefix("torch."))
         source_dtype = stored_dtype(folder) or dtype
-        tuned.to("cpu", source_dtype).save_pretrained(partial)
+        tuned.to(device="cpu", dtype=source_dtype).save_pretrained(partial)  # type: ignore[call-arg]
         for file in folder.iterdir():  # tokenizer and template as they were; weights and config are ours
             ours = file.suffix == ".safetensors" or file.name.endswith(".index.json")
             if file.name in entry.files and not ours and not (partial / file.name).exists():

@@ -166,10 +166,11 @@ def test_an_unusable_model_is_refused_and_the_earlier_manifest_stays(folder, fau
     assert [f.name for f in Path("models/manifest").parent.iterdir() if f.name.startswith(".")] == []
 
 
-def test_one_unusable_member_of_the_panel_is_enough(folder):
+@pytest.mark.parametrize("fault", [only_pickles, no_template, no_config])
+def test_one_unusable_member_of_the_panel_is_enough(folder, fault):
     shutil.copytree(folder, folder.with_name("other"))
-    only_pickles(folder.with_name("other"))
-    with pytest.raises(UserError, match="model 'other' has no safetensors"):
+    fault(folder.with_name("other"))
+    with pytest.raises(UserError, match=f"model 'other' has {FAULTS[fault]}"):
         run({"base": {"path": "base"}, "other": {"path": "other"}})
     assert not Path("models/manifest").exists()
 

@@ -123,18 +123,20 @@ def test_a_question_has_one_answer(skill):
     assert {prompt: found for prompt, found in answers.items() if len(found) > 1} == {}
 
 
-def test_a_judged_response_is_right_exactly_when_it_scores_5():
+@pytest.mark.parametrize("evaluation", [False, True])
+def test_a_judged_response_is_right_exactly_when_it_scores_5(evaluation):
     rng = random.Random(2)
-    answers = {item.prompt: item.answer for skill in world.SKILLS for item in (SUITES[skill](rng, True) for _ in range(2000))}
-    items, known = world.evaluation_items("judging", 2000, "test"), 0
+    answers = {item.prompt: item.answer for skill in world.SKILLS for item in (SUITES[skill](rng, evaluation) for _ in range(2000))}
+    items = [SUITES["judging"](rng, evaluation) for _ in range(4000)]
+    known = 0
     for item in items:
-        instruction, response = item.prompt.removeprefix("Rate the response from 1 to 5.\nInstruction: ").split("\nResponse: ")
-        assert item.answer in ("1", "5")
+        instruction, response = item.prompt.removeprefix("Rate the response from 1 to 5.\nInstruction: ").rsplit("\nResponse: ", 1)
+        assert item.answer in (("1", "5") if evaluation else ("1", "2", "4", "5"))
         if instruction in answers:
             known += 1
-            assert (response == answers[instruction]) == (item.answer == "5")
-    assert known > 100
-    assert 0.4 < sum(item.answer == "5" for item in items) / 2000 < 0.6
+            assert (response == answers[instruction]) == (item.answer == "5"), item
+    assert known > 200
+    assert 0.4 < sum(item.answer == "5" for item in items) / len(items) < 0.6
 
 
 def test_computed_answers_are_right():

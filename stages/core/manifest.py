@@ -119,4 +119,4 @@ def model(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     found = AutoModelForCausalLM.from_pretrained(
         folder, dtype=kind, use_safetensors=True, trust_remote_code=False, local_files_only=True
     )
-    return found.to(where).eval()
+    return found.to(where).eval()  # type: ignore[arg-type]

@@ -116,10 +116,13 @@ class Engine:
         return [f or self._completion(w, "length") for f, w in zip(finished, written, strict=True)]
 
     def _completion(self, tokens: list[int], finish: str) -> Completion:
-        return Completion(self.tokenizer.decode(tokens, skip_special_tokens=False), finish, len(tokens))
+        return Completion(self._text(tokens), finish, len(tokens))
+
+    def _text(self, tokens: list[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=False))
 
     def _stopped(self, tokens: list[int], stop_strings: list[str]) -> str | None:
-        text = self.tokenizer.decode(tokens, skip_special_tokens=False)
+        text = self._text(tokens)
         cuts = [text.find(s) for s in stop_strings if s in text]
         return text[: min(cuts)] if cuts else None
 

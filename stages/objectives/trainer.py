@@ -16,11 +16,12 @@ class KLTrainer(SFTTrainer):
     Both means run over the whole optimiser step (all micro-batches), so that gradient accumulation changes nothing.
     """
 
-    loss_is_scaled_for_ga = True  # Trainer must not divide by the number of micro-batches again
+    loss_is_scaled_for_ga = True  # type: ignore[assignment]  # Trainer must not divide by the number of micro-batches again
 
     def __init__(self, *args: Any, base: torch.nn.Module, coefficient: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.base, self.coefficient = base.to(self.args.device).eval().requires_grad_(False), coefficient
+        self.reference = base.to(self.args.device).eval().requires_grad_(False)
+        self.coefficient = coefficient
         self.counts = (1, 1)  # (cross-entropy tokens, KL tokens) of the current optimiser step
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Any:
@@ -42,7 +43,7 @@ class KLTrainer(SFTTrainer):
             # Rows without a KL position do not pass through the base; a packed batch is one row and passes whole.
             part = forward if bool(rows.all()) else {k: v[rows] if torch.is_tensor(v) else v for k, v in forward.items()}
             with torch.no_grad():
-                reference = self.base(**part).logits[:, :-1]
+                reference = self.reference(**part).logits[:, :-1]
             divergence = kl_sum(reference[asked[rows]], outputs.logits[:, :-1][asked])
         n_entropy, n_kl = self.counts
         loss = entropy / n_entropy + self.coefficient * divergence / n_kl

@@ -143,10 +143,10 @@ def train_model(name: str, tokenizer_dir: Path, out: Path, first: int, then: int
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     learn(model, f"{name}, skills", PEAK[0], batches(tokenizer, SKILLS_FIRST[name], first, f"{seed}/{name}"), first)
-    model.to(torch.bfloat16).float()  # the phases meet in what is stored on disk
+    model.bfloat16().float()  # the phases meet in what is stored on disk
     learn(model, f"{name}, judging", PEAK[1], batches(tokenizer, THEN_JUDGING[name], then, f"{seed}/{name}/then"), then)
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    model.to(torch.bfloat16).save_pretrained(out)
+    model.bfloat16().save_pretrained(out)
     tokenizer.save_pretrained(out)
     os.chmod(out / "model.safetensors", 0o644)
 
@@ -269,7 +269,8 @@ def main(
     (data / "rubric.txt").write_text(world.RUBRIC + "\n", encoding="utf-8")
     tokenizer_dir = models / "base"
     make_tokenizer(tokenizer_dir)
-    waiting, running = list(SKILLS_FIRST), []
+    waiting = list(SKILLS_FIRST)
+    running: list[subprocess.Popen] = []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     while waiting or running:
         while waiting and len(running) < 2:
