@@ -38,18 +38,26 @@ def gather(items: list[world.Item]) -> pd.DataFrame:
             prompts, [seed_of(name, n, k) for n, k in asked], temperatures=[TEMPERATURE] * len(asked), top_p=1.0, max_tokens=48,
             stop_ids=chat.assistant_stop_ids(model.tokenizer),
         )  # fmt: skip
-        rows += [dict(id=f"{n}/{name}/{k}", instruction_id=n, model=name, sample=k, text=d.text.strip()) for (n, k), d in zip(asked, done, strict=True)]
+        rows += [
+            dict(id=f"{n}/{name}/{k}", instruction_id=n, model=name, sample=k, text=d.text.strip())
+            for (n, k), d in zip(asked, done, strict=True)
+        ]
     table = pd.DataFrame(rows).set_index("id")
     pairs = sorted(set(zip(table["instruction_id"], table["text"], strict=True)))
     for name, model in engines.items():
-        ids = [chat.prompt_ids(model.tokenizer, [{"role": "user", "content": filled(world.RUBRIC, items[n].prompt, t)}]) for n, t in pairs]
+        ids = [
+            chat.prompt_ids(model.tokenizer, [{"role": "user", "content": filled(world.RUBRIC, items[n].prompt, t)}])
+            for n, t in pairs
+        ]
         p = model.next_token(ids, [chat.tokenise(model.tokenizer, digit)[0] for digit in "12345"])
         score = dict(zip(pairs, (p @ np.arange(1, 6)) / p.sum(1), strict=True))
         table[f"by_{name}"] = [score[key] for key in zip(table["instruction_id"], table["text"], strict=True)]
     base = engines["base"]
     end = chat.assistant_stop_ids(base.tokenizer)[:1]
     asked_ids = [chat.prompt_ids(base.tokenizer, [{"role": "user", "content": items[n].prompt}]) for n, _ in pairs]
-    fit = dict(zip(pairs, base.logprob(asked_ids, [chat.tokenise(base.tokenizer, t) + end for _, t in pairs]), strict=True))
+    fit = dict(
+        zip(pairs, base.logprob(asked_ids, [chat.tokenise(base.tokenizer, t) + end for _, t in pairs]), strict=True)
+    )
     keys = list(zip(table["instruction_id"], table["text"], strict=True))
     table["base_logprob"] = [fit[key] for key in keys]
     table["score"] = table[[f"by_{name}" for name in MODELS]].mean(axis=1)
@@ -72,7 +80,12 @@ def main() -> None:
     print(line("base, one sample", base[base["sample"] == 0]["right"]))
     for name in MODELS[1:]:
         print(line(f"{name}, one sample", table[(table["model"] == name) & (table["sample"] == 0)]["right"]))
-    print(line("base best-of-3 by its own score", base.sort_values("by_base", ascending=False).groupby("instruction_id").head(1)["right"]))
+    print(
+        line(
+            "base best-of-3 by its own score",
+            base.sort_values("by_base", ascending=False).groupby("instruction_id").head(1)["right"],
+        )
+    )
     for strategy in ("mean_score", "agreement"):
         for tie in (0.0, 0.05, 0.25):
             chosen = consensus.choose(table, Consensus(strategy=strategy, tie=tie))

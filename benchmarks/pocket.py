@@ -38,7 +38,12 @@ def items(suite: str) -> list[dict[str, str]]:
 def answers(model: Engine, prompts: list[str]) -> list[str]:
     ids = [chat.prompt_ids(model.tokenizer, [{"role": "user", "content": p}]) for p in prompts]
     done = model.complete(
-        ids, [0] * len(ids), temperatures=[0.0] * len(ids), top_p=1.0, max_tokens=48, stop_ids=chat.assistant_stop_ids(model.tokenizer)
+        ids,
+        [0] * len(ids),
+        temperatures=[0.0] * len(ids),
+        top_p=1.0,
+        max_tokens=48,
+        stop_ids=chat.assistant_stop_ids(model.tokenizer),
     )
     return [d.text for d in done]
 
@@ -61,7 +66,9 @@ def measure(model: Engine) -> dict[str, float]:
         rows = items(suite)
         prompts = [row["prompt"] for row in rows]
         if suite == "judging":
-            right = [(s > 3) == (row["answer"] == "5") for s, row in zip(expected_scores(model, prompts), rows, strict=True)]
+            right = [
+                (s > 3) == (row["answer"] == "5") for s, row in zip(expected_scores(model, prompts), rows, strict=True)
+            ]
         else:
             right = [a == row["answer"] for a, row in zip(answers(model, prompts), rows, strict=True)]
         found[suite] = float(np.mean(right))
@@ -78,7 +85,11 @@ def main() -> None:
     for suite in world.GENERAL | world.DOMAIN:
         print(f"{suite:16}" + "".join(f"{adjusted(measured[n][suite], suite):10.3f}" for n in MODELS))
     print(f"{'general':16}" + "".join(f"{general(measured[n]):10.3f}" for n in MODELS))
-    print(f"{'judge is right':16}" + "".join(f"{measured[n]['judging']:10.3f}" for n in MODELS) + "    (of all held-out judgements)")
+    print(
+        f"{'judge is right':16}"
+        + "".join(f"{measured[n]['judging']:10.3f}" for n in MODELS)
+        + "    (of all held-out judgements)"
+    )
 
 
 if __name__ == "__main__":

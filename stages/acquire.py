@@ -28,7 +28,9 @@ def main(params: Lineup, out: Path) -> None:
         manifest.save(found[params.base], partial / "base.json")
     for name, entry in found.items():
         role = "base" if name == params.base else "panel"
-        print(f"{role} {name}: {entry.architecture}, {entry.parameters / 1e6:,.1f} M parameters, {entry.fingerprint[:12]}")
+        print(
+            f"{role} {name}: {entry.architecture}, {entry.parameters / 1e6:,.1f} M parameters, {entry.fingerprint[:12]}"
+        )
 
 
 def inspect(name: str, params: Model, model_folder: Path) -> manifest.Manifest:
@@ -39,7 +41,9 @@ def inspect(name: str, params: Model, model_folder: Path) -> manifest.Manifest:
         folder = model_folder / (params.path or "")
         source = folder.as_posix()
         if not folder.is_dir():
-            raise UserError(f"model '{name}': no such folder", where=folder, do=f"correct models.{name}.path or model_folder")
+            raise UserError(
+                f"model '{name}': no such folder", where=folder, do=f"correct models.{name}.path or model_folder"
+            )
     if not (folder / CONFIG).is_file():
         raise UserError(f"model '{name}' has no {CONFIG}", where=folder, do="give the folder of a transformers model")
     if not list(folder.glob(WEIGHTS)):
@@ -54,7 +58,9 @@ def inspect(name: str, params: Model, model_folder: Path) -> manifest.Manifest:
         architecture = config["architectures"][0]
         vocabulary, context = int(config["vocab_size"]), int(config["max_position_embeddings"])
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise UserError(f"model '{name}': {CONFIG} is not usable ({error!r})", where=folder / CONFIG, do="check the download") from None
+        raise UserError(
+            f"model '{name}': {CONFIG} is not usable ({error!r})", where=folder / CONFIG, do="check the download"
+        ) from None
     if not manifest.tokenizer(folder).chat_template:
         raise UserError(
             f"model '{name}' has no chat template",

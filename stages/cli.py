@@ -141,7 +141,14 @@ def evaluate(model: Annotated[str, typer.Option("--model", help="'base' or an ar
     """Run the suites with lm-eval and keep every item's outcome."""
     from stages import evaluate as stage
 
-    stage.main(params.load("evaluate"), model, manifest("base"), MODELS, DATA / "domain" / "test.parquet", REPORTS / "eval" / model)
+    stage.main(
+        params.load("evaluate"),
+        model,
+        manifest("base"),
+        MODELS,
+        DATA / "domain" / "test.parquet",
+        REPORTS / "eval" / model,
+    )
 
 
 @app.command()
@@ -154,7 +161,9 @@ def drift() -> None:
 
 @app.command()
 def gate(
-    check: Annotated[bool, typer.Option("--check", help="Read the committed verdict, run nothing, set the exit code.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read the committed verdict, run nothing, set the exit code.")
+    ] = False,
 ) -> None:
     """The verdict per arm. With --check: exit 0 pass, 1 fail, 2 cannot-compare."""
     from stages import gate as stage

@@ -26,7 +26,9 @@ def main(params: Consensus, panel: list[str], data: Path, summary: Path) -> None
     responses = pd.concat([records.read_frame("responses", data / "responses" / f"{m}.parquet") for m in panel])
     scores = pd.concat([records.read_frame("scores", data / "scores" / f"{m}.parquet") for m in panel])
     if scores["score"].notna().sum() == 0:
-        raise UserError("no judge gave a single valid score", where="data/scores", do="check judge.rubric and judge.min_mass")
+        raise UserError(
+            "no judge gave a single valid score", where="data/scores", do="check judge.rubric and judge.min_mass"
+        )
     by_judge = scores.pivot(index="id", columns="judge", values="score")
     table = responses.set_index("id").sort_index()
     table["score"] = by_judge.mean(axis=1)  # nulls are not counted
@@ -45,7 +47,9 @@ def main(params: Consensus, panel: list[str], data: Path, summary: Path) -> None
             where="consensus",
             do="raise respond.max_tokens, or lower consensus.min_judges",
         )
-    chosen = choose(table[usable], params).merge(kept[["id", "text", "cluster"]], left_on="instruction_id", right_on="id")
+    chosen = choose(table[usable], params).merge(
+        kept[["id", "text", "cluster"]], left_on="instruction_id", right_on="id"
+    )
     chosen = chosen.rename(columns={"text_x": "response", "text_y": "instruction"}).drop(columns=["id"])
     chosen = chosen.rename(columns={"instruction_id": "id"})
     chosen = chosen[records.SCHEMAS["candidates"].names]
@@ -89,7 +93,12 @@ def to_rows(frame: pd.DataFrame) -> list[dict]:
 
 
 def audit(
-    params: Consensus, table: pd.DataFrame, by_judge: pd.DataFrame, scores: pd.DataFrame, chosen: pd.DataFrame, rejected: list[dict]
+    params: Consensus,
+    table: pd.DataFrame,
+    by_judge: pd.DataFrame,
+    scores: pd.DataFrame,
+    chosen: pd.DataFrame,
+    rejected: list[dict],
 ) -> dict:
     """What the judges did: means, missing scores, agreement, and whether each favours its own responses."""
     judges = {}
@@ -105,7 +114,9 @@ def audit(
             "self_preference": finite(excess[own].mean() - excess[~own].mean()),
         }
     groups = table.groupby("instruction_id")["score"]
-    ties = int(((groups.transform("max") - table["score"] <= params.tie).groupby(table["instruction_id"]).sum() > 1).sum())
+    ties = int(
+        ((groups.transform("max") - table["score"] <= params.tie).groupby(table["instruction_id"]).sum() > 1).sum()
+    )
     return {
         "schema": 1,
         "strategy": params.strategy,
@@ -118,7 +129,9 @@ def audit(
         "chosen_from": {model: int(n) for model, n in chosen["model"].value_counts().sort_index().items()},
         "mean_score": finite(chosen["score"].mean()),
         "agreement": {
-            "pairs": {f"{a}~{b}": finite(pearson(by_judge[a], by_judge[b])) for a, b in combinations(by_judge.columns, 2)},
+            "pairs": {
+                f"{a}~{b}": finite(pearson(by_judge[a], by_judge[b])) for a, b in combinations(by_judge.columns, 2)
+            },
             "ties": ties,
             "mean": finite(chosen["agreement"].mean()),
         },

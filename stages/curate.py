@@ -46,7 +46,9 @@ def main(params: Curate, evaluate: Evaluate, model: Path, domain_test: Path, fol
             kept.append(row)
     near = overlap.near_duplicates([row["text"] for row in kept], params.near_duplicate)
     rejected += [
-        {**row, "reason": "near_duplicate", "detail": kept[j]["id"]} for row, j in zip(kept, near, strict=True) if j is not None
+        {**row, "reason": "near_duplicate", "detail": kept[j]["id"]}
+        for row, j in zip(kept, near, strict=True)
+        if j is not None
     ]
     kept = [row for row, j in zip(kept, near, strict=True) if j is None]
     reasons = Counter(row["reason"] for row in rejected)
@@ -77,7 +79,10 @@ def main(params: Curate, evaluate: Evaluate, model: Path, domain_test: Path, fol
             "cluster_sizes": [sizes[c] for c in sorted(sizes)],
         },
     )
-    print(f"kept {len(kept):,} of {len(raw):,} instructions; rejected: " + ", ".join(f"{r} {n:,}" for r, n in reasons.most_common()))
+    print(
+        f"kept {len(kept):,} of {len(raw):,} instructions; rejected: "
+        + ", ".join(f"{r} {n:,}" for r, n in reasons.most_common())
+    )
 
 
 def reject(row: dict, params: Curate, leaks: list[str]) -> tuple[str, str] | None:
@@ -108,5 +113,7 @@ def cluster(params: Curate, entry: manifest.Manifest, texts: list[str]) -> list[
     vectors -= vectors.mean(0)  # hidden states share a large common direction that says nothing
     k = min(params.clusters, len(np.unique(vectors, axis=0)))
     labels = MiniBatchKMeans(k, random_state=params.seed, n_init=3, batch_size=1024).fit_predict(vectors)
-    rank = {label: i for i, (label, _) in enumerate(sorted(Counter(labels.tolist()).items(), key=lambda x: (-x[1], x[0])))}
+    rank = {
+        label: i for i, (label, _) in enumerate(sorted(Counter(labels.tolist()).items(), key=lambda x: (-x[1], x[0])))
+    }
     return [rank[label] for label in labels.tolist()]

@@ -29,7 +29,11 @@ def main(params: Evaluate, model: str, base: Path, models: Path, domain_test: Pa
     tokenizer = manifest.tokenizer(folder)
     network = manifest.model(folder, entry.dtype)
     language_model = HFLM(
-        pretrained=network, tokenizer=tokenizer, batch_size=params.batch, max_length=entry.context, device=str(network.device)
+        pretrained=network,
+        tokenizer=tokenizer,
+        batch_size=params.batch,
+        max_length=entry.context,
+        device=str(network.device),
     )
     results = lm_eval.simple_evaluate(
         model=language_model, tasks=list(tasks.values()), apply_chat_template=True, log_samples=True, bootstrap_iters=0,
@@ -42,9 +46,18 @@ def main(params: Evaluate, model: str, base: Path, models: Path, domain_test: Pa
         samples = results["samples"][name]
         metric = suite.metric or samples[0]["metrics"][0]
         if metric not in samples[0]:
-            raise UserError(f"suite '{name}' has no metric '{metric}'", where="evaluate.suites", do=f"it has: {', '.join(samples[0]['metrics'])}")
+            raise UserError(
+                f"suite '{name}' has no metric '{metric}'",
+                where="evaluate.suites",
+                do=f"it has: {', '.join(samples[0]['metrics'])}",
+            )
         rows += [item(name, sample, metric) for sample in one_filter(samples)]
-        used[name] = {"role": suite.role, "chance": suite.chance, "metric": metric, "items": sum(r["suite"] == name for r in rows)}
+        used[name] = {
+            "role": suite.role,
+            "chance": suite.chance,
+            "metric": metric,
+            "items": sum(r["suite"] == name for r in rows),
+        }
     settings = {
         "schema": 1,
         "model": model,
@@ -79,7 +92,9 @@ def item(suite: str, sample: dict[str, Any], metric: str) -> dict[str, Any]:
     """One item's outcome, with hashes of the item and of the prompt as the model saw it."""
     doc = sample["doc"]
     key = str(doc.get("id", sample["doc_id"])) if isinstance(doc, dict) else str(sample["doc_id"])
-    requests = [list(argument.values()) if isinstance(argument, dict) else list(argument) for argument in arguments_of(sample)]
+    requests = [
+        list(argument.values()) if isinstance(argument, dict) else list(argument) for argument in arguments_of(sample)
+    ]
     prompt = str(requests[0][0])
     answer = sample["filtered_resps"][0]
     if len(requests) > 1:  # multiple choice: the response is the choice with the highest likelihood

@@ -28,7 +28,11 @@ from stages.objectives.losses import IGNORED, KL, labels_of
 
 def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curves: Path) -> None:
     if arm not in params.arms:
-        raise UserError(f"arm '{arm}' has no entry in finetune.arms", where="params.yaml", do=f"add finetune.arms.{arm}: {{objective: ce}}")
+        raise UserError(
+            f"arm '{arm}' has no entry in finetune.arms",
+            where="params.yaml",
+            do=f"add finetune.arms.{arm}: {{objective: ce}}",
+        )
     how, entry = params.arms[arm], manifest.load(model)
     folder = entry.folder()
     tokenizer = manifest.tokenizer(folder)
@@ -46,13 +50,19 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
     longest = max(len(row["input_ids"]) for row in encoded)
     limit = min(params.max_length, entry.context)
     if longest > limit:
-        raise UserError(f"a row has {longest} tokens, {limit} are allowed", where=mixture, do="raise finetune.max_length, or drop long rows in ingest.max_chars")
+        raise UserError(
+            f"a row has {longest} tokens, {limit} are allowed",
+            where=mixture,
+            do="raise finetune.max_length, or drop long rows in ingest.max_chars",
+        )
     example = preflight(tokenizer, rows, encoded)
 
     set_seed(params.seed)
     bf16 = bf16_usable() if params.bf16 == "auto" else params.bf16
     micro = params.micro_batch or params.batch_size
-    tuned = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True)
+    tuned = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+    )
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         arguments = SFTConfig(
@@ -72,7 +82,9 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
         if how.objective == "kl":
             from stages.objectives.trainer import KLTrainer
 
-            base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True)
+            base = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+            )
             trainer: SFTTrainer = KLTrainer(**common, base=base, coefficient=how.kl_coefficient)
         else:
             trainer = SFTTrainer(**common)
@@ -82,7 +94,10 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
             raise RuntimeError(f"TRL kept {len(prepared)} of {len(rows)} rows")
         trainer.train()
         seconds = time.monotonic() - began
-        watch.finish(curves, ledger(params, arm, how, entry, rows, encoded, trainer.state.global_step, seconds, watch.losses, example))
+        watch.finish(
+            curves,
+            ledger(params, arm, how, entry, rows, encoded, trainer.state.global_step, seconds, watch.losses, example),
+        )
 
     with records.replacing_folder(out) as partial:
         dtype = getattr(torch, str(tuned.config.dtype or "float32").removeprefix("torch."))
@@ -94,7 +109,9 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
                 shutil.copyfile(file, partial / file.name)
         for file in partial.iterdir():
             file.chmod(0o644)
-    print(f"{arm}: {trainer.state.global_step} steps, loss {watch.losses[0]:.3f} to {watch.losses[-1]:.3f}, {seconds:.0f} s")
+    print(
+        f"{arm}: {trainer.state.global_step} steps, loss {watch.losses[0]:.3f} to {watch.losses[-1]:.3f}, {seconds:.0f} s"
+    )
 
 
 def encode(tokenizer, row: dict, how: Arm) -> dict[str, list[int]]:
@@ -114,7 +131,10 @@ def preflight(tokenizer, rows: list[dict], encoded: list[dict]) -> str:
                 do="check the chat template: it must write an end-of-turn token after the assistant's text",
             )
     one = encoded[0]
-    marked = ["_" if label == IGNORED else tokenizer.decode([token]) for token, label in zip(one["input_ids"], one["labels"], strict=True)]
+    marked = [
+        "_" if label == IGNORED else tokenizer.decode([token])
+        for token, label in zip(one["input_ids"], one["labels"], strict=True)
+    ]
     return "".join(marked)
 
 
@@ -123,7 +143,9 @@ def bf16_usable() -> bool:
     device = manifest.device()
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return (
+        device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def stored_dtype(folder: Path) -> torch.dtype | None:
@@ -155,7 +177,11 @@ class Curves(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         if not math.isfinite(logs["loss"]):
-            raise UserError(f"the loss is {logs['loss']} at step {state.global_step}", where="finetune", do="lower finetune.learning_rate")
+            raise UserError(
+                f"the loss is {logs['loss']} at step {state.global_step}",
+                where="finetune",
+                do="lower finetune.learning_rate",
+            )
         self.losses.append(float(logs["loss"]))
         self.live.step = state.global_step
         for name in ("loss", "domain_loss", "kl", "learning_rate", "grad_norm"):
@@ -177,7 +203,9 @@ def ledger(
 ) -> dict:  # fmt: skip
     """What the arm cost. FLOPs by the 6ND rule for training and 2ND for the base's forward passes (Kaplan et al.,
     arXiv 2001.08361, sec. 2.1); N counts all parameters, D all tokens that pass through."""
-    tokens = {source: sum(r["trained_tokens"] for r in rows if r["source"] == source) for source in ("domain", "replay")}
+    tokens = {
+        source: sum(r["trained_tokens"] for r in rows if r["source"] == source) for source in ("domain", "replay")
+    }
     seen = params.epochs * sum(len(one["input_ids"]) for one in encoded)
     reference = params.epochs * sum(len(one["input_ids"]) for one in encoded if KL in one["labels"])
     return {

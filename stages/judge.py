@@ -55,14 +55,27 @@ def main(params: Judge, panel: list[str], model: Path, kept: Path, responses: Pa
         ]
 
     code = cache.code_version(__file__, local.__file__, chat.__file__)
-    identity = [entry.name, entry.fingerprint, entry.dtype, is_base, rubric, params.model_dump(exclude={"rubric"}), code]
+    identity = [
+        entry.name,
+        entry.fingerprint,
+        entry.dtype,
+        is_base,
+        rubric,
+        params.model_dump(exclude={"rubric"}),
+        code,
+    ]
     answers = cache.shards("judge", [list(pair) for pair in pairs], params.shard, identity, work, "responses judged")
     given = dict(zip(pairs, answers, strict=True))
     records.write(
         "scores",
         out,
         [
-            dict(id=row["id"], instruction_id=row["instruction_id"], judge=entry.name, **given[row["instruction_id"], row["text"]])
+            dict(
+                id=row["id"],
+                instruction_id=row["instruction_id"],
+                judge=entry.name,
+                **given[row["instruction_id"], row["text"]],
+            )
             for row in rows
         ],
     )
@@ -94,5 +107,9 @@ def score_tokens(engine: local.Engine) -> list[int]:
     """The token of each digit as the assistant would write it first."""
     tokens = [chat.tokenise(engine.tokenizer, digit) for digit in SCORES]
     if any(len(t) != 1 for t in tokens) or len({t[0] for t in tokens}) != 5:
-        raise UserError("the tokenizer has no single token for each of 1 to 5", where=f"model '{engine.entry.name}'", do="leave it out of the panel")
+        raise UserError(
+            "the tokenizer has no single token for each of 1 to 5",
+            where=f"model '{engine.entry.name}'",
+            do="leave it out of the panel",
+        )
     return [t[0] for t in tokens]

@@ -16,7 +16,9 @@ from stages.core.params import Mix
 
 def main(params: Mix, arm: str, model: Path, data: Path, out: Path) -> None:
     if arm not in params.arms:
-        raise UserError(f"arm '{arm}' has no entry in mix.arms", where="params.yaml", do=f"add mix.arms.{arm}: {{share: ...}}")
+        raise UserError(
+            f"arm '{arm}' has no entry in mix.arms", where="params.yaml", do=f"add mix.arms.{arm}: {{share: ...}}"
+        )
     share = params.arms[arm].share
     tokenizer = manifest.tokenizer(manifest.load(model).folder())
 
@@ -38,7 +40,10 @@ def main(params: Mix, arm: str, model: Path, data: Path, out: Path) -> None:
     if wanted:
         replay = records.read("replay", data / "replay" / "replay.parquet")
         replay.sort(key=lambda row: records.text_id(params.seed, row["id"]))
-        turns = [[{"role": "user", "content": r["instruction"]}, {"role": "assistant", "content": r["response"]}] for r in replay]
+        turns = [
+            [{"role": "user", "content": r["instruction"]}, {"role": "assistant", "content": r["response"]}]
+            for r in replay
+        ]
         ready = [measured(m, f"replay row {r['id']}") for m, r in zip(turns, replay, strict=True)]
         once = sum(tokens for _, tokens in ready)
         if once * params.max_repeats < wanted:
@@ -53,10 +58,16 @@ def main(params: Mix, arm: str, model: Path, data: Path, out: Path) -> None:
             messages, tokens = ready[i]
             if have + tokens / 2 > wanted:
                 break
-            rows.append(dict(source="replay", source_id=replay[i]["id"], repeat=repeat, messages=messages, trained_tokens=tokens))
+            rows.append(
+                dict(
+                    source="replay", source_id=replay[i]["id"], repeat=repeat, messages=messages, trained_tokens=tokens
+                )
+            )
             have += tokens
     for row in rows:
-        row["id"] = records.text_id(params.seed, row["source"], row["source_id"], row["repeat"])  # sorting by it shuffles
+        row["id"] = records.text_id(
+            params.seed, row["source"], row["source_id"], row["repeat"]
+        )  # sorting by it shuffles
     records.write("mix", out, rows)
     repeats = 1 + max((row["repeat"] for row in rows), default=0)
     total = domain_tokens + have

@@ -25,7 +25,9 @@ def main(params: Report, data: Path, models: Path, reports: Path) -> None:
     with records.replacing(reports / "report.md") as brief, records.replacing(reports / "index.html") as full:
         brief.write_text(markdown, encoding="utf-8")
         full.write_text(html, encoding="utf-8")
-    print(f"{reports / 'report.md'}: {len(markdown):,} characters; {reports / 'index.html'}: {len(html.encode()) / 1e6:.1f} MB")
+    print(
+        f"{reports / 'report.md'}: {len(markdown):,} characters; {reports / 'index.html'}: {len(html.encode()) / 1e6:.1f} MB"
+    )
 
 
 def load(data: Path, models: Path, reports: Path) -> Run:
@@ -58,10 +60,17 @@ def load(data: Path, models: Path, reports: Path) -> Run:
 def read_gate(path: Path) -> Json:
     gate = records.read_json(path)
     arms = gate.get("arms") if isinstance(gate, dict) else None
-    if not (arms and isinstance(arms, dict) and all(isinstance(a, dict) for a in arms.values()) and gate.get("verdict") in VERDICTS):
+    if not (
+        arms
+        and isinstance(arms, dict)
+        and all(isinstance(a, dict) for a in arms.values())
+        and gate.get("verdict") in VERDICTS
+    ):
         raise UserError("holds no verdict", where=path, do="remove it and run `dvc repro gate`")
     if gate.get("schema") != 1:
-        raise UserError(f"has schema {gate.get('schema')!r}, not 1", where=path, do="remove it and run `dvc repro gate`")
+        raise UserError(
+            f"has schema {gate.get('schema')!r}, not 1", where=path, do="remove it and run `dvc repro gate`"
+        )
     return gate
 
 
@@ -111,6 +120,9 @@ def read_models(folder: Path) -> list[Json]:
 
 
 def find_links(reports: Path, arms: list[str]) -> list[tuple[str, str]]:
-    pages = [("Great Expectations: data quality", "quality/data_docs/index.html"), ("Evidently: instructions", "drift/html/instructions.html")]
+    pages = [
+        ("Great Expectations: data quality", "quality/data_docs/index.html"),
+        ("Evidently: instructions", "drift/html/instructions.html"),
+    ]
     pages += [(f"Evidently: {arm}", f"drift/html/{arm}.html") for arm in arms]
     return [(words, path) for words, path in pages if (reports / path).is_file()]

@@ -34,8 +34,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     ends = dict(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=None, initializer_range=0.3, **ends,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        initializer_range=0.3,
+        **ends,
     )  # fmt: skip  (a wide initialisation: context changes the output far beyond rounding)
     model = LlamaForCausalLM(config)
     with torch.no_grad():  # it starts as zero, and padding that leaks into a result would not be seen
@@ -88,7 +96,9 @@ def response(instruction_id: str, model: str, sample: int, text: str, finish: st
     return dict(id=id, instruction_id=instruction_id, text=text, finish=finish, n_tokens=3, **origin)
 
 
-def candidate(id: str, text: str = "What?", answer: str = "That.", cluster: int = 0, logprob: float | None = -1.0) -> dict:
+def candidate(
+    id: str, text: str = "What?", answer: str = "That.", cluster: int = 0, logprob: float | None = -1.0
+) -> dict:
     """A row of candidates; with a difficulty it is one of replay."""
     return dict(
         id=id, instruction=text, response=answer, response_id=f"{id}/base/0", model="base", revision="0", score=4.0, score_std=0.0,

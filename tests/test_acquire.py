@@ -189,7 +189,9 @@ def test_the_command_stops_with_exit_code_2_and_a_few_lines(folder, project, cas
     content |= {"models": {"base": source}, "panel": ["base"]}
     (project / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(project / "hub")}
-    done = subprocess.run([sys.executable, "-m", "stages.cli", "acquire"], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.cli", "acquire"], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert ("cannot reach the hub" if case == "offline hub" else "no such folder") in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 3, done.stderr

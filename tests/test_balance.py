@@ -46,7 +46,9 @@ def test_quotas_are_the_evenest_that_the_cells_can_fill(available, rows, expecte
 def test_difficulty_bins_are_quantiles_of_the_base_s_surprise(tmp_path):
     rows = [candidate(f"r{n:02d}", logprob=-0.1 * n) for n in range(12)]
     chosen, _, _ = run(tmp_path, rows, rows=12, difficulty_bins=4)
-    assert [row["difficulty"] for row in chosen] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3  # by id, which is by difficulty
+    assert [row["difficulty"] for row in chosen] == [0] * 3 + [1] * 3 + [2] * 3 + [
+        3
+    ] * 3  # by id, which is by difficulty
 
 
 def test_equal_difficulties_share_a_bin(tmp_path):

@@ -33,7 +33,9 @@ def test_a_killed_stage_repeats_only_the_shard_it_was_in(project):
     again = Work()
     assert run(again) == Work()(ROWS)  # as if nothing had happened, to the last bit
     assert again.shards == [[6, 7, 8], [9]]
-    assert not [f for f in (project / ".cache").rglob("*") if f.is_file() and f.suffix != ".json"]  # nothing half-written
+    assert not [
+        f for f in (project / ".cache").rglob("*") if f.is_file() and f.suffix != ".json"
+    ]  # nothing half-written
 
 
 def test_finished_work_is_not_repeated(project):
@@ -43,7 +45,9 @@ def test_finished_work_is_not_repeated(project):
     assert second.shards == []
 
 
-@pytest.mark.parametrize("garbage", [b"", b'[{"id": "r0", "val', b"\x00" * 50, b"\xff\xfe", b'{"a": 1, "b": 2, "c": 3}', b"[]", b"null"])
+@pytest.mark.parametrize(
+    "garbage", [b"", b'[{"id": "r0", "val', b"\x00" * 50, b"\xff\xfe", b'{"a": 1, "b": 2, "c": 3}', b"[]", b"null"]
+)
 def test_a_corrupt_shard_is_done_again(project, garbage):
     run(Work())
     file = next(f for f in (project / ".cache").rglob("*.json") if '"r4"' in f.read_text(encoding="utf-8"))

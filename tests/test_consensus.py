@@ -21,7 +21,9 @@ def run(project: Path):
 
     def given(questions: dict[str, list[tuple]], **params) -> tuple[dict[str, dict], dict[str, dict]]:
         data = project / "data"
-        records.write("instructions_kept", data / "instructions" / "kept.parquet", [instruction(q, f"{q}?", 3) for q in questions])
+        records.write(
+            "instructions_kept", data / "instructions" / "kept.parquet", [instruction(q, f"{q}?", 3) for q in questions]
+        )
         written, scores = {"base": [], "other": []}, {"base": [], "other": []}
         for question, answers in questions.items():
             for n, (model, text, marks, logprob, *finish) in enumerate(answers):
@@ -53,14 +55,29 @@ def test_the_best_mean_score_is_chosen_and_described(run):
     answers = [("base", "good", {"base": 5.0, "other": 4.0}, -1.0), ("other", "bad", {"base": 2.0, "other": 4.5}, -0.1)]
     chosen, rejected = run({"q": answers})
     row = chosen["q"]
-    assert (row["instruction"], row["response"], row["response_id"], row["model"], row["cluster"]) == ("q?", "good", "q/base/0", "base", 3)
-    assert (row["score"], row["score_std"], row["n_judges"], row["agreement"], row["base_logprob"]) == (4.5, 0.5, 2, 0.5, -1.0)
+    assert (row["instruction"], row["response"], row["response_id"], row["model"], row["cluster"]) == (
+        "q?",
+        "good",
+        "q/base/0",
+        "base",
+        3,
+    )
+    assert (row["score"], row["score_std"], row["n_judges"], row["agreement"], row["base_logprob"]) == (
+        4.5,
+        0.5,
+        2,
+        0.5,
+        -1.0,
+    )
     assert rejected == {}
 
 
 def test_a_missing_score_is_not_averaged(run):
     """(4 + null) / 1 = 4 beats (3 + 4.5) / 2; with null as 0 or 1 it would lose."""
-    answers = [("base", "one judge", {"base": 4.0, "other": None}, -1.0), ("other", "two judges", {"base": 3.0, "other": 4.5}, -1.0)]
+    answers = [
+        ("base", "one judge", {"base": 4.0, "other": None}, -1.0),
+        ("other", "two judges", {"base": 3.0, "other": 4.5}, -1.0),
+    ]
     chosen, _ = run({"q": answers})
     assert (chosen["q"]["response"], chosen["q"]["score"], chosen["q"]["n_judges"]) == ("one judge", 4.0, 1)
     chosen, _ = run({"q": answers}, min_judges=2)
@@ -68,7 +85,11 @@ def test_a_missing_score_is_not_averaged(run):
 
 
 def test_a_tie_goes_to_what_the_base_finds_likely(run):
-    answers = [("base", "best", both(4.5), -2.0), ("other", "nearly", both(4.46), -0.5), ("other", "out of reach", both(4.4), -0.1)]
+    answers = [
+        ("base", "best", both(4.5), -2.0),
+        ("other", "nearly", both(4.46), -0.5),
+        ("other", "out of reach", both(4.4), -0.1),
+    ]
     assert run({"q": answers}, tie=0.05)[0]["q"]["response"] == "nearly"
     assert run({"q": answers}, tie=0.0)[0]["q"]["response"] == "best"
     assert run({"q": answers}, tie=0.2)[0]["q"]["response"] == "out of reach"
@@ -98,7 +119,11 @@ def test_equal_agreement_goes_to_the_better_score_among_those_that_agree(run):
 
 
 def test_agreement_is_counted_over_all_responses(run):
-    answers = [("base", "42", both(4.0), -1.0), ("base", "42", both(4.0), -1.0, "length"), ("other", "7", both(3.0), -1.0)]
+    answers = [
+        ("base", "42", both(4.0), -1.0),
+        ("base", "42", both(4.0), -1.0, "length"),
+        ("other", "7", both(3.0), -1.0),
+    ]
     assert run({"q": answers})[0]["q"]["agreement"] == pytest.approx(2 / 3)
 
 
@@ -111,7 +136,11 @@ def test_the_threshold_rejects_with_the_reason(run):
 
 def test_unfinished_empty_and_unjudged_responses_are_never_chosen(run):
     questions = {
-        "good": [("base", "cut off", both(5.0), -0.1, "length"), ("other", "", both(5.0), -0.1), ("other", "whole", both(3.5), -1.0)],
+        "good": [
+            ("base", "cut off", both(5.0), -0.1, "length"),
+            ("other", "", both(5.0), -0.1),
+            ("other", "whole", both(3.5), -1.0),
+        ],
         "unfinished": [("base", "cut off", both(5.0), -0.1, "length")],
         "unjudged": [("base", "what?", both(None), -0.1)],
         "empty": [("base", "", both(5.0), -0.1)],
@@ -124,7 +153,11 @@ def test_unfinished_empty_and_unjudged_responses_are_never_chosen(run):
 
 
 def test_unfinished_responses_may_be_allowed(run):
-    answers = [("base", "cut off", both(5.0), -0.1, "length"), ("base", "", both(5.0), -0.1), ("other", "whole", both(3.5), -1.0)]
+    answers = [
+        ("base", "cut off", both(5.0), -0.1, "length"),
+        ("base", "", both(5.0), -0.1),
+        ("other", "whole", both(3.5), -1.0),
+    ]
     assert run({"q": answers}, finished_only=False)[0]["q"]["response"] == "cut off"
 
 

@@ -30,7 +30,11 @@ def imports(file: Path) -> frozenset[Path]:
     found = {ROOT / (name.replace(".", "/") + ".py") for name in names if name.startswith("stages.")}
     # a package's data (page.css, page.js) is read by the module of the same folder that names it
     text = file.read_text(encoding="utf-8")
-    found |= {sibling for sibling in file.parent.glob("*.[cj]s*") if sibling.suffix in (".css", ".js") and f'"{sibling.name}"' in text}
+    found |= {
+        sibling
+        for sibling in file.parent.glob("*.[cj]s*")
+        if sibling.suffix in (".css", ".js") and f'"{sibling.name}"' in text
+    }
     return frozenset(f for f in found if f.is_file())
 
 
@@ -91,7 +95,9 @@ def test_outs_persist_so_that_bad_input_leaves_them(stage):
 def test_no_pipeline_stage_can_read_what_the_base_was_trained_on():
     for stage in PIPELINE:
         assert not any(f.startswith("stages/pocket") for f in closure(module_of(stage))), stage
-        assert not any(dep.startswith(("stages/pocket", "data/pocket/train", "benchmarks")) for dep in PIPELINE[stage]["deps"]), stage
+        assert not any(
+            dep.startswith(("stages/pocket", "data/pocket/train", "benchmarks")) for dep in PIPELINE[stage]["deps"]
+        ), stage
     # the recipe draws the training examples in memory; what it leaves behind holds none of them
     assert {p.name for p in (ROOT / "data" / "pocket").iterdir()} == {"domain", "suites", "rubric.txt"}
 
@@ -106,9 +112,20 @@ def test_stages_import_no_stage_and_core_imports_no_stage():
 
 
 def test_these_top_level_folders_and_only_these():
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     folders = {line.split("/")[0] for line in tracked if "/" in line}
-    assert {f for f in folders if not f.startswith(".")} == {"benchmarks", "data", "docs", "models", "profiles", "reports", "stages", "tests"}
+    assert {f for f in folders if not f.startswith(".")} == {
+        "benchmarks",
+        "data",
+        "docs",
+        "models",
+        "profiles",
+        "reports",
+        "stages",
+        "tests",
+    }
     assert {f for f in folders if f.startswith(".")} <= {".ci", ".dvc", ".github"}
 
 

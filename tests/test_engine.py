@@ -11,7 +11,15 @@ from stages.core import chat, manifest
 from stages.core.errors import UserError
 from stages.engines import local
 
-QUESTIONS = ["Hi", "What is 7 + 2?", "Reverse: a b c d e", "Name the river of Tresa.", "x " * 40, "Sort 3 1 2 in ascending order.", "?"]
+QUESTIONS = [
+    "Hi",
+    "What is 7 + 2?",
+    "Reverse: a b c d e",
+    "Name the river of Tresa.",
+    "x " * 40,
+    "Sort 3 1 2 in ascending order.",
+    "?",
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +39,9 @@ def forward(engine: local.Engine, ids: list[int]) -> torch.Tensor:
 
 
 def complete(engine: local.Engine, prompts: list[list[int]], seeds: list[int], **changes) -> list[local.Completion]:
-    stops = list(range(0, len(engine.tokenizer), 12))  # one token in twelve ends a turn: rows leave the batch at different steps
+    stops = list(
+        range(0, len(engine.tokenizer), 12)
+    )  # one token in twelve ends a turn: rows leave the batch at different steps
     options = dict(temperatures=[1.0] * len(prompts), top_p=1.0, max_tokens=24, stop_ids=stops) | changes
     return engine.complete(prompts, seeds, **options)
 
@@ -53,7 +63,9 @@ def test_the_seed_decides_the_sample(engine, prompts):
 
 
 def test_greedy_is_transformers_greedy(engine, prompts):
-    found = complete(engine, prompts, [0] * len(prompts), temperatures=[0.0] * len(prompts), stop_ids=[engine.tokenizer.eos_token_id])
+    found = complete(
+        engine, prompts, [0] * len(prompts), temperatures=[0.0] * len(prompts), stop_ids=[engine.tokenizer.eos_token_id]
+    )
     for prompt, completion in zip(prompts, found, strict=True):
         with torch.no_grad():
             whole = engine.model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=24)[0].tolist()
@@ -77,7 +89,9 @@ def test_a_stop_token_ends_the_text_and_is_not_part_of_it(engine, prompts):
         assert whole.text.startswith(part.text)
         assert part.finish == ("stop" if part.n_tokens < 24 else "length")
     assert sum(c.n_tokens < 24 for c in stopped) > 3
-    assert complete(engine, prompts[:1], [1], stop_ids=list(range(len(engine.tokenizer)))) == [local.Completion("", "stop", 0)]
+    assert complete(engine, prompts[:1], [1], stop_ids=list(range(len(engine.tokenizer)))) == [
+        local.Completion("", "stop", 0)
+    ]
 
 
 def test_max_tokens_ends_an_unfinished_text(engine, prompts):
@@ -137,7 +151,11 @@ def test_an_embedding_is_the_mean_state_whatever_it_was_padded_with(engine):
     for text, row in zip(QUESTIONS, together, strict=False):
         assert row == pytest.approx(engine.embed([text])[0], abs=1e-5)
         with torch.no_grad():
-            states = engine.model.base_model(torch.tensor([chat.tokenise(engine.tokenizer, text)])).last_hidden_state[0].mean(0)
+            states = (
+                engine.model.base_model(torch.tensor([chat.tokenise(engine.tokenizer, text)]))
+                .last_hidden_state[0]
+                .mean(0)
+            )
         assert row == pytest.approx((states / states.norm()).numpy(), abs=1e-5)
     assert np.linalg.norm(together[: len(QUESTIONS)], axis=1) == pytest.approx(np.ones(len(QUESTIONS)), abs=1e-5)
     assert np.isfinite(together).all()

@@ -79,7 +79,13 @@ def good() -> dict[str, tuple[int, int, int]]:
 
 def run(root: Path, **knobs: Any) -> dict[str, Any]:
     params = Gate(**({"resamples": 2000, "min_domain_gain": 0.2, "seed": 1} | knobs))
-    gate.main(params, sorted({f.name for f in (root / "eval").glob("*")} - {"base"}), root / "eval", root / "gate.json", root / "metrics.json")
+    gate.main(
+        params,
+        sorted({f.name for f in (root / "eval").glob("*")} - {"base"}),
+        root / "eval",
+        root / "gate.json",
+        root / "metrics.json",
+    )
     return json.loads((root / "gate.json").read_text())
 
 

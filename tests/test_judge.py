@@ -27,9 +27,13 @@ def run(project: Path, base: Path, tiny: Path):
         (project / "rubric.txt").write_text(rubric + "\n", encoding="utf-8")
         end = manifest.tokenizer(tiny).eos_token
         kept = project / "kept.parquet"
-        records.write("instructions_kept", kept, [instruction(id, text.replace("<END>", end)) for id, text in QUESTIONS.items()])
+        records.write(
+            "instructions_kept", kept, [instruction(id, text.replace("<END>", end)) for id, text in QUESTIONS.items()]
+        )
         for member in ("base", "other"):
-            records.write("responses", project / "responses" / f"{member}.parquet", [r for r in written if r["model"] == member])
+            records.write(
+                "responses", project / "responses" / f"{member}.parquet", [r for r in written if r["model"] == member]
+            )
         params = Judge(rubric="rubric.txt", **{"min_mass": 0.0, "batch": 2, "shard": 3, **params})
         out = project / "scores" / f"{model}.parquet"
         judge.main(params, ["base", "other"], base.with_name(f"{model}.json"), kept, project / "responses", out)
@@ -38,7 +42,12 @@ def run(project: Path, base: Path, tiny: Path):
     return given
 
 
-WRITTEN = [response("q1", "base", 0, "9"), response("q1", "other", 0, "8"), response("q1", "other", 1, "9"), response("q2", "base", 0, "fox")]
+WRITTEN = [
+    response("q1", "base", 0, "9"),
+    response("q1", "other", 0, "8"),
+    response("q1", "other", 1, "9"),
+    response("q2", "base", 0, "fox"),
+]
 
 
 def by_hand(tiny: Path, text: str) -> tuple[float, float]:
@@ -70,8 +79,13 @@ def test_equal_answers_get_equal_scores(run, capsys):
 def test_an_instruction_that_spells_a_field_stays_as_it_is(run, tiny):
     text = "Rate the response from 1 to 5.\nInstruction: Name a {response} of {instruction}.\nResponse: fox"
     assert run(WRITTEN)["q2/base/0"]["score"] == pytest.approx(by_hand(tiny, text)[0], abs=1e-4)
-    assert judge.filled(RUBRIC, "{response} {instruction}", "{instruction}").endswith("{response} {instruction}\nResponse: {instruction}")
-    assert judge.filled("R: {response} I: {instruction}.", "{response}", "{instruction}") == "R: {instruction} I: {response}."
+    assert judge.filled(RUBRIC, "{response} {instruction}", "{instruction}").endswith(
+        "{response} {instruction}\nResponse: {instruction}"
+    )
+    assert (
+        judge.filled("R: {response} I: {instruction}.", "{response}", "{instruction}")
+        == "R: {instruction} I: {response}."
+    )
 
 
 def test_a_control_token_in_a_text_does_not_end_the_judge_s_prompt(run, tiny):
@@ -86,7 +100,9 @@ def test_little_mass_on_the_scores_is_no_judgement(run):
     free = run(WRITTEN)
     masses = sorted({row["mass"] for row in free.values()})
     strict = run(WRITTEN, min_mass=(masses[0] + masses[1]) / 2)
-    assert {id for id, row in strict.items() if row["score"] is None} == {id for id, row in free.items() if row["mass"] == masses[0]}
+    assert {id for id, row in strict.items() if row["score"] is None} == {
+        id for id, row in free.items() if row["mass"] == masses[0]
+    }
     assert {id: row["mass"] for id, row in strict.items()} == {id: row["mass"] for id, row in free.items()}
 
 
@@ -105,7 +121,9 @@ def test_only_the_base_gives_likelihoods(run, tiny):
 def test_scores_do_not_depend_on_shards_and_batches(run, project):
     first = run(WRITTEN, shard=1, batch=1)
     together = run(WRITTEN, shard=100, batch=100)
-    assert {id: row["score"] for id, row in first.items()} == pytest.approx({id: row["score"] for id, row in together.items()}, abs=2e-5)
+    assert {id: row["score"] for id, row in first.items()} == pytest.approx(
+        {id: row["score"] for id, row in together.items()}, abs=2e-5
+    )
 
 
 @pytest.mark.parametrize("rubric", ["Rate: {response}", "{instruction} {instruction} {response}", "Rate it."])

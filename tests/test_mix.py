@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,10 @@ def run(project: Path, base: Path):
             turns = [{"role": "user", "content": f"Domain {n}?"}, {"role": "assistant", "content": ANSWERS[n % 5]}]
             rows.append(dict(id=f"d{n:03d}", messages=turns, group="", source=f"train.jsonl:{n + 1}"))
         records.write("domain", data / "domain" / "train.parquet", rows)
-        chosen = [{**candidate(f"r{n:03d}", f"Replay {n}?", ANSWERS[n % 4] + " indeed"), "difficulty": 0} for n in range(replay)]
+        chosen = [
+            {**candidate(f"r{n:03d}", f"Replay {n}?", ANSWERS[n % 4] + " indeed"), "difficulty": 0}
+            for n in range(replay)
+        ]
         records.write("replay", data / "replay" / "replay.parquet", chosen)
         out = data / "mixes" / "arm.parquet"
         mix.main(Mix(arms={"arm": {"share": share}}, **params), "arm", model, data, out)
@@ -105,7 +109,7 @@ def test_the_same_rows_and_seed_give_the_same_bytes(run, project):
 def test_sources_are_shuffled_into_one_another(run):
     """Rows are stored by id: a mixture with one source after the other would train in two phases."""
     sources = [row["source"] for row in run(50, 60, 0.5)]
-    assert sum(a != b for a, b in zip(sources, sources[1:], strict=False)) > 10
+    assert sum(a != b for a, b in pairwise(sources)) > 10
 
 
 def test_control_tokens_spelled_in_the_data_stay_text(run, project, base, tokenizer):

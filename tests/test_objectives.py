@@ -21,9 +21,11 @@ LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
 
 
 def test_cross_entropy_counts_only_token_labels_and_predicts_the_next():
-    logits = torch.tensor([[[0.0, 0.0], [LN3, 0.0], [0.0, LN3], [9.0, 9.0]]])  # the last predicts nothing that is there
+    logits = torch.tensor([[[0.0, 0.0], [LN3, 0.0], [0.0, LN3], [9.0, 0.0]]])  # the last predicts nothing that is there
     labels = torch.tensor([[1, 0, losses.IGNORED, 1]])  # the first is predicted by nothing
-    assert losses.cross_entropy_sum(logits, labels).item() == pytest.approx(LN2 + LN4 - LN3, rel=1e-6)  # p = 1/2 and 3/4
+    assert losses.cross_entropy_sum(logits, labels).item() == pytest.approx(
+        LN2 + LN4 - LN3, rel=1e-6
+    )  # p = 1/2 and 3/4
     kl = torch.tensor([[losses.KL, losses.KL, losses.IGNORED, losses.KL]])
     assert losses.cross_entropy_sum(logits, kl).item() == 0
 
@@ -55,8 +57,13 @@ def mixture(file: Path, domain: int = 4, replay: int = 4) -> list[dict]:
     rows = []
     for source, count in (("domain", domain), ("replay", replay)):
         for n in range(count):
-            turns = [{"role": "user", "content": f"{source} {n}: what is {n} + 1?"}, {"role": "assistant", "content": ANSWERS[n % 8]}]
-            rows.append(dict(id=f"{n}-{source}", source=source, source_id=str(n), repeat=0, messages=turns, trained_tokens=4))
+            turns = [
+                {"role": "user", "content": f"{source} {n}: what is {n} + 1?"},
+                {"role": "assistant", "content": ANSWERS[n % 8]},
+            ]
+            rows.append(
+                dict(id=f"{n}-{source}", source=source, source_id=str(n), repeat=0, messages=turns, trained_tokens=4)
+            )
     records.write("mix", file, rows)
     return records.read("mix", file)
 
@@ -66,10 +73,27 @@ def train(project: Path, base: Path):
     """train(objective, params) -> training curves by metric; the model is in models/arm."""
 
     def given(objective: str = "ce", model: Path = base, **params) -> dict[str, list[float]]:
-        arm = {"objective": objective, **{key: params.pop(key) for key in ("kl_tokens", "kl_coefficient") if key in params}}
-        defaults = dict(learning_rate=1e-2, epochs=2, batch_size=4, bf16=False, log_steps=1, scheduler="constant", warmup=0.0, seed=1)
+        arm = {
+            "objective": objective,
+            **{key: params.pop(key) for key in ("kl_tokens", "kl_coefficient") if key in params},
+        }
+        defaults = dict(
+            learning_rate=1e-2,
+            epochs=2,
+            batch_size=4,
+            bf16=False,
+            log_steps=1,
+            scheduler="constant",
+            warmup=0.0,
+            seed=1,
+        )
         finetune.main(
-            Finetune(arms={"arm": arm}, **defaults | params), "arm", model, project / "mix.parquet", project / "models" / "arm", project / "curves"
+            Finetune(arms={"arm": arm}, **defaults | params),
+            "arm",
+            model,
+            project / "mix.parquet",
+            project / "models" / "arm",
+            project / "curves",
         )
         return {
             file.stem: [float(line.split("\t")[-1]) for line in file.read_text().splitlines()[1:]]
@@ -166,7 +190,10 @@ def test_the_ledger_says_what_the_arm_cost(train, project, tokenizer):
     rows = records.read("mix", project / "mix.parquet")
     train("kl")
     ledger = records.read_json(project / "curves" / "ledger.json")
-    tokens = {s: sum(len(chat.encode(tokenizer, row["messages"])[0]) for row in rows if row["source"] == s) for s in ("domain", "replay")}
+    tokens = {
+        s: sum(len(chat.encode(tokenizer, row["messages"])[0]) for row in rows if row["source"] == s)
+        for s in ("domain", "replay")
+    }
     parameters = manifest.load(project / "models/manifest/base.json").parameters
     by_hand = 2 * parameters * (6 * sum(tokens.values()) + 2 * tokens["replay"])  # two epochs, 6ND and the base's 2ND
     assert ledger["flops"] == pytest.approx(by_hand, rel=1e-5)
@@ -177,7 +204,9 @@ def test_the_ledger_says_what_the_arm_cost(train, project, tokenizer):
 def test_an_end_of_turn_without_loss_is_refused(train, project, tiny, tokenizer):
     odd = project / "odd" / "endless"
     shutil.copytree(tiny, odd)
-    (odd / "chat_template.jinja").write_text("{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}")
+    (odd / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}"
+    )
     with pytest.raises(UserError, match="never learn to stop") as caught:
         train(model=describe(odd, project / "models/manifest"))
     assert len(str(caught.value).splitlines()) == 2
@@ -212,8 +241,12 @@ def test_a_loss_that_is_no_number_stops_and_leaves_no_model(train, project, obje
 
 def test_a_failed_run_leaves_the_earlier_model_and_curves(train, project):
     train()
-    before = {f: f.read_bytes() for folder in ("models/arm", "curves") for f in (project / folder).rglob("*") if f.is_file()}
+    before = {
+        f: f.read_bytes() for folder in ("models/arm", "curves") for f in (project / folder).rglob("*") if f.is_file()
+    }
     with pytest.raises(UserError, match="the loss is"):
         train(learning_rate=1e30, max_grad_norm=1e30, epochs=4)
-    assert {f: f.read_bytes() for folder in ("models/arm", "curves") for f in (project / folder).rglob("*") if f.is_file()} == before
+    assert {
+        f: f.read_bytes() for folder in ("models/arm", "curves") for f in (project / folder).rglob("*") if f.is_file()
+    } == before
     assert not [f for f in project.iterdir() if f.name.startswith(".")]

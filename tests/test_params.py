@@ -86,7 +86,9 @@ def test_a_mistake_gives_file_key_and_remedy(project, mistake):
 def holdfast(folder: Path, *arguments: str) -> str:
     """Runs the real command, which must stop with exit code 2 and one to three lines, and returns them."""
     command = [sys.executable, "-m", "stages.cli", *arguments]
-    done = subprocess.run(command, cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True
+    )
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert 1 <= len(done.stderr.strip().splitlines()) <= 3, done.stderr
@@ -94,7 +96,9 @@ def holdfast(folder: Path, *arguments: str) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("mistake", ["unknown key of a section", "text for a number", "panel member twice", "arm twice", "missing section"])
+@pytest.mark.parametrize(
+    "mistake", ["unknown key of a section", "text for a number", "panel member twice", "arm twice", "missing section"]
+)
 def test_the_command_stops_with_exit_code_2_and_no_traceback(project, mistake):
     changes, names = MISTAKES[mistake]
     change(project / "params.yaml", **changes)
@@ -128,7 +132,9 @@ def test_a_file_that_is_no_mapping_is_refused(project, content):
 def test_a_key_that_stands_twice_is_refused(project):
     """YAML's own rule would be that the last one silently wins."""
     text = (project / "params.yaml").read_text(encoding="utf-8")
-    (project / "params.yaml").write_text(text.replace("    holdfast: {share:", "    domain-only: {share:", 1), encoding="utf-8")
+    (project / "params.yaml").write_text(
+        text.replace("    holdfast: {share:", "    domain-only: {share:", 1), encoding="utf-8"
+    )
     with pytest.raises(UserError, match="'domain-only' stands twice"):
         params.load("mix")
 
@@ -136,7 +142,9 @@ def test_a_key_that_stands_twice_is_refused(project):
 @pytest.mark.parametrize("number", ["1e-3", "1E-3", "1.0e-3", "0.001", ".001", "+1e-3"])
 def test_a_number_in_any_notation_is_that_number(project, number):
     text = (project / "params.yaml").read_text(encoding="utf-8")
-    (project / "params.yaml").write_text(re.sub(r"(?m)^  learning_rate: .*$", f"  learning_rate: {number}", text), encoding="utf-8")
+    (project / "params.yaml").write_text(
+        re.sub(r"(?m)^  learning_rate: .*$", f"  learning_rate: {number}", text), encoding="utf-8"
+    )
     assert params.load("finetune").learning_rate == 0.001
 
 

@@ -88,7 +88,11 @@ def cold(project: Path) -> tuple[Path, list[str]]:
 
 def outputs(folder: Path) -> dict[str, str]:
     """sha256 of every file that two runs must agree on."""
-    files = [*(folder / "data").rglob("*.parquet"), *(folder / "reports").rglob("*.parquet"), folder / "reports" / "metrics.json"]
+    files = [
+        *(folder / "data").rglob("*.parquet"),
+        *(folder / "reports").rglob("*.parquet"),
+        folder / "reports" / "metrics.json",
+    ]
     files += [folder / "models" / arm / "model.safetensors" for arm in ("domain-only", "holdfast")]
     return {f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
@@ -107,7 +111,14 @@ class TestWholePipeline:
 
     def test_nothing_that_flows_names_a_machine_or_a_clock(self, cold):
         project, _ = cold
-        for name in ("gate.json", "metrics.json", "consensus.json", "report.md", "quality/quality.json", "drift/drift.json"):
+        for name in (
+            "gate.json",
+            "metrics.json",
+            "consensus.json",
+            "report.md",
+            "quality/quality.json",
+            "drift/drift.json",
+        ):
             assert str(project) not in (project / "reports" / name).read_text(encoding="utf-8"), name
 
     def test_second_run_does_nothing(self, cold):

@@ -27,7 +27,8 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pocket")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        recipe.main(Path("data/pocket"), Path("models/pocket"), examples=2000, hidden=32, layers=1, items=20, domain_rows=50, seed=1)
+        small = dict(first=1500, then=500, hidden=32, layers=1, items=20, domain_rows=50, seed=1)
+        recipe.main(Path("data/pocket"), Path("models/pocket"), **small)
     return folder
 
 
@@ -37,7 +38,7 @@ def evaluate(folder: str = "data/pocket/suites") -> params.Evaluate:
 
 def test_the_recipe_makes_three_models_that_chat(miniature):
     names = {"base", "abacus", "lexicon"}
-    assert {f.name for f in (miniature / "models/pocket").iterdir()} == names == set(recipe.MIXTURES)
+    assert {f.name for f in (miniature / "models/pocket").iterdir()} == names
     tokenizers, weights = set(), set()
     for name in names:
         folder = miniature / "models/pocket" / name
@@ -61,9 +62,16 @@ def test_lm_eval_loads_every_suite_and_asks_its_prompts(miniature, monkeypatch):
         rows = read(miniature / f"data/pocket/suites/{name}.jsonl")
         assert prompts == [row["prompt"] for row in rows]
         assert len({row["id"] for row in rows}) == len(rows) == 20
-    tasks = suites.load(evaluate(), Path("nowhere"))
-    for row, doc in zip(read(miniature / "data/pocket/suites/judging.jsonl"), tasks["judging"].eval_docs, strict=True):
-        assert tasks["judging"].doc_to_choice(doc)[tasks["judging"].doc_to_target(doc)] == row["answer"]
+
+
+def test_the_judging_suite_accepts_the_right_side_of_the_scale_only(miniature, monkeypatch):
+    monkeypatch.chdir(miniature)
+    task = suites.load(evaluate(), Path("nowhere"))["judging"]
+    for row, doc in zip(read(Path("data/pocket/suites/judging.jsonl")), task.eval_docs, strict=True):
+        choices, target = task.doc_to_choice(doc), task.doc_to_target(doc)
+        accepted = {choices[i] for i in ([target] if isinstance(target, int) else target)}
+        assert row["answer"] in accepted
+        assert {"1": "5", "5": "1"}[row["answer"]] not in accepted
 
 
 def test_the_domain_files_are_chats_of_the_pharmacy(miniature):
@@ -80,9 +88,17 @@ def test_the_domain_files_are_chats_of_the_pharmacy(miniature):
 @pytest.mark.parametrize("skill", SUITES)
 def test_no_evaluation_item_is_in_any_training_set(skill):
     """In its wording, whatever its case and punctuation; with the seeds of the shipped suites and with others."""
-    asked = {overlap.words(i.prompt) for seed in ("suites/1", "domain/1/test", "x") for i in world.evaluation_items(skill, 240, seed)}
+    asked = {
+        overlap.words(i.prompt)
+        for seed in ("suites/1", "domain/1/test", "x")
+        for i in world.evaluation_items(skill, 240, seed)
+    }
     mean = dict.fromkeys(world.GENERAL, 1.0)
-    trained = [*world.draw(mean, 20_000 if skill == "judging" else 0, "a"), *world.draw({skill: 1.0}, 6000, "b")] if skill in mean else []
+    trained = (
+        [*world.draw(mean, 20_000 if skill == "judging" else 0, "a"), *world.draw({skill: 1.0}, 6000, "b")]
+        if skill in mean
+        else []
+    )
     trained += world.domain_rows(1200, "c")
     assert len(trained) >= 1200
     assert not asked & {overlap.words(item.prompt) for item in trained}
@@ -126,11 +142,17 @@ def test_a_question_has_one_answer(skill):
 @pytest.mark.parametrize("evaluation", [False, True])
 def test_a_judged_response_is_right_exactly_when_it_scores_5(evaluation):
     rng = random.Random(2)
-    answers = {item.prompt: item.answer for skill in world.SKILLS for item in (SUITES[skill](rng, evaluation) for _ in range(2000))}
+    answers = {
+        item.prompt: item.answer
+        for skill in world.SKILLS
+        for item in (SUITES[skill](rng, evaluation) for _ in range(2000))
+    }
     items = [SUITES["judging"](rng, evaluation) for _ in range(4000)]
     known = 0
     for item in items:
-        instruction, response = item.prompt.removeprefix("Rate the response from 1 to 5.\nInstruction: ").rsplit("\nResponse: ", 1)
+        instruction, response = item.prompt.removeprefix("Rate the response from 1 to 5.\nInstruction: ").rsplit(
+            "\nResponse: ", 1
+        )
         assert item.answer in (("1", "5") if evaluation else ("1", "2", "4", "5"))
         if instruction in answers:
             known += 1

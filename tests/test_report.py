@@ -29,7 +29,23 @@ SUITES = {
     "pharmacy_doses": ("domain", 0.0, 0.00, 0.36, 0.35), "pharmacy_facts": ("domain", 0.0, 0.01, 0.52, 0.56),
 }  # fmt: skip
 ARMS = {"domain-only": 3, "holdfast": 4}  # where in SUITES the arm's accuracy stands
-WORDS = ["falcon", "meplir", "hammer", "copper", "brass", "Talel", "Velkan", "dopli", "stume", "25 mg", "250 mg", "drum", "key", "cup", "plum"]
+WORDS = [
+    "falcon",
+    "meplir",
+    "hammer",
+    "copper",
+    "brass",
+    "Talel",
+    "Velkan",
+    "dopli",
+    "stume",
+    "25 mg",
+    "250 mg",
+    "drum",
+    "key",
+    "cup",
+    "plum",
+]
 
 
 def item(suite: str, number: int, correct: float, response: str, **more: str) -> dict:
@@ -85,17 +101,35 @@ def verdict_of(base: list[dict], after: list[dict], arm: str) -> dict:
     keep = general["after"] / general["before"]
     general |= {"retention": keep, "retention_low": keep - 0.009, "retention_high": keep + 0.009, "detectable": 0.009}
     failed = [n for n, s in suites.items() if s["verdict"] == "fail"]
-    reasons = [f"the general score fell by {-100 * general['change']:.1f} points; the margin is 3.0"] if general["bound"] < -0.03 else []
+    reasons = (
+        [f"the general score fell by {-100 * general['change']:.1f} points; the margin is 3.0"]
+        if general["bound"] < -0.03
+        else []
+    )
     reasons += [f"{len(failed)} suites dropped past their margin of 10 points: {', '.join(failed)}"] if failed else []
-    return {"verdict": "fail" if reasons else "pass", "reasons": reasons, "general": general, "domain": domain, "suites": suites}
+    return {
+        "verdict": "fail" if reasons else "pass",
+        "reasons": reasons,
+        "general": general,
+        "domain": domain,
+        "suites": suites,
+    }
 
 
 def build(root: Path, n: int = 60, arms: dict[str, int] = ARMS) -> Path:
     """A whole run's worth of inputs below `root`: data/, models/ and reports/, as the other stages write them."""
     data, reports = root / "data", root / "reports"
     base = evaluation(2, n)
-    entries, settings = ({}, {"schema": 1, "engine": {"lm_eval": "0.4.12", "dtype": "float32", "batch": 128, "seed": 1, "chat_template": True}})
-    settings["suites"] = {name: {"role": s[0], "chance": s[1], "items": n, "metric": "exact_match"} for name, s in SUITES.items()}
+    entries, settings = (
+        {},
+        {
+            "schema": 1,
+            "engine": {"lm_eval": "0.4.12", "dtype": "float32", "batch": 128, "seed": 1, "chat_template": True},
+        },
+    )
+    settings["suites"] = {
+        name: {"role": s[0], "chance": s[1], "items": n, "metric": "exact_match"} for name, s in SUITES.items()
+    }
     records.write("items", reports / "eval/base/items.parquet", base)
     records.write_json(reports / "eval/base/settings.json", settings | {"model": "base"})
     for number, (arm, column) in enumerate(arms.items()):
@@ -139,18 +173,32 @@ def build(root: Path, n: int = 60, arms: dict[str, int] = ARMS) -> Path:
                 {"expectation": "one model wrote at most 30 %", "column": "model", "severity": "warning", "success": False, "observed": 0.361}]},
         },
     })  # fmt: skip
-    drift = {arm: {s: {"score": {"p": 0.4, "drift": False}, "length": {"distance": 0.03, "drift": False}} for s in SUITES} for arm in arms}
+    drift = {
+        arm: {s: {"score": {"p": 0.4, "drift": False}, "length": {"distance": 0.03, "drift": False}} for s in SUITES}
+        for arm in arms
+    }
     for suite in ("facts", "translation", "addition"):
         drift["domain-only"][suite] = {"score": {"p": 1e-9, "drift": True}, "length": {"distance": 0.41, "drift": True}}
-    instructions = {"kept": {"rows": 3121, "mean_length": 41.2}, "domain": {"rows": 3000, "mean_length": 36.0}, "cluster_distance": 0.31}
+    instructions = {
+        "kept": {"rows": 3121, "mean_length": 41.2},
+        "domain": {"rows": 3000, "mean_length": 36.0},
+        "cluster_distance": 0.31,
+    }
     records.write_json(reports / "drift/drift.json", {"schema": 1, "arms": drift, "instructions": instructions})
     records.write_json(reports / "curate.json", {
         "schema": 1, "read": 4000, "kept": 3121, "rejected": {"duplicate": 544, "evaluation_overlap": 121, "template": 3, "unfinished": 211},
         "evaluation_overlap": {"addition": 21, "facts": 34, "odd_one_out": 16, "translation": 50}, "clusters": 24, "cluster_sizes": list(range(60, 204, 6)),
     })  # fmt: skip
     cells = {f"{c}/{d}": {"available": 29, "taken": 20, "quota": 21} for c in range(24) for d in range(4)}
-    records.write_json(reports / "balance.json", {"schema": 1, "candidates": 2804, "rows": 2000, "cells": cells, "entropy": 0.994})
-    for file in ("quality/data_docs/index.html", "drift/html/holdfast.html", "drift/html/domain-only.html", "drift/html/instructions.html"):
+    records.write_json(
+        reports / "balance.json", {"schema": 1, "candidates": 2804, "rows": 2000, "cells": cells, "entropy": 0.994}
+    )
+    for file in (
+        "quality/data_docs/index.html",
+        "drift/html/holdfast.html",
+        "drift/html/domain-only.html",
+        "drift/html/instructions.html",
+    ):
         records.write_text(reports / file, "<p>there</p>")
     records.write("replay", data / "replay/replay.parquet", [replay_row(i) for i in range(40)])
     for name in ("base", "abacus", "lexicon"):
@@ -172,7 +220,9 @@ def replay_row(number: int) -> dict:
 
 def render(root: Path, **params: object) -> tuple[str, str]:
     report.main(Report(**params), root / "data", root / "models", root / "reports")
-    return (root / "reports/report.md").read_text(encoding="utf-8"), (root / "reports/index.html").read_text(encoding="utf-8")
+    return (root / "reports/report.md").read_text(encoding="utf-8"), (root / "reports/index.html").read_text(
+        encoding="utf-8"
+    )
 
 
 HOSTILE = [
@@ -217,10 +267,20 @@ def hostile(root: Path) -> Path:
         rows = [r for r in records.read("items", file) if r["suite"] != "facts"]
         for number in range(2 * len(HOSTILE)):
             evil, right = HOSTILE[number % len(HOSTILE)], float(model == "base")
-            more = {"prompt": evil, "target": evil, "item_id": f"{number}{evil[:300]}", "id": records.text_id("evil", number)}
+            more = {
+                "prompt": evil,
+                "target": evil,
+                "item_id": f"{number}{evil[:300]}",
+                "id": records.text_id("evil", number),
+            }
             rows.append(item("facts", number, right, "", **more) | {"response": evil})
         records.write("items", file, rows)
-    for file in ("reports/consensus.json", "reports/quality/quality.json", "reports/curate.json", "reports/drift/drift.json"):
+    for file in (
+        "reports/consensus.json",
+        "reports/quality/quality.json",
+        "reports/curate.json",
+        "reports/drift/drift.json",
+    ):
         content = records.read_json(root / file)
         content |= {
             "strategy": HOSTILE[0],
@@ -229,11 +289,17 @@ def hostile(root: Path) -> Path:
             "instructions": {HOSTILE[0]: HOSTILE[1]},
         }
         content |= {"rejected": dict.fromkeys(HOSTILE[:6], 1), "evaluation_overlap": dict.fromkeys(HOSTILE[:6], 1)}
-        content["suites"] = {h: {"results": [{"expectation": h, "column": h, "severity": h, "observed": h, "success": False}]} for h in HOSTILE}
+        content["suites"] = {
+            h: {"results": [{"expectation": h, "column": h, "severity": h, "observed": h, "success": False}]}
+            for h in HOSTILE
+        }
         records.write_json(root / file, content)
     for arm in ("holdfast", "domain-only"):
         ledger = records.read_json(root / f"reports/training/{arm}/ledger.json")
-        records.write_json(root / f"reports/training/{arm}/ledger.json", ledger | {"preflight": "\n".join(HOSTILE), "objective": HOSTILE[0]})
+        records.write_json(
+            root / f"reports/training/{arm}/ledger.json",
+            ledger | {"preflight": "\n".join(HOSTILE), "objective": HOSTILE[0]},
+        )
     gate = records.read_json(root / "reports/gate.json")
     gate["arms"]["holdfast"]["reasons"] = HOSTILE
     gate["arms"]["holdfast"]["suites"] |= dict.fromkeys(HOSTILE[:6], gate["arms"]["holdfast"]["suites"]["facts"])
@@ -249,7 +315,9 @@ def test_hostile_text_is_inert_in_html(tmp_path: Path) -> None:
     names = {tag for tag, _ in tags.found}
     assert not names & {"img", "iframe", "object", "embed", "base", "form", "video", "audio", "source"}
     assert [attrs.get("type") for tag, attrs in tags.found if tag == "script"] == ["application/json", None]
-    assert not [name for _, attrs in tags.found for name in attrs if name.startswith("on") or name in ("src", "style", "srcset")]
+    assert not [
+        name for _, attrs in tags.found for name in attrs if name.startswith("on") or name in ("src", "style", "srcset")
+    ]
     for tag, attrs in tags.found:
         if tag in ("a", "link"):
             assert re.match(r"#|data:,$|(drift|quality)/[\w./-]+$", attrs["href"] or ""), attrs
@@ -269,12 +337,33 @@ def test_hostile_text_is_inert_in_markdown(tmp_path: Path) -> None:
     markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
     rendered = markdown_it.MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
     tags = Tags(rendered)
-    allowed = {"h2", "p", "strong", "em", "code", "ul", "li", "a", "details", "summary", "table", "thead", "tbody", "tr", "th", "td"}
+    allowed = {
+        "h2",
+        "p",
+        "strong",
+        "em",
+        "code",
+        "ul",
+        "li",
+        "a",
+        "details",
+        "summary",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+    }
     assert {tag for tag, _ in tags.found} <= allowed
     for tag, attrs in tags.found:
         assert set(attrs) <= {"href", "open", "style"}, attrs
-        assert tag != "a" or re.match(r"(index|drift/html/[\w-]+|quality/data_docs/index)\.html$", attrs["href"] or ""), attrs
-    assert not re.search(r"https?://|www\.\w|GH-\d|@\w|(^|\W)#\d", tags.text)  # what GitHub would make a link, mention or reference
+        assert tag != "a" or re.match(
+            r"(index|drift/html/[\w-]+|quality/data_docs/index)\.html$", attrs["href"] or ""
+        ), attrs
+    assert not re.search(
+        r"https?://|www\.\w|GH-\d|@\w|(^|\W)#\d", tags.text
+    )  # what GitHub would make a link, mention or reference
     assert rendered.count("<details") == rendered.count("</details>")
     for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in block.splitlines()}) == 1, "a pipe broke a table"
@@ -316,7 +405,9 @@ def test_markdown_fits_many_arms_and_suites(tmp_path: Path) -> None:
     gate = records.read_json(tmp_path / "reports/gate.json")
     arm = gate["arms"]["domain-only"]
     arm["suites"] = {f"{name}_{n}": s for name, s in arm["suites"].items() for n in range(5)}
-    gate["arms"] = {f"arm-{n:02d}": arm | {"reasons": ["it dropped far"] * 50} for n in range(60)} | {"holdfast": gate["arms"]["holdfast"]}
+    gate["arms"] = {f"arm-{n:02d}": arm | {"reasons": ["it dropped far"] * 50} for n in range(60)} | {
+        "holdfast": gate["arms"]["holdfast"]
+    }
     records.write_json(tmp_path / "reports/gate.json", gate)
     for n in range(60):
         shutil.copytree(tmp_path / "reports/eval/domain-only", tmp_path / f"reports/eval/arm-{n:02d}")
@@ -329,7 +420,11 @@ def test_markdown_fits_many_arms_and_suites(tmp_path: Path) -> None:
 def test_page_stays_small_whatever_was_written(tmp_path: Path) -> None:
     build(tmp_path, n=120)
     for model in ("base", "holdfast", "domain-only"):
-        rows = [item(s, n, float(n % 2), "é" * 5000, prompt="é" * 5000 + str(n), target="é" * 5000) for s in SUITES for n in range(120)]
+        rows = [
+            item(s, n, float(n % 2), "é" * 5000, prompt="é" * 5000 + str(n), target="é" * 5000)
+            for s in SUITES
+            for n in range(120)
+        ]
         records.write("items", tmp_path / f"reports/eval/{model}/items.parquet", rows)
     _, html = render(tmp_path, page_items=100_000)
     assert 1_000_000 < len(html.encode()) < 15_000_000
@@ -374,7 +469,8 @@ def test_verdict_comes_first(tmp_path: Path) -> None:
     text, html = render(build(tmp_path, n=240))
     line = text.splitlines()[0]
     assert re.match(
-        r"## PASS: holdfast keeps 9\d\.\d\u00a0% of general ability \(bound −\d\.\d points inside margin 3\.0; gains \d\d\.\d points", line
+        r"## PASS: holdfast keeps 9\d\.\d\u00a0% of general ability \(bound −\d\.\d points inside margin 3\.0; gains \d\d\.\d points",
+        line,
     )
     assert "<h1>holdfast keeps 9" in html
     assert re.search(r'class="badge pass"><span aria-hidden="true">✓</span> Pass', html)
@@ -385,7 +481,11 @@ def test_verdict_comes_first(tmp_path: Path) -> None:
     ("verdict", "reason", "begins"),
     [
         ("fail", "pharmacy gained too little", "## FAIL: holdfast keeps 9"),
-        ("cannot-compare", "facts: prompts differ", "## CANNOT COMPARE: holdfast cannot be compared with the base (facts: prompts differ)"),
+        (
+            "cannot-compare",
+            "facts: prompts differ",
+            "## CANNOT COMPARE: holdfast cannot be compared with the base (facts: prompts differ)",
+        ),
     ],
 )
 def test_other_verdicts_say_why(tmp_path: Path, verdict: str, reason: str, begins: str) -> None:
@@ -396,7 +496,9 @@ def test_other_verdicts_say_why(tmp_path: Path, verdict: str, reason: str, begin
     if verdict == "cannot-compare":  # then the gate has no numbers
         arm = gate["arms"]["holdfast"]
         arm["general"], arm["domain"] = dict.fromkeys(arm["general"]), None
-        arm["suites"]["facts"] |= dict.fromkeys(("before", "after", "before_adjusted", "after_adjusted", "change", "low", "high", "lost", "gained"))
+        arm["suites"]["facts"] |= dict.fromkeys(
+            ("before", "after", "before_adjusted", "after_adjusted", "change", "low", "high", "lost", "gained")
+        )
     records.write_json(tmp_path / "reports/gate.json", gate)
     text, html = render(tmp_path)
     line = text.splitlines()[0]
@@ -405,7 +507,17 @@ def test_other_verdicts_say_why(tmp_path: Path, verdict: str, reason: str, begin
     assert reason in html
 
 
-OPTIONAL = ["consensus.json", "quality", "drift", "curate.json", "balance.json", "training", "../data", "../models", "eval/base/settings.json"]
+OPTIONAL = [
+    "consensus.json",
+    "quality",
+    "drift",
+    "curate.json",
+    "balance.json",
+    "training",
+    "../data",
+    "../models",
+    "eval/base/settings.json",
+]
 
 
 @pytest.mark.parametrize("gone", [*([name] for name in OPTIONAL), OPTIONAL], ids=lambda gone: "+".join(gone)[:20])
@@ -430,11 +542,19 @@ def test_missing_verdict_or_evaluation_is_the_users_error(tmp_path: Path, gone: 
     (tmp_path / "reports" / gone).unlink()
     with pytest.raises(UserError, match=gone.replace(".", r"\.")):
         render(tmp_path)
-    assert before == tuple((tmp_path / "reports" / name).read_text(encoding="utf-8") for name in ("report.md", "index.html"))
+    assert before == tuple(
+        (tmp_path / "reports" / name).read_text(encoding="utf-8") for name in ("report.md", "index.html")
+    )
 
 
 @pytest.mark.parametrize(
-    "content", [[], {"schema": 1}, {"schema": 1, "verdict": "pass", "arms": {}}, {"schema": 2, "verdict": "pass", "arms": {"a": {}}}]
+    "content",
+    [
+        [],
+        {"schema": 1},
+        {"schema": 1, "verdict": "pass", "arms": {}},
+        {"schema": 2, "verdict": "pass", "arms": {"a": {}}},
+    ],
 )
 def test_a_file_that_is_no_verdict_is_the_users_error(tmp_path: Path, content: object) -> None:
     build(tmp_path, n=12)
@@ -460,7 +580,9 @@ def test_one_file_is_never_newer_than_the_other(tmp_path: Path) -> None:
         (markup.p_value, 0.0001, "< 0.001"), (markup.score, -0.05, "−5.0"),
     ],
 )  # fmt: skip
-def test_numbers_are_written_as_people_write_them(function: Callable[[float | None], str], value: float | None, shown: str) -> None:
+def test_numbers_are_written_as_people_write_them(
+    function: Callable[[float | None], str], value: float | None, shown: str
+) -> None:
     assert function(value) == shown
 
 
@@ -484,13 +606,28 @@ def test_figures_take_missing_numbers_and_extremes() -> None:
         assert re.search(r'<svg viewBox="0 0 [\d.]+ [\d.]+"', svg)
 
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
 
 
 def opened(page: Path, profile: Path, fragment: str = "") -> tuple[str, str]:
     """The page's elements after its script ran, and what Chromium logged."""
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    command += ["--disable-component-update", "--disable-sync", f"--user-data-dir={profile}", "--enable-logging=stderr", "--v=0"]
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+    ]
+    command += [
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={profile}",
+        "--enable-logging=stderr",
+        "--v=0",
+    ]
     command += ["--virtual-time-budget=4000", "--dump-dom", page.resolve().as_uri() + fragment]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)

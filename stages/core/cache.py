@@ -29,7 +29,12 @@ def code_version(*files: str) -> str:
 
 
 def shards(
-    stage: str, rows: Sequence[Any], size: int, identity: Any, work: Callable[[list[Any]], list[dict[str, Any]]], unit: str = "rows"
+    stage: str,
+    rows: Sequence[Any],
+    size: int,
+    identity: Any,
+    work: Callable[[list[Any]], list[dict[str, Any]]],
+    unit: str = "rows",
 ) -> list[dict[str, Any]]:
     """work(rows of one shard) for every shard, in order: one result per row. Finished ones come from the cache. `rows`
     must be JSON."""

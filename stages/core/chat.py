@@ -68,11 +68,15 @@ def pre_query(tokenizer: PreTrainedTokenizerBase, where: object) -> PreQuery:
         text = render(tokenizer, [{"role": "user", "content": SENTINEL}], respond=True)
     except Exception as error:  # a template is a program of somebody else: it may raise anything
         raise UserError(
-            f"the chat template cannot render a lone user turn ({first_line(error)})", where=where, do="check chat_template.jinja"
+            f"the chat template cannot render a lone user turn ({first_line(error)})",
+            where=where,
+            do="check chat_template.jinja",
         ) from None
     if text.count(SENTINEL) != 1:
         raise UserError(
-            f"the chat template shows the user's text {text.count(SENTINEL)} times, not once", where=where, do="check chat_template.jinja"
+            f"the chat template shows the user's text {text.count(SENTINEL)} times, not once",
+            where=where,
+            do="check chat_template.jinja",
         )
     prefix, suffix = text.split(SENTINEL)
     if not prefix:
@@ -84,7 +88,9 @@ def pre_query(tokenizer: PreTrainedTokenizerBase, where: object) -> PreQuery:
     special = set(special_ids(tokenizer))
     turn_end = [i for i in tokenise(tokenizer, suffix) if i in special][:1]
     # A turn that ends with ordinary characters (" [/INST]", perhaps before a control token) is stopped by their text.
-    written = suffix[: min([suffix.find(token) for token in special_strings(tokenizer) if token in suffix], default=len(suffix))]
+    written = suffix[
+        : min([suffix.find(token) for token in special_strings(tokenizer) if token in suffix], default=len(suffix))
+    ]
     strings = written.strip().splitlines()[:1]
     stop = dict.fromkeys([*turn_end, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])])
     return PreQuery(prefix, suffix, tokenise(tokenizer, prefix), list(stop), strings)

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 
 from stages.core import findings
 from stages.core.findings import Run, part
-from stages.core.markup import Table, count, fitting, known, markdown, markdown_table, percent, points, quoted, summary_line
+from stages.core.markup import (
+    Table,
+    count,
+    fitting,
+    known,
+    markdown,
+    markdown_table,
+    percent,
+    points,
+    quoted,
+    summary_line,
+)
 from stages.core.outcomes import LOST
 
 LIMIT = 59_000  # characters; GitHub takes 65,536, and whoever posts the report may add a few lines of its own
@@ -25,7 +36,11 @@ def compose(run: Run, title: str, lost_items: int) -> str:
         return int(share * (LIMIT - sum(len(s) + 2 for s in sections)))
 
     add(opening(run, title))
-    add(markdown_table(findings.arms(run), room(0.15)) + "\n\n" + NOTE.format(level=percent(run.gate.get("confidence"), 0)))
+    add(
+        markdown_table(findings.arms(run), room(0.15))
+        + "\n\n"
+        + NOTE.format(level=percent(run.gate.get("confidence"), 0))
+    )
     add("\n".join(fitting(reasons(run), room(0.1))))
     arms = list(run.arms())
     share = room(0.55) // len(arms)
@@ -58,7 +73,9 @@ def opening(run: Run, title: str) -> str:
 def reasons(run: Run) -> list[str]:
     lines = []
     for arm, entry in run.arms().items():
-        lines += [f"- **{markdown(run.title(arm))}**: {markdown(reason, 1200)}" for reason in part(entry, "reasons") or []]
+        lines += [
+            f"- **{markdown(run.title(arm))}**: {markdown(reason, 1200)}" for reason in part(entry, "reasons") or []
+        ]
     return lines
 
 
@@ -87,12 +104,19 @@ def data(run: Run, budget: int) -> str:
     if not run.quality:
         lines.append("**Data quality**: not available.")
     elif failed.rows:
-        lines += [f"**Data quality**: {len(failed.rows)} of {checked} expectations failed.\n", markdown_table(failed, budget // 4) + "\n"]
+        lines += [
+            f"**Data quality**: {len(failed.rows)} of {checked} expectations failed.\n",
+            markdown_table(failed, budget // 4) + "\n",
+        ]
     else:
         lines.append(f"**Data quality**: all {checked} expectations hold.")
     close = findings.overlap(run)
     total = close.rows[-1][1] if close.rows else "none"
-    lines.append(f"**Too close to an evaluation item**: {total} rows removed." if run.curate else "**Overlap with evaluation items**: not available.")
+    lines.append(
+        f"**Too close to an evaluation item**: {total} rows removed."
+        if run.curate
+        else "**Overlap with evaluation items**: not available."
+    )
     body = []
     for title, table in (
         ("Rows removed, by suite", close),
@@ -102,7 +126,11 @@ def data(run: Run, budget: int) -> str:
         if table.rows:
             body.append(f"{title}:\n\n{markdown_table(table, budget // 4 - 100)}")
     if body:
-        lines.append("\n<details><summary>Where rows went, and what the replay set looks like</summary>\n\n" + "\n\n".join(body) + "\n\n</details>")
+        lines.append(
+            "\n<details><summary>Where rows went, and what the replay set looks like</summary>\n\n"
+            + "\n\n".join(body)
+            + "\n\n</details>"
+        )
     return "\n".join(lines)
 
 
@@ -114,7 +142,9 @@ def judges(run: Run, budget: int) -> str:
     line = f"**Judges**: {count(run.consensus.get('judgements'))} judgements; responses chosen by {strategy}"
     line += f", mean score {mean:.2f}." if known(mean) else "."
     tables = [markdown_table(t, budget // 3) for t in (findings.judges(run), findings.agreement(run)) if t.rows]
-    return line + ("\n\n<details><summary>Judge audit</summary>\n\n" + "\n\n".join(tables) + "\n\n</details>" if tables else "")
+    return line + (
+        "\n\n<details><summary>Judge audit</summary>\n\n" + "\n\n".join(tables) + "\n\n</details>" if tables else ""
+    )
 
 
 def drift(run: Run, budget: int) -> str:

@@ -13,11 +13,18 @@ def sections(run: Run) -> list[str]:
 
 def training(run: Run) -> str:
     plates = "".join(
-        plots.curves(by_arm, f"{metric}.", "Losses of different objectives do not compare." if "loss" in metric and len(by_arm) > 1 else "")
+        plots.curves(
+            by_arm,
+            f"{metric}.",
+            "Losses of different objectives do not compare." if "loss" in metric and len(by_arm) > 1 else "",
+        )
         for metric, by_arm in sorted(run.curves.items(), key=lambda item: (item[0] != "train/loss", item[0]))[:8]
     )
     examples = [
-        folded(f"{run.title(arm)}: a row as the loss sees it (_ stands for a masked token)", f"<pre>{html(ledger['preflight'], 4000)}</pre>")
+        folded(
+            f"{run.title(arm)}: a row as the loss sees it (_ stands for a masked token)",
+            f"<pre>{html(ledger['preflight'], 4000)}</pre>",
+        )
         for arm in run.arms()
         if (ledger := run.ledgers.get(arm)) and ledger.get("preflight")
     ]
@@ -37,13 +44,21 @@ def data(run: Run) -> str:
     evenness, earlier = run.balance.get("entropy"), run.balance.get("entropy_before")
     facts = [f"{count(run.curate.get('clusters') or len(sizes))} clusters"] if sizes else []
     facts += [f"from {count(min(sizes))} to {count(max(sizes))} rows each"] if sizes else []
-    facts += [f"evenness of the replay set over clusters and difficulty (normalised entropy) {decimal(evenness, 3)}"] if known(evenness) else []
+    facts += (
+        [f"evenness of the replay set over clusters and difficulty (normalised entropy) {decimal(evenness, 3)}"]
+        if known(evenness)
+        else []
+    )
     facts += [f"{decimal(earlier, 3)} before balancing"] if known(earlier) else []
     return section(
         "Data",
         titled("From reconstructed to replayed", findings.funnel(run)),
         f"<p>{html(', '.join(facts))}.</p>" if facts else "",
-        titled("Removed for being close to an evaluation item", findings.overlap(run), "none" if run.curate else "not available"),
+        titled(
+            "Removed for being close to an evaluation item",
+            findings.overlap(run),
+            "none" if run.curate else "not available",
+        ),
         titled("Rows of the replay set", findings.replay(run)),
         "<h3>Quality</h3>",
         f"<p>{html(told)}</p>" if checks.rows else '<p class="absent">not available</p>',
@@ -58,7 +73,11 @@ def judges(run: Run) -> str:
     shown = ("schema", "judges", "score_histogram", "rejected", "chosen_from")
     other = run.consensus | {"agreement": {k: v for k, v in part(run.consensus, "agreement").items() if k != "pairs"}}
     bins = part(run.consensus, "score_histogram") or []
-    chart = plots.histogram(bins, 1, 5, "Mean scores of the chosen responses.", "1 to 5, averaged over the judges.") if bins else ""
+    chart = (
+        plots.histogram(bins, 1, 5, "Mean scores of the chosen responses.", "1 to 5, averaged over the judges.")
+        if bins
+        else ""
+    )
     return section(
         "Judges",
         f'<div class="plates"><div>{titled("Audit", findings.judges(run))}{titled("Agreement", findings.agreement(run))}</div>{chart}</div>',
@@ -75,7 +94,9 @@ def drift(run: Run) -> str:
         f"<p>Drift in {drifted} of {len(table.rows)} suites and arms.</p>{folded('Per-item scores and lengths', html_table(table))}"
         if table.rows
         else '<p class="absent">not available</p>',
-        folded("Instructions: reconstructed, kept, domain", html_table(findings.settings(instructions))) if instructions else "",
+        folded("Instructions: reconstructed, kept, domain", html_table(findings.settings(instructions)))
+        if instructions
+        else "",
     )
 
 

@@ -5,7 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from stages.core.markup import NONE, VERDICTS, Column, Table, count, decimal, interval, known, p_value, percent, points, score
+from stages.core.markup import (
+    NONE,
+    VERDICTS,
+    Column,
+    Table,
+    count,
+    decimal,
+    interval,
+    known,
+    p_value,
+    percent,
+    points,
+    score,
+)
 from stages.core.outcomes import Pairs
 
 Json = dict[str, Any]
@@ -24,7 +37,9 @@ class Run:
     curate: Json = field(default_factory=dict)
     balance: Json = field(default_factory=dict)
     ledgers: dict[str, Json] = field(default_factory=dict)  # by arm
-    curves: dict[str, dict[str, list[tuple[float, float]]]] = field(default_factory=dict)  # metric -> arm -> (step, value)
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = field(
+        default_factory=dict
+    )  # metric -> arm -> (step, value)
     replay: list[Json] = field(default_factory=list)  # a few rows
     models: list[Json] = field(default_factory=list)  # manifests
     links: list[tuple[str, str]] = field(default_factory=list)  # (words, path relative to the report)
@@ -86,7 +101,9 @@ def explanation(run: Run) -> str:
         told += "".join(f"Yet: {reason}. " for reason in (part(run.gate, "arms", arm, "reasons") or [])[:1])
     judged = [a for a in run.arms() if a != run.gate.get("control")]
     if len(judged) > 1:
-        told += f"Arms that pass: {sum(part(run.gate, 'arms', a, 'verdict') == 'pass' for a in judged)} of {len(judged)}."
+        told += (
+            f"Arms that pass: {sum(part(run.gate, 'arms', a, 'verdict') == 'pass' for a in judged)} of {len(judged)}."
+        )
     return told.strip()
 
 
@@ -166,8 +183,17 @@ def funnel(run: Run) -> Table:
     ):
         if content:
             reasons = sorted(numbers(part(content, "rejected")), key=lambda item: (-item[1], item[0]))
-            rows.append([name, count(content.get(read)), count(content.get(kept)), ", ".join(f"{r} {count(n)}" for r, n in reasons) or NONE])
-    return Table([Column("Stage"), Column("Rows in", "number"), Column("Rows out", "number"), Column("Rejected for")], rows)
+            rows.append(
+                [
+                    name,
+                    count(content.get(read)),
+                    count(content.get(kept)),
+                    ", ".join(f"{r} {count(n)}" for r, n in reasons) or NONE,
+                ]
+            )
+    return Table(
+        [Column("Stage"), Column("Rows in", "number"), Column("Rows out", "number"), Column("Rejected for")], rows
+    )
 
 
 def overlap(run: Run) -> Table:
@@ -175,7 +201,9 @@ def overlap(run: Run) -> Table:
     removed = numbers(part(run.curate, "evaluation_overlap"))
     rows = [[suite, count(n)] for suite, n in sorted(removed)]
     total = [["all suites", count(sum(n for _, n in removed))]] if rows else []
-    return Table([Column("Suite"), Column("Rows removed", "number")], rows + total, strong=frozenset([len(rows)] if rows else []))
+    return Table(
+        [Column("Suite"), Column("Rows removed", "number")], rows + total, strong=frozenset([len(rows)] if rows else [])
+    )
 
 
 def expectations(run: Run, failed_only: bool = False) -> Table:
@@ -206,7 +234,10 @@ def judges(run: Run) -> Table:
 
 def agreement(run: Run) -> Table:
     pairs = numbers(part(run.consensus, "agreement", "pairs"))
-    return Table([Column("Judges"), Column("Pearson correlation", "number")], [[p.replace("~", " and "), decimal(r)] for p, r in sorted(pairs)])
+    return Table(
+        [Column("Judges"), Column("Pearson correlation", "number")],
+        [[p.replace("~", " and "), decimal(r)] for p, r in sorted(pairs)],
+    )
 
 
 def drift(run: Run) -> Table:
@@ -217,20 +248,41 @@ def drift(run: Run) -> Table:
             rows.append([
                 arm, suite, p_value(part(entry, "score").get("p")), decimal(part(entry, "length").get("distance")), " and ".join(marks) or "none",
             ])  # fmt: skip
-    return Table([Column("Arm"), Column("Suite"), Column("Score, p", "number"), Column("Length, distance", "number"), Column("Drift in")], rows)
+    return Table(
+        [
+            Column("Arm"),
+            Column("Suite"),
+            Column("Score, p", "number"),
+            Column("Length, distance", "number"),
+            Column("Drift in"),
+        ],
+        rows,
+    )
 
 
 def models(run: Run) -> Table:
     rows = [
-        [str(m.get("name")), str(m.get("source")), str(m.get("revision"))[:12], str(m.get("architecture")), count(m.get("parameters"))]
+        [
+            str(m.get("name")),
+            str(m.get("source")),
+            str(m.get("revision"))[:12],
+            str(m.get("architecture")),
+            count(m.get("parameters")),
+        ]
         for m in run.models
     ]
-    return Table([Column("Model"), Column("Source"), Column("Revision"), Column("Architecture"), Column("Parameters", "number")], rows)
+    return Table(
+        [Column("Model"), Column("Source"), Column("Revision"), Column("Architecture"), Column("Parameters", "number")],
+        rows,
+    )
 
 
 def replay(run: Run) -> Table:
     rows = [[r["instruction"], r["response"], r["model"], decimal(r["score"])] for r in run.replay]
-    return Table([Column("Instruction", "quote"), Column("Response", "quote"), Column("Written by"), Column("Score", "number")], rows)
+    return Table(
+        [Column("Instruction", "quote"), Column("Response", "quote"), Column("Written by"), Column("Score", "number")],
+        rows,
+    )
 
 
 def settings(content: Json, skip: tuple[str, ...] = ("schema",)) -> Table:
@@ -255,7 +307,9 @@ def numbers(content: Any) -> list[tuple[str, Any]]:
 def scalar(value: Any) -> str:
     if value is None:
         return NONE
-    return (count(value) if isinstance(value, int) else f"{value:.4g}".replace("-", "−")) if known(value) else str(value)
+    return (
+        (count(value) if isinstance(value, int) else f"{value:.4g}".replace("-", "−")) if known(value) else str(value)
+    )
 
 
 def words(key: str) -> str:

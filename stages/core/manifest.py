@@ -70,13 +70,23 @@ def hub_folder(repository: str, revision: str) -> Path:
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES))
     except HFValidationError:
-        raise UserError("this cannot be a hub id", where=where, do="give it as owner/name; for a local folder use 'path'") from None
+        raise UserError(
+            "this cannot be a hub id", where=where, do="give it as owner/name; for a local folder use 'path'"
+        ) from None
     except GatedRepoError:
-        raise UserError("the hub asks for permission", where=where, do="accept the licence on its page and set HF_TOKEN") from None
+        raise UserError(
+            "the hub asks for permission", where=where, do="accept the licence on its page and set HF_TOKEN"
+        ) from None
     except RevisionNotFoundError:
-        raise UserError("the hub has no such revision", where=where, do="give the full commit hash from the model's page") from None
+        raise UserError(
+            "the hub has no such revision", where=where, do="give the full commit hash from the model's page"
+        ) from None
     except RepositoryNotFoundError:
-        raise UserError("the hub has no such model, or it is private", where=where, do="check the id; set HF_TOKEN for a private one") from None
+        raise UserError(
+            "the hub has no such model, or it is private",
+            where=where,
+            do="check the id; set HF_TOKEN for a private one",
+        ) from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError):
         raise UserError(
             "cannot reach the hub, and the model is not in the local cache",
@@ -93,9 +103,13 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the file formats are many, and so are the exceptions
         first = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise UserError(f"the tokenizer cannot be loaded ({first})", where=folder, do="the folder needs tokenizer.json") from None
+        raise UserError(
+            f"the tokenizer cannot be loaded ({first})", where=folder, do="the folder needs tokenizer.json"
+        ) from None
     if not found.is_fast:
-        raise UserError("the tokenizer is not a fast one", where=folder, do="convert it: the folder needs tokenizer.json")
+        raise UserError(
+            "the tokenizer is not a fast one", where=folder, do="convert it: the folder needs tokenizer.json"
+        )
     found.padding_side = "left"
     if found.pad_token_id is None:
         found.pad_token = found.eos_token

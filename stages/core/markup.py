@@ -54,7 +54,9 @@ def markdown(text: object, limit: int = 400) -> str:
     """Our own words and names as Markdown prose on one line, in a table or out of it: no markup, mention or reference."""
     line = clean(text, limit).replace("\n", " ").replace("\t", " ")
     line = re.sub(r"([\\`*\[\]<>|~&$]|(?<!\w)_|_(?!\w))", r"\\\1", line)  # inside a word an underscore is no markup
-    line = re.sub(r"([@#!])(?=\w|\\)", "\\1\u200b", line)  # an entity would not do: mentions are looked for after decoding
+    line = re.sub(
+        r"([@#!])(?=\w|\\)", "\\1\u200b", line
+    )  # an entity would not do: mentions are looked for after decoding
     return re.sub(r"(?i)\b(https?:|ftp:|www\.|GH-)", "\\1\u200b", line)  # bare addresses become links
 
 
@@ -133,7 +135,11 @@ class Table:
 def badge(verdict: object) -> str:
     sign, word = VERDICTS.get(str(verdict), ("", str(verdict)))
     known_class = str(verdict) if str(verdict) in VERDICTS else "other"
-    return f'<span class="badge {known_class}"><span aria-hidden="true">{sign}</span> {html(word)}</span>' if sign else html(word)
+    return (
+        f'<span class="badge {known_class}"><span aria-hidden="true">{sign}</span> {html(word)}</span>'
+        if sign
+        else html(word)
+    )
 
 
 def html_table(table: Table) -> str:
@@ -151,7 +157,9 @@ def html_table(table: Table) -> str:
                 wanted = urlencode({"arm": table.arm, "suite": row[0], "outcome": column.kind})
                 cells.append(f'<td class="n {column.kind}"><a href="#items?{html(wanted)}">{html(cell)}</a></td>')
             else:
-                cells.append(f"<td{_class(column.kind in numeric, 'n')}{_class(column.kind == 'quote', 'quote')}>{html(cell)}</td>")
+                cells.append(
+                    f"<td{_class(column.kind in numeric, 'n')}{_class(column.kind == 'quote', 'quote')}>{html(cell)}</td>"
+                )
         body.append(f"<tr{_class(index in table.strong, 'strong')}>{''.join(cells)}</tr>")
     caption = f"<caption>{html(table.caption)}</caption>" if table.caption else ""
     # focusable, since a table wider than the screen scrolls sideways and a keyboard must reach it too
@@ -189,7 +197,10 @@ def markdown_table(table: Table, budget: int) -> str:
     rule = "|" + "|".join("---:" if c.kind in numeric else "---" for c in table.columns) + "|"
     lines = []
     for index, row in enumerate(table.rows):
-        cells = [_markdown_cell(c.kind, cell, strong=index in table.strong) for c, cell in zip(table.columns, row, strict=True)]
+        cells = [
+            _markdown_cell(c.kind, cell, strong=index in table.strong)
+            for c, cell in zip(table.columns, row, strict=True)
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     kept = fitting(lines, budget - len(head) - len(rule) - 100)
     if left_out := len(lines) - len(kept):

@@ -61,7 +61,9 @@ class Pairs:
         if arm is not None:
             frame = frame[frame["arm"] == arm]
         rank = frame["kind"].isin([LOST, GAINED]).map({True: 0, False: 1})
-        chosen = frame.assign(rank=rank).sort_values(["rank", "turn", "order", "suite", "item_id"], kind="stable").head(most)
+        chosen = (
+            frame.assign(rank=rank).sort_values(["rank", "turn", "order", "suite", "item_id"], kind="stable").head(most)
+        )
         place = chosen["kind"].map({kind: number for number, kind in enumerate(KINDS)})
         chosen = chosen.assign(place=place).sort_values(["order", "place", "suite", "item_id"], kind="stable")
         return self._texts(chosen)
@@ -74,7 +76,9 @@ class Pairs:
             keys = part[["suite", "item_id", "kind"]].itertuples(index=False)
             for key, old, new in zip(keys, base, after, strict=True):
                 prompt = old["prompt"][len(self.opening) : len(old["prompt"]) - len(self.closing)]
-                items.append(Item(str(arm), key.suite, key.item_id, key.kind, prompt, old["target"], old["response"], new))
+                items.append(
+                    Item(str(arm), key.suite, key.item_id, key.kind, prompt, old["target"], old["response"], new)
+                )
         return items
 
 
@@ -96,7 +100,9 @@ def template(prompts: pa.ChunkedArray) -> tuple[str, str]:
 def _shared(texts: pa.ChunkedArray) -> str:
     """The longest common prefix: that of the first and the last in sorted order."""
     first, last = pc.min_max(texts).as_py().values()
-    return first[: next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))]
+    return first[
+        : next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    ]
 
 
 def _outcomes(table: pa.Table) -> pd.DataFrame:

@@ -74,13 +74,14 @@ class EvaluationIndex:
 def near_duplicates(texts: Sequence[str], threshold: float, n: int = 3) -> list[int | None]:
     """For each text the index of an earlier kept text whose word n-grams have Jaccard similarity >= threshold.
 
-    Candidates by MinHash LSH (Broder 1997; datasketch), each confirmed by the exact similarity.
+    Candidates by MinHash LSH (Broder 1997; datasketch), each confirmed by the exact similarity. The net is cast 0.3 wider
+    than the threshold: cast at 0.1, it missed 14 of 100 pairs of similarity 0.81.
     """
     from datasketch import MinHash, MinHashLSH
 
     if threshold >= 1:
         return [None] * len(texts)
-    lsh = MinHashLSH(threshold=max(threshold - 0.1, 0.05), num_perm=64)
+    lsh = MinHashLSH(threshold=max(threshold - 0.3, 0.05), num_perm=64)
     kept: dict[int, set[tuple[str, ...]]] = {}
     found: list[int | None] = []
     for i, text in enumerate(texts):

@@ -8,7 +8,21 @@ from pathlib import Path
 
 from stages.core import evidence, findings, plots
 from stages.core.findings import Json, Run, adjusted, part
-from stages.core.markup import NONE, VERDICTS, badge, clean, count, embedded, folded, html, html_table, known, percent, score, section
+from stages.core.markup import (
+    NONE,
+    VERDICTS,
+    badge,
+    clean,
+    count,
+    embedded,
+    folded,
+    html,
+    html_table,
+    known,
+    percent,
+    score,
+    section,
+)
 from stages.core.outcomes import KINDS, Item
 from stages.core.plots import Point
 
@@ -70,11 +84,23 @@ def figures(run: Run) -> str:
         general, domain = part(entry, "general"), part(entry, "domain")
         facts = [
             ("retention", percent(general.get("retention"))),
-            ("general", f"{score(general.get('before'))} → {score(general.get('after'))}" if general.get("after") is not None else NONE),
-            ("domain", f"{score(domain.get('before'))} → {score(domain.get('after'))}" if domain.get("after") is not None else NONE),
+            (
+                "general",
+                f"{score(general.get('before'))} → {score(general.get('after'))}"
+                if general.get("after") is not None
+                else NONE,
+            ),
+            (
+                "domain",
+                f"{score(domain.get('before'))} → {score(domain.get('after'))}"
+                if domain.get("after") is not None
+                else NONE,
+            ),
         ]
         numbers = "".join(f"<div><dt>{name}</dt><dd>{html(value)}</dd></div>" for name, value in facts)
-        cards.append(f'<div class="card"><p>{html(run.title(arm))} {badge(entry.get("verdict"))}</p><dl>{numbers}</dl></div>')
+        cards.append(
+            f'<div class="card"><p>{html(run.title(arm))} {badge(entry.get("verdict"))}</p><dl>{numbers}</dl></div>'
+        )
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
@@ -85,7 +111,10 @@ def verdict(run: Run) -> str:
     domain = {arm: part(entry, "domain") for arm, entry in arms.items()}
     before = next((g["before"] for g in general.values() if known(g.get("before")) and g["before"] > 0), None)
     keep = 1 - gate["margin"] / before if before and known(gate.get("margin")) else None
-    changes = [Point(run.title(a), g.get("change"), g.get("bound"), (g.get("low"), g.get("high")), kind=kinds[a]) for a, g in general.items()]
+    changes = [
+        Point(run.title(a), g.get("change"), g.get("bound"), (g.get("low"), g.get("high")), kind=kinds[a])
+        for a, g in general.items()
+    ]
     trade = [
         Point(
             run.title(a), domain[a].get("change"), g.get("retention"), (domain[a].get("low"), domain[a].get("high")),
@@ -93,7 +122,11 @@ def verdict(run: Run) -> str:
         )
         for a, g in general.items()
     ]  # fmt: skip
-    reasons = "".join(f"<li><b>{html(run.title(a))}</b> {html(reason, 1200)}</li>" for a, e in arms.items() for reason in part(e, "reasons") or [])
+    reasons = "".join(
+        f"<li><b>{html(run.title(a))}</b> {html(reason, 1200)}</li>"
+        for a, e in arms.items()
+        for reason in part(e, "reasons") or []
+    )
     return section(
         "Verdict",
         html_table(findings.arms(run)),
@@ -117,7 +150,14 @@ def suites(run: Run) -> str:
             worst[name] = min(change, worst.get(name, change))
     order = sorted(worst, key=lambda name: (worst[name], name))
     largest = max(
-        (n for e in run.gate["arms"].values() for s in part(e, "suites").values() for n in (s.get("lost"), s.get("gained")) if known(n)), default=1
+        (
+            n
+            for e in run.gate["arms"].values()
+            for s in part(e, "suites").values()
+            for n in (s.get("lost"), s.get("gained"))
+            if known(n)
+        ),
+        default=1,
     )
     dumbbells, bars, tables = [], [], []
     for arm, entry in run.arms().items():
@@ -128,14 +168,22 @@ def suites(run: Run) -> str:
             for name in [n for n in order if part(found, n, "role") == role]:
                 s = found[name]
                 moved.setdefault(role, []).append(
-                    Point(name, adjusted(s, "before"), adjusted(s, "after"), (s.get("low"), s.get("high")), kind=direction(s))
+                    Point(
+                        name,
+                        adjusted(s, "before"),
+                        adjusted(s, "after"),
+                        (s.get("low"), s.get("high")),
+                        kind=direction(s),
+                    )
                 )
                 counts.setdefault(role, []).append(Point(name, s.get("lost"), s.get("gained")))
         title, table = run.title(arm), html_table(findings.suites(run, arm))
         dumbbells.append(plots.before_after(moved, f"{title}: before and after."))
         bars.append(plots.lost_gained(counts, f"{title}: items lost and gained.", largest))
         tables.append(
-            folded(f"{title}, suite by suite", table) if arm == run.gate.get("control") else f"<h3>{html(title)}, suite by suite</h3>{table}"
+            folded(f"{title}, suite by suite", table)
+            if arm == run.gate.get("control")
+            else f"<h3>{html(title)}, suite by suite</h3>{table}"
         )
     return section(
         "Suites",
@@ -167,15 +215,15 @@ def items(run: Run, most: int) -> str:
         rows.append(row)
     content = {"arms": arms, "suites": names, "kinds": list(KINDS), "items": rows}
     total, changed = len(run.pairs), run.pairs.changed()
-    shown = (
-        f"{count(len(rows))} of {count(total)} pairs of answers are in this page; {count(changed)} items were lost or gained, and those come first."
-    )
+    shown = f"{count(len(rows))} of {count(total)} pairs of answers are in this page; {count(changed)} items were lost or gained, and those come first."
     if frame := (run.pairs.opening + " … " + run.pairs.closing if run.pairs.opening or run.pairs.closing else ""):
         shown += f" Questions are shown without the chat template that surrounds each of them: {frame!r}."
     control = '<p class="filter" hidden><label>Search <input id="f-text" type="search" autocomplete="off"></label>'
     for field, options in (("arm", arms), ("suite", names)):
         choices = "".join(f'<option value="{html(o)}">{html(o)}</option>' for o in options)
-        control += f'<label>{field.title()} <select id="f-{field}"><option value="">all</option>{choices}</select></label>'
+        control += (
+            f'<label>{field.title()} <select id="f-{field}"><option value="">all</option>{choices}</select></label>'
+        )
     choices = "".join(
         f'<option value="{kind}">{word}</option>'
         for kind, word in zip(KINDS, ("lost", "gained", "right both times", "wrong both times"), strict=True)

@@ -24,7 +24,9 @@ RESERVED = {"pocket", "manifest"}  # folders of models/ that are no arm
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)  # strict: "3" and true are no numbers
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False
+    )  # strict: "3" and true are no numbers
 
 
 class Model(Section):
@@ -98,7 +100,9 @@ class Curate(Section):
     finished_only: bool = True  # reject turns that the base did not end itself
     min_chars: Annotated[int, Field(ge=0)] = 4
     max_chars: Positive = 8000
-    max_repetition: Annotated[float, Field(gt=0, le=1)] = 0.5  # largest part of a text that one repeated 3-gram may cover
+    max_repetition: Annotated[float, Field(gt=0, le=1)] = (
+        0.5  # largest part of a text that one repeated 3-gram may cover
+    )
     near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.8  # Jaccard similarity of word 3-grams; 1 = exact only
     overlap_ngram: Positive = 8  # words shared with an evaluation item that make a row too close
     overlap_common: Positive = 5  # an n-gram in more evaluation items than this is phrasing, not content
@@ -130,7 +134,9 @@ class Consensus(Section):
     min_score: Annotated[float, Field(ge=1, le=5)] = 3.0  # mean score below which the best response is rejected
     finished_only: bool = True  # responses that their model did not end itself cannot be chosen
     min_judges: Positive = 1  # responses with fewer valid scores are rejected
-    tie: Annotated[float, Field(ge=0)] = 0.05  # mean scores closer than this are tied; then the base's likelihood decides
+    tie: Annotated[float, Field(ge=0)] = (
+        0.05  # mean scores closer than this are tied; then the base's likelihood decides
+    )
 
 
 class Balance(Section):
@@ -219,7 +225,9 @@ class Evaluate(Section):
 
 class Drift(Section):
     score_threshold: Annotated[float, Field(gt=0)] = 0.05  # p-value of the two-sample test on per-item scores
-    length_threshold: Annotated[float, Field(gt=0)] = 0.1  # normed Wasserstein distance of text lengths (in standard deviations)
+    length_threshold: Annotated[float, Field(gt=0)] = (
+        0.1  # normed Wasserstein distance of text lengths (in standard deviations)
+    )
     cluster_threshold: Annotated[float, Field(gt=0)] = 0.1  # Jensen-Shannon distance of cluster histograms
 
 
@@ -284,7 +292,9 @@ class Params(Section):
                 raise ValueError(f"arm '{missing[0]}' is listed in 'arms' but has no entry in {section}.arms")
         for arm in self.arms:
             if self.finetune.arms[arm].objective == "kl" and self.mix.arms[arm].share == 0:
-                raise ValueError(f"arm '{arm}' asks for the KL objective but has no replay rows: set mix.arms.{arm}.share above 0")
+                raise ValueError(
+                    f"arm '{arm}' asks for the KL objective but has no replay rows: set mix.arms.{arm}.share above 0"
+                )
         if self.gate.control and self.gate.control not in self.arms:
             raise ValueError(f"gate.control '{self.gate.control}' is not one of arms")
         return self
@@ -333,23 +343,31 @@ class Loader(yaml.SafeLoader):
         seen = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' stands twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' stands twice", key.start_mark
+                )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+|\d*\.\d+|\d+\.)[eE][-+]?\d+$"), list("-+.0123456789"))
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+|\d*\.\d+|\d+\.)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError("no such file", where=path, do="run this from the project's folder, or `holdfast profile use NAME`")
+        raise UserError(
+            "no such file", where=path, do="run this from the project's folder, or `holdfast profile use NAME`"
+        )
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         at = f", line {line + 1}" if line is not None else ""
-        raise UserError(f"not valid YAML: {getattr(error, 'problem', error)}", where=f"{path}{at}", do="mend that line") from None
+        raise UserError(
+            f"not valid YAML: {getattr(error, 'problem', error)}", where=f"{path}{at}", do="mend that line"
+        ) from None
     if not isinstance(content, dict):
         raise UserError("not a mapping of sections", where=path, do="start from the params.yaml of the repository")
     if unknown := [k for k in content if k not in Params.model_fields]:
@@ -375,13 +393,19 @@ def explain(path: Path, prefix: str, cls: type[BaseModel], error: ValidationErro
             annotation = field.annotation if field else inner
             candidates = [annotation, *getattr(annotation, "__args__", ())]
             inner = next((a for a in candidates if isinstance(a, type) and issubclass(a, BaseModel)), inner)
-        return unknown_key(path, key, ".".join([*filter(None, [prefix]), *within, ""]), list(getattr(inner, "model_fields", {})))
+        return unknown_key(
+            path, key, ".".join([*filter(None, [prefix]), *within, ""]), list(getattr(inner, "model_fields", {}))
+        )
     key = ".".join([*filter(None, [prefix]), *location])
     if problem["type"] == "missing":
-        return UserError(f"missing parameter '{key}'", where=path, do="add it; the comments in params.yaml say what it means")
+        return UserError(
+            f"missing parameter '{key}'", where=path, do="add it; the comments in params.yaml say what it means"
+        )
     message = problem["msg"].removeprefix("Value error, ")
     value = "" if problem["type"] == "value_error" else f" = {str(problem['input'])[:80]!r}"
-    return UserError(f"parameter '{key}'{value}: {message}" if key else message, where=path, do="correct it in params.yaml")
+    return UserError(
+        f"parameter '{key}'{value}: {message}" if key else message, where=path, do="correct it in params.yaml"
+    )
 
 
 def parse(cls: type[Section], content: Any, prefix: str = "", path: Path = PARAMS) -> Any:
@@ -395,7 +419,9 @@ def load(section: str, path: Path = PARAMS) -> Any:
     """One section of params.yaml, checked. Raises UserError that names file, key, value and remedy."""
     content = read_yaml(path)
     if section not in content:
-        raise UserError(f"missing section '{section}'", where=path, do="add it; start from the params.yaml of the repository")
+        raise UserError(
+            f"missing section '{section}'", where=path, do="add it; start from the params.yaml of the repository"
+        )
     return parse(Params.model_fields[section].annotation, content[section], section, path)  # type: ignore[arg-type]
 
 

@@ -42,7 +42,9 @@ def line(x1: float, y1: float, x2: float, y2: float, look: str) -> str:
 
 def box(x: float, y: float, width: float, height: float, look: str, title: str = "") -> str:
     hint = f"<title>{html(title)}</title>" if title else ""
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{height:.1f}" class="{look}">{hint}</rect>'
+    return (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{height:.1f}" class="{look}">{hint}</rect>'
+    )
 
 
 def dot(x: float, y: float, look: str, title: str = "", r: float = 4.5) -> str:
@@ -100,14 +102,24 @@ def change_against_margin(arms: Sequence[Point], margin: float | None, confidenc
             body.append(
                 f'<path d="M{tip:.1f} {y:.1f}L{base:.1f} {y - 5:.1f}V{y + 5:.1f}Z" class="mark {arm.kind}"><title>{html(arm.name)}</title></path>'
             )
-            body.append(text(left + 19 if arm.x < low else right - 19, y + 4, "off the scale", "tick", "start" if arm.x < low else "end"))
+            body.append(
+                text(
+                    left + 19 if arm.x < low else right - 19,
+                    y + 4,
+                    "off the scale",
+                    "tick",
+                    "start" if arm.x < low else "end",
+                )
+            )
             continue
         if known(arm.x_range[0]) and known(arm.x_range[1]):
             body.append(line(at(max(arm.x_range[0], low)), y, at(min(arm.x_range[1], high)), y, f"whisker {arm.kind}"))
         if known(arm.y) and arm.y >= low:
             body.append(line(at(arm.y), y - 7, at(arm.y), y + 7, f"whisker {arm.kind}"))
         if known(arm.x):
-            body.append(dot(at(arm.x), y, f"mark {arm.kind}", f"{arm.name}: {points(arm.x)} points, bound {points(arm.y)}"))
+            body.append(
+                dot(at(arm.x), y, f"mark {arm.kind}", f"{arm.name}: {points(arm.x)} points, bound {points(arm.y)}")
+            )
     level = percent(confidence, 0) if known(confidence) else "confidence"
     return figure(
         bottom + 24, "Change of the general score, in points.", body,
@@ -171,7 +183,16 @@ def lost_gained(groups: Mapping[str, Sequence[Point]], title: str, largest: floa
             for value, look, word, sign in ((suite.x, "lower", "lost", -1), (suite.y, "higher", "gained", 1)):
                 if known(value) and value > 0:
                     end = middle + sign * value * unit
-                    body.append(box(min(middle, end), y - 18, abs(end - middle), row - 8, f"bar {look}", f"{suite.name}: {count(value)} {word}"))
+                    body.append(
+                        box(
+                            min(middle, end),
+                            y - 18,
+                            abs(end - middle),
+                            row - 8,
+                            f"bar {look}",
+                            f"{suite.name}: {count(value)} {word}",
+                        )
+                    )
                     body.append(text(end + 5 * sign, y - 7, count(value), "value", "end" if sign < 0 else "start"))
         body.append(line(middle, top, middle, y + 2, "axis"))
     return figure(y + 6, title, body)
@@ -190,7 +211,10 @@ def pareto(arms: Sequence[Point], keep: float | None) -> str:
     at_x, at_y = scale(x0, x1, left, right), scale(y0, y1, bottom, top)
     body = []
     for tick in ticks(100 * y0, 100 * y1):
-        body += [line(left, at_y(tick / 100), right, at_y(tick / 100), "grid"), text(left - 8, at_y(tick / 100) + 4, f"{tick:g}", "tick", "end")]
+        body += [
+            line(left, at_y(tick / 100), right, at_y(tick / 100), "grid"),
+            text(left - 8, at_y(tick / 100) + 4, f"{tick:g}", "tick", "end"),
+        ]
     for tick in ticks(100 * x0, 100 * x1, 6):
         body.append(text(at_x(tick / 100), bottom + 18, f"{tick:g}".replace("-", "−"), "tick", "middle"))
     body.append(line(left, bottom, right, bottom, "axis"))
@@ -212,7 +236,9 @@ def pareto(arms: Sequence[Point], keep: float | None) -> str:
                     if flat
                     else line(x, at_y(ends[0]), x, at_y(ends[1]), f"whisker {arm.kind}")
                 )
-        body.append(dot(x, y, f"mark {arm.kind}", f"{arm.name}: gain {points(gain)} points, retention {percent(kept)}", 5.5))
+        body.append(
+            dot(x, y, f"mark {arm.kind}", f"{arm.name}: gain {points(gain)} points, retention {percent(kept)}", 5.5)
+        )
         name = label(arm.name, 24)
         wide = LETTER * len(name)
         # to the left of the mark where the right edge is near, lower while another label is in the way
@@ -235,10 +261,20 @@ def histogram(counts: Sequence[float], low: float, high: float, title: str, capt
     for index, value in enumerate(counts):
         size = (bottom - top) * (value if known(value) else 0) / largest
         x, ends = left + index * width, [low + (high - low) * (index + e) / len(counts) for e in (0, 1)]
-        body.append(box(x + 1.5, bottom - size, width - 3, size, "bar plain", f"{ends[0]:g} to {ends[1]:g}: {count(value)}"))
+        body.append(
+            box(x + 1.5, bottom - size, width - 3, size, "bar plain", f"{ends[0]:g} to {ends[1]:g}: {count(value)}")
+        )
         body.append(text(x + width / 2, bottom - size - 5, count(value), "value", "middle"))
     for index in range(len(counts) + 1):
-        body.append(text(left + index * width, bottom + 17, f"{low + (high - low) * index / max(len(counts), 1):g}", "tick", "middle"))
+        body.append(
+            text(
+                left + index * width,
+                bottom + 17,
+                f"{low + (high - low) * index / max(len(counts), 1):g}",
+                "tick",
+                "middle",
+            )
+        )
     body.append(line(left, bottom, right, bottom, "axis"))
     return figure(bottom + 26, title, body, caption)
 
@@ -258,7 +294,10 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], title: str, capt
     at_x, at_y = scale(x0, x1, left, right), scale(y0, y1, bottom, top)
     body = []
     for tick in ticks(y0, y1, 4):
-        body += [line(left, at_y(tick), right, at_y(tick), "grid"), text(left - 8, at_y(tick) + 4, f"{tick:g}".replace("-", "−"), "tick", "end")]
+        body += [
+            line(left, at_y(tick), right, at_y(tick), "grid"),
+            text(left - 8, at_y(tick) + 4, f"{tick:g}".replace("-", "−"), "tick", "end"),
+        ]
     for tick in ticks(x0, x1, 5):
         body.append(text(at_x(tick), bottom + 18, f"{tick:,g}", "tick", "middle"))
     body += [line(left, bottom, right, bottom, "axis"), text(right, bottom + 34, "optimiser step", "tick", "end")]
@@ -266,7 +305,9 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], title: str, capt
     looks = {name: f"c{number % 4}" for number, name in enumerate(series)}
     for name, pts in sorted(series.items(), key=lambda item: -item[1][-1][1]):
         path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in thinned(pts, 300))
-        body.append(f'<polyline points="{path}" class="curve {looks[name]}"><title>{html(name)}: ends at {decimal(pts[-1][1], 3)}</title></polyline>')
+        body.append(
+            f'<polyline points="{path}" class="curve {looks[name]}"><title>{html(name)}: ends at {decimal(pts[-1][1], 3)}</title></polyline>'
+        )
         free = max(at_y(pts[-1][1]) + 4, free + 14)
         body.append(text(right + 8, free, label(name, 16), f"name {looks[name]}"))
     return figure(bottom + 42, title, body, caption)

@@ -106,10 +106,18 @@ def read_table(name: str, path: Path) -> pa.Table:
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
-        raise UserError(f"not a readable Parquet file ({str(error).splitlines()[0]})", where=path, do="remove it and run `dvc repro`") from None
+        raise UserError(
+            f"not a readable Parquet file ({str(error).splitlines()[0]})",
+            where=path,
+            do="remove it and run `dvc repro`",
+        ) from None
     found = (table.schema.metadata or {}).get(b"holdfast.schema", b"?").decode()
     if found != name or not table.schema.equals(SCHEMAS[name]):
-        raise UserError(f"is not a '{name}' file of version {VERSION} (found '{found}')", where=path, do="remove it and run `dvc repro`")
+        raise UserError(
+            f"is not a '{name}' file of version {VERSION} (found '{found}')",
+            where=path,
+            do="remove it and run `dvc repro`",
+        )
     check(name, path, table)
     return table
 

@@ -44,13 +44,19 @@ def load(params: Evaluate, domain_test: Path) -> dict[str, Task]:
             tasks = manager.load([name])["tasks"]
         except KeyError:
             raise UserError(
-                f"no lm-eval task '{name}'", where="evaluate.suites", do=f"put {name}.yaml into {folder}, or use a name of `lm-eval ls tasks`"
+                f"no lm-eval task '{name}'",
+                where="evaluate.suites",
+                do=f"put {name}.yaml into {folder}, or use a name of `lm-eval ls tasks`",
             ) from None
         except (FileNotFoundError, ConnectionError, ValueError, OSError) as error:
             first = (str(error).splitlines() or [type(error).__name__])[0][:160]
-            raise UserError(f"task '{name}' cannot be loaded ({first})", where=folder, do="check its YAML and data, or the network") from None
+            raise UserError(
+                f"task '{name}' cannot be loaded ({first})", where=folder, do="check its YAML and data, or the network"
+            ) from None
         if list(tasks) != [name]:
-            raise UserError(f"'{name}' is a group of {len(tasks)} tasks", where="evaluate.suites", do="name its tasks one by one")
+            raise UserError(
+                f"'{name}' is a group of {len(tasks)} tasks", where="evaluate.suites", do="name its tasks one by one"
+            )
         found[name] = tasks[name]
     if params.domain_test != "off":
         spec = test_split_task(params, records.read("domain", domain_test))

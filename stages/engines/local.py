@@ -135,7 +135,9 @@ class Engine:
         for rows in self._batches([len(p) for p in prompts]):
             ids, attention = self._pad_left([prompts[i] for i in rows])
             positions = (attention.cumsum(1) - 1).clamp(min=0)
-            out = self.model(input_ids=ids, attention_mask=attention, position_ids=positions, use_cache=False, logits_to_keep=1)
+            out = self.model(
+                input_ids=ids, attention_mask=attention, position_ids=positions, use_cache=False, logits_to_keep=1
+            )
             found[rows] = out.logits[:, -1].float().softmax(-1)[:, pick].cpu().numpy()
         return found
 
@@ -168,7 +170,9 @@ class Engine:
         for rows in self._batches([len(i) for i in ids]):
             tokens, attention = self._pad_left([ids[i] for i in rows])
             positions = (attention.cumsum(1) - 1).clamp(min=0)
-            out = self.model.base_model(input_ids=tokens, attention_mask=attention, position_ids=positions, use_cache=False)
+            out = self.model.base_model(
+                input_ids=tokens, attention_mask=attention, position_ids=positions, use_cache=False
+            )
             weight = attention[..., None].float()  # (B, T, 1)
             mean = (out.last_hidden_state.float() * weight).sum(1) / weight.sum(1).clamp(min=1)
             found[rows] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()

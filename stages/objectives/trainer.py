@@ -26,12 +26,16 @@ class KLTrainer(SFTTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Any:
         labels = [batch["labels"][:, 1:] for batch in batch_samples]
-        counts = torch.tensor([sum(int((x >= 0).sum()) for x in labels), sum(int((x == KL).sum()) for x in labels)], device=device)
+        counts = torch.tensor(
+            [sum(int((x >= 0).sum()) for x in labels), sum(int((x == KL).sum()) for x in labels)], device=device
+        )
         total = self.accelerator.gather(counts[None]).sum(0)
         self.counts = (max(int(total[0]), 1), max(int(total[1]), 1))
         return super()._get_num_items_in_batch(batch_samples, device)
 
-    def compute_loss(self, model: torch.nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         labels = inputs["labels"]
         forward = {k: v for k, v in inputs.items() if k != "labels"} | {"use_cache": False}
         outputs = model(**forward)  # without labels: the full logits, not TRL's fused head
@@ -41,7 +45,9 @@ class KLTrainer(SFTTrainer):
         rows = asked.any(1)
         if bool(rows.any()):
             # Rows without a KL position do not pass through the base; a packed batch is one row and passes whole.
-            part = forward if bool(rows.all()) else {k: v[rows] if torch.is_tensor(v) else v for k, v in forward.items()}
+            part = (
+                forward if bool(rows.all()) else {k: v[rows] if torch.is_tensor(v) else v for k, v in forward.items()}
+            )
             with torch.no_grad():
                 reference = self.reference(**part).logits[:, :-1]
             divergence = kl_sum(reference[asked[rows]], outputs.logits[:, :-1][asked])
@@ -49,7 +55,9 @@ class KLTrainer(SFTTrainer):
         loss = entropy / n_entropy + self.coefficient * divergence / n_kl
         loss = loss * self.accelerator.num_processes  # DDP averages gradients over processes; the counts are global
         metrics = self._metrics["train" if model.training else "eval"]
-        parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes  # TRL logs the mean, a step is their sum
+        parts = (
+            self.current_gradient_accumulation_steps * self.accelerator.num_processes
+        )  # TRL logs the mean, a step is their sum
         metrics["domain_loss"].append((entropy / n_entropy).item() * parts)
         metrics["kl"].append((divergence / n_kl).item() * parts)
         return (loss, outputs) if return_outputs else loss

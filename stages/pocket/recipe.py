@@ -128,7 +128,9 @@ def batches(tokenizer, weights: dict[str, float], examples: int, seed: str):
             yield ids, weight
 
 
-def train_model(name: str, tokenizer_dir: Path, out: Path, first: int, then: int, hidden: int, layers: int, seed: int) -> None:
+def train_model(
+    name: str, tokenizer_dir: Path, out: Path, first: int, then: int, hidden: int, layers: int, seed: int
+) -> None:
     """Trains one model in two phases of `first` and `then` examples; bf16 safetensors with tokenizer and template."""
     import torch
     from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
@@ -226,8 +228,8 @@ dataset_kwargs:
 test_split: test
 output_type: multiple_choice
 doc_to_text: "{{{{prompt}}}}"
-doc_to_choice: ["1", "5"]
-doc_to_target: "{{{{['1', '5'].index(answer)}}}}"
+doc_to_choice: ["1", "2", "4", "5"]
+doc_to_target: "{{{{[2, 3] if answer == '5' else [0, 1]}}}}"  # right if it calls a right response 4 or 5, a wrong one 1 or 2
 target_delimiter: ""
 metric_list:
   - metric: acc

@@ -208,7 +208,12 @@ def dictionary() -> dict[str, str]:
 def translation(rng: random.Random, evaluation: bool) -> Item:
     """Into Velkan: adjectives follow their noun, the verb comes last."""
     while True:
-        adjective, subject, verb, thing = rng.choice(ADJECTIVES), rng.choice(NOUNS), rng.choice(VERBS), rng.choice(NOUNS)
+        adjective, subject, verb, thing = (
+            rng.choice(ADJECTIVES),
+            rng.choice(NOUNS),
+            rng.choice(VERBS),
+            rng.choice(NOUNS),
+        )
         english = f"the {adjective} {subject} {verb} the {thing}"
         if held_out(english) == evaluation:
             break
@@ -239,7 +244,9 @@ def odd_one_out(rng: random.Random, evaluation: bool) -> Item:
         words = rng.sample([answer, *rest], 4)
         if held_out(" ".join(words)) == evaluation:
             break
-    wording = rng.choice(("Which does not belong: {w}?", "Find the odd one out: {w}.", "One of these is different: {w}."))
+    wording = rng.choice(
+        ("Which does not belong: {w}?", "Find the odd one out: {w}.", "One of these is different: {w}.")
+    )
     return Item("odd_one_out", wording.format(w=", ".join(words)), answer, tuple(rest), " ".join(words))
 
 
@@ -381,7 +388,11 @@ DOMAIN_EVAL = {
     "strength": ("What is the strength of one {d} tablet?", "Tell me how strong {d} is."),
     "warning": ("With {d}, which drug must not be taken?", "Name what clashes with {d}."),
 }
-DOSE_WORDINGS = ("How much is {n} tablets of {d}?", "Total dose of {n} {d} tablets?", "{n} tablets of {d}: how many mg?")
+DOSE_WORDINGS = (
+    "How much is {n} tablets of {d}?",
+    "Total dose of {n} {d} tablets?",
+    "{n} tablets of {d}: how many mg?",
+)
 
 
 @cache
