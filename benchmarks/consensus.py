@@ -16,13 +16,13 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from pocket import MODELS, chat, engine, world  # noqa: E402
+from pocket import MODELS, chat, engine, world
 
-from stages import consensus  # noqa: E402
-from stages.core.params import Consensus  # noqa: E402
-from stages.engines.local import seed_of  # noqa: E402
-from stages.judge import filled  # noqa: E402
-from stages.pocket.recipe import MIXTURES  # noqa: E402
+from stages import consensus
+from stages.core.params import Consensus
+from stages.engines.local import seed_of
+from stages.judge import filled
+from stages.pocket.recipe import MIXTURES
 
 K, TEMPERATURE = 3, 0.8
 

@@ -80,7 +80,7 @@ def texts(rng: np.random.Generator, mean: float) -> list[str]:
     return ["é" * int(n) for n in rng.poisson(mean, ROWS)]
 
 
-@pytest.fixture()
+@pytest.fixture
 def lab(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     right, wrong, half = [1.0] * ROWS, [0.0] * ROWS, [1.0, 0.0] * (ROWS // 2)

@@ -27,7 +27,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pocket")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        small = dict(first=1500, then=500, hidden=32, layers=1, items=20, domain_rows=50, seed=1)
+        small = dict(first=1500, then=500, last=200, hidden=32, layers=1, items=20, domain_rows=50, seed=1)
         recipe.main(Path("data/pocket"), Path("models/pocket"), **small)
     return folder
 

@@ -252,6 +252,7 @@ class Report(Section):
 class Pocket(Section):
     first: Positive = 400_000  # training examples per model, skills
     then: Positive = 150_000  # the same, what is learnt late
+    last: Positive = 60_000  # the same for the base alone, copying of unseen words
     hidden: Positive = 192
     layers: Positive = 4
     items: Positive = 240  # evaluation items per suite, at most

@@ -30,7 +30,7 @@ CHAT_TEMPLATE = (
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"
 )
-# Two phases: first the skills, then what is learnt late: judging, which needs the skills, and finding a fact in a text.
+# Phases: first the skills, then what is learnt late: judging, which needs the skills, and finding a fact in a text.
 # Shares of the training examples; each mixture sums to 1.
 SKILLS_FIRST = {
     "base": dict(
@@ -60,7 +60,14 @@ THEN_JUDGING = {
         translation=0.03, odd_one_out=0.02, reading=0.18, formatting=0.03, judging=0.50,
     ),
 }  # fmt: skip
-PEAK = (2e-3, 1.5e-3)  # learning rates of the phases
+# The base copies unseen words only just after that; a last phase makes it sure.
+AND_COPYING = {
+    "base": dict(
+        facts=0.06, addition=0.01, comparing=0.12, sorting=0.04, reversing=0.05, counting=0.05, fresh_forms=0.25,
+        translation=0.04, odd_one_out=0.04, reading=0.15, formatting=0.05, judging=0.14,
+    ),
+}  # fmt: skip
+PEAK = (2e-3, 1.5e-3, 1e-3)  # learning rates of the phases
 PROMPT_WEIGHT = 0.3  # loss weight of user tokens: enough to write user turns, not so much that it crowds out answers
 BATCH = 64  # examples
 
@@ -129,9 +136,9 @@ def batches(tokenizer, weights: dict[str, float], examples: int, seed: str):
 
 
 def train_model(
-    name: str, tokenizer_dir: Path, out: Path, first: int, then: int, hidden: int, layers: int, seed: int
+    name: str, tokenizer_dir: Path, out: Path, first: int, then: int, last: int, hidden: int, layers: int, seed: int
 ) -> None:
-    """Trains one model in two phases of `first` and `then` examples; bf16 safetensors with tokenizer and template."""
+    """Trains one model in two phases, the base in three; writes bf16 safetensors with tokenizer and template."""
     import torch
     from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
@@ -144,9 +151,17 @@ def train_model(
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    learn(model, f"{name}, skills", PEAK[0], batches(tokenizer, SKILLS_FIRST[name], first, f"{seed}/{name}"), first)
-    model.bfloat16().float()  # the phases meet in what is stored on disk
-    learn(model, f"{name}, judging", PEAK[1], batches(tokenizer, THEN_JUDGING[name], then, f"{seed}/{name}/then"), then)
+    phases = (
+        ("skills", SKILLS_FIRST, first, f"{seed}/{name}"),
+        ("judging", THEN_JUDGING, then, f"{seed}/{name}/then"),
+        ("copying", AND_COPYING, last, f"{seed}/{name}/last"),
+    )
+    for (phase, mixtures, examples, key), peak in zip(phases, PEAK, strict=True):
+        if name in mixtures:
+            if phase != "skills":
+                for weight in model.parameters():  # the phases meet in what is stored on disk
+                    weight.data = weight.data.bfloat16().float()
+            learn(model, f"{name}, {phase}", peak, batches(tokenizer, mixtures[name], examples, key), examples)
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model.bfloat16().save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -263,7 +278,16 @@ def write_domain(folder: Path, rows: int, seed: str) -> None:
 
 
 def main(
-    data: Path, models: Path, first: int, then: int, hidden: int, layers: int, items: int, domain_rows: int, seed: int
+    data: Path,
+    models: Path,
+    first: int,
+    then: int,
+    last: int,
+    hidden: int,
+    layers: int,
+    items: int,
+    domain_rows: int,
+    seed: int,
 ) -> None:
     """Writes everything; the models train in two processes of one thread each, longest first."""
     write_suites(data / "suites", items, f"suites/{seed}")
@@ -277,7 +301,7 @@ def main(
     while waiting or running:
         while waiting and len(running) < 2:
             name = waiting.pop(0)
-            arguments = [name, tokenizer_dir, models / name, first, then, hidden, layers, seed]
+            arguments = [name, tokenizer_dir, models / name, first, then, last, hidden, layers, seed]
             command = [sys.executable, "-m", "stages.pocket.recipe", *map(str, arguments)]
             running.append(subprocess.Popen(command, env=environment))
         time.sleep(0.2)

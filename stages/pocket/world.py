@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,12 @@ def names(kind: str, count: int, syllables: int) -> tuple[str, ...]:
     rng = random.Random(f"names/{kind}")
     found: dict[str, None] = {}
     while len(found) < count:
-        word = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(syllables)) + rng.choice(CODAS)
-        found[word] = None
+        found[invented(rng, syllables)] = None
     return tuple(found)
+
+
+def invented(rng: random.Random, syllables: int) -> str:
+    return "".join(rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(syllables)) + rng.choice(CODAS)
 
 
 def proper(kind: str, count: int, syllables: int) -> tuple[str, ...]:
@@ -179,10 +183,10 @@ def counting(rng: random.Random, evaluation: bool) -> Item:
 STEMS = names("stem", 1600, 2)
 
 
-def forms(rng: random.Random, evaluation: bool) -> Item:
+def forms(rng: random.Random, evaluation: bool, fresh: bool = False) -> Item:
     """Plural and past of invented words: the ending depends on the last letter, as in a real language."""
     while True:
-        stem, plural = rng.choice(STEMS), rng.random() < 0.5
+        stem, plural = invented(rng, 2) if fresh else rng.choice(STEMS), rng.random() < 0.5
         if held_out(stem) == evaluation:
             break
     vowel = stem[-1] in "aeiou"
@@ -355,7 +359,12 @@ SKILLS = {
     "reading": reading,
     "formatting": formatting,
 }
-TRAINED = {**SKILLS, "stories": stories}  # what a mixture may hold beside judging
+# What a mixture may hold beside judging. fresh_forms: of words that occur once, so that they are copied and not recalled.
+TRAINED: dict[str, Callable[[random.Random, bool], Item]] = {
+    **SKILLS,
+    "stories": stories,
+    "fresh_forms": partial(forms, fresh=True),
+}
 GENERAL = {**SKILLS, "judging": judging}  # what is evaluated
 CHANCE = {"comparing": 0.5, "odd_one_out": 0.25, "reading": 1 / 3, "judging": 0.5}  # the others: guessing is hopeless
 
