@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
@@ -138,3 +139,28 @@ def test_repetition_by_hand():
     assert overlap.repetition("a b c a b c a b c") == pytest.approx(3 / 7)  # "a b c" 3 times among 7 three-grams
     assert overlap.repetition("x " * 6) == 1.0
     assert overlap.repetition("x x x x x") == 0.0  # three n-grams: too short to say
+
+
+def test_the_reason_is_the_same_in_every_process():
+    import subprocess
+    import sys
+
+    code = (
+        "from stages.core.overlap import EvaluationIndex as E;"
+        "t='one two three four five six seven eight nine ten';"
+        "print(E({'a': [t, t + ' eleven']}, 3, 5).match('x ' + t))"
+    )
+    seen = set()
+    for seed in range(4):
+        env = {"PYTHONHASHSEED": str(seed), "PATH": ""}
+        seen.add(
+            subprocess.run(
+                [sys.executable, "-c", code],
+                env=env,
+                capture_output=True,
+                text=True,
+                check=True,
+                cwd=Path(__file__).parents[1],
+            ).stdout
+        )
+    assert len(seen) == 1

@@ -18,8 +18,9 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
-def ngrams(tokens: Sequence[str], n: int) -> set[tuple[str, ...]]:
-    return {tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)}
+def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    """The distinct n-grams in the order of the text: a set of strings is ordered anew in every process."""
+    return list(dict.fromkeys(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)))
 
 
 def repetition(text: str, n: int = 3) -> float:
@@ -86,7 +87,7 @@ def near_duplicates(texts: Sequence[str], threshold: float, n: int = 3) -> list[
     found: list[int | None] = []
     for i, text in enumerate(texts):
         tokens = words(text)
-        grams = ngrams(tokens, n) or {tokens}
+        grams = set(ngrams(tokens, n)) or {tokens}
         sketch = MinHash(num_perm=64, seed=1)
         sketch.update_batch([" ".join(gram).encode() for gram in sorted(grams)])
         close = [j for j in sorted(lsh.query(sketch)) if len(grams & kept[j]) >= threshold * len(grams | kept[j])]
