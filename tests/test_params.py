@@ -68,7 +68,7 @@ MISTAKES = {
     "model from nowhere": (dict(models__base={}), ["'models.base'", "'path'", "'hub'"]),
     "hub model without a revision": (dict(models__base={"hub": "a/b"}), ["'models.base'", "40-digit commit hash"]),
     "pattern that does not compile": (dict(quality__deny=["("]), ["'quality.deny'", "regular expression"]),
-    "micro-batch that does not divide": (dict(finetune__micro_batch=7), ["micro_batch 7 does not divide batch_size 64"]),
+    "micro-batch that does not divide": (dict(finetune__batch_size=64, finetune__micro_batch=7), ["micro_batch 7 does not divide batch_size 64"]),
 }  # fmt: skip
 
 
