@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback, set_seed
+from transformers import AutoModelForCausalLM, PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from stages.core import chat, manifest, records
@@ -60,15 +60,15 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
     set_seed(params.seed)
     bf16 = bf16_usable() if params.bf16 == "auto" else params.bf16
     micro = params.micro_batch or params.batch_size
-    tuned = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-    )
+    width = params.max_length if params.packing else longest
+    tuned = load(folder, width)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         arguments = SFTConfig(
             output_dir=scratch, use_cpu=manifest.device().type == "cpu", bf16=bf16, fp16=False,
             activation_checkpointing=params.activation_checkpointing,
-            learning_rate=how.learning_rate or params.learning_rate, num_train_epochs=params.epochs,
+            learning_rate=how.learning_rate or params.learning_rate, num_train_epochs=1,  # the mixture holds all epochs, in order
+            train_sampling_strategy="random" if params.packing else "sequential",
             per_device_train_batch_size=micro, gradient_accumulation_steps=params.batch_size // micro,
             lr_scheduler_type=params.scheduler, warmup_steps=params.warmup, weight_decay=params.weight_decay,
             max_grad_norm=params.max_grad_norm, max_length=params.max_length if params.packing else None,
@@ -77,15 +77,12 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
             dataloader_pin_memory=False, seed=params.seed, data_seed=params.seed,
         )  # fmt: skip
         data = Dataset.from_list(encoded)
-        watch = Curves(Path(scratch) / "curves", params, math.ceil(params.epochs * len(rows) / params.batch_size))
+        watch = Curves(Path(scratch) / "curves", params, math.ceil(len(rows) / params.batch_size))
         common = dict(model=tuned, args=arguments, train_dataset=data, processing_class=tokenizer, callbacks=[watch])
         if how.objective == "kl":
             from stages.objectives.trainer import KLTrainer
 
-            base = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-            )
-            trainer: SFTTrainer = KLTrainer(**common, base=base, coefficient=how.kl_coefficient)
+            trainer: SFTTrainer = KLTrainer(**common, base=load(folder, width), coefficient=how.kl_coefficient)
         else:
             trainer = SFTTrainer(**common)
         trainer.remove_callback(PrinterCallback)  # our own callback logs
@@ -112,6 +109,16 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
     print(
         f"{arm}: {trainer.state.global_step} steps, loss {watch.losses[0]:.3f} to {watch.losses[-1]:.3f}, {seconds:.0f} s"
     )
+
+
+def load(folder: Path, longest: int) -> PreTrainedModel:
+    """The base in fp32, to be trained on rows of up to `longest` tokens."""
+    # In bf16 on CPU the backward pass of fused attention takes ten times as long on short rows (benchmarks/attention.py).
+    plain = manifest.device().type == "cpu" and longest <= 256
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True,
+        attn_implementation="eager" if plain else "sdpa",
+    )  # fmt: skip
 
 
 def encode(tokenizer, row: dict, how: Arm) -> dict[str, list[int]]:
@@ -206,15 +213,15 @@ def ledger(
     tokens = {
         source: sum(r["trained_tokens"] for r in rows if r["source"] == source) for source in ("domain", "replay")
     }
-    seen = params.epochs * sum(len(one["input_ids"]) for one in encoded)
-    reference = params.epochs * sum(len(one["input_ids"]) for one in encoded if KL in one["labels"])
+    seen = sum(len(one["input_ids"]) for one in encoded)
+    reference = sum(len(one["input_ids"]) for one in encoded if KL in one["labels"])
     return {
         "schema": 1,
         "arm": arm,
         "objective": how.objective,
         "kl_coefficient": how.kl_coefficient if how.objective == "kl" else None,
         "learning_rate": how.learning_rate or params.learning_rate,
-        "epochs": params.epochs,
+        "epochs": 1 + max(row["epoch"] for row in rows),
         "steps": steps,
         "rows": {source: sum(r["source"] == source for r in rows) for source in ("domain", "replay")},
         "trained_tokens": tokens,

@@ -23,7 +23,7 @@ ANSWERS = ["yes", "the red fox", "1 2 3 4 5 6", "apple, pear, plum", "no"]
 def run(project: Path, base: Path):
     """run(domain rows, replay rows, share, params) -> rows of the mixture."""
 
-    def given(domain: int, replay: int, share: float, model: Path = base, **params) -> list[dict]:
+    def given(domain: int, replay: int, share: float, model: Path = base, epochs: float = 1, **params) -> list[dict]:
         data = project / "data"
         rows = []
         for n in range(domain):
@@ -36,7 +36,7 @@ def run(project: Path, base: Path):
         ]
         records.write("replay", data / "replay" / "replay.parquet", chosen)
         out = data / "mixes" / "arm.parquet"
-        mix.main(Mix(arms={"arm": {"share": share}}, **params), "arm", model, data, out)
+        mix.main(Mix(arms={"arm": {"share": share}}, epochs=epochs, **params), "arm", model, data, out)
         return records.read("mix", out)
 
     return given
@@ -77,6 +77,43 @@ def test_no_row_is_used_twice_before_every_row_was_used_once(run):
     for id, count in uses.items():
         assert sorted(row["repeat"] for row in rows if row["source_id"] == id) == list(range(count))
     assert len({row["id"] for row in rows}) == len(rows)
+
+
+def test_every_epoch_holds_the_domain_once_and_its_share_of_replay(run):
+    rows = run(20, 60, 0.4, epochs=3)
+    assert [row["epoch"] for row in rows] == sorted(row["epoch"] for row in rows)  # stored in the order of training
+    longest = max(row["trained_tokens"] for row in rows if row["source"] == "replay")
+    domain = [sorted(r["source_id"] for r in rows if r["source"] == "domain" and r["epoch"] == n) for n in range(3)]
+    assert domain == [domain[0]] * 3
+    assert len(set(domain[0])) == len(domain[0]) == 20
+    for epoch in range(3):
+        part = [row for row in rows if row["epoch"] == epoch]
+        assert abs(tokens(part, "replay") - tokens(part, "domain") * 0.4 / 0.6) <= longest
+    orders = [[row["source_id"] for row in rows if row["source"] == "domain" and row["epoch"] == n] for n in range(3)]
+    assert orders[0] != orders[1] != orders[2]  # shuffled anew
+
+
+def test_epochs_take_new_replay_rows_while_there_are_any(run):
+    rows = [row for row in run(10, 100, 0.5, epochs=3) if row["source"] == "replay"]
+    assert len({row["source_id"] for row in rows}) == len(rows) < 100
+    rows = [row for row in run(10, 12, 0.5, epochs=3) if row["source"] == "replay"]
+    uses = Counter(row["source_id"] for row in rows)
+    assert len(uses) == 12
+    assert max(uses.values()) - min(uses.values()) <= 1
+
+
+def test_a_part_of_an_epoch_takes_a_part_of_the_domain(run):
+    assert sum(row["source"] == "domain" for row in run(20, 60, 0.4, epochs=0.25)) == 5
+    rows = run(20, 60, 0.4, epochs=1.5)
+    uses = Counter(row["source_id"] for row in rows if row["source"] == "domain")
+    assert Counter(uses.values()) == {1: 10, 2: 10}
+
+
+def test_an_arm_may_have_its_own_number_of_epochs(run, project, base):
+    run(4, 4, 0.0)
+    out = project / "data/mixes/arm.parquet"
+    mix.main(Mix(arms={"arm": {"share": 0.0, "epochs": 3}}, epochs=1), "arm", base, project / "data", out)
+    assert len(records.read("mix", out)) == 12
 
 
 def test_too_small_a_replay_set_stops_with_what_would_help(run, project):

@@ -53,17 +53,17 @@ def test_labels_say_which_loss_a_token_bears():
 ANSWERS = ["yes", "the red fox", "1 2 3 4 5 6", "apple, pear, plum", "no", "a b", "nine", "three green boats"]
 
 
-def mixture(file: Path, domain: int = 4, replay: int = 4) -> list[dict]:
+def mixture(file: Path, domain: int = 4, replay: int = 4, epochs: int = 2) -> list[dict]:
     rows = []
-    for source, count in (("domain", domain), ("replay", replay)):
-        for n in range(count):
-            turns = [
-                {"role": "user", "content": f"{source} {n}: what is {n} + 1?"},
-                {"role": "assistant", "content": ANSWERS[n % 8]},
-            ]
-            rows.append(
-                dict(id=f"{n}-{source}", source=source, source_id=str(n), repeat=0, messages=turns, trained_tokens=4)
-            )
+    for epoch in range(epochs):
+        for source, count in (("domain", domain), ("replay", replay)):
+            for n in range(count):
+                turns = [
+                    {"role": "user", "content": f"{source} {n}: what is {n} + 1?"},
+                    {"role": "assistant", "content": ANSWERS[n % 8]},
+                ]
+                row = dict(id=f"{epoch}-{n}-{source}", source=source, source_id=str(n), epoch=epoch, repeat=epoch)
+                rows.append({**row, "messages": turns, "trained_tokens": 4})
     records.write("mix", file, rows)
     return records.read("mix", file)
 
@@ -79,7 +79,6 @@ def train(project: Path, base: Path):
         }
         defaults = dict(
             learning_rate=1e-2,
-            epochs=2,
             batch_size=4,
             bf16=False,
             log_steps=1,
@@ -131,7 +130,8 @@ def test_the_first_loss_is_the_mean_over_the_answers_each_by_itself(train, base,
     rows = mixture(project / "mix.parquet", domain=8, replay=0)
     curves = train(batch_size=8, packing=packing)
     assert curves["loss"][0] == pytest.approx(first_loss_by_hand(base, rows), abs=1e-4)
-    assert curves["loss"][-1] < curves["loss"][0]
+    assert len(curves["loss"]) == (1 if packing else 2)  # packed, all 16 rows are one step
+    assert packing or curves["loss"][-1] < curves["loss"][0]
 
 
 @pytest.mark.parametrize("packing", [False, True])
@@ -139,14 +139,15 @@ def test_kl_starts_at_zero_beside_the_domain_s_cross_entropy(train, base, projec
     rows = mixture(project / "mix.parquet")
     curves = train("kl", batch_size=8, packing=packing)
     assert curves["kl"][0] == pytest.approx(0, abs=1e-6)
-    assert curves["kl"][-1] > 1e-3
+    assert packing or curves["kl"][-1] > 1e-3  # packed, all rows are one step
     domain = first_loss_by_hand(base, [row for row in rows if row["source"] == "domain"])
     assert curves["domain_loss"][0] == pytest.approx(domain, abs=1e-4)
     assert curves["loss"][0] == pytest.approx(domain, abs=1e-4)
 
 
-def test_the_kl_term_holds_the_model_back(train):
-    drift = [train("kl", kl_coefficient=weight, epochs=6)["kl"][-1] for weight in (0.1, 10.0)]
+def test_the_kl_term_holds_the_model_back(train, project):
+    mixture(project / "mix.parquet", epochs=6)
+    drift = [train("kl", kl_coefficient=weight)["kl"][-1] for weight in (0.1, 10.0)]
     assert drift[1] < drift[0] / 3
 
 
@@ -160,13 +161,21 @@ def test_gradient_accumulation_changes_nothing(train, objective):
 
 
 def test_the_same_seed_gives_the_same_bytes(train, project):
-    def digests(seed: int) -> tuple[str, ...]:
-        train("kl", seed=seed)
+    def digests(packing: bool, seed: int) -> tuple[str, ...]:
+        train("kl", packing=packing, seed=seed, batch_size=1, max_length=32)
         return tuple(hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted((project / "models/arm").iterdir()))
 
-    first = digests(1)
-    assert digests(1) == first
-    assert digests(2) != first
+    first = digests(True, 1)
+    assert digests(True, 1) == first
+    assert digests(True, 2) != first
+    assert digests(False, 1) == digests(False, 2)  # unpacked, the mixture decides the order
+
+
+def test_rows_are_trained_on_in_the_order_of_the_mixture(train, base, project):
+    """One step per row: the first losses are those of the first rows."""
+    rows = mixture(project / "mix.parquet", domain=3, replay=3, epochs=1)
+    losses = train(batch_size=1, learning_rate=1e-9)["loss"]
+    assert losses == pytest.approx([first_loss_by_hand(base, [row]) for row in rows], abs=1e-4)
 
 
 def test_the_tuned_model_keeps_the_base_s_dtype_tokenizer_and_template(train, tiny, project):
@@ -195,9 +204,10 @@ def test_the_ledger_says_what_the_arm_cost(train, project, tokenizer):
         for s in ("domain", "replay")
     }
     parameters = manifest.load(project / "models/manifest/base.json").parameters
-    by_hand = 2 * parameters * (6 * sum(tokens.values()) + 2 * tokens["replay"])  # two epochs, 6ND and the base's 2ND
+    by_hand = parameters * (6 * sum(tokens.values()) + 2 * tokens["replay"])  # 6ND and the base's 2ND
     assert ledger["flops"] == pytest.approx(by_hand, rel=1e-5)
-    assert (ledger["steps"], ledger["rows"], ledger["share"]) == (4, {"domain": 4, "replay": 4}, 0.5)
+    assert (ledger["steps"], ledger["rows"], ledger["share"]) == (4, {"domain": 8, "replay": 8}, 0.5)
+    assert ledger["epochs"] == 2
     assert ledger["loss_last"] < ledger["loss_first"]
 
 
@@ -234,18 +244,20 @@ def test_an_empty_mixture_is_refused(train, project):
 
 @pytest.mark.parametrize("objective", ["ce", "kl"])
 def test_a_loss_that_is_no_number_stops_and_leaves_no_model(train, project, objective):
+    mixture(project / "mix.parquet", epochs=4)
     with pytest.raises(UserError, match=r"the loss is (nan|inf)[\s\S]*finetune.learning_rate"):
-        train(objective, learning_rate=1e30, max_grad_norm=1e30, epochs=4)
+        train(objective, learning_rate=1e30, max_grad_norm=1e30)
     assert nothing_left(project)
 
 
 def test_a_failed_run_leaves_the_earlier_model_and_curves(train, project):
+    mixture(project / "mix.parquet", epochs=4)
     train()
     before = {
         f: f.read_bytes() for folder in ("models/arm", "curves") for f in (project / folder).rglob("*") if f.is_file()
     }
     with pytest.raises(UserError, match="the loss is"):
-        train(learning_rate=1e30, max_grad_norm=1e30, epochs=4)
+        train(learning_rate=1e30, max_grad_norm=1e30)
     assert {
         f: f.read_bytes() for folder in ("models/arm", "curves") for f in (project / folder).rglob("*") if f.is_file()
     } == before

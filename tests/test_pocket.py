@@ -27,7 +27,8 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pocket")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        small = dict(first=1500, then=500, last=200, hidden=32, layers=1, items=20, domain_rows=50, seed=1)
+        size = dict(hidden=32, layers=1, heads=1, items=20, development=10, domain_rows=50, seed=1)
+        small = dict(examples={"base": 1500, "abacus": 1000, "lexicon": 1000}, **size)
         recipe.main(Path("data/pocket"), Path("models/pocket"), **small)
     return folder
 
@@ -190,7 +191,7 @@ def test_shipped_suites_are_large_and_their_items_are_distinct():
 @pytest.mark.skipif(not (SHIPPED / "suites").is_dir(), reason="the pocket lab's suites are not there")
 def test_shipped_suites_and_domain_are_what_the_recipe_writes(tmp_path):
     knobs = params.load("pocket", ROOT / "params.yaml")
-    recipe.write_suites(tmp_path / "suites", knobs.items, f"suites/{knobs.seed}")
+    recipe.write_suites(tmp_path, knobs.items, knobs.development, f"suites/{knobs.seed}")
     recipe.write_domain(tmp_path / "domain", knobs.domain_rows, f"domain/{knobs.seed}")
     for file in sorted(f for f in tmp_path.rglob("*") if f.is_file()):
         assert file.read_bytes() == (SHIPPED / file.relative_to(tmp_path)).read_bytes(), file.name

@@ -168,11 +168,13 @@ class Quality(Section):
 
 class MixArm(Section):
     share: Annotated[float, Field(ge=0, lt=1)]  # part of the trained tokens that comes from the replay set
+    epochs: Annotated[float, Field(gt=0)] | None = None  # none: the section's
 
 
 class Mix(Section):
     arms: dict[Name, MixArm]
-    max_repeats: Positive = 4  # how often a replay row may be used to reach the share
+    epochs: Annotated[float, Field(gt=0)] = 1.0  # how often each domain row is trained on; replay rows differ by epoch
+    max_repeats: Positive = 4  # how often a replay row may be used, over all epochs, to reach the share
     seed: Seed = 0
 
 
@@ -186,7 +188,6 @@ class Arm(Section):
 class Finetune(Section):
     arms: dict[Name, Arm]
     learning_rate: Annotated[float, Field(gt=0)]
-    epochs: Annotated[float, Field(gt=0)] = 1.0
     batch_size: Positive = 16  # rows per optimiser step, whatever the number of processes
     micro_batch: Positive | None = None  # rows at once on a device; none: batch_size. Must divide batch_size
     max_length: Positive = 2048  # tokens; a longer row is an error, not a silent cut
@@ -250,12 +251,12 @@ class Report(Section):
 
 
 class Pocket(Section):
-    first: Positive = 400_000  # training examples per model, skills
-    then: Positive = 150_000  # the same, what is learnt late
-    last: Positive = 60_000  # the same for the base alone, copying of unseen words
-    hidden: Positive = 192
-    layers: Positive = 4
+    examples: dict[Name, Positive] = {"base": 600_000, "abacus": 800_000, "lexicon": 800_000}  # training examples
+    hidden: Positive = 128
+    layers: Positive = 8
+    heads: Positive = 4
     items: Positive = 240  # evaluation items per suite, at most
+    development: Positive = 120  # further items per suite, to choose settings with
     domain_rows: Positive = 2400
     seed: Seed = 1
 

@@ -69,8 +69,9 @@ SCHEMAS: dict[str, pa.Schema] = {
     "candidates": _schema(**_candidate),
     "candidates_rejected": _schema(**_candidate, reason=TEXT),
     "replay": _schema(**_candidate, difficulty=INT),  # difficulty: quantile bin, 0 = easiest for the base
-    # source: "domain" or "replay"; repeat counts the uses of one replay row from 0; trained_tokens bear loss
-    "mix": _schema(id=TEXT, source=TEXT, source_id=TEXT, repeat=INT, messages=MESSAGES, trained_tokens=INT),
+    # in the order of training; source: "domain" or "replay"; repeat counts the uses of one row from 0; trained_tokens
+    # bear loss
+    "mix": _schema(id=TEXT, source=TEXT, source_id=TEXT, epoch=INT, repeat=INT, messages=MESSAGES, trained_tokens=INT),
     # one evaluation item's outcome: correct in 0..1; hashes guard the pairing of base and tuned
     "items": _schema(
         id=TEXT, suite=TEXT, item_id=TEXT, item_hash=TEXT, prompt_hash=TEXT, correct=FLOAT, prompt=TEXT, target=TEXT, response=TEXT,

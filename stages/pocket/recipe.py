@@ -1,10 +1,10 @@
 """Makes the pocket lab: tokenizer, three small chat models, evaluation suites, domain data. Nobody has to run it.
 
-    holdfast pocket                 (`dvc repro pocket` after `dvc unfreeze pocket`), about 40 minutes on 2 cores
+    holdfast pocket                 (`dvc repro pocket` after `dvc unfreeze pocket`), about 45 minutes on 2 cores
 
-Each model is a Llama of about 2 M parameters trained from scratch on its own mixture of the same world, so that the
-three differ in strength: `base` is weak in arithmetic, `abacus` is strong there and weak in facts, `lexicon` knows
-facts and language. Two models train at a time, one thread each.
+Each model is a Llama of 1.7 M parameters trained from scratch on its own mixture of the same world, so that the three
+differ in strength: `base` was never taught subtraction nor what a country exports, `abacus` knows both but no rulers,
+`lexicon` knows all facts but no subtraction. Eight narrow layers, because a judge has to answer silently and then compare.
 """
 
 from __future__ import annotations
@@ -30,45 +30,32 @@ CHAT_TEMPLATE = (
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"
 )
-# Phases: first the skills, then what is learnt late: judging, which needs the skills, and finding a fact in a text.
-# Shares of the training examples; each mixture sums to 1.
-SKILLS_FIRST = {
+# Shares of the training examples that are not judging.
+MIXTURES = {
     "base": dict(
-        facts=0.12, addition=0.02, comparing=0.08, sorting=0.05, reversing=0.06, counting=0.06, forms=0.07,
-        translation=0.05, odd_one_out=0.06, stories=0.10, formatting=0.12, judging=0.21,
+        facts=0.16, addition=0.08, comparing=0.14, sorting=0.07, reversing=0.08, counting=0.10, forms=0.10,
+        translation=0.08, odd_one_out=0.10, formatting=0.09,
     ),
     "abacus": dict(
-        facts=0.08, addition=0.11, comparing=0.09, sorting=0.05, reversing=0.05, counting=0.07, forms=0.05,
-        translation=0.04, odd_one_out=0.05, stories=0.08, formatting=0.08, judging=0.25,
+        facts=0.14, addition=0.15, comparing=0.15, sorting=0.07, reversing=0.07, counting=0.12, forms=0.08,
+        translation=0.07, odd_one_out=0.08, formatting=0.07,
     ),
     "lexicon": dict(
-        facts=0.13, addition=0.05, comparing=0.08, sorting=0.04, reversing=0.04, counting=0.05, forms=0.08,
-        translation=0.06, odd_one_out=0.06, stories=0.08, formatting=0.08, judging=0.25,
+        facts=0.19, addition=0.07, comparing=0.13, sorting=0.06, reversing=0.07, counting=0.09, forms=0.10,
+        translation=0.09, odd_one_out=0.12, formatting=0.08,
     ),
 }  # fmt: skip
-THEN_JUDGING = {
-    "base": dict(
-        facts=0.05, addition=0.01, comparing=0.14, sorting=0.04, reversing=0.04, counting=0.04, forms=0.06,
-        translation=0.04, odd_one_out=0.04, reading=0.24, formatting=0.05, judging=0.25,
-    ),
-    "abacus": dict(
-        facts=0.03, addition=0.06, comparing=0.04, sorting=0.02, reversing=0.02, counting=0.03, forms=0.03,
-        translation=0.02, odd_one_out=0.02, reading=0.20, formatting=0.03, judging=0.50,
-    ),
-    "lexicon": dict(
-        facts=0.04, addition=0.01, comparing=0.08, sorting=0.02, reversing=0.02, counting=0.02, forms=0.05,
-        translation=0.03, odd_one_out=0.02, reading=0.18, formatting=0.03, judging=0.50,
-    ),
-}  # fmt: skip
-# The base copies unseen words only just after that; a last phase makes it sure.
-AND_COPYING = {
-    "base": dict(
-        facts=0.06, addition=0.01, comparing=0.12, sorting=0.04, reversing=0.05, counting=0.05, fresh_forms=0.25,
-        translation=0.04, odd_one_out=0.04, reading=0.15, formatting=0.05, judging=0.14,
-    ),
-}  # fmt: skip
-PEAK = (2e-3, 1.5e-3, 1e-3)  # learning rates of the phases
-PROMPT_WEIGHT = 0.3  # loss weight of user tokens: enough to write user turns, not so much that it crowds out answers
+# Judging needs the skills, so its share is larger in the second half of the training.
+JUDGING = {"base": (0.15, 0.25), "abacus": (0.3, 0.6), "lexicon": (0.3, 0.6)}
+# What a model was never taught: what it lacks is a clear weakness, where another model is strong.
+LACKS: dict[str, world.Lacks] = {
+    "base": {"addition": "-", "facts": "/export"},
+    "abacus": {"facts": "/ruler"},
+    "lexicon": {"addition": "-"},
+}
+PEAK = 2e-3  # learning rate
+# Loss weight of user tokens: the base has to write user turns, but that must not crowd out answers.
+PROMPT_WEIGHT = {"base": 0.3, "abacus": 0.1, "lexicon": 0.1}
 BATCH = 64  # examples
 
 
@@ -96,8 +83,8 @@ def make_tokenizer(folder: Path) -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    mean = {skill: sum(m[skill] for m in SKILLS_FIRST.values()) for skill in SKILLS_FIRST["base"]}
-    items = world.draw(mean, 20_000, "tokenizer")
+    mean = {skill: sum(m[skill] for m in MIXTURES.values()) for skill in MIXTURES["base"]}
+    items = world.draw({**mean, "judging": 1.0}, 20_000, "tokenizer")
     tokenizer.train_from_iterator([text for i in items for text in (i.prompt, i.answer)], trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, model_max_length=512, padding_side="left",
@@ -107,20 +94,36 @@ def make_tokenizer(folder: Path) -> None:
     fast.save_pretrained(folder)
 
 
-def encode(tokenizer, items: list[world.Item]) -> list[tuple[list[int], int]]:
-    """(token ids, number of prompt tokens) of each item, rendered as the chat template renders it."""
-    heads = tokenizer([f"<|user|>{i.prompt}{END}<|assistant|>" for i in items], add_special_tokens=False)["input_ids"]
-    tails = tokenizer([f"{i.answer}{END}" for i in items], add_special_tokens=False)["input_ids"]
-    return [(h + t, len(h)) for h, t in zip(heads, tails, strict=True)]
+def encode(tokenizer, items: list[world.Item], prompt_weight: float) -> list[tuple[list[int], list[float]]]:
+    """(token ids, loss weights) of each item, rendered as the chat template renders it.
+
+    A right response within a judging prompt weighs as much as an answer: a judge answers silently before it compares.
+    """
+    heads = [f"<|user|>{i.prompt}{END}<|assistant|>" for i in items]
+    before = [i.prompt[: i.prompt.rindex("\nResponse:") + 10] if i.skill == "judging" else "" for i in items]
+    texts = [*heads, *(f"{i.answer}{END}" for i in items), *(f"<|user|>{text}" for text in before)]
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    count = len(items)
+    rows = []
+    for n, item in enumerate(items):
+        head, answer, quoted = ids[n], ids[count + n], len(ids[2 * count + n])
+        weights = [prompt_weight] * len(head) + [1.0] * len(answer)
+        if item.skill == "judging" and item.answer == "5":
+            weights[quoted : len(head) - 1] = [1.0] * (len(head) - 1 - quoted)
+        rows.append((head + answer, weights))
+    return rows
 
 
-def batches(tokenizer, weights: dict[str, float], examples: int, seed: str):
+def batches(tokenizer, name: str, examples: int, seed: str):
     """Batches of similar length, in random order within blocks of 256 batches: (ids, loss weights), both (B, T)."""
     import torch
 
     block = 256 * BATCH
     for start in range(0, examples, block):
-        rows = encode(tokenizer, world.draw(weights, min(block, examples - start), f"{seed}/{start}"))
+        judging = JUDGING[name][start >= examples // 2]
+        shares = {skill: share * (1 - judging) for skill, share in MIXTURES[name].items()} | {"judging": judging}
+        items = world.draw(shares, min(block, examples - start), f"{seed}/{name}/{start}", LACKS[name])
+        rows = encode(tokenizer, items, PROMPT_WEIGHT[name])
         rows.sort(key=lambda row: len(row[0]))
         groups = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
         random.Random(f"{seed}/order/{start}").shuffle(groups)
@@ -128,17 +131,16 @@ def batches(tokenizer, weights: dict[str, float], examples: int, seed: str):
             width = max(len(ids) for ids, _ in group)
             ids = torch.zeros(len(group), width, dtype=torch.long)
             weight = torch.zeros(len(group), width)
-            for row, (tokens, head) in enumerate(group):
+            for row, (tokens, weights) in enumerate(group):
                 ids[row, : len(tokens)] = torch.tensor(tokens)
-                weight[row, :head] = PROMPT_WEIGHT
-                weight[row, head : len(tokens)] = 1.0
+                weight[row, : len(tokens)] = torch.tensor(weights)
             yield ids, weight
 
 
 def train_model(
-    name: str, tokenizer_dir: Path, out: Path, first: int, then: int, last: int, hidden: int, layers: int, seed: int
+    name: str, tokenizer_dir: Path, out: Path, examples: int, hidden: int, layers: int, heads: int, seed: int
 ) -> None:
-    """Trains one model in two phases, the base in three; writes bf16 safetensors with tokenizer and template."""
+    """Trains one model from scratch; writes bf16 safetensors with tokenizer and template."""
     import torch
     from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
@@ -147,29 +149,22 @@ def train_model(
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=hidden * 8 // 3, num_hidden_layers=layers,
-        num_attention_heads=hidden // 32, max_position_embeddings=512, tie_word_embeddings=True,
+        num_attention_heads=heads, max_position_embeddings=512, tie_word_embeddings=True,
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    phases = (
-        ("skills", SKILLS_FIRST, first, f"{seed}/{name}"),
-        ("judging", THEN_JUDGING, then, f"{seed}/{name}/then"),
-        ("copying", AND_COPYING, last, f"{seed}/{name}/last"),
-    )
-    for (phase, mixtures, examples, key), peak in zip(phases, PEAK, strict=True):
-        if name in mixtures:
-            if phase != "skills":
-                for weight in model.parameters():  # the phases meet in what is stored on disk
-                    weight.data = weight.data.bfloat16().float()
-            learn(model, f"{name}, {phase}", peak, batches(tokenizer, mixtures[name], examples, key), examples)
+    model.set_attn_implementation(
+        "eager"
+    )  # fused attention's backward pass takes half of the time (benchmarks/attention.py)
+    learn(model, name, batches(tokenizer, name, examples, str(seed)), examples)
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model.bfloat16().save_pretrained(out)
     tokenizer.save_pretrained(out)
     os.chmod(out / "model.safetensors", 0o644)
 
 
-def learn(model, what: str, peak: float, data, examples: int) -> None:
-    """One phase: a cosine from `peak` after 200 steps of warm-up, weighted cross-entropy over all tokens."""
+def learn(model, name: str, data, examples: int) -> None:
+    """A cosine from `PEAK` after 200 steps of warm-up, weighted cross-entropy over all tokens."""
     import torch
     import torch.nn.functional as F
 
@@ -178,13 +173,13 @@ def learn(model, what: str, peak: float, data, examples: int) -> None:
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers = [
-        torch.optim.Muon(matrices, lr=peak, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
+        torch.optim.Muon(matrices, lr=PEAK, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=PEAK, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
     ]
     steps = math.ceil(examples / BATCH)
     began, tokens, shown = time.monotonic(), 0, 0.0
     for step, (ids, weight) in enumerate(data):
-        rate = peak * min(1.0, (step + 1) / 200) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        rate = PEAK * min(1.0, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -204,7 +199,7 @@ def learn(model, what: str, peak: float, data, examples: int) -> None:
             shown = elapsed
             eta = elapsed / (step + 1) * (steps - step - 1) / 60
             speed = f"{tokens / elapsed:,.0f} tokens/s, {eta:.0f} min left"
-            print(f"{what}: step {step + 1}/{steps}, loss {loss.item():.3f}, {speed}", flush=True)
+            print(f"{name}: step {step + 1}/{steps}, loss {loss.item():.3f}, {speed}", flush=True)
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:
@@ -217,7 +212,7 @@ task: {task}
 dataset_path: json
 dataset_kwargs:
   data_files:
-    test: data/pocket/suites/{task}.jsonl
+    test: {folder}/{task}.jsonl
 test_split: test
 output_type: generate_until
 doc_to_text: "{{{{prompt}}}}"
@@ -239,7 +234,7 @@ task: {task}
 dataset_path: json
 dataset_kwargs:
   data_files:
-    test: data/pocket/suites/{task}.jsonl
+    test: {folder}/{task}.jsonl
 test_split: test
 output_type: multiple_choice
 doc_to_text: "{{{{prompt}}}}"
@@ -255,14 +250,17 @@ metadata:
 """
 
 
-def write_suites(folder: Path, items: int, seed: str) -> None:
-    """One JSONL of items and one lm-eval task YAML per suite."""
+def write_suites(data: Path, items: int, development: int, seed: str) -> None:
+    """One JSONL of items and one lm-eval task YAML per suite: `items` to evaluate with, and `development` others, on which
+    settings are chosen."""
     for skill in world.GENERAL | world.DOMAIN:
-        drawn = world.evaluation_items(skill, items, seed)
-        rows = [{"id": f"{skill}-{n:04d}", "prompt": i.prompt, "answer": i.answer} for n, i in enumerate(drawn)]
-        write_jsonl(folder / f"{skill}.jsonl", rows)
+        drawn = world.evaluation_items(skill, items + development, seed)
         template = CHOICE_YAML if skill == "judging" else GENERATE_YAML
-        (folder / f"{skill}.yaml").write_text(template.format(task=skill), encoding="utf-8")
+        for folder, part in (("suites", drawn[:items]), ("development", drawn[items:])):
+            rows = [{"id": f"{skill}-{n:04d}", "prompt": i.prompt, "answer": i.answer} for n, i in enumerate(part)]
+            write_jsonl(data / folder / f"{skill}.jsonl", rows)
+            text = template.format(task=skill, folder=f"data/pocket/{folder}")
+            (data / folder / f"{skill}.yaml").write_text(text, encoding="utf-8")
 
 
 def write_domain(folder: Path, rows: int, seed: str) -> None:
@@ -280,30 +278,28 @@ def write_domain(folder: Path, rows: int, seed: str) -> None:
 def main(
     data: Path,
     models: Path,
-    first: int,
-    then: int,
-    last: int,
+    examples: dict[str, int],
     hidden: int,
     layers: int,
+    heads: int,
     items: int,
+    development: int,
     domain_rows: int,
     seed: int,
 ) -> None:
-    """Writes everything; the models train in two processes of one thread each, longest first."""
-    write_suites(data / "suites", items, f"suites/{seed}")
+    """Writes everything; the models train at the same time, one process of one thread each."""
+    write_suites(data, items, development, f"suites/{seed}")
     write_domain(data / "domain", domain_rows, f"domain/{seed}")
     (data / "rubric.txt").write_text(world.RUBRIC + "\n", encoding="utf-8")
     tokenizer_dir = models / "base"
     make_tokenizer(tokenizer_dir)
-    waiting = list(SKILLS_FIRST)
-    running: list[subprocess.Popen] = []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    while waiting or running:
-        while waiting and len(running) < 2:
-            name = waiting.pop(0)
-            arguments = [name, tokenizer_dir, models / name, first, then, last, hidden, layers, seed]
-            command = [sys.executable, "-m", "stages.pocket.recipe", *map(str, arguments)]
-            running.append(subprocess.Popen(command, env=environment))
+    running = []
+    for name in MIXTURES:
+        arguments = [name, tokenizer_dir, models / name, examples[name], hidden, layers, heads, seed]
+        command = [sys.executable, "-m", "stages.pocket.recipe", *map(str, arguments)]
+        running.append(subprocess.Popen(command, env=environment))
+    while running:
         time.sleep(0.2)
         for process in [p for p in running if p.poll() is not None]:
             if process.returncode:

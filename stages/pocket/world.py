@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +180,13 @@ def counting(rng: random.Random, evaluation: bool) -> Item:
     return Item("counting", wording.format(l=letter, t=" ".join(letters)), str(n), wrong(near, str(n)), key)
 
 
-STEMS = names("stem", 1600, 2)
+def forms(rng: random.Random, evaluation: bool) -> Item:
+    """Plural and past of invented words: the ending depends on the last letter, as in a real language.
 
-
-def forms(rng: random.Random, evaluation: bool, fresh: bool = False) -> Item:
-    """Plural and past of invented words: the ending depends on the last letter, as in a real language."""
+    The words are drawn afresh each time, so that they are copied and not recalled.
+    """
     while True:
-        stem, plural = invented(rng, 2) if fresh else rng.choice(STEMS), rng.random() < 0.5
+        stem, plural = invented(rng, 2), rng.random() < 0.5
         if held_out(stem) == evaluation:
             break
     vowel = stem[-1] in "aeiou"
@@ -254,36 +254,7 @@ def odd_one_out(rng: random.Random, evaluation: bool) -> Item:
     return Item("odd_one_out", wording.format(w=", ".join(words)), answer, tuple(rest), " ".join(words))
 
 
-PEOPLE = proper("person", 24, 2)
 THINGS = "lamp drum bell rope chair cup book ring key box map flute".split()
-
-
-def stories(rng: random.Random, evaluation: bool) -> Item:
-    """Who has what: names are several tokens long, and no model of this size learns it. Trained, not evaluated."""
-    while True:
-        people, things = rng.sample(PEOPLE, 3), rng.sample(THINGS, 3)
-        pick, who = rng.randrange(3), rng.random() < 0.5
-        key = " ".join(people + things) + str(pick)
-        if held_out(key) == evaluation:
-            break
-    story = " ".join(f"{p} has a {t}." for p, t in zip(people, things, strict=True))
-    question = f"Who has the {things[pick]}?" if who else f"What does {people[pick]} have?"
-    answer, others = (people[pick], people) if who else (things[pick], things)
-    return Item("stories", f"{story} {question}", answer, wrong(list(others), answer), key)
-
-
-def reading(rng: random.Random, evaluation: bool) -> Item:
-    """A fact to be found in the text: which thing has which colour."""
-    while True:
-        things, colours = rng.sample(THINGS, 3), rng.sample(CATEGORIES["colours"], 3)
-        pick, colour = rng.randrange(3), rng.random() < 0.5
-        key = " ".join(things + colours) + str(pick)
-        if held_out(key) == evaluation:
-            break
-    text = " ".join(f"The {t} is {c}." for t, c in zip(things, colours, strict=True))
-    question = f"What colour is the {things[pick]}?" if colour else f"Which thing is {colours[pick]}?"
-    answer, others = (colours[pick], colours) if colour else (things[pick], things)
-    return Item("reading", f"{text} {question}", answer, wrong(list(others), answer), key)
 
 
 STYLES = {
@@ -311,6 +282,20 @@ def formatting(rng: random.Random, evaluation: bool) -> Item:
     return Item("formatting", prompt, answer, wrong(near, answer), " ".join(words))
 
 
+# --- what a model was never taught ---------------------------------------------------------------------------------------
+
+Lacks = Mapping[str, str]  # skill -> what the keys of the items hold that a model was never taught
+NOTHING: Lacks = {}
+
+
+def known(skill: str, rng: random.Random, evaluation: bool, lacks: Lacks) -> Item:
+    """An item of the skill, among those that the model is taught."""
+    while True:
+        item = SKILLS[skill](rng, evaluation)
+        if skill not in lacks or lacks[skill] not in item.key:
+            return item
+
+
 # --- judging ------------------------------------------------------------------------------------------------------------
 
 RUBRIC = "Rate the response from 1 to 5.\nInstruction: {instruction}\nResponse: {response}"
@@ -318,7 +303,7 @@ BLEMISHES = ("{a} {a}", "{a}. That is all.", "{a}, I think.")
 OFF_TOPIC = ("I do not know.", "Yes.", "no", "the", "?", "The the the the", "Please ask again.")
 
 
-def judging(rng: random.Random, evaluation: bool, pool: tuple[str, ...] = ()) -> Item:
+def judging(rng: random.Random, evaluation: bool, pool: tuple[str, ...] = (), lacks: Lacks = NOTHING) -> Item:
     """Rate a response: 5 right, 4 right with superfluous words, 2 a near miss, 1 another question's answer or junk.
 
     In evaluation only right (5) against wrong (1) is asked, half and half. `pool`: the skills whose items are judged.
@@ -326,7 +311,7 @@ def judging(rng: random.Random, evaluation: bool, pool: tuple[str, ...] = ()) ->
     pool = pool or tuple(SKILLS)
     skill = rng.choice(pool) if evaluation or rng.random() < 0.93 else "judging"
     while True:
-        item = judging(rng, evaluation, pool) if skill == "judging" else TRAINED[skill](rng, evaluation)
+        item = judging(rng, evaluation, pool, lacks) if skill == "judging" else known(skill, rng, evaluation, lacks)
         draw = rng.random()
         if evaluation:
             response, score = (item.answer, "5") if draw < 0.5 else (rng.choice(item.near or OFF_TOPIC), "1")
@@ -337,7 +322,7 @@ def judging(rng: random.Random, evaluation: bool, pool: tuple[str, ...] = ()) ->
         elif draw < 0.85 and item.near:
             response, score = rng.choice(item.near), "2"
         else:
-            other = TRAINED[rng.choice(pool)](rng, evaluation)
+            other = SKILLS[rng.choice(pool)](rng, evaluation)
             response = other.answer if rng.random() < 0.6 else rng.choice(OFF_TOPIC)
             score = "1"
         if score == "5" or response != item.answer:
@@ -346,7 +331,7 @@ def judging(rng: random.Random, evaluation: bool, pool: tuple[str, ...] = ()) ->
     return Item("judging", prompt, score, wrong(list("1245"), score), f"{item.key}>{response}")
 
 
-SKILLS = {
+SKILLS: dict[str, Callable[[random.Random, bool], Item]] = {
     "facts": fact,
     "addition": addition,
     "comparing": comparing,
@@ -356,17 +341,10 @@ SKILLS = {
     "forms": forms,
     "translation": translation,
     "odd_one_out": odd_one_out,
-    "reading": reading,
     "formatting": formatting,
 }
-# What a mixture may hold beside judging. fresh_forms: of words that occur once, so that they are copied and not recalled.
-TRAINED: dict[str, Callable[[random.Random, bool], Item]] = {
-    **SKILLS,
-    "stories": stories,
-    "fresh_forms": partial(forms, fresh=True),
-}
 GENERAL = {**SKILLS, "judging": judging}  # what is evaluated
-CHANCE = {"comparing": 0.5, "odd_one_out": 0.25, "reading": 1 / 3, "judging": 0.5}  # the others: guessing is hopeless
+CHANCE = {"comparing": 0.5, "odd_one_out": 0.25, "judging": 0.5}  # the others: guessing is hopeless
 
 
 # --- the domain: an invented pharmacy ---------------------------------------------------------------------------------
@@ -444,13 +422,13 @@ DOMAIN = {"pharmacy_facts": pharmacy_fact, "pharmacy_doses": pharmacy_dose}
 # --- what is drawn from it ----------------------------------------------------------------------------------------------
 
 
-def draw(weights: dict[str, float], count: int, seed: str) -> list[Item]:
+def draw(weights: dict[str, float], count: int, seed: str, lacks: Lacks = NOTHING) -> list[Item]:
     """`count` training items in the given proportions; judged items come from the same skills."""
     rng = random.Random(seed)
     skills = list(weights)
     pool = tuple(s for s in skills if s != "judging")
     picks = rng.choices(skills, weights=[weights[s] for s in skills], k=count)
-    return [judging(rng, False, pool) if skill == "judging" else TRAINED[skill](rng, False) for skill in picks]
+    return [judging(rng, False, pool, lacks) if s == "judging" else known(s, rng, False, lacks) for s in picks]
 
 
 def evaluation_items(skill: str, count: int, seed: str) -> list[Item]:
@@ -470,7 +448,9 @@ def domain_rows(count: int, seed: str) -> list[Item]:
     """`count` distinct domain training items: half facts, half doses, all in wordings and doses kept for training."""
     rng = random.Random(f"{seed}/domain")
     found: dict[str, Item] = {}
-    while len(found) < count:
+    for _ in range(200 * count):
         item = (pharmacy_fact if len(found) % 2 else pharmacy_dose)(rng, False)
         found.setdefault(item.prompt, item)
-    return list(found.values())
+        if len(found) == count:
+            return list(found.values())
+    raise ValueError(f"the pharmacy has fewer than {count} distinct training questions")
