@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -23,6 +24,7 @@ from stages.core import chat, manifest, records
 from stages.core.errors import UserError
 from stages.core.params import Arm, Finetune
 from stages.core.progress import Progress
+from stages.objectives import anchors
 from stages.objectives.losses import IGNORED, KL, labels_of
 
 
@@ -40,11 +42,11 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
     rows = records.read("mix", mixture)
     if not rows:
         raise UserError("the mixture has no rows", where=mixture, do="give ingest.train a file with rows")
-    if how.objective == "kl" and not any(row["source"] == "replay" for row in rows):
+    if (how.objective == "kl" or how.anchor == "ewc") and not any(row["source"] == "replay" for row in rows):
         raise UserError(
-            f"arm '{arm}' asks for the KL objective but its mixture has no replay rows",
+            f"arm '{arm}' asks for {'the KL objective' if how.objective == 'kl' else 'ewc'} but its mixture has no replay rows",
             where=mixture,
-            do=f"set mix.arms.{arm}.share above 0, or finetune.arms.{arm}.objective: ce",
+            do=f"set mix.arms.{arm}.share above 0, or finetune.arms.{arm}: {{objective: ce}}",
         )
     encoded = [encode(tokenizer, row, how) for row in rows]
     longest = max(len(row["input_ids"]) for row in encoded)
@@ -78,11 +80,27 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
         )  # fmt: skip
         data = Dataset.from_list(encoded)
         watch = Curves(Path(scratch) / "curves", params, math.ceil(len(rows) / params.batch_size))
+        start = anchors.copied(tuned) if how.anchor != "none" or how.average < 1 else {}
         common = dict(model=tuned, args=arguments, train_dataset=data, processing_class=tokenizer, callbacks=[watch])
-        if how.objective == "kl":
-            from stages.objectives.trainer import KLTrainer
+        if how.lora_rank:
+            from peft import LoraConfig
 
-            trainer: SFTTrainer = KLTrainer(**common, base=load(folder, width), coefficient=how.kl_coefficient)
+            common["peft_config"] = LoraConfig(
+                r=how.lora_rank, lora_alpha=how.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+            )
+        if how.objective == "kl" or how.target_kl or how.anchor != "none":
+            from stages.objectives.trainer import ForgettingTrainer
+
+            replay = [chat.encode(tokenizer, r["messages"]) for r in rows if r["source"] == "replay"]
+            trainer: SFTTrainer = ForgettingTrainer(
+                **common,
+                base=load(folder, width) if how.objective == "kl" or how.target_kl else None,
+                coefficient=how.kl_coefficient if how.objective == "kl" else 0.0,
+                target_kl=how.target_kl,
+                start=None if how.anchor == "none" else start,
+                importance=anchors.fisher(tuned, replay[: how.fisher_rows]) if how.anchor == "ewc" else None,
+                anchor_coefficient=how.anchor_coefficient,
+            )
         else:
             trainer = SFTTrainer(**common)
         trainer.remove_callback(PrinterCallback)  # our own callback logs
@@ -90,6 +108,11 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
         if not params.packing and len(prepared) != len(rows):
             raise RuntimeError(f"TRL kept {len(prepared)} of {len(rows)} rows")
         trainer.train()
+        if how.lora_rank:
+            adapted: Any = trainer.model
+            tuned = adapted.merge_and_unload()
+        if how.average < 1:
+            anchors.average(tuned, start, how.average)
         seconds = time.monotonic() - began
         watch.finish(
             curves,
@@ -191,7 +214,7 @@ class Curves(TrainerCallback):
             )
         self.losses.append(float(logs["loss"]))
         self.live.step = state.global_step
-        for name in ("loss", "domain_loss", "kl", "learning_rate", "grad_norm"):
+        for name in ("loss", "domain_loss", "kl", "target_kl", "anchor", "learning_rate", "grad_norm"):
             if name in logs:
                 self.live.log_metric(f"train/{name}", float(logs[name]))
         self.live.sync()
@@ -214,7 +237,7 @@ def ledger(
         source: sum(r["trained_tokens"] for r in rows if r["source"] == source) for source in ("domain", "replay")
     }
     seen = sum(len(one["input_ids"]) for one in encoded)
-    reference = sum(len(one["input_ids"]) for one in encoded if KL in one["labels"])
+    reference = seen if how.target_kl else sum(len(one["input_ids"]) for one in encoded if KL in one["labels"])
     return {
         "schema": 1,
         "arm": arm,

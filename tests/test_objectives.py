@@ -6,6 +6,7 @@ import hashlib
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ from conftest import describe
 from stages import finetune
 from stages.core import chat, manifest, records
 from stages.core.errors import UserError
-from stages.core.params import Finetune
-from stages.objectives import losses
+from stages.core.params import Arm, Finetune
+from stages.objectives import anchors, losses
 
 LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
 
@@ -50,6 +51,43 @@ def test_labels_say_which_loss_a_token_bears():
     assert losses.labels_of(ids, mask, "replay", "kl", "all") == [k, k, k, k]
 
 
+class Line(torch.nn.Module):
+    """Logits of the next token: (0, a) for token 0 and (0, b) for token 1."""
+
+    def __init__(self, a: float, b: float) -> None:
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.tensor([a, b]))
+
+    def forward(self, input_ids, use_cache=False):
+        second = self.slope[input_ids]  # (B, T)
+        return SimpleNamespace(logits=torch.stack([torch.zeros_like(second), second], -1))
+
+
+def test_anchors_by_hand():
+    start, now = Line(1.0, 2.0), Line(3.0, 1.0)
+    weights, origin = anchors.trained(now), anchors.copied(start)
+    assert anchors.penalty(weights, origin, None).item() == pytest.approx(0.5 * (4 + 1))
+    importance = {"slope": torch.tensor([0.5, 3.0])}
+    loss = anchors.penalty(weights, origin, importance)
+    assert loss.item() == pytest.approx(0.5 * (0.5 * 4 + 3 * 1))
+    loss.backward()
+    assert now.slope.grad.tolist() == pytest.approx([0.5 * 2, 3 * -1])
+    anchors.average(now, origin, 0.25)
+    assert now.slope.tolist() == pytest.approx([1.5, 1.75])
+    assert origin["slope"].tolist() == [1.0, 2.0]
+
+
+def test_fisher_is_the_mean_squared_gradient_of_a_row_s_log_likelihood():
+    model = Line(LN3, 0.0)  # p(1 after 0) = 3/4, p(1 after 1) = 1/2
+    rows = [([0, 1, 1], [0, 1, 1]), ([0, 0], [0, 1])]
+    # d log p(1)/d slope = 1 - p, d log p(0)/d slope = -p: rows give (1/4, 1/2) and (-3/4, 0)
+    found = anchors.fisher(model, rows)["slope"].tolist()
+    assert found == pytest.approx([(1 / 16 + 9 / 16) / 2, (1 / 4) / 2])
+    assert model.slope.grad is None
+    only_last = anchors.fisher(model, [([0, 1, 1], [0, 0, 1])])["slope"].tolist()
+    assert only_last == pytest.approx([0, 1 / 4])
+
+
 ANSWERS = ["yes", "the red fox", "1 2 3 4 5 6", "apple, pear, plum", "no", "a b", "nine", "three green boats"]
 
 
@@ -75,7 +113,7 @@ def train(project: Path, base: Path):
     def given(objective: str = "ce", model: Path = base, **params) -> dict[str, list[float]]:
         arm = {
             "objective": objective,
-            **{key: params.pop(key) for key in ("kl_tokens", "kl_coefficient") if key in params},
+            **{key: params.pop(key) for key in Arm.model_fields if key in params and key != "learning_rate"},
         }
         defaults = dict(
             learning_rate=1e-2,
@@ -151,9 +189,56 @@ def test_the_kl_term_holds_the_model_back(train, project):
     assert drift[1] < drift[0] / 3
 
 
+def weights(project: Path) -> torch.Tensor:
+    """All weights of the tuned model in one vector."""
+    return torch.cat([w.flatten() for w in manifest.model(project / "models/arm", "float32").state_dict().values()])
+
+
+@pytest.mark.parametrize("anchor", ["l2sp", "ewc"])
+def test_an_anchor_holds_the_weights_back(train, project, tiny, anchor):
+    mixture(project / "mix.parquet", epochs=12)
+    start = torch.cat([w.flatten() for w in manifest.model(tiny, "float32").state_dict().values()])
+    way = []
+    for strength in (1e-6, 1e4):
+        curves = train(anchor=anchor, anchor_coefficient=strength, learning_rate=1e-3)
+        assert curves["anchor"][0] == 0
+        way.append((weights(project) - start).norm().item())
+    assert way[1] < way[0] / 3
+
+
+def test_kl_on_the_target_tokens_holds_them_back(train, project):
+    mixture(project / "mix.parquet", epochs=12)
+    free, held = (train(target_kl=weight, learning_rate=1e-3) for weight in (1e-6, 10.0))
+    assert held["target_kl"][0] == pytest.approx(0, abs=1e-6)
+    assert held["target_kl"][-1] < free["target_kl"][-1] / 3
+    assert held["domain_loss"][-1] > free["domain_loss"][-1]
+
+
+def test_averaging_stops_part_of_the_way(train, project, tiny):
+    start = torch.cat([w.flatten() for w in manifest.model(tiny, "float32").state_dict().values()])
+    train()
+    whole = weights(project)
+    train(average=0.25)
+    torch.testing.assert_close(weights(project), start + 0.25 * (whole - start), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("objective", ["ce", "kl"])
-def test_gradient_accumulation_changes_nothing(train, objective):
-    whole, parts = train(objective), train(objective, micro_batch=2)
+def test_adapters_are_merged_into_the_base_s_own_shape(train, project, tiny, objective):
+    curves = train(objective, lora_rank=4)
+    assert curves["loss"][-1] != curves["loss"][0]
+    before, after = (manifest.model(folder, "float32").state_dict() for folder in (tiny, project / "models/arm"))
+    assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}
+    changed = {k for k in before if not torch.equal(before[k], after[k])}
+    assert changed
+    assert not any("embed" in k or "norm" in k for k in changed)  # linear layers only
+    assert not list((project / "models/arm").glob("adapter*"))
+
+
+@pytest.mark.parametrize("anchor", ["none", "l2sp"])
+@pytest.mark.parametrize("objective", ["ce", "kl"])
+def test_gradient_accumulation_changes_nothing(train, objective, anchor):
+    kept = dict(anchor=anchor, anchor_coefficient=10.0)
+    whole, parts = train(objective, **kept), train(objective, micro_batch=2, **kept)
     assert set(whole) == set(parts) >= {"loss", "learning_rate", "grad_norm"}
     assert len(whole["loss"]) == 4
     for metric in whole:

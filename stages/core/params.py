@@ -20,6 +20,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]  # becomes a file name and a DVC stage name
+Language = Literal["en", "de", "fr", "es", "it", "pt", "nl", "ru", "el", "ar", "he", "hi", "th", "ja", "ko", "zh"]
 RESERVED = {"pocket", "manifest"}  # folders of models/ that are no arm
 
 
@@ -100,12 +101,18 @@ class Curate(Section):
     finished_only: bool = True  # reject turns that the base did not end itself
     min_chars: Annotated[int, Field(ge=0)] = 4
     max_chars: Positive = 8000
+    personal_data: bool = True  # reject e-mail addresses, phone and card numbers, keys and the like
+    refusal_bait: bool = True  # reject what invites a refusal; off: replay also keeps the base's refusals
+    languages: list[Language] = []  # rows recognised as another language are rejected; empty = any
     max_repetition: Annotated[float, Field(gt=0, le=1)] = (
-        0.5  # largest part of a text that one repeated 3-gram may cover
+        0.5  # largest part of a text that one repeated 3-gram, or a loop, may cover
     )
     near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.8  # Jaccard similarity of word 3-grams; 1 = exact only
-    overlap_ngram: Positive = 8  # words shared with an evaluation item that make a row too close
+    near_meaning: Annotated[float, Field(gt=0, le=1)] = 1.0  # cosine of embeddings, with the same rare words; 1 = off
+    overlap_ngram: Positive = 8  # words in a row that a row and an evaluation item share
     overlap_common: Positive = 5  # an n-gram in more evaluation items than this is phrasing, not content
+    overlap_coverage: Annotated[float, Field(gt=0, le=1)] = 0.5  # part of an item, by weight, whose sharing is too much
+    overlap_meaning: Annotated[float, Field(gt=0, le=1)] = 1.0  # as near_meaning, against evaluation items
     clusters: Positive = 24  # k of mini-batch k-means on the base's mean-pooled hidden states
     batch: Positive = 256
     min_kept: Positive = 1  # fewer kept rows stop the pipeline
@@ -182,7 +189,20 @@ class Arm(Section):
     objective: Literal["ce", "kl"] = "ce"  # on replay rows: cross-entropy, or KL(base || tuned); domain rows: always ce
     kl_coefficient: Annotated[float, Field(gt=0)] = 1.0  # weight of the KL term against the domain's cross-entropy
     kl_tokens: Literal["response", "all"] = "all"  # where the KL is taken: the assistant's tokens, or the whole row
+    target_kl: Annotated[float, Field(ge=0)] = 0.0  # weight of KL(base || tuned) on the tokens that bear cross-entropy
+    anchor: Literal["none", "l2sp", "ewc"] = "none"  # quadratic penalty on the way from the base; ewc needs replay rows
+    anchor_coefficient: Annotated[float, Field(gt=0)] = 1.0
+    fisher_rows: Positive = 256  # replay rows that the Fisher information of ewc is taken from
+    lora_rank: Positive | None = None  # train adapters of this rank on all linear layers; merged at the end
+    lora_alpha: Positive = 32
+    average: Annotated[float, Field(gt=0, le=1)] = 1.0  # part of the way from the base's weights to the tuned ones
     learning_rate: Annotated[float, Field(gt=0)] | None = None  # none: the section's
+
+    @model_validator(mode="after")
+    def parts_fit(self) -> Arm:
+        if self.lora_rank and self.anchor != "none":
+            raise ValueError("lora_rank and anchor cannot go together: adapters start at zero; use weight_decay")
+        return self
 
 
 class Finetune(Section):
@@ -293,9 +313,11 @@ class Params(Section):
             if missing := [a for a in self.arms if a not in known]:
                 raise ValueError(f"arm '{missing[0]}' is listed in 'arms' but has no entry in {section}.arms")
         for arm in self.arms:
-            if self.finetune.arms[arm].objective == "kl" and self.mix.arms[arm].share == 0:
+            how = self.finetune.arms[arm]
+            if self.mix.arms[arm].share == 0 and (how.objective == "kl" or how.anchor == "ewc"):
+                what = "the KL objective" if how.objective == "kl" else "ewc"
                 raise ValueError(
-                    f"arm '{arm}' asks for the KL objective but has no replay rows: set mix.arms.{arm}.share above 0"
+                    f"arm '{arm}' asks for {what} but has no replay rows: set mix.arms.{arm}.share above 0"
                 )
         if self.gate.control and self.gate.control not in self.arms:
             raise ValueError(f"gate.control '{self.gate.control}' is not one of arms")
