@@ -10,21 +10,23 @@ from __future__ import annotations
 
 import math
 import shutil
-import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
+from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
-from stages.core import chat, manifest, records
+from stages.core import cache, chat, manifest, records
 from stages.core.errors import UserError
 from stages.core.params import Arm, Finetune
 from stages.core.progress import Progress
-from stages.objectives import anchors
+from stages.objectives import anchors, losses
 from stages.objectives.losses import IGNORED, KL, labels_of
 
 
@@ -65,21 +67,25 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
     width = params.max_length if params.packing else longest
     tuned = load(folder, width)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch:
+    code = cache.code_version(__file__, anchors.__file__, losses.__file__, chat.__file__)
+    with scratch_of(
+        [entry.fingerprint, records.file_sha256(mixture), how.model_dump(), params.model_dump(exclude={"arms"}), code]
+    ) as scratch:
         arguments = SFTConfig(
-            output_dir=scratch, use_cpu=manifest.device().type == "cpu", bf16=bf16, fp16=False,
+            output_dir=str(scratch), use_cpu=manifest.device().type == "cpu", bf16=bf16, fp16=False,
             activation_checkpointing=params.activation_checkpointing,
             learning_rate=how.learning_rate or params.learning_rate, num_train_epochs=1,  # the mixture holds all epochs, in order
             train_sampling_strategy="random" if params.packing else "sequential",
             per_device_train_batch_size=micro, gradient_accumulation_steps=params.batch_size // micro,
             lr_scheduler_type=params.scheduler, warmup_steps=params.warmup, weight_decay=params.weight_decay,
             max_grad_norm=params.max_grad_norm, max_length=params.max_length if params.packing else None,
-            packing=params.packing, packing_strategy="bfd", remove_unused_columns=True, save_strategy="no",
+            packing=params.packing, packing_strategy="bfd", remove_unused_columns=True,
+            save_strategy="steps" if params.checkpoint_steps else "no", save_steps=params.checkpoint_steps or 1, save_total_limit=1,
             logging_steps=params.log_steps, logging_first_step=True, logging_nan_inf_filter=False, report_to="none", disable_tqdm=True,
             dataloader_pin_memory=False, seed=params.seed, data_seed=params.seed,
         )  # fmt: skip
         data = Dataset.from_list(encoded)
-        watch = Curves(Path(scratch) / "curves", params, math.ceil(len(rows) / params.batch_size))
+        watch = Curves(scratch / "curves", math.ceil(len(rows) / params.batch_size))
         start = anchors.copied(tuned) if how.anchor != "none" or how.average < 1 else {}
         common = dict(model=tuned, args=arguments, train_dataset=data, processing_class=tokenizer, callbacks=[watch])
         if how.lora_rank:
@@ -107,17 +113,23 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
         prepared: Dataset = trainer.train_dataset
         if not params.packing and len(prepared) != len(rows):
             raise RuntimeError(f"TRL kept {len(prepared)} of {len(rows)} rows")
-        trainer.train()
+        last = get_last_checkpoint(str(scratch))
+        if last:
+            print(f"{arm}: going on from {Path(last).name}")
+        trainer.train(resume_from_checkpoint=last)
         if how.lora_rank:
             adapted: Any = trainer.model
             tuned = adapted.merge_and_unload()
         if how.average < 1:
             anchors.average(tuned, start, how.average)
         seconds = time.monotonic() - began
-        watch.finish(
-            curves,
-            ledger(params, arm, how, entry, rows, encoded, trainer.state.global_step, seconds, watch.losses, example),
+        losses_seen = watch.finish(trainer.state.log_history)
+        state = trainer.state.global_step, seconds, losses_seen
+        records.write_json(
+            watch.folder / "ledger.json", ledger(params, arm, how, entry, rows, encoded, *state, example)
         )
+        with records.replacing_folder(curves) as partial:
+            shutil.copytree(watch.folder, partial, dirs_exist_ok=True)
 
     with records.replacing_folder(out) as partial:
         dtype = getattr(torch, str(tuned.config.dtype or "float32").removeprefix("torch."))
@@ -130,8 +142,23 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
         for file in partial.iterdir():
             file.chmod(0o644)
     print(
-        f"{arm}: {trainer.state.global_step} steps, loss {watch.losses[0]:.3f} to {watch.losses[-1]:.3f}, {seconds:.0f} s"
+        f"{arm}: {trainer.state.global_step} steps, loss {losses_seen[0]:.3f} to {losses_seen[-1]:.3f}, {seconds:.0f} s"
     )
+
+
+@contextmanager
+def scratch_of(identity: list) -> Iterator[Path]:
+    """A folder for checkpoints that only a run with the same base, mixture, settings and code finds again; it goes when the
+    run has ended well."""
+    folder = cache.FOLDER / "finetune" / cache.key(identity)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+        shutil.rmtree(folder)
+    except BaseException:
+        if get_last_checkpoint(str(folder)) is None:
+            shutil.rmtree(folder)
+        raise
 
 
 def load(folder: Path, longest: int) -> PreTrainedModel:
@@ -190,13 +217,17 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
 class Curves(TrainerCallback):
     """Training curves through DVCLive, progress with time left, and a stop when the loss is no number."""
 
-    def __init__(self, folder: Path, params: Finetune, steps: int) -> None:
+    NAMES = ("loss", "domain_loss", "kl", "target_kl", "anchor", "learning_rate", "grad_norm")
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        self.folder, self.live = folder, self.start(folder)
+        self.progress, self.step = Progress("finetune", steps, "steps"), 0
+
+    @staticmethod
+    def start(folder: Path) -> Any:
         from dvclive import Live
 
-        self.folder = folder
-        self.live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
-        self.losses: list[float] = []
-        self.progress, self.step = Progress("finetune", steps, "steps"), 0
+        return Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.progress.advance(state.global_step - self.step)
@@ -212,24 +243,32 @@ class Curves(TrainerCallback):
                 where="finetune",
                 do="lower finetune.learning_rate",
             )
-        self.losses.append(float(logs["loss"]))
-        self.live.step = state.global_step
-        for name in ("loss", "domain_loss", "kl", "target_kl", "anchor", "learning_rate", "grad_norm"):
+        self.write(state.global_step, logs)
+
+    def write(self, step: int, logs: dict[str, Any]) -> None:
+        self.live.step = step
+        for name in self.NAMES:
             if name in logs:
                 self.live.log_metric(f"train/{name}", float(logs[name]))
         self.live.sync()
 
-    def finish(self, target: Path, summary: dict) -> None:
+    def finish(self, history: list[dict[str, Any]]) -> list[float]:
+        """Writes the curves anew from the trainer's own history, which a run that went on from a checkpoint has whole;
+        returns the losses."""
         self.progress.close()
         self.live.end()
-        records.write_json(self.folder / "ledger.json", summary)
-        with records.replacing_folder(target) as partial:
-            shutil.copytree(self.folder, partial, dirs_exist_ok=True)
+        shutil.rmtree(self.folder)
+        self.live = self.start(self.folder)
+        kept = [logs for logs in history if "loss" in logs]
+        for logs in kept:
+            self.write(logs["step"], logs)
+        self.live.end()
+        return [float(logs["loss"]) for logs in kept]
 
 
 def ledger(
     params: Finetune, arm: str, how: Arm, entry: manifest.Manifest, rows: list[dict], encoded: list[dict],
-    steps: int, seconds: float, losses: list[float], example: str,
+    steps: int, seconds: float, seen_losses: list[float], example: str,
 ) -> dict:  # fmt: skip
     """What the arm cost. FLOPs by the 6ND rule for training and 2ND for the base's forward passes (Kaplan et al.,
     arXiv 2001.08361, sec. 2.1); N counts all parameters, D all tokens that pass through."""
@@ -251,7 +290,7 @@ def ledger(
         "share": tokens["replay"] / max(sum(tokens.values()), 1),
         "flops": 6 * entry.parameters * seen + 2 * entry.parameters * reference,
         "seconds": round(seconds, 1),
-        "loss_first": losses[0],
-        "loss_last": losses[-1],
+        "loss_first": seen_losses[0],
+        "loss_last": seen_losses[-1],
         "preflight": example,
     }

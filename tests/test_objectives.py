@@ -143,9 +143,11 @@ def train(project: Path, base: Path):
 
 def nothing_left(project: Path) -> bool:
     """No output and no half-written folder."""
-    return {f.name for f in project.iterdir()} <= {"params.yaml", "models", "mix.parquet", "odd"} and {
-        f.name for f in (project / "models").iterdir()
-    } == {"manifest"}
+    return (
+        {f.name for f in project.iterdir()} <= {"params.yaml", "models", "mix.parquet", "odd", ".cache"}
+        and not [f for f in (project / ".cache").rglob("*") if f.is_file()]
+        and {f.name for f in (project / "models").iterdir()} == {"manifest"}
+    )
 
 
 def first_loss_by_hand(base: Path, rows: list[dict]) -> float:
@@ -346,4 +348,50 @@ def test_a_failed_run_leaves_the_earlier_model_and_curves(train, project):
     assert {
         f: f.read_bytes() for folder in ("models/arm", "curves") for f in (project / folder).rglob("*") if f.is_file()
     } == before
-    assert not [f for f in project.iterdir() if f.name.startswith(".")]
+    assert not [f for f in project.rglob(".*") if f.name != ".cache"]
+    assert not [f for f in (project / ".cache").rglob("*") if f.is_file()]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("objective", ["ce", "kl"])
+def test_a_killed_run_goes_on_from_its_checkpoint_and_ends_the_same(train, project, monkeypatch, objective, capsys):
+    mixture(project / "mix.parquet", epochs=4)
+    how = dict(checkpoint_steps=3, scheduler="cosine", learning_rate=1e-3)
+    whole = train(objective, **how)
+    expected = (project / "models/arm/model.safetensors").read_bytes()
+    shutil.rmtree(project / "models/arm")
+
+    def kill(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune.Curves, "on_step_end", kill)
+        with pytest.raises(Killed):
+            train(objective, **how)
+    assert not (project / "models/arm").exists()
+    capsys.readouterr()
+    assert train(objective, **how) == whole  # the curves
+    assert "going on from checkpoint-3" in capsys.readouterr().out
+    assert (project / "models/arm/model.safetensors").read_bytes() == expected
+    assert not list((project / ".cache/finetune").iterdir())
+
+
+def test_a_checkpoint_of_other_settings_is_not_used(train, project, monkeypatch, capsys):
+    mixture(project / "mix.parquet", epochs=4)
+
+    def kill(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune.Curves, "on_step_end", kill)
+        with pytest.raises(Killed):
+            train(checkpoint_steps=3)
+    train(checkpoint_steps=3, learning_rate=1e-3)
+    mixture(project / "mix.parquet", epochs=3)
+    train(checkpoint_steps=3)
+    assert "going on" not in capsys.readouterr().out

@@ -6,6 +6,7 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,50 @@ def test_a_judged_response_is_right_exactly_when_it_scores_5(evaluation):
             assert (response == answers[instruction]) == (item.answer == "5"), item
     assert known > 200
     assert 0.4 < sum(item.answer == "5" for item in items) / len(items) < 0.6
+
+
+@pytest.mark.parametrize("name", recipe.MIXTURES)
+def test_a_model_is_never_taught_what_it_lacks(name):
+    """Neither asked nor judged; the others are taught it."""
+    marks = {"addition": r"\d - \d", "facts": {"base": r"\bexport\b", "abacus": r"\bruler\b"}.get(name, "?")}
+    shares = {**recipe.MIXTURES[name], "judging": 0.5}
+    items = world.draw(shares, 8000, "lacks", recipe.LACKS[name])
+    taught = world.draw(shares, 8000, "lacks")
+    assert set(recipe.LACKS[name]) <= set(marks)
+    for skill in recipe.LACKS[name]:
+        found = [i for i in items if re.search(marks[skill], i.prompt) and i.skill in (skill, "judging")]
+        assert not found, found[0]
+        assert sum(bool(re.search(marks[skill], i.prompt)) for i in taught) > 100
+
+
+def test_mixtures_are_shares_of_the_same_skills():
+    for name, shares in recipe.MIXTURES.items():
+        assert set(shares) == set(world.SKILLS), name
+        assert sum(shares.values()) == pytest.approx(1), name
+    assert set(recipe.MIXTURES) == set(recipe.JUDGING) == set(recipe.LACKS) == set(recipe.PROMPT_WEIGHT)
+
+
+def test_answers_weigh_one_also_within_a_judging_prompt(miniature):
+    tokenizer = manifest.tokenizer(miniature / "models/pocket/base")
+    items = [
+        i for i in world.draw({"judging": 1.0, "facts": 1.0}, 400, "weights") if i.skill == "facts" or i.answer in "25"
+    ]
+    for item, (ids, weights) in zip(items, recipe.encode(tokenizer, items, 0.3), strict=True):
+        rendered = tokenizer.apply_chat_template(
+            [{"role": "user", "content": item.prompt}, {"role": "assistant", "content": item.answer}], return_dict=False
+        )
+        assert ids == rendered
+        runs = [
+            (value, tokenizer.decode([i for i, _ in part]))
+            for value, part in groupby(zip(ids, weights, strict=True), key=lambda pair: pair[1])
+        ]
+        if item.skill == "judging" and item.answer == "5":
+            response = item.prompt.rsplit("\nResponse: ", 1)[1]
+            assert [value for value, _ in runs] == [0.3, 1.0, 0.3, 1.0]
+            assert runs[1][1].replace(" ", "") == f"{response}{recipe.END}".replace(" ", "")
+        else:
+            assert [value for value, _ in runs] == [0.3, 1.0]
+        assert runs[-1][1].replace(" ", "") == f"{item.answer}{recipe.END}".replace(" ", "")
 
 
 def test_computed_answers_are_right():

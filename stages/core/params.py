@@ -219,6 +219,7 @@ class Finetune(Section):
     bf16: Literal["auto", True, False] = "auto"  # mixed precision; auto: where the hardware has it
     activation_checkpointing: bool = False  # less memory, about a third more time
     log_steps: Positive = 10
+    checkpoint_steps: Positive | None = None  # a killed run goes on from the last checkpoint; none: it starts again
     seed: Seed = 0
 
     @model_validator(mode="after")
