@@ -1,4 +1,4 @@
-"""Resolves base and panel: local folder or pinned hub snapshot, safetensors only, every file hashed. Fails early.
+"""Resolves base and panel: local folder, pinned hub snapshot (safetensors only, every file hashed) or a server. Fails early.
 
 holdfast acquire        (writes models/manifest/<model>.json; the base's also as models/manifest/base.json)
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from stages.core import chat, manifest, records
@@ -28,12 +29,47 @@ def main(params: Lineup, out: Path) -> None:
         manifest.save(found[params.base], partial / "base.json")
     for name, entry in found.items():
         role = "base" if name == params.base else "panel"
-        print(
-            f"{role} {name}: {entry.architecture}, {entry.parameters / 1e6:,.1f} M parameters, {entry.fingerprint[:12]}"
-        )
+        size = f"{entry.parameters / 1e6:,.1f} M parameters" if entry.files else "weights unknown"
+        print(f"{role} {name}: {entry.architecture}, {size}, {entry.fingerprint[:12]}")
 
 
 def inspect(name: str, params: Model, model_folder: Path) -> manifest.Manifest:
+    """What stands behind a name: checked, hashed, and where there is an endpoint, tried."""
+    if params.endpoint is None:
+        return inspect_folder(name, params, model_folder)
+    files = inspect_folder(name, params, model_folder) if params.path or params.hub else None
+    return inspect_endpoint(name, params, files)
+
+
+def inspect_endpoint(name: str, params: Model, files: manifest.Manifest | None) -> manifest.Manifest:
+    """Asks the server for one token. With `files`, raw completions speak for that model; without, chat for an unknown one."""
+    from stages.engines import openai
+
+    asked = manifest.Endpoint(
+        url=(params.endpoint or "").rstrip("/"), model=params.model or "", served="", refuses=[], token_prompts=False,
+        top_logprobs=0, api_key_env=params.api_key_env, concurrency=params.concurrency, timeout=params.timeout,
+        retries=params.retries, max_requests=params.max_requests, max_tokens=params.max_tokens,
+    )  # fmt: skip
+    endpoint, context = openai.probe(name, asked, files.folder() if files else None)
+    offers = [
+        f"up to {endpoint.top_logprobs} log-probabilities"
+        if endpoint.top_logprobs
+        else "no log-probabilities: scores come from the text",
+        *(f"takes no {field}" for field in endpoint.refuses),
+    ]
+    print(f"endpoint {name}: answers as '{endpoint.served or endpoint.model}', {', '.join(offers)}")
+    if files:
+        return replace(files, endpoint=endpoint)
+    # The weights cannot be hashed: what the user calls the version, and the name in the replies, must do.
+    named = [endpoint.model, endpoint.served, params.revision or endpoint.url]
+    digest = hashlib.sha256("\n".join(named).encode()).hexdigest()
+    return manifest.Manifest(
+        name=name, source=f"{endpoint.url} {endpoint.model}", revision=params.revision or digest, hub=False, dtype=params.dtype,
+        fingerprint=digest, files={}, architecture="endpoint", parameters=0, vocabulary=0, context=context, endpoint=endpoint,
+    )  # fmt: skip
+
+
+def inspect_folder(name: str, params: Model, model_folder: Path) -> manifest.Manifest:
     """Checks that the folder is a chat model we can load safely, and hashes it."""
     if params.hub:
         folder, source = manifest.hub_folder(params.hub, params.revision or ""), params.hub

@@ -6,9 +6,11 @@ input ends here as one to three lines and exit code 2.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, NoReturn
 
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # OpenMP threads that spin slow every busy neighbour down 12 to 45 times
@@ -41,6 +43,14 @@ ArmName = Annotated[str, typer.Option("--arm", help="An arm's name in params.yam
 def validate() -> None:
     """Check every parameter in params.yaml, and run nothing."""
     params.load_all()
+
+
+@app.command()
+def check() -> None:
+    """Is dvc.lock up to date? Exit 1 names each stale stage and why; runs no stage, needs no data and no GPU."""
+    from stages import check as command
+
+    raise typer.Exit(command.main())
 
 
 @app.command()
@@ -108,7 +118,7 @@ def balance() -> None:
     """Choose the replay set: clusters x difficulty bins, even quotas."""
     from stages import balance as stage
 
-    stage.main(params.load("balance"), DATA / "replay", REPORTS / "balance.json")
+    stage.main(params.load("balance"), manifest("base"), DATA / "replay", REPORTS / "balance.json")
 
 
 @app.command()
@@ -137,18 +147,22 @@ def finetune(arm: ArmName) -> None:
 
 
 @app.command()
-def evaluate(model: Annotated[str, typer.Option("--model", help="'base' or an arm's name.")]) -> None:
+def evaluate(
+    model: Annotated[str, typer.Option("--model", help="'base' or an arm's name.")],
+    repeat: Annotated[
+        bool, typer.Option("--repeat", help="Once more, in batches of half the size: the noise floor. Base only.")
+    ] = False,
+) -> None:
     """Run the suites with lm-eval and keep every item's outcome."""
     from stages import evaluate as stage
 
-    stage.main(
-        params.load("evaluate"),
-        model,
-        manifest("base"),
-        MODELS,
-        DATA / "domain" / "test.parquet",
-        REPORTS / "eval" / model,
-    )
+    settings, out = params.load("evaluate"), REPORTS / "eval" / model
+    if repeat:
+        if model != "base":
+            what, do = "the noise floor is that of the base", "use it with --model base, or leave it out"
+            raise UserError(what, where="--repeat", do=do)
+        settings, out = settings.model_copy(update={"batch": max(1, settings.batch // 2)}), REPORTS / "eval/base-repeat"
+    stage.main(settings, model, manifest("base"), MODELS, DATA / "domain" / "test.parquet", out)
 
 
 @app.command()
@@ -164,22 +178,67 @@ def gate(
     check: Annotated[
         bool, typer.Option("--check", help="Read the committed verdict, run nothing, set the exit code.")
     ] = False,
+    against: Annotated[
+        str | None, typer.Option(metavar="REV", help="As --check; also compare each arm with itself at a git revision.")
+    ] = None,
 ) -> None:
-    """The verdict per arm. With --check: exit 0 pass, 1 fail, 2 cannot-compare."""
+    """The verdict per arm. With --check or --against: exit 0 pass, 1 fail, 2 cannot-compare."""
     from stages import gate as stage
 
-    if check:
-        raise typer.Exit(stage.check(REPORTS / "gate.json"))
-    arms, out, metrics = params.load_names("arms"), REPORTS / "gate.json", REPORTS / "metrics.json"
-    stage.main(params.load("gate"), arms, REPORTS / "eval", out, metrics)
+    evaluations, out = REPORTS / "eval", REPORTS / "gate.json"
+    if not (check or against):
+        stage.main(params.load("gate"), params.load_names("arms"), evaluations, out, REPORTS / "metrics.json")
+        return
+    code = stage.check(out)
+    if against:
+        from stages.core import revision
+
+        arms = params.load_names("arms")
+        with TemporaryDirectory() as temporary:
+            former, present = Path(temporary) / "former", Path(temporary) / "present"
+            revision.evaluations(against, arms, evaluations, former)
+            revision.evaluations(None, arms, evaluations, present)
+            code = max(code, stage.against(params.load("gate"), arms, former, present, against))
+    raise typer.Exit(code)
 
 
 @app.command()
 def report() -> None:
-    """Write what a reviewer reads: reports/report.md and reports/index.html."""
+    """Write what a reviewer reads: reports/report.md, reports/index.html and a model card per arm."""
     from stages import report as stage
 
-    stage.main(params.load("report"), DATA, MODELS, REPORTS)
+    stage.main(params.load("report"), DATA, MODELS, REPORTS, Path("dvc.lock"))
+
+
+@app.command()
+def comment(
+    against: Annotated[
+        str | None, typer.Option("--against", help="Git revision, such as origin/main: list what changed since it.")
+    ] = None,
+    pages: Annotated[str | None, typer.Option("--pages", help="Address where the HTML pages can be had.")] = None,
+) -> None:
+    """Print the comment of a pull request: the committed report and what the branch changed. Runs no stage."""
+    from stages import comment as command
+
+    report, metrics = REPORTS / "report.md", REPORTS / "metrics.json"
+    typer.echo(command.main(report, params.PARAMS, metrics, against, pages), nl=False)
+
+
+@app.command()
+def template(
+    source: Annotated[str, typer.Argument(help="A model folder, a jinja file, or a model's name in params.yaml.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """What a chat template does to a user turn, and a self-test. Exit 0 passed, 1 failed, 2 cannot be used."""
+    import json
+
+    from stages.core import manifest as models
+    from stages.core import template_check
+
+    acquired = manifest(source)
+    found = template_check.guarded(str(models.load(acquired).folder()) if acquired.is_file() else source)
+    print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else template_check.readable(found))
+    raise typer.Exit(0 if found["passed"] else 1)
 
 
 @app.command()
@@ -200,6 +259,12 @@ def main() -> NoReturn:
         app(standalone_mode=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a disk that is full or read-only; outputs are replaced only when they are whole
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+            raise
+        print(f"error: {error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
+        print("  make room or allow access, and run it again; earlier outputs stand as they were", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
 

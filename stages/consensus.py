@@ -3,20 +3,21 @@
 holdfast consensus        (writes data/replay/{candidates,rejected}.parquet and reports/consensus.json)
 
 mean_score: the response with the best mean score (Ding & Wang, arXiv 2506.09428, step 3).
+score_then_base_likelihood: of all with a mean score of min_score or more, the one that fits the base best (GRAPE, arXiv 2502.04194).
 agreement: the text that most responses agree on (self-consistency, arXiv 2203.11171), over all panel members.
-Ties go to the better mean score, then to the response that the base finds most likely (GRAPE, arXiv 2502.04194).
+base_best_of_k: of the base's own responses the one that it scores best itself; the rest of the panel has no say.
+Ties go to the better mean score, then to the response that the base finds most likely.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from stages.core import records
+from stages.core import judge_audit, records
 from stages.core.errors import UserError
 from stages.core.params import Consensus
 
@@ -31,15 +32,14 @@ def main(params: Consensus, panel: list[str], data: Path, summary: Path) -> None
         )
     by_judge = scores.pivot(index="id", columns="judge", values="score")
     table = responses.set_index("id").sort_index()
-    table["score"] = by_judge.mean(axis=1)  # nulls are not counted
-    table["score_std"] = by_judge.std(axis=1, ddof=0)
-    table["n_judges"] = by_judge.notna().sum(axis=1)
-    table["base_logprob"] = scores.dropna(subset="logprob").set_index("id")["logprob"]
+    by_judge = by_judge.reindex(table.index)
+    of_base = scores.dropna(subset="logprob")  # the base, and nobody else, gives likelihoods
+    table["base_logprob"] = of_base.set_index("id")["logprob"]
+    base = str(of_base["judge"].iloc[0]) if len(of_base) else ""
     same = table.groupby(["instruction_id", "text"])["model"].transform("size")
     table["agreement"] = same / table.groupby("instruction_id")["model"].transform("size")
-    usable = (table["text"] != "") & (table["n_judges"] >= params.min_judges)
-    if params.finished_only:
-        usable &= table["finish"] == "stop"
+    table = scored(table, by_judge)
+    usable = can_be_chosen(table, params, base)
 
     if not usable.any():
         raise UserError(
@@ -47,13 +47,16 @@ def main(params: Consensus, panel: list[str], data: Path, summary: Path) -> None
             where="consensus",
             do="raise respond.max_tokens, or lower consensus.min_judges",
         )
-    chosen = choose(table[usable], params).merge(
+    chosen = choose(table[usable], params, by_judge, base).merge(
         kept[["id", "text", "cluster"]], left_on="instruction_id", right_on="id"
     )
     chosen = chosen.rename(columns={"text_x": "response", "text_y": "instruction"}).drop(columns=["id"])
     chosen = chosen.rename(columns={"instruction_id": "id"})
     chosen = chosen[records.SCHEMAS["candidates"].names]
-    good = chosen["score"] >= params.min_score
+    judged = (
+        by_judge.loc[chosen["response_id"], base].to_numpy() if params.strategy == "base_best_of_k" else chosen["score"]
+    )
+    good = judged >= params.min_score
     rejected = chosen[~good].assign(reason="mean score below min_score")
     unanswered = kept[~kept["id"].isin(chosen["id"])]
     rejected_rows = to_rows(rejected) + [
@@ -73,17 +76,41 @@ def main(params: Consensus, panel: list[str], data: Path, summary: Path) -> None
     assert len(candidates) + len(rejected_rows) == len(kept)
     records.write("candidates", data / "replay" / "candidates.parquet", candidates)
     records.write("candidates_rejected", data / "replay" / "rejected.parquet", rejected_rows)
-    records.write_json(summary, audit(params, table, by_judge, scores, chosen[good], rejected_rows))
+    records.write_json(summary, audit(params, table, by_judge, scores, base, chosen[good], rejected_rows))
+    for warning in judge_audit.warnings(by_judge):
+        print(f"warning: {warning}")
     print(f"kept {len(candidates):,} of {len(kept):,} instructions with a response; {len(rejected_rows):,} rejected")
 
 
-def choose(table: pd.DataFrame, params: Consensus) -> pd.DataFrame:
-    """One row per instruction, best first by the strategy; within `tie` of the best mean score the base decides."""
+def scored(table: pd.DataFrame, by_judge: pd.DataFrame) -> pd.DataFrame:
+    """The responses with mean, spread and number of their valid scores; nulls are not counted."""
+    return table.assign(
+        score=by_judge.mean(axis=1), score_std=by_judge.std(axis=1, ddof=0), n_judges=by_judge.notna().sum(axis=1)
+    )
+
+
+def can_be_chosen(table: pd.DataFrame, params: Consensus, base: str) -> pd.Series:
+    usable = (table["text"] != "") & (table["n_judges"] >= params.min_judges)
+    if params.finished_only:
+        usable &= table["finish"] == "stop"
+    if params.strategy == "base_best_of_k":
+        usable &= table["model"] == base
+    return usable
+
+
+def choose(table: pd.DataFrame, params: Consensus, by_judge: pd.DataFrame, base: str) -> pd.DataFrame:
+    """One row per instruction by the strategy; `table` holds what can be chosen, `by_judge` each judge's scores."""
+    mark = table["score"]
+    if params.strategy == "base_best_of_k":
+        mark = by_judge.loc[table.index, base].fillna(0.0) if base in by_judge else mark
     if params.strategy == "agreement":
-        table = table[table["agreement"] == table.groupby("instruction_id")["agreement"].transform("max")]
-    best = table.groupby("instruction_id")["score"].transform("max")
-    table = table.assign(near=(table["score"] >= best - params.tie).astype(int), response_id=table.index)
-    order = {"near": False, "base_logprob": False, "score": False, "response_id": True}  # column: ascending
+        most = table["agreement"] == table.groupby("instruction_id")["agreement"].transform("max")
+        table, mark = table[most], mark[most]
+    near = mark >= mark.groupby(table["instruction_id"]).transform("max") - params.tie
+    if params.strategy == "score_then_base_likelihood":
+        near |= mark >= params.min_score
+    table = table.assign(near=near.astype(int), mark=mark, response_id=table.index)
+    order = {"near": False, "base_logprob": False, "mark": False, "response_id": True}  # column: ascending
     ranked = table.sort_values(list(order), ascending=list(order.values()), na_position="last", kind="stable")
     return ranked.groupby("instruction_id", sort=True).head(1).sort_values("instruction_id")
 
@@ -97,26 +124,20 @@ def audit(
     table: pd.DataFrame,
     by_judge: pd.DataFrame,
     scores: pd.DataFrame,
+    base: str,
     chosen: pd.DataFrame,
     rejected: list[dict],
 ) -> dict:
-    """What the judges did: means, missing scores, agreement, and whether each favours its own responses."""
-    judges = {}
-    for judge in by_judge.columns:
-        own = table["model"] == judge
-        given, others = by_judge[judge], by_judge.drop(columns=judge).mean(axis=1)
-        excess = given - others  # against what the other judges say of the same response
-        judges[judge] = {
-            "mean": finite(given.mean()),
-            "std": finite(given.std(ddof=0)),
-            "null": int(given.isna().sum()),
-            "mass": finite(scores.loc[scores["judge"] == judge, "mass"].mean()),
-            "self_preference": finite(excess[own].mean() - excess[~own].mean()),
-        }
-    groups = table.groupby("instruction_id")["score"]
-    ties = int(
-        ((groups.transform("max") - table["score"] <= params.tie).groupby(table["instruction_id"]).sum() > 1).sum()
-    )
+    """What was chosen, and what the judges did."""
+
+    def chosen_by(marks: pd.DataFrame) -> pd.Series:
+        part = scored(table, marks)
+        best = choose(part[can_be_chosen(part, params, base)], params, marks, base)
+        return best.set_index("instruction_id")["response_id"]
+
+    judges = judge_audit.audit(table, by_judge, chosen_by, params.tie)
+    for judge, entry in judges.items():
+        entry["mass"] = judge_audit.finite(scores.loc[scores["judge"] == judge, "mass"].mean())
     return {
         "schema": 1,
         "strategy": params.strategy,
@@ -127,25 +148,13 @@ def audit(
         "kept": len(chosen),
         "rejected": dict(Counter(row["reason"] for row in rejected)),
         "chosen_from": {model: int(n) for model, n in chosen["model"].value_counts().sort_index().items()},
-        "mean_score": finite(chosen["score"].mean()),
+        "mean_score": judge_audit.finite(chosen["score"].mean()),
         "agreement": {
-            "pairs": {
-                f"{a}~{b}": finite(pearson(by_judge[a], by_judge[b])) for a, b in combinations(by_judge.columns, 2)
-            },
-            "ties": ties,
-            "mean": finite(chosen["agreement"].mean()),
+            **judge_audit.agreement(table, by_judge),
+            "ties": judge_audit.ties(table, table["score"], params.tie),
+            "mean": judge_audit.finite(chosen["agreement"].mean()),
         },
         "judges": judges,
+        "warnings": judge_audit.warnings(by_judge),
         "score_histogram": np.histogram(chosen["score"].astype(float), bins=8, range=(1, 5))[0].tolist(),
     }
-
-
-def pearson(a: pd.Series, b: pd.Series) -> float:
-    both = a.notna() & b.notna()
-    if both.sum() < 2 or a[both].std() == 0 or b[both].std() == 0:
-        return float("nan")
-    return float(np.corrcoef(a[both], b[both])[0, 1])
-
-
-def finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

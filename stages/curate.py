@@ -2,76 +2,65 @@
 
 holdfast curate        (writes data/instructions/{kept,rejected}.parquet and reports/curate.json)
 
-Filters run from cheap to dear. Whatever is close to an evaluation item goes, so that retention is never training on the
-test. The rest is embedded with the base's own mean-pooled hidden states and clustered (mini-batch k-means).
+Filters run from cheap to dear: a look at the text, exact duplicates, words shared with evaluation items, MinHash, and
+last the base's own embeddings, by which the kept rows are also clustered (mini-batch k-means). Whatever is close to an
+evaluation item goes, so that retention is never training on the test.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections import Counter
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from stages.core import chat, manifest, overlap, records, suites
+from stages.core import chat, filters, manifest, overlap, records, suites
 from stages.core.errors import UserError
 from stages.core.params import Curate, Evaluate
 from stages.engines import local
 
+CHUNK = 8192  # rows at once
+WIDTH = 256  # wider embeddings are projected: a million rows take 1 GB
+SAMPLE = 20_000  # rows among which distinct points are counted
+SAME_WORDS = 0.5  # weighted Jaccard similarity that confirms a neighbour in meaning
+Faults = dict[int, tuple[str, str]]  # row -> (reason, detail)
+Asked = dict[str, list[str]]  # suite -> evaluation items
+
 
 def main(params: Curate, evaluate: Evaluate, model: Path, domain_test: Path, folder: Path, summary: Path) -> None:
-    raw = records.read("instructions_raw", folder / "raw.parquet")
+    raw = records.read_table("instructions_raw", folder / "raw.parquet")  # Python rows would need five times the memory
     entry = manifest.load(model)
-    tokenizer = manifest.tokenizer(entry.folder())
     asked = suites.prompts(evaluate, domain_test)
-    index = overlap.EvaluationIndex(asked, params.overlap_ngram, params.overlap_common)
-    leaks = chat.special_strings(tokenizer)
+    texts, faults = read_through(raw, params, entry, asked)
+    rows, ids = raw.drop_columns(["text"]), raw["id"].to_pylist()
+    del raw
+    near_duplicates(params, ids, texts, faults, asked)
+    enough(params, len(texts), faults)
+    labels = by_meaning(params, ids, entry, texts, faults, asked)
+    enough(params, len(texts), faults)
 
-    kept: list[dict] = []
-    rejected: list[dict] = []
-    close_to: Counter[str] = Counter()
-    seen: dict[str, str] = {}
-    for row in raw:
-        text = row["text"] = unicodedata.normalize("NFC", row["text"]).strip()
-        if fault := reject(row, params, leaks):
-            rejected.append({**row, "reason": fault[0], "detail": fault[1]})
-        elif (same := " ".join(text.casefold().split())) in seen:
-            rejected.append({**row, "reason": "duplicate", "detail": seen[same]})
-        elif match := index.match(text):
-            close_to[match[0]] += 1
-            rejected.append({**row, "reason": "evaluation_overlap", "detail": f"{match[0]}: {match[1]}"[:200]})
-        else:
-            seen[same] = row["id"]
-            kept.append(row)
-    near = overlap.near_duplicates([row["text"] for row in kept], params.near_duplicate)
-    rejected += [
-        {**row, "reason": "near_duplicate", "detail": kept[j]["id"]}
-        for row, j in zip(kept, near, strict=True)
-        if j is not None
-    ]
-    kept = [row for row, j in zip(kept, near, strict=True) if j is None]
-    reasons = Counter(row["reason"] for row in rejected)
-    if len(kept) < params.min_kept:
-        most = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(3))
-        raise UserError(
-            f"only {len(kept):,} of {len(raw):,} instructions were kept, {params.min_kept:,} are needed (rejected: {most})",
-            where="curate",
-            do="raise reconstruct.samples, or open the filter that rejects most",
-        )
-
-    clusters = cluster(params, entry, [row["text"] for row in kept])
-    for row, label in zip(kept, clusters, strict=True):
-        row["cluster"] = int(label)
-    assert len(kept) + len(rejected) == len(raw)
-    records.write("instructions_kept", folder / "kept.parquet", kept)
-    records.write("instructions_rejected", folder / "rejected.parquet", rejected)
-    sizes = Counter(clusters)
+    kept = [i for i in range(len(texts)) if i not in faults]
+    rows = rows.append_column("text", pa.array(texts, pa.string()))
+    good = rows.take(pa.array(kept, pa.int64())).append_column(
+        "cluster", pa.array([labels[i] for i in kept], pa.int64())
+    )
+    bad = rows.take(pa.array(sorted(faults), pa.int64()))
+    for n, name in enumerate(("reason", "detail")):
+        bad = bad.append_column(name, pa.array([faults[i][n] for i in sorted(faults)], pa.string()))
+    assert len(good) + len(bad) == len(texts)
+    records.write_table("instructions_kept", folder / "kept.parquet", good)
+    records.write_table("instructions_rejected", folder / "rejected.parquet", bad)
+    reasons = Counter(reason for reason, _ in faults.values())
+    close_to = Counter(detail.split(": ")[0] for reason, detail in faults.values() if reason == "evaluation_overlap")
+    sizes = Counter(labels[i] for i in kept)
     records.write_json(
         summary,
         {
             "schema": 1,
-            "read": len(raw),
+            "read": len(texts),
             "kept": len(kept),
             "rejected": dict(reasons),
             "evaluation_overlap": {suite: close_to[suite] for suite in asked},
@@ -80,40 +69,133 @@ def main(params: Curate, evaluate: Evaluate, model: Path, domain_test: Path, fol
         },
     )
     print(
-        f"kept {len(kept):,} of {len(raw):,} instructions; rejected: "
+        f"kept {len(kept):,} of {len(texts):,} instructions; rejected: "
         + ", ".join(f"{r} {n:,}" for r, n in reasons.most_common())
     )
 
 
-def reject(row: dict, params: Curate, leaks: list[str]) -> tuple[str, str] | None:
-    """(reason, detail) of the first cheap filter that a row fails, or None."""
-    text = row["text"]
-    if params.finished_only and row["finish"] != "stop":
-        return "unfinished", f"{row['n_tokens']} tokens"
-    if len(text) < params.min_chars:
-        return "too_short", f"{len(text)} characters"
-    if len(text) > params.max_chars:
-        return "too_long", f"{len(text)} characters"
-    if leak := next((token for token in leaks if token in text), None):
-        return "template_leak", leak
-    if bad := next((c for c in text if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") and c not in "\n\t"), None):
-        return "control_characters", f"U+{ord(bad):04X}"
-    if "\N{REPLACEMENT CHARACTER}" in text:
-        return "broken_text", "U+FFFD"
-    if (part := overlap.repetition(text)) > params.max_repetition:
-        return "repetition", f"{part:.2f}"
-    return None
+def read_through(raw: pa.Table, params: Curate, entry: manifest.Manifest, asked: Asked) -> tuple[list[str], Faults]:
+    """The normalised texts, and what is wrong with a row by itself, as a copy, or beside an evaluation item."""
+    tokenizer = manifest.tokenizer(entry.folder())
+    special = chat.special_strings(tokenizer)
+    built_in = chat.pre_query(tokenizer, entry.name).prefix
+    for token in special:
+        built_in = built_in.replace(token, "\n")
+    checks = filters.lineup(params, special, built_in.splitlines())
+    index = overlap.EvaluationIndex(asked, params.overlap_ngram, params.overlap_common, params.overlap_coverage)
+    texts: list[str] = []
+    faults: Faults = {}
+    seen: dict[bytes, int] = {}  # 64-bit hashes: among a million texts two collide with a chance of 3e-8
+    for batch in raw.select(["text", "finish", "n_tokens"]).to_batches(max_chunksize=CHUNK):
+        for row in batch.to_pylist():
+            i, text = len(texts), unicodedata.normalize("NFC", row["text"]).strip()
+            texts.append(text)
+            if params.finished_only and row["finish"] != "stop":
+                faults[i] = "unfinished", f"{row['n_tokens']} tokens"
+                continue
+            if fault := next(((reason, why) for reason, check in checks.items() if (why := check(text))), None):
+                faults[i] = fault
+                continue
+            same = blake2b(" ".join(text.casefold().split()).encode(), digest_size=8).digest()
+            if same in seen:
+                faults[i] = "duplicate", raw["id"][seen[same]].as_py()
+            elif match := index.match(text):
+                faults[i] = "evaluation_overlap", f"{match[0]}: {match[1]}"[:200]
+            else:
+                seen[same] = i
+    return texts, faults
 
 
-def cluster(params: Curate, entry: manifest.Manifest, texts: list[str]) -> list[int]:
-    """Cluster labels by mini-batch k-means on the base's embeddings; label 0 is the largest cluster."""
+def near_duplicates(params: Curate, ids: list[str], texts: list[str], faults: Faults, asked: Asked) -> None:
+    """Marks rows that are an earlier row, or an evaluation item, but for a few words (MinHash)."""
+    items = [(suite, text) for suite, members in asked.items() for text in members]
+    rows = [i for i in range(len(texts)) if i not in faults]
+    if not rows:
+        return
+    compared = [text for _, text in items] + [texts[i] for i in rows]
+    marks = np.empty((len(compared), overlap.PERMUTATIONS), np.uint32)
+    for start in range(0, len(compared), CHUNK):
+        part = [overlap.words(text) for text in compared[start : start + CHUNK]]
+        marks[start : start + CHUNK] = overlap.signatures(part)
+    found = overlap.near_duplicates(marks, compared, params.near_duplicate)
+    for i, j in zip(rows, found[len(items) :], strict=True):
+        if j is not None and j < len(items):
+            faults[i] = "evaluation_overlap", f"{items[j][0]}: nearly the item: {items[j][1]}"[:200]
+        elif j is not None:
+            faults[i] = "near_duplicate", ids[rows[j - len(items)]]
+
+
+def by_meaning(
+    params: Curate, ids: list[str], entry: manifest.Manifest, texts: list[str], faults: Faults, asked: Asked
+) -> dict[int, int]:
+    """Clusters the remaining rows by the base's embeddings (label 0 is the largest) and marks neighbours in meaning.
+
+    A neighbour has a cosine above the threshold and half of its words, by weight, in common: a base that is no
+    embedding model puts "the river of Tresa" beside "the river of Drosa". Rows are compared within their cluster only.
+    """
     from sklearn.cluster import MiniBatchKMeans
 
-    vectors = local.Engine(entry, params.batch).embed(texts)
-    vectors -= vectors.mean(0)  # hidden states share a large common direction that says nothing
-    k = min(params.clusters, len(np.unique(vectors, axis=0)))
-    labels = MiniBatchKMeans(k, random_state=params.seed, n_init=3, batch_size=1024).fit_predict(vectors)
-    rank = {
-        label: i for i, (label, _) in enumerate(sorted(Counter(labels.tolist()).items(), key=lambda x: (-x[1], x[0])))
+    rows = [i for i in range(len(texts)) if i not in faults]
+    items = [(suite, text) for suite, members in asked.items() for text in members] * (params.overlap_meaning < 1)
+    engine = local.Engine(entry, params.batch)
+    vectors = embed(engine, [texts[i] for i in rows], params.seed)  # (N, D)
+    centre = vectors.mean(0)  # hidden states share a large common direction that says nothing
+    vectors -= centre
+    k = min(params.clusters, len(np.unique(vectors[:SAMPLE], axis=0)))  # k-means refuses more clusters than points
+    found = MiniBatchKMeans(k, random_state=params.seed, n_init=3, batch_size=1024).fit_predict(vectors)
+    order = {
+        label: n for n, (label, _) in enumerate(sorted(Counter(found.tolist()).items(), key=lambda x: (-x[1], x[0])))
     }
-    return [rank[label] for label in labels.tolist()]
+    labels = {i: order[label] for i, label in zip(rows, found.tolist(), strict=True)}
+    if params.overlap_meaning == params.near_meaning == 1:
+        return labels
+
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    rarity = overlap.Rarity()
+    for i in rows:
+        rarity.add(overlap.words(texts[i]))
+    alike = lambda a, b: rarity.similarity(overlap.words(a), overlap.words(b)) >= SAME_WORDS  # noqa: E731
+    if items:
+        others = embed(engine, [text for _, text in items], params.seed) - centre
+        others /= np.maximum(np.linalg.norm(others, axis=1, keepdims=True), 1e-12)
+        for i, close in zip(rows, overlap.nearest(vectors, others, params.overlap_meaning), strict=True):
+            if (j := next((j for j in close if alike(texts[i], items[j][1])), None)) is not None:
+                faults[i] = "evaluation_overlap", f"{items[j][0]}: means the item: {items[j][1]}"[:200]
+    if params.near_meaning < 1:
+        for label in range(len(order)):
+            at = [n for n, i in enumerate(rows) if labels[i] == label and i not in faults]
+            members = [rows[n] for n in at]
+            for i, close in zip(members, overlap.earlier_neighbours(vectors[at], params.near_meaning), strict=True):
+                j = next(
+                    (members[j] for j in close if members[j] not in faults and alike(texts[i], texts[members[j]])), None
+                )
+                if j is not None:
+                    faults[i] = "near_meaning", ids[j]
+    return labels
+
+
+def embed(engine: local.Engine, texts: list[str], seed: int) -> np.ndarray:
+    """Embeddings (N, D) in float32; wider ones by a random projection, which keeps distances (Johnson-Lindenstrauss)."""
+    found, projection = np.empty((0, 0), np.float32), None
+    for start in range(0, len(texts), CHUNK):
+        part = engine.embed(texts[start : start + CHUNK])
+        if part.shape[1] > WIDTH:
+            if projection is None:
+                drawn = np.random.default_rng(seed).standard_normal((part.shape[1], WIDTH), dtype=np.float32)
+                projection = drawn / np.sqrt(WIDTH, dtype=np.float32)
+            part = part @ projection
+        if not start:
+            found = np.empty((len(texts), part.shape[1]), np.float32)
+        found[start : start + CHUNK] = part
+    return found
+
+
+def enough(params: Curate, read: int, faults: Faults) -> None:
+    """Raises UserError when too few rows are left."""
+    if (kept := read - len(faults)) < params.min_kept:
+        most = ", ".join(f"{reason} {n:,}" for reason, n in Counter(r for r, _ in faults.values()).most_common(3))
+        raise UserError(
+            f"only {kept:,} of {read:,} instructions were kept, {params.min_kept:,} are needed (rejected: {most})",
+            where="curate",
+            do="raise reconstruct.samples, or open the filter that rejects most",
+        )

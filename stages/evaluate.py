@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.core import manifest, records, suites
+from stages.core import chat, manifest, records, suites
 from stages.core.errors import UserError
 from stages.core.params import Evaluate
 
@@ -27,6 +27,7 @@ def main(params: Evaluate, model: str, base: Path, models: Path, domain_test: Pa
     from lm_eval.models.huggingface import HFLM
 
     tokenizer = manifest.tokenizer(folder)
+    tokenizer.chat_template = chat.template_of(tokenizer).source  # its clock stands still: the same prompts on every day
     network = manifest.model(folder, entry.dtype)
     language_model = HFLM(
         pretrained=network,

@@ -18,15 +18,15 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
+from transformers import AutoModelForCausalLM, PreTrainedModel, PrinterCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from stages.core import cache, chat, manifest, records
 from stages.core.errors import UserError
 from stages.core.params import Arm, Finetune
-from stages.core.progress import Progress
 from stages.objectives import anchors, losses
+from stages.objectives.curves import Curves
 from stages.objectives.losses import IGNORED, KL, labels_of
 
 
@@ -212,58 +212,6 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
     names = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
     with safe_open(sorted(folder.glob("*.safetensors"))[0], framework="pt") as tensors:
         return names.get(tensors.get_slice(next(iter(tensors.keys()))).get_dtype())
-
-
-class Curves(TrainerCallback):
-    """Training curves through DVCLive, progress with time left, and a stop when the loss is no number."""
-
-    NAMES = ("loss", "domain_loss", "kl", "target_kl", "anchor", "learning_rate", "grad_norm")
-
-    def __init__(self, folder: Path, steps: int) -> None:
-        self.folder, self.live = folder, self.start(folder)
-        self.progress, self.step = Progress("finetune", steps, "steps"), 0
-
-    @staticmethod
-    def start(folder: Path) -> Any:
-        from dvclive import Live
-
-        return Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.progress.advance(state.global_step - self.step)
-        self.step = state.global_step
-        control.should_log |= state.global_step == state.max_steps
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if not logs or "loss" not in logs:
-            return
-        if not math.isfinite(logs["loss"]):
-            raise UserError(
-                f"the loss is {logs['loss']} at step {state.global_step}",
-                where="finetune",
-                do="lower finetune.learning_rate",
-            )
-        self.write(state.global_step, logs)
-
-    def write(self, step: int, logs: dict[str, Any]) -> None:
-        self.live.step = step
-        for name in self.NAMES:
-            if name in logs:
-                self.live.log_metric(f"train/{name}", float(logs[name]))
-        self.live.sync()
-
-    def finish(self, history: list[dict[str, Any]]) -> list[float]:
-        """Writes the curves anew from the trainer's own history, which a run that went on from a checkpoint has whole;
-        returns the losses."""
-        self.progress.close()
-        self.live.end()
-        shutil.rmtree(self.folder)
-        self.live = self.start(self.folder)
-        kept = [logs for logs in history if "loss" in logs]
-        for logs in kept:
-            self.write(logs["step"], logs)
-        self.live.end()
-        return [float(logs["loss"]) for logs in kept]
 
 
 def ledger(

@@ -1,13 +1,12 @@
 """gate: the verdict per arm, from the paired outcomes of base and tuned model. Did it forget, and did it learn?
 
-    holdfast gate            writes reports/gate.json and reports/metrics.json, whatever the verdict
-    holdfast gate --check    reads reports/gate.json, runs nothing; exit code 0 pass, 1 fail, 2 cannot-compare
+    holdfast gate                 writes reports/gate.json and reports/metrics.json, whatever the verdict
+    holdfast gate --check         reads reports/gate.json, runs nothing; exit code 0 pass, 1 fail, 2 cannot-compare
+    holdfast gate --against REV   the same, and compares each arm with itself at that git revision; writes nothing
 
 An arm passes when the one-sided lower bound of the general change is above -margin, no suite drops past its own margin,
-and the lower bound of the domain gain reaches min_domain_gain. What cannot be compared never passes. Multiplicity: the
-margin is tested once, on the mean over suites; a suite's drop counts when it is past the suite's margin and outside the
-noise of its items at the confidence divided among all suites (Bonferroni). So a model that forgot nothing seldom fails,
-however many suites there are, while there are items enough: general.detectable below three quarters of the margin.
+and the lower bound of the domain gain reaches min_domain_gain. It fails when a drop is shown, and what can neither be
+shown to hold nor to drop cannot be compared, which is no pass. docs/verdict.md says what each of these rests on.
 """
 
 from __future__ import annotations
@@ -18,11 +17,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.core import paired, records, stats
+from stages.core import paired, records, stats, verdict
 from stages.core.errors import UserError
 from stages.core.params import Gate
 
 EXIT = {"pass": 0, "fail": 1, "cannot-compare": 2}  # also from best to worst
+REPEAT = "base-repeat"  # the base evaluated once more, where somebody did: the noise floor
 
 
 def main(params: Gate, names: list[str], eval_folder: Path, out: Path, metrics: Path) -> None:
@@ -32,15 +32,24 @@ def main(params: Gate, names: list[str], eval_folder: Path, out: Path, metrics: 
         what = f"gate.suite_margins names '{unknown[0]}', which is no suite"
         raise UserError(what, where="params.yaml", do=f"known: {', '.join(sorted(suites))}")
 
-    arms = {name: compare(params, base, settings, eval_folder / name) for name in names}
-    binding = [arm["verdict"] for name, arm in arms.items() if name != params.control or len(arms) == 1]
+    noise = paired.noise(base, settings, eval_folder / REPEAT) if (eval_folder / REPEAT).is_dir() else None
+    arms = {name: compare(params, base, settings, eval_folder / name, noise) for name in names}
+    worst = max((arms[name]["verdict"] for name in binding(params, names)), key=EXIT.__getitem__)
+    general, suite = paired.confidences(params, suites)
+    multiplicity = {"method": "Bonferroni", "suites": len(paired.margins(params, suites))}
+    multiplicity |= {"general_confidence": general, "suite_confidence": suite}
     knobs = {"control", "margin", "suite_margin", "confidence", "min_domain_gain", "resamples"}
-    verdict = max(binding, key=EXIT.__getitem__)
-    gate = {"schema": 1, "verdict": verdict, "arms": arms, **params.model_dump(include=knobs)}
+    gate = {"schema": 1, "verdict": worst, "arms": arms, "noise": noise, "multiplicity": multiplicity}
+    gate |= params.model_dump(include=knobs)
     summary = {"base": base_metrics(base, suites)} | {name: arm_metrics(arm) for name, arm in arms.items()}
     records.write_json(out, gate)
     records.write_json(metrics, summary)
     print(table(gate))
+
+
+def binding(params: Gate, names: list[str]) -> list[str]:
+    """The arms that decide: all but the control, unless it is alone."""
+    return [name for name in names if name != params.control] or names
 
 
 def check(path: Path) -> int:
@@ -54,70 +63,49 @@ def check(path: Path) -> int:
     return code
 
 
-def compare(params: Gate, base: pa.Table, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+def against(params: Gate, names: list[str], former: Path, eval_folder: Path, revision: str) -> int:
+    """Prints how each arm that decides compares with itself at `revision`, and returns the worst exit code.
+
+    `former` holds the evaluations of that revision; an arm that it lacks is new, which is no regression. The domain may
+    not drop past the general margin either.
+    """
+    arms, sides = {}, ("former", "present")
+    demands = params.model_copy(update={"min_domain_gain": -params.margin})
+    for name in binding(params, names):
+        if (former / name).is_dir():
+            old, settings = paired.load(former / name)
+            arms[name] = compare(demands, old, settings, eval_folder / name, None, sides)
+        else:
+            print(f"{name}: not evaluated at {revision}")
+    if not arms:
+        do = "compare with a revision that has one of the arms that decide"
+        raise UserError("no arm of the present was evaluated there: nothing to compare", where=revision, do=do)
+    worst = max((arm["verdict"] for arm in arms.values()), key=EXIT.__getitem__)
+    print(f"before: the arm at {revision}; after: the arm as it is now")
+    print(table({"arms": arms, "verdict": worst, "confidence": params.confidence, "control": None}))
+    return EXIT[worst]
+
+
+def compare(
+    params: Gate,
+    base: pa.Table,
+    settings: dict[str, Any],
+    folder: Path,
+    noise: dict[str, Any] | None = None,
+    sides: paired.Sides = paired.SIDES,
+) -> dict[str, Any]:
     """One arm against the base: its entry of gate.json."""
     broken: list[str] = []  # reasons for cannot-compare
     try:
         tuned, tuned_settings = paired.load(folder)
-        broken += paired.different_settings(settings, tuned_settings)
+        broken += paired.different_settings(settings, tuned_settings, sides)
     except UserError as error:
         tuned = base.slice(0, 0)
         broken.append(f"the evaluation's {Path(error.where).name} is missing or cannot be read")
-
-    suites = {}
-    for name in sorted(settings["suites"]):
-        mine, theirs = (items.filter(pc.field("suite") == name) for items in (base, tuned))
-        suites[name] = paired.measure(params, name, settings["suites"], mine, theirs)
-    failed: list[str] = []  # reasons for fail
-    dropped = [drop for suite in suites.values() for drop in suite.failed]
-    notes = [note for suite in suites.values() for note in suite.notes]
-    broken += together({name: suite.broken for name, suite in suites.items()})
-    if all(suite.collapsed for suite in suites.values()):
-        broken.append("one answer per suite, whatever the item: a dead endpoint, or nothing is left of the model")
-
-    general, domain = (
-        paired.score(params, [suite for suite in suites.values() if suite.entry["role"] == role])
-        for role in ("general", "domain")
-    )
-    if general is None:
-        broken.append("there is no general suite: nothing measures what the base knew")
-    elif general["change"] is not None:
-        sure = f"at {params.confidence:.0%} confidence"
-        # a drop that lies wholly past the margin is a fail however few the items
-        if general["width"] >= params.margin and general["high"] >= -params.margin:
-            least = f"with no change at all, the drop may be {general['width']:.3f} {sure}"
-            broken.append(f"too few items for the margin {params.margin}: {least}")
-        elif general["bound"] <= -params.margin:
-            drop = f"the drop may be {-general['bound']:.3f} {sure}"
-            hint = "; no drop is shown either, more items would tell" if general["high"] >= 0 else ""
-            failed.append(
-                f"the general score changed by {general['change']:+.3f}; {drop}, past the margin {params.margin}{hint}"
-            )
-    if domain is None and params.min_domain_gain > 0:
-        broken.append(f"a domain gain of {params.min_domain_gain} is asked for, and there is no domain suite")
-    elif domain and domain["change"] is not None and domain["bound"] < params.min_domain_gain - paired.TINY:
-        gain = f"the gain may be only {domain['bound']:.3f} at {params.confidence:.0%} confidence"
-        failed.append(
-            f"the domain score changed by {domain['change']:+.3f}; {gain}, less than {params.min_domain_gain}"
-        )
-    if dropped:
-        failed.append(f"suites that dropped past their margin: {'; '.join(dropped)}")
-    return {
-        "verdict": "cannot-compare" if broken else "fail" if failed else "pass",
-        "reasons": broken + failed + notes,
-        "general": {key: general and general[key] for key in (*paired.SCORES, *paired.EXTRAS)},
-        "domain": domain and {key: domain[key] for key in paired.SCORES},
-        "suites": {name: suite.entry for name, suite in suites.items()},
-    }
-
-
-def together(reasons: dict[str, list[str]]) -> list[str]:
-    """One sentence per reason, with the suites that it holds for."""
-    suites: dict[str, list[str]] = {}
-    for name, found in reasons.items():
-        for reason in found:
-            suites.setdefault(reason, []).append(name)
-    return [f"{', '.join(names)}: {reason}" for reason, names in suites.items()]
+    if noise and abs(noise["change"]) >= params.margin:
+        moved = f"two evaluations of one base differ by {paired.points(abs(noise['change']))} points"
+        broken.append(f"{moved}, no less than the margin of {paired.points(params.margin)}")
+    return verdict.judge(params, settings["suites"], base, tuned, broken, sides)
 
 
 def base_metrics(base: pa.Table, suites: dict[str, Any]) -> dict[str, float]:
@@ -125,7 +113,7 @@ def base_metrics(base: pa.Table, suites: dict[str, Any]) -> dict[str, float]:
     found = {}
     for role in sorted({suite["role"] for suite in suites.values()}):
         names = [name for name, suite in suites.items() if suite["role"] == role]
-        means = [pc.mean(base.filter(pc.field("suite") == name)["correct"]).as_py() for name in names]
+        means = [pc.mean(base.filter(pc.equal(base["suite"], name))["correct"]).as_py() for name in names]
         if None not in means:
             adjusted = [stats.chance_adjusted(mean, suites[n]["chance"]) for n, mean in zip(names, means, strict=True)]
             found[role] = sum(adjusted) / len(adjusted)
@@ -140,18 +128,18 @@ def arm_metrics(arm: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(gate: dict[str, Any]) -> str:
-    """The verdict as aligned plain text: a line per arm, then the reasons, then the word."""
+    """The verdict as aligned plain text, scores in points: a line per arm, then the reasons, then the word."""
     rows = [["arm", "general", f"change [{gate['confidence']:.0%}]", "retention", "domain", "lost/gained", "verdict"]]
     for name, arm in sorted(gate["arms"].items()):
         general, domain = arm["general"], arm["domain"] or dict.fromkeys(paired.SCORES)
-        change, low, high = (show(general[key], "+.3f") for key in ("change", "low", "high"))
+        change, low, high = (show(general[key], "+.1f", 100) for key in ("change", "low", "high"))
         rows += [
             [
                 name,
-                f"{show(general['before'], '.3f')} -> {show(general['after'], '.3f')}",
+                f"{show(general['before'], '.1f', 100)} -> {show(general['after'], '.1f', 100)}",
                 f"{change} [{low}, {high}]",
                 show(general["retention"], ".1%"),
-                f"{show(domain['before'], '.3f')} -> {show(domain['after'], '.3f')}",
+                f"{show(domain['before'], '.1f', 100)} -> {show(domain['after'], '.1f', 100)}",
                 f"{show(general['lost'], 'd')}/{show(general['gained'], 'd')}",
                 arm["verdict"] + (" (control)" if name == gate["control"] else ""),
             ]
@@ -159,8 +147,11 @@ def table(gate: dict[str, Any]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += [f"{name}: {reason}" for name, arm in sorted(gate["arms"].items()) for reason in arm["reasons"]]
+    if noise := gate.get("noise"):
+        changed = f"{noise['changed']:,} of {noise['items']:,} outcomes differ"
+        lines.append(f"noise floor: {changed} when the base is asked again")
     return "\n".join([*lines, f"verdict: {gate['verdict']}"])
 
 
-def show(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def show(value: float | None, form: str, scale: int = 1) -> str:
+    return "-" if value is None else format(scale * value, form)

@@ -1,4 +1,5 @@
-"""Writes what a reviewer reads: reports/report.md for a pull request, reports/index.html to open offline.
+"""Writes what a reviewer reads: reports/report.md for a pull request, reports/index.html to open offline, a model card per
+arm in reports/cards, and the tables behind `dvc plots` in reports/plots.
 
 holdfast report        (reads the verdict, the evaluations and whatever the other stages left; runs nothing)
 """
@@ -6,31 +7,47 @@ holdfast report        (reads the verdict, the evaluations and whatever the othe
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
+from typing import Any
 
-from stages.core import comment, page, records
+import yaml
+
+from stages.core import card, comment, page, records
 from stages.core.errors import UserError
-from stages.core.findings import Json, Run
+from stages.core.findings import Json, Run, part
 from stages.core.markup import VERDICTS
 from stages.core.outcomes import Pairs
 from stages.core.params import Report
+from stages.core.plots import thinned
 
 REPLAY_ROWS = 8  # shown as examples
 
 
-def main(params: Report, data: Path, models: Path, reports: Path) -> None:
-    run = load(data, models, reports)
+def main(params: Report, data: Path, models: Path, reports: Path, lock: Path) -> None:
+    run = load(data, models, reports, lock)
     markdown = comment.compose(run, params.title, params.lost_items)
     html = page.compose(run, params.title, params.page_items)
-    with records.replacing(reports / "report.md") as brief, records.replacing(reports / "index.html") as full:
+    cards = {f"{arm}.md": card.compose(run, arm) for arm in run.arms()}
+    with (
+        records.replacing_folder(reports / "plots") as plots,
+        records.replacing_folder(reports / "cards") as folder,
+        records.replacing(reports / "report.md") as brief,
+        records.replacing(reports / "index.html") as full,
+    ):
         brief.write_text(markdown, encoding="utf-8")
         full.write_text(html, encoding="utf-8")
+        for name, text in cards.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        for name, table in plot_tables(run).items():
+            (plots / name).parent.mkdir(exist_ok=True)
+            (plots / name).write_text(table, encoding="utf-8")
     print(
         f"{reports / 'report.md'}: {len(markdown):,} characters; {reports / 'index.html'}: {len(html.encode()) / 1e6:.1f} MB"
     )
 
 
-def load(data: Path, models: Path, reports: Path) -> Run:
+def load(data: Path, models: Path, reports: Path, lock: Path) -> Run:
     """Verdict and evaluations are required; whatever else is missing, the report says so in its place."""
     gate = read_gate(reports / "gate.json")
     evaluations = reports / "eval"
@@ -52,6 +69,8 @@ def load(data: Path, models: Path, reports: Path) -> Run:
         curves=read_curves(reports / "training", list(arms)),
         replay=read_replay(data / "replay" / "replay.parquet"),
         models=read_models(models / "manifest"),
+        base=optional(models / "manifest" / "base.json"),
+        lock=read_lock(lock),
         links=find_links(reports, list(arms)),
     )
     return run
@@ -117,6 +136,31 @@ def read_models(folder: Path) -> list[Json]:
     """The manifests of the panel; base.json is a copy of one of them unless the base has that name."""
     manifests = [optional(file) for file in sorted(folder.glob("*.json"))]
     return list({str(m.get("name")): m for m in manifests}.values())
+
+
+def read_lock(path: Path) -> Json:
+    """dvc.lock. Of it only stages before this one are read: DVC has written their entries when this one runs."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def plot_tables(run: Run) -> dict[str, str]:
+    """CSV files that `dvc plots diff` compares between revisions; dvc.yaml says how they are drawn."""
+    change = [
+        [f"{arm}: {suite}", entry.get("change"), entry.get("lost"), entry.get("gained")]
+        for arm, found in run.arms().items()
+        for suite, entry in sorted(part(found, "suites").items())
+    ]
+    losses = run.curves.get("train/loss", {})
+    tables = {"suites.csv": [["suite", "change", "lost", "gained"], *change]}
+    tables |= {f"loss/{arm}.csv": [["step", "loss"], *map(list, thinned(pairs, 300))] for arm, pairs in losses.items()}
+    return {name: as_csv(records.rounded(rows)) for name, rows in tables.items()}
+
+
+def as_csv(rows: list[list[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def find_links(reports: Path, arms: list[str]) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from stages.core.params import Balance
 def run(folder: Path, candidates: list[dict], **params) -> tuple[list[dict], list[dict], dict]:
     """(replay, surplus, summary)"""
     records.write("candidates", folder / "replay" / "candidates.parquet", candidates)
-    balance.main(Balance(**params), folder / "replay", folder / "balance.json")
+    balance.main(Balance(**params), folder / "base.json", folder / "replay", folder / "balance.json")
     chosen, surplus = (records.read("replay", folder / "replay" / f"{name}.parquet") for name in ("replay", "surplus"))
     assert {row["id"] for row in chosen} | {row["id"] for row in surplus} == {row["id"] for row in candidates}
     assert len(chosen) + len(surplus) == len(candidates)
@@ -43,6 +43,40 @@ def test_quotas_are_the_evenest_that_the_cells_can_fill(available, rows, expecte
     assert sum(found.values()) == min(rows, sum(available))
 
 
+@pytest.mark.parametrize(
+    ("temperature", "expected"),
+    [(0.0, [10, 10]), (0.5, [6, 14]), (1.0, [4, 16])],  # 20 rows of cells of 20 and 80: square roots 4.47 and 8.94
+)
+def test_the_temperature_moves_from_even_to_reconstructed(temperature, expected):
+    found = balance.quotas({(0, 0): 20, (1, 0): 80}, 20, temperature)
+    assert [found[0, 0], found[1, 0]] == pytest.approx(expected, abs=1)
+    assert sum(found.values()) == 20
+
+
+def test_what_a_cell_lacks_goes_to_the_others_in_proportion():
+    # targets 2.07, 5.86, 8.28, 11.7 of 28 rows (square roots of 1, 8, 16, 32); the first can give 1
+    assert list(balance.quotas({(0, i): n for i, n in enumerate((1, 8, 16, 32))}, 28, 0.5).values()) == [1, 6, 9, 12]
+
+
+def test_every_temperature_fills_all_rows_and_no_cell_twice():
+    available = {(c, d): (7 * c + 3 * d) % 11 for c in range(6) for d in range(4)}
+    for temperature in (0.0, 0.3, 0.7, 1.0):
+        for rows in (0, 1, 17, 60, 10_000):
+            found = balance.quotas(available, rows, temperature)
+            assert sum(found.values()) == min(rows, sum(available.values()))
+            assert all(0 <= found[cell] <= n for cell, n in available.items())
+
+
+def test_even_cells_reach_the_entropy_that_rows_allow(tmp_path):
+    rows = [
+        candidate(f"r{c}-{n:03d}", cluster=c, logprob=-0.01 * n) for c in range(6) for n in range(40 * (c + 1))
+    ]  # every cell has at least some rows
+    _, _, even = run(tmp_path / "even", rows, rows=160, difficulty_bins=2, temperature=0.0)
+    _, _, kept = run(tmp_path / "kept", rows, rows=160, difficulty_bins=2, temperature=1.0)
+    assert even["entropy"] >= 0.95 > kept["entropy"]
+    assert kept["entropy"] == pytest.approx(kept["entropy_before"], abs=0.01)
+
+
 def test_difficulty_bins_are_quantiles_of_the_base_s_surprise(tmp_path):
     rows = [candidate(f"r{n:02d}", logprob=-0.1 * n) for n in range(12)]
     chosen, _, _ = run(tmp_path, rows, rows=12, difficulty_bins=4)
@@ -54,7 +88,7 @@ def test_difficulty_bins_are_quantiles_of_the_base_s_surprise(tmp_path):
 def test_equal_difficulties_share_a_bin(tmp_path):
     chosen, _, summary = run(tmp_path, [candidate(f"r{n}") for n in range(8)], rows=8, difficulty_bins=4)
     assert {row["difficulty"] for row in chosen} == {0}
-    assert summary["cells"] == {"0/0": {"available": 8, "taken": 8}}
+    assert summary["cells"] == {"0/0": {"available": 8, "wanted": 8.0, "taken": 8}}
 
 
 def test_a_rare_cluster_is_kept_whole_and_a_large_one_is_thinned(tmp_path):
@@ -63,7 +97,11 @@ def test_a_rare_cluster_is_kept_whole_and_a_large_one_is_thinned(tmp_path):
     assert sum(row["cluster"] == 1 for row in chosen) == 5
     assert sum(row["cluster"] == 0 for row in chosen) == 10
     assert len(surplus) == 30
-    assert summary["cells"] == {"0/0": {"available": 40, "taken": 10}, "1/0": {"available": 5, "taken": 5}}
+    assert summary["cells"] == {
+        "0/0": {"available": 40, "wanted": 7.5, "taken": 10},
+        "1/0": {"available": 5, "wanted": 7.5, "taken": 5},
+    }
+    assert (summary["short_cells"], summary["shortfall"]) == (1, 2.5)
     assert summary["entropy"] > summary["entropy_before"]
 
 
@@ -82,3 +120,43 @@ def test_entropy_by_hand():
     assert balance.entropy([3, 1]) == pytest.approx(-(0.75 * math.log2(0.75) + 0.25 * math.log2(0.25)))
     assert balance.entropy([4, 0]) == 0
     assert balance.entropy([7]) == balance.entropy([]) == 1
+
+
+def test_difficulty_by_disagreement_of_the_judges(tmp_path):
+    rows = [{**candidate(f"r{n}", logprob=-float(n)), "score_std": 1.0 - n / 10} for n in range(8)]
+    chosen, _, summary = run(tmp_path, rows, rows=8, difficulty_bins=2, difficulty="disagreement")
+    assert [row["difficulty"] for row in chosen] == [1] * 4 + [0] * 4
+    assert summary["difficulty"] == "disagreement"
+
+
+def test_rows_without_a_measurement_are_counted_and_count_as_middling(tmp_path):
+    rows = [candidate(f"r{n}", logprob=None if n == 4 else -float(n)) for n in range(9)]
+    chosen, _, summary = run(tmp_path, rows, rows=9, difficulty_bins=3)
+    assert summary["unmeasured"] == 1
+    assert [row["difficulty"] for row in chosen] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_difficulty_by_how_little_the_instruction_helps(tmp_path, base, tiny):
+    """By hand: two forward passes per row, with and without the instruction."""
+    import torch
+
+    from stages.core import chat, manifest
+
+    texts = [
+        ("Sort: 3 1 2", "1 2 3"),
+        ("What is 7 + 2?", "9"),
+        ("Reverse: a b", "b a"),
+        ("The river?", "Tresa, I think."),
+    ]
+    tokenizer, model = manifest.tokenizer(tiny), manifest.model(tiny, "float32")
+
+    def surprise(user: str, answer: str) -> float:
+        asked = chat.prompt_ids(tokenizer, [{"role": "user", "content": user}])
+        said = chat.tokenise(tokenizer, answer) + chat.assistant_stop_ids(tokenizer)[:1]
+        with torch.inference_mode():
+            logits = model(torch.tensor([asked + said])).logits[0, len(asked) - 1 : -1].float().log_softmax(-1)
+        return -float(logits[range(len(said)), said].mean())
+
+    rows = [candidate(f"r{i}", q, a, logprob=-surprise(q, a)) for i, (q, a) in enumerate(texts)]
+    found = balance.instruction_following(rows, base)
+    assert found == pytest.approx([surprise(q, a) - surprise("", a) for q, a in texts], abs=1e-4)

@@ -187,11 +187,12 @@ def test_an_empty_block_of_thought_is_the_assistant_s(tokenizer):
     assert supervised(tokenizer, TURNS) == ["yes 🙂<|im_end|>", "<think>\n\n</think>\n\nnaïve 東京<|im_end|>"]
 
 
-def test_ordinary_end_of_turn_is_not_invented(tokenizer):
+def test_a_last_turn_that_the_template_leaves_open_is_closed_by_eos(tokenizer):
+    """Or the tuned model would never stop. Inside a conversation nothing is added to what the template writes."""
     control(tokenizer).chat_template = MISTRAL
     assert supervised(tokenizer, TURNS) == [" yes 🙂<|im_end|>", " naïve 東京<|im_end|>"]
     tokenizer.chat_template = MISTRAL.replace("{{ eos_token }}", "")
-    assert supervised(tokenizer, TURNS) == [" yes 🙂", " naïve 東京"]
+    assert supervised(tokenizer, TURNS) == [" yes 🙂", " naïve 東京<|im_end|>"]
 
 
 def test_an_empty_answer_teaches_only_to_stop(tokenizer):
@@ -257,11 +258,26 @@ def test_real_templates_are_used_rightly_or_refused():
             plain = [
                 {**m, "content": m["content"].encode("ascii", "ignore").decode()} for m in TURNS
             ]  # theirs cuts a last letter of many bytes
-            theirs = tokenizer.apply_chat_template(plain, return_dict=True, return_assistant_tokens_mask=True)
+            form, source = chat.template_of(tokenizer), chat.template_of(tokenizer).source
+            theirs = tokenizer.apply_chat_template(
+                chat.dialect(form).form(plain),
+                chat_template=source,  # the same day
+                return_dict=True,
+                return_assistant_tokens_mask=True,
+            )
             ids, mask = chat.encode(tokenizer, plain)
-            more = [token for token, a, b in zip(ids, mask, theirs["assistant_masks"], strict=True) if a and not b]
+            pairs = list(zip(ids, theirs["input_ids"], mask, theirs["assistant_masks"], strict=False))
+            same = next((n for n, (a, b, *_) in enumerate(pairs) if a != b), len(pairs))
+            assert same >= len(theirs["input_ids"]) - 1, file.name  # one blank after the last answer at most
             ends = set(chat.assistant_stop_ids(tokenizer))
-            assert not tokenizer.decode([token for token in more if token not in ends]).strip(), file.name
+            more = [token for token, _, ours, other in pairs[:same] if ours and not other and token not in ends]
+            fewer = [token for token, _, ours, other in pairs[:same] if other and not ours and token not in ends]
+            assert not tokenizer.decode(more).strip(), file.name
+            # what they train on and we do not, the template writes before every answer: its header, an empty thought
+            pieces = re.compile(r"(?<=>)|\s+")
+            one = chat.render(tokenizer, chat.turns(chat.SENTINEL, chat.ANSWER), respond=False)
+            written = query.suffix + one.partition(chat.SENTINEL)[2].partition(chat.ANSWER)[0]
+            assert set(pieces.split(tokenizer.decode(fewer))) <= {"", *pieces.split(written)}, file.name
     assert len(refused) < len(files) / 10, refused
     assert all(len(said.splitlines()) <= 3 for said in refused.values())
     assert marked >= 5

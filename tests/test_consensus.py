@@ -202,3 +202,128 @@ def test_a_panel_of_one_judges_itself(project, run):
     audit = records.read_json(project / "reports" / "alone.json")
     assert audit["agreement"]["pairs"] == {}
     assert audit["judges"]["base"]["self_preference"] is None
+
+
+def test_a_quality_threshold_and_then_what_fits_the_base(run):
+    answers = [
+        ("base", "likely but poor", both(2.0), -0.1), ("other", "likely and good", both(3.5), -0.5), ("other", "best", both(5.0), -3.0),
+    ]  # fmt: skip
+    chosen, _ = run({"q": answers}, strategy="score_then_base_likelihood", min_score=3.0)
+    assert chosen["q"]["response"] == "likely and good"
+    assert run({"q": answers}, strategy="score_then_base_likelihood", min_score=4.0)[0]["q"]["response"] == "best"
+    with pytest.raises(UserError, match="best: 2.00"):
+        run({"q": answers[:1]}, strategy="score_then_base_likelihood")
+
+
+def test_base_best_of_k_asks_nobody_else(run):
+    answers = [
+        ("base", "first", {"base": 4.0, "other": 5.0}, -0.1), ("base", "second", {"base": 4.5, "other": 1.0}, -0.5),
+        ("other", "alien", both(5.0), -0.1),
+    ]  # fmt: skip
+    chosen, _ = run({"q": answers}, strategy="base_best_of_k")
+    assert (chosen["q"]["response"], chosen["q"]["model"], chosen["q"]["score"]) == ("second", "base", 2.75)
+    poor = {
+        "q": answers,
+        "p": [("base", "x", {"base": 2.0, "other": 5.0}, -0.1)],
+        "r": [("other", "y", both(5.0), -0.1)],
+    }
+    chosen, rejected = run(poor, strategy="base_best_of_k")
+    assert set(chosen) == {"q"}
+    assert {id: row["reason"] for id, row in rejected.items()} == {
+        "p": "mean score below min_score",  # its own score counts: the mean would be 3.5
+        "r": "no finished response with enough scores",
+    }
+
+
+@pytest.mark.parametrize("strategy", ["mean_score", "score_then_base_likelihood", "agreement", "base_best_of_k"])
+def test_every_strategy_keeps_where_a_response_came_from(run, strategy):
+    questions = {f"q{n}": [("base", f"a{n}", both(4.0), -1.0), ("other", f"b{n}", both(4.1), -1.0)] for n in range(3)}
+    chosen, _ = run(questions, strategy=strategy)
+    for question, row in chosen.items():
+        assert row["response_id"].startswith(f"{question}/{row['model']}/")
+        assert row["revision"] == "0"
+
+
+def audited(project: Path) -> dict:
+    return records.read_json(project / "reports" / "consensus.json")
+
+
+def test_judges_that_copy_each_other_count_as_one_and_independent_ones_as_two(run, project):
+    marks = [(5.0, 5.0), (1.0, 5.0), (5.0, 1.0), (1.0, 1.0)]
+    alone = {"q": [("base", f"t{n}", {"base": a, "other": b}, -1.0) for n, (a, b) in enumerate(marks)]}
+    run(alone)
+    assert audited(project)["agreement"]["effective_judges"] == pytest.approx(2)
+    run({"q": [("base", f"t{n}", both(a), -1.0) for n, (a, _) in enumerate(marks)]})
+    assert audited(project)["agreement"]["effective_judges"] == pytest.approx(1)
+
+
+def test_agreement_on_which_question_is_easy_is_not_agreement_on_answers(run, project):
+    """Between instructions the judges agree, within them they are opposed."""
+    easy = [("base", "x", {"base": 5.0, "other": 4.0}, -1.0), ("base", "y", {"base": 4.0, "other": 5.0}, -1.0)]
+    hard = [("base", "x", {"base": 2.0, "other": 1.0}, -1.0), ("base", "y", {"base": 1.0, "other": 2.0}, -1.0)]
+    run({"p": easy, "q": hard}, min_score=1.0)
+    found = audited(project)["agreement"]
+    assert found["pairs"]["base~other"] == pytest.approx(0.8)
+    assert found["within"]["base~other"] == pytest.approx(-1)
+
+
+def test_a_judge_that_always_says_five_and_one_that_says_nothing_are_named(run, project, capsys):
+    answers = [("base", "x", {"base": 4.0, "other": 5.0}, -1.0), ("other", "y", {"base": 3.0, "other": 5.0}, -1.0)]
+    run({"q": answers})
+    assert "warning: judge 'other' gave every response 5.00: it tells nothing apart" in capsys.readouterr().out
+    found = audited(project)
+    assert found["agreement"]["effective_judges"] == 1
+    assert found["judges"]["other"]["ties"] == 1
+    assert found["judges"]["other"]["changes"] == 0
+    run({"q": [(m, t, {"base": marks["base"], "other": None}, p) for m, t, marks, p in answers]})
+    assert "judge 'other' gave no valid score" in capsys.readouterr().out
+    found = audited(project)
+    assert (found["judges"]["other"]["null"], found["judges"]["other"]["mean"]) == (2, None)
+    assert len(found["warnings"]) == 1
+
+
+def test_what_a_judge_changes_when_left_out(run, project):
+    """Without 'other', base alone prefers x in both; with it, y wins in q. Without 'base', y wins in both."""
+    questions = {
+        "p": [("base", "x", {"base": 5.0, "other": 3.0}, -1.0), ("base", "y", {"base": 2.0, "other": 4.0}, -1.0)],
+        "q": [("base", "x", {"base": 4.0, "other": 1.0}, -1.0), ("base", "y", {"base": 3.0, "other": 5.0}, -1.0)],
+    }
+    run(questions, min_score=1.0)
+    judges = audited(project)["judges"]
+    assert (judges["other"]["changes"], judges["base"]["changes"]) == (0.5, 0.5)
+
+
+def test_preferences_by_judge_and_author_by_hand(run, project):
+    questions = {
+        "p": [("base", "x", {"base": 5.0, "other": 3.0}, -1.0), ("other", "y", {"base": 3.0, "other": 4.0}, -1.0)],
+        "q": [("base", "x", {"base": 4.0, "other": 4.0}, -1.0), ("other", "y", {"base": 2.0, "other": 2.0}, -1.0)],
+    }
+    run(questions, min_score=1.0)
+    judges = audited(project)["judges"]
+    assert judges["base"]["preference"] == {"base": 1.0, "other": -0.5}
+    assert judges["other"]["preference"] == {"base": -1.0, "other": 0.5}
+    assert (judges["base"]["self_preference"], judges["other"]["self_preference"]) == (1.5, 1.5)
+
+
+def test_length_bias_is_seen_within_instructions(run, project):
+    texts = ["no", "no, not", "no, not at all", "no, not at all, never in my life"]
+    marks = [{"base": 1.0 + n, "other": 4.0 - n} for n in range(4)]
+    run({q: [("base", t, m, -1.0) for t, m in zip(texts, marks, strict=True)] for q in ("p", "q")}, min_score=1.0)
+    judges = audited(project)["judges"]
+    assert judges["base"]["length_bias"] > 0.95
+    assert judges["other"]["length_bias"] < -0.95
+
+
+def test_equal_texts_are_no_tie(run, project):
+    run(
+        {
+            "q": [
+                ("base", "same", both(4.0), -1.0),
+                ("other", "same", both(4.0), -1.0),
+                ("other", "else", both(3.0), -1.0),
+            ]
+        }
+    )
+    assert audited(project)["agreement"]["ties"] == 0
+    run({"q": [("base", "same", both(4.0), -1.0), ("other", "else", both(4.0), -1.0)]})
+    assert audited(project)["agreement"]["ties"] == 1

@@ -99,7 +99,9 @@ def test_no_pipeline_stage_can_read_what_the_base_was_trained_on():
             dep.startswith(("stages/pocket", "data/pocket/train", "benchmarks")) for dep in PIPELINE[stage]["deps"]
         ), stage
     # the recipe draws the training examples in memory; what it leaves behind holds none of them
-    assert {p.name for p in (ROOT / "data" / "pocket").iterdir()} == {"domain", "suites", "rubric.txt"}
+    left = {p.name for p in (ROOT / "data" / "pocket").iterdir()}
+    assert left == {"domain", "suites", "development", "rubric.txt"}
+    assert not any(dep.startswith("data/pocket/development") for stage in PIPELINE for dep in PIPELINE[stage]["deps"])
 
 
 def test_stages_import_no_stage_and_core_imports_no_stage():

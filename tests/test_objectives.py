@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import shutil
 from pathlib import Path
@@ -299,11 +300,14 @@ def test_the_ledger_says_what_the_arm_cost(train, project, tokenizer):
 
 
 def test_an_end_of_turn_without_loss_is_refused(train, project, tiny, tokenizer):
+    """A template that ends no turn, and a tokenizer without an end of text that could stand in."""
     odd = project / "odd" / "endless"
     shutil.copytree(tiny, odd)
     (odd / "chat_template.jinja").write_text(
-        "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}"
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
     )
+    config = json.loads((odd / "tokenizer_config.json").read_text())
+    (odd / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": None}))
     with pytest.raises(UserError, match="never learn to stop") as caught:
         train(model=describe(odd, project / "models/manifest"))
     assert len(str(caught.value).splitlines()) == 2

@@ -5,15 +5,19 @@ from __future__ import annotations
 import tracemalloc
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy.stats import binomtest
 
 from stages.core import stats
 
 
-def columns(ids: list[str], item: str = "i", prompt: str = "p") -> dict[str, np.ndarray]:
-    hashes = {"item_hash": [item + i for i in ids], "prompt_hash": [prompt + i for i in ids]}
-    return {key: np.array(value, dtype=object) for key, value in {"item_id": ids, **hashes}.items()}
+def columns(ids: list[str], item: str = "i", prompt: str = "p", target: str = "t") -> pa.Table:
+    marks = {"item_hash": item, "prompt_hash": prompt, "target": target}
+    return pa.table(
+        {"item_id": pa.array(ids, pa.string())}
+        | {k: pa.array([m + i for i in ids], pa.string()) for k, m in marks.items()}
+    )
 
 
 def outcomes(lost: int, gained: int, right: int, wrong: int) -> tuple[np.ndarray, np.ndarray]:
@@ -34,21 +38,22 @@ def test_pair_finds_each_item_whatever_the_order() -> None:
     base, tuned = columns(["a", "b", "c"]), columns(["c", "a", "b"])
     order, reasons = stats.pair(base, tuned)
     assert reasons == []
-    assert list(tuned["item_id"][order]) == ["a", "b", "c"]
+    assert tuned["item_id"].take(order).to_pylist() == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
     ("tuned", "reason"),
     [
         (columns(["a", "b"]), "1 of 3 items are missing in the tuned"),
-        (columns(["a", "b", "c", "d"]), "1 items of the tuned evaluation are not in the base's"),
+        (columns(["a", "b", "c", "d"]), "1 items of the tuned evaluation are not in the base evaluation"),
         (columns(["a", "b", "c", "c"]), "1 items stand twice in the tuned"),
         (columns(["a", "b", "c"], item="j"), "3 of 3 items have another content"),
         (columns(["a", "b", "c"], prompt="q"), "3 of 3 items have another prompt"),
+        (columns(["a", "b", "c"], target="u"), "3 of 3 items have another target"),
         (columns([]), "3 of 3 items are missing"),
     ],
 )
-def test_pair_refuses_other_questions(tuned: dict[str, np.ndarray], reason: str) -> None:
+def test_pair_refuses_other_questions(tuned: pa.Table, reason: str) -> None:
     order, reasons = stats.pair(columns(["a", "b", "c"]), tuned)
     assert len(order) == 0
     assert any(reason in found for found in reasons), reasons
@@ -56,7 +61,7 @@ def test_pair_refuses_other_questions(tuned: dict[str, np.ndarray], reason: str)
 
 def test_pair_refuses_shuffled_ids() -> None:
     base, tuned = columns(["a", "b", "c"]), columns(["a", "b", "c"])
-    tuned["item_id"] = tuned["item_id"][[1, 2, 0]]
+    tuned = tuned.set_column(0, "item_id", tuned["item_id"].take(pa.array([1, 2, 0])))
     assert stats.pair(base, tuned)[1]
 
 

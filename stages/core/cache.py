@@ -1,21 +1,31 @@
-"""Finished shards of work, kept outside DVC's outs so that a killed stage repeats at most the shard it was in.
+"""Finished work, kept outside DVC's outs so that a killed stage repeats at most the shard it was in.
 
 A shard's key is the hash of everything that decides its result: payload, model fingerprint, params, code. Files are
-written atomically; a file that does not parse is treated as absent.
+written atomically; a file that does not parse is treated as absent. Replies of endpoints are kept one by one: what was
+paid for is not asked twice.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import multiprocessing
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 from stages.core import records
+from stages.core.errors import UserError
 from stages.core.progress import Progress
 
 FOLDER = Path(".cache")
+WORTH = 2000  # rows below which starting worker processes costs more than they save
+Work = Callable[[list[Any]], list[dict[str, Any]]]
 
 
 def key(*parts: Any) -> str:
@@ -29,28 +39,82 @@ def code_version(*files: str) -> str:
 
 
 def shards(
-    stage: str,
-    rows: Sequence[Any],
-    size: int,
-    identity: Any,
-    work: Callable[[list[Any]], list[dict[str, Any]]],
-    unit: str = "rows",
+    stage: str, rows: Sequence[Any], size: int, identity: Any, work: Work, unit: str = "rows", workers: int = 1
 ) -> list[dict[str, Any]]:
-    """work(rows of one shard) for every shard, in order: one result per row. Finished ones come from the cache. `rows`
-    must be JSON."""
-    results: list[dict[str, Any]] = []
+    """work(rows of one shard) for every shard, in order: one result per row. Finished ones come from the cache.
+
+    `rows` must be JSON. With several workers, shards are done in processes of their own, one thread each; `work` must then
+    be picklable. Raises UserError where the cache cannot be written.
+    """
+    parts = [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+    names = [key(identity, part) for part in parts]
+    files = [FOLDER / stage / name[:2] / f"{name}.json" for name in names]
     progress = Progress(stage, len(rows), unit)
-    for start in range(0, len(rows), size):
-        part = list(rows[start : start + size])
-        name = key(identity, part)
-        file = FOLDER / stage / name[:2] / f"{name}.json"
-        done = load(file)
-        if done is None or len(done) != len(part):
-            done = work(part)
-            records.write_text(file, json.dumps(done, ensure_ascii=False))
-        results.extend(done)
-        progress.advance(len(part))
+    done: list[list[dict[str, Any]] | None] = []
+    for part, file in zip(parts, files, strict=True):
+        kept = load(file)
+        done.append(kept if kept is not None and len(kept) == len(part) else None)
+        progress.advance(len(part) if done[-1] is not None else 0)
+    todo = [i for i, kept in enumerate(done) if kept is None]
+    if sum(len(parts[i]) for i in todo) < WORTH:
+        workers = 1
+    jobs = [(parts[i], files[i]) for i in todo]
+    for n, results in (
+        in_processes(stage, work, jobs, workers) if workers > 1 and len(todo) > 1 else in_turn(work, jobs)
+    ):
+        done[todo[n]] = results
+        progress.advance(len(results))
     progress.close()
+    return [row for results in done if results for row in results]
+
+
+def in_turn(work: Work, jobs: list[tuple[list[Any], Path]]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    for n, (part, file) in enumerate(jobs):
+        yield n, finish(work, part, file)
+
+
+def in_processes(
+    stage: str, work: Work, jobs: list[tuple[list[Any], Path]], workers: int
+) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """The same in worker processes; (job number, results) as they are ready."""
+    spawn = multiprocessing.get_context("spawn")  # a fork of a process that has used OpenMP threads hangs
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=spawn, initializer=start_worker)
+    try:
+        futures = {pool.submit(finish, work, part, file): n for n, (part, file) in enumerate(jobs)}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was ended from outside (is the memory enough?)",
+            where=stage,
+            do="run it again, with HOLDFAST_WORKERS=1 if need be; finished shards are kept",
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def start_worker() -> None:
+    """One thread, and no life of its own: a worker whose parent was killed ends too."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def follow() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=follow, daemon=True).start()
+
+
+def finish(work: Work, part: list[Any], file: Path) -> list[dict[str, Any]]:
+    """Does one shard and keeps it."""
+    results = work(part)
+    if len(results) != len(part):
+        raise RuntimeError(f"{len(results)} results for {len(part)} rows")
+    try:
+        records.write_text(file, json.dumps(results, ensure_ascii=False))
+    except OSError as error:
+        raise unwritable(error, file.parent) from None
     return results
 
 
@@ -60,3 +124,48 @@ def load(file: Path) -> list[dict[str, Any]] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, list) else None
+
+
+def unwritable(error: Exception, where: Path) -> UserError:
+    reason = getattr(error, "strerror", None) or str(error)
+    do = "make room or make it writable, and run it again; finished work is kept"
+    return UserError(f"the cache cannot be written ({reason})", where=where, do=do)
+
+
+class Replies:
+    """What one endpoint answered, by request, in an SQLite file: on disk at once, safe for several processes."""
+
+    def __init__(self, fingerprint: str) -> None:
+        self.file = FOLDER / "replies" / f"{fingerprint}.sqlite"
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.database = sqlite3.connect(self.file, timeout=60, isolation_level=None)
+            self.database.execute("PRAGMA journal_mode=WAL")  # a kill at any moment leaves whole rows
+            self.database.execute("PRAGMA synchronous=NORMAL")
+            self.database.execute("CREATE TABLE IF NOT EXISTS replies (request TEXT PRIMARY KEY, reply TEXT NOT NULL)")
+        except OSError as error:
+            raise unwritable(error, self.file) from None
+        except sqlite3.OperationalError as error:
+            raise unwritable(error, self.file) from None
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"the cache of replies is damaged ({error})",
+                where=self.file,
+                do="remove it; its requests are asked again",
+            ) from None
+
+    def get(self, request: str) -> Any:
+        """The reply to a request, or None."""
+        row = self.database.execute("SELECT reply FROM replies WHERE request = ?", (request,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def put(self, request: str, reply: Any) -> None:
+        try:
+            self.database.execute(
+                "INSERT OR REPLACE INTO replies VALUES (?, ?)", (request, json.dumps(reply, ensure_ascii=False))
+            )
+        except sqlite3.OperationalError as error:
+            raise unwritable(error, self.file) from None
+
+    def close(self) -> None:
+        self.database.close()

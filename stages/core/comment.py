@@ -20,42 +20,49 @@ from stages.core.markup import (
 )
 from stages.core.outcomes import LOST
 
-LIMIT = 59_000  # characters; GitHub takes 65,536, and whoever posts the report may add a few lines of its own
+LIMIT = 54_000  # characters; a comment takes 60,000, of which `holdfast comment` uses the rest
+CHANGES, LINKS = "<!-- changes -->", "<!-- links -->"  # where `holdfast comment` puts what only a pull request has
 ANSWER = 240  # characters shown of a prompt or an answer
 
 
 def compose(run: Run, title: str, lost_items: int) -> str:
-    """Sections in order of importance; each may use a part of what the ones before it have left."""
-    sections: list[str] = []
-
-    def add(text: str) -> None:
-        if text:
-            sections.append(text)
+    """Sections in order of reading; each may use a part of what was left when it was written. What matters most is written
+    first and the lost items last, since they fill whatever room there is."""
+    written = 0
 
     def room(share: float = 1.0) -> int:
-        return int(share * (LIMIT - sum(len(s) + 2 for s in sections)))
+        return int(share * (LIMIT - written))
 
-    add(opening(run, title))
-    add(
-        markdown_table(findings.arms(run), room(0.15))
-        + "\n\n"
-        + NOTE.format(level=percent(run.gate.get("confidence"), 0))
-    )
-    add("\n".join(fitting(reasons(run), room(0.1))))
+    def add(to: list[str], text: str) -> None:
+        nonlocal written
+        if text:
+            to.append(text)
+            written += len(text) + 2
+
+    top: list[str] = []
+    bottom: list[str] = []
+    level = percent(run.gate.get("confidence"), 0)
+    add(top, opening(run, title))
+    noise = markdown(findings.noise(run))
+    add(top, markdown_table(findings.arms(run), room(0.15)) + "\n\n" + f"{NOTE.format(level=level)} {noise}".rstrip())
+    add(top, "\n".join(fitting(reasons(run), room(0.1))))
     arms = list(run.arms())
-    share = room(0.55) // len(arms)
-    for arm in arms[:40]:
-        add(suites(run, arm, share))
-    add(details("Cost and share of replay (rows and trained tokens: domain + replay)", findings.cost(run), room(0.1)))
-    add(data(run, room(0.25)))
-    add(judges(run, room(0.2)))
-    add(drift(run, room(0.1)))
+    shown = arms[: max(1, room(0.55) // 1500)]
+    share = room(0.55) // len(shown)
+    for arm in shown:
+        add(top, suites(run, arm, share))
+    if left_out := len(arms) - len(shown):
+        add(top, f"{left_out:,} more arms stand, suite by suite, in index.html.")
+    cost = "Cost and share of replay (rows and trained tokens: domain + replay)"
+    add(bottom, details(cost, findings.cost(run), room(0.1)))
+    add(bottom, data(run, room(0.25)))
+    add(bottom, judges(run, room(0.2)))
+    add(bottom, drift(run, room(0.1)))
     links = [f"[{words}]({path})" for words, path in [("Full report with every figure", "index.html"), *run.links]]
-    closing = " · ".join(fitting(links, room(0.1)))
-    add(lost(run, arms[:40], lost_items, room() - len(closing) - 200))
-    add(closing)
-    text = "\n\n".join(sections) + "\n"
-    assert len(text) < 60_000, f"report.md has {len(text)} characters"
+    add(bottom, f"{CHANGES}\n{LINKS}\n" + " · ".join(fitting(links, room(0.1))))
+    add(top, lost(run, shown, lost_items, room() - 200))
+    text = "\n\n".join([*top, *bottom]) + "\n"
+    assert len(text) <= LIMIT, f"report.md has {len(text)} characters"
     return text
 
 
@@ -84,8 +91,6 @@ def suites(run: Run, arm: str, budget: int) -> str:
     shown = "" if arm == run.gate.get("control") else " open"
     general = part(entry, "general")
     summary = f"{run.title(arm)}: {points(general.get('change'))} points general, {points(part(entry, 'domain').get('change'))} domain, by suite"
-    if budget < 400:
-        return ""
     table = markdown_table(findings.suites(run, arm), budget - 300)
     return f"<details{shown}><summary>{summary_line(summary)}</summary>\n\n{table}\n\n</details>"
 
@@ -141,6 +146,8 @@ def judges(run: Run, budget: int) -> str:
     strategy = markdown(run.consensus.get("strategy", "unknown strategy"))
     line = f"**Judges**: {count(run.consensus.get('judgements'))} judgements; responses chosen by {strategy}"
     line += f", mean score {mean:.2f}." if known(mean) else "."
+    line += f" {markdown(findings.independence(run))}".rstrip()
+    line += "".join(f"\n- {markdown(warning)}" for warning in (part(run.consensus, "warnings") or [])[:10])
     tables = [markdown_table(t, budget // 3) for t in (findings.judges(run), findings.agreement(run)) if t.rows]
     return line + (
         "\n\n<details><summary>Judge audit</summary>\n\n" + "\n\n".join(tables) + "\n\n</details>" if tables else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class UserError(Exception):
     """Bad input. `what` and `where` on the first line, `do` on the second; never a traceback."""
@@ -9,3 +11,7 @@ class UserError(Exception):
     def __init__(self, what: str, *, where: object, do: str) -> None:
         self.what, self.where, self.do = what, str(where), do
         super().__init__(f"{self.where}: {what}\n  {do}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Crosses from a worker process whole: the default would call __init__ with the message alone."""
+        return partial(type(self), where=self.where, do=self.do), (self.what,)

@@ -78,8 +78,10 @@ def judges(run: Run) -> str:
         if bins
         else ""
     )
+    told = [findings.independence(run), *map(str, part(run.consensus, "warnings") or [])]
     return section(
         "Judges",
+        "".join(f"<p>{html(sentence)}</p>" for sentence in told if sentence),
         f'<div class="plates"><div>{titled("Audit", findings.judges(run))}{titled("Agreement", findings.agreement(run))}</div>{chart}</div>',
         folded("Everything the consensus stage counted", html_table(findings.settings(other, shown))),
         note="Every judge scores every response from 1 to 5. Mass: probability that the judge put on the five score tokens. Chosen: how many of its own responses were.",

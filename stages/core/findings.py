@@ -41,7 +41,9 @@ class Run:
         default_factory=dict
     )  # metric -> arm -> (step, value)
     replay: list[Json] = field(default_factory=list)  # a few rows
-    models: list[Json] = field(default_factory=list)  # manifests
+    models: list[Json] = field(default_factory=list)  # manifests of the panel
+    base: Json = field(default_factory=dict)  # the base's manifest
+    lock: Json = field(default_factory=dict)  # dvc.lock
     links: list[tuple[str, str]] = field(default_factory=list)  # (words, path relative to the report)
 
     def arms(self) -> dict[str, Json]:
@@ -49,8 +51,11 @@ class Run:
         control = self.gate.get("control")
         return dict(sorted(self.gate["arms"].items(), key=lambda item: item[0] == control))
 
+    def is_control(self, arm: str) -> bool:
+        return arm == self.gate.get("control")
+
     def title(self, arm: str) -> str:
-        return f"{arm} (control)" if arm == self.gate.get("control") else arm
+        return f"{arm} (control)" if self.is_control(arm) else arm
 
 
 def part(content: Any, *keys: str) -> Any:
@@ -62,25 +67,29 @@ def part(content: Any, *keys: str) -> Any:
 
 def headline(run: Run) -> tuple[str, str, str]:
     """The verdict in capitals, the claim, and what backs it: three parts of one sentence, about the arm that decided."""
-    gate, verdict = run.gate, run.gate["verdict"]
-    arm, judged = deciding(run), [a for a in run.arms() if a != gate.get("control")]
-    general, domain = part(gate, "arms", arm, "general"), part(gate, "arms", arm, "domain")
-    word = VERDICTS[verdict][1].upper()
+    claimed, backing = claim(run, deciding(run))
+    judged = [a for a in run.arms() if not run.is_control(a)]
+    if len(judged) > 1 and run.gate["verdict"] != "cannot-compare":
+        passed = sum(part(run.gate, "arms", a, "verdict") == "pass" for a in judged)
+        backing += f"; {passed} of {len(judged)} arms pass"
+    return VERDICTS[run.gate["verdict"]][1].upper(), claimed, backing
+
+
+def claim(run: Run, arm: str) -> tuple[str, str]:
+    """What is said of one arm, and what backs it."""
+    entry = part(run.gate, "arms", arm)
+    general, domain, verdict = part(entry, "general"), part(entry, "domain"), entry.get("verdict")
+    reasons = part(entry, "reasons") or []
     if verdict == "cannot-compare":
-        reasons = part(gate, "arms", arm, "reasons") or ["no reason given"]
-        return word, f"{arm} cannot be compared with the base", str(reasons[0])
+        return f"{arm} cannot be compared with the base", str(reasons[0] if reasons else "no reason given")
     keeps = percent(general.get("retention")) if known(general.get("retention")) else "an unknown part"
-    claim = f"{arm} keeps {keeps} of general ability"
-    backing = f"bound {points(general.get('bound'))} points {side(run, arm)} margin {score(gate.get('margin'))}"
+    backing = f"bound {points(general.get('bound'))} points {side(run, arm)} margin {score(run.gate.get('margin'))}"
     if known(domain.get("change")):
         verb = "gains" if domain["change"] >= 0 else "loses"
         backing += f"; {verb} {score(abs(domain['change']))} points on the domain"
     if verdict == "fail" and side(run, arm) == "inside":  # then something else than the general score made it fail
-        backing += "".join(f"; {reason}" for reason in (part(gate, "arms", arm, "reasons") or [])[:1])
-    if len(judged) > 1:
-        passed = sum(part(gate, "arms", a, "verdict") == "pass" for a in judged)
-        backing += f"; {passed} of {len(judged)} arms pass"
-    return word, claim, backing
+        backing += "".join(f"; {reason}" for reason in reasons[:1])
+    return f"{arm} keeps {keeps} of general ability", backing
 
 
 def explanation(run: Run) -> str:
@@ -233,11 +242,27 @@ def judges(run: Run) -> Table:
 
 
 def agreement(run: Run) -> Table:
-    pairs = numbers(part(run.consensus, "agreement", "pairs"))
+    found = part(run.consensus, "agreement")
+    plain, within = (dict(numbers(part(found, key))) for key in ("pairs", "within"))
+    rows = [[p.replace("~", " and "), decimal(plain.get(p)), decimal(within.get(p))] for p in sorted(plain | within)]
     return Table(
-        [Column("Judges"), Column("Pearson correlation", "number")],
-        [[p.replace("~", " and "), decimal(r)] for p, r in sorted(pairs)],
+        [Column("Judges"), Column("Pearson correlation", "number"), Column("Within instructions", "number")], rows
     )
+
+
+def independence(run: Run) -> str:
+    """To how many independent judges the panel amounts, as a sentence; empty where that is not known."""
+    amount, panel = part(run.consensus, "agreement", "effective_judges"), len(part(run.consensus, "judges"))
+    return f"{panel} judges count as {decimal(amount, 1)} independent ones." if known(amount) else ""
+
+
+def noise(run: Run) -> str:
+    """The noise floor as a sentence; empty where nobody evaluated the base twice."""
+    floor = part(run.gate, "noise")
+    if not floor:
+        return ""
+    moved = f", and the general score by {score(abs(floor['change']))} points" if known(floor.get("change")) else ""
+    return f"Noise floor: {count(floor.get('changed'))} of {count(floor.get('items'))} outcomes differ when the base is asked again{moved}."
 
 
 def drift(run: Run) -> Table:

@@ -20,10 +20,28 @@ HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 
 
 @dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An OpenAI-compatible server that speaks for a model. What the server can do, `acquire` has tried."""
+
+    url: str  # base URL, usually ending in /v1
+    model: str  # the name that requests ask for
+    served: str  # the name that replies carry: it changes when an alias moves to another version
+    refuses: list[str]  # optional request fields that the server does not take
+    token_prompts: bool  # raw completions take token ids; otherwise prompts go as text
+    top_logprobs: int  # alternatives per token with their log-probabilities; 0: scores are read from the text
+    api_key_env: str | None
+    concurrency: int
+    timeout: float  # seconds
+    retries: int
+    max_requests: int | None
+    max_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     name: str
-    source: str  # the local folder, or the hub id
-    revision: str  # hub commit; for a folder the fingerprint
+    source: str  # the local folder, the hub id, or the endpoint
+    revision: str  # hub commit; for a folder or an endpoint the fingerprint, unless the endpoint's version was named
     hub: bool
     dtype: str
     fingerprint: str  # sha256 over the names and sha256 of all files
@@ -31,7 +49,8 @@ class Manifest:
     architecture: str
     parameters: int
     vocabulary: int
-    context: int  # longest sequence, tokens
+    context: int  # longest sequence, tokens; 0: the endpoint does not say
+    endpoint: Endpoint | None = None
 
     def folder(self) -> Path:
         """Where the files lie now. Raises UserError if one is gone or has another size than when it was hashed."""
@@ -46,11 +65,14 @@ class Manifest:
 def load(path: Path) -> Manifest:
     content = records.read_json(path)
     content.pop("schema")
+    if "endpoint" in content:
+        content["endpoint"] = Endpoint(**content["endpoint"])
     return Manifest(**content)
 
 
 def save(manifest: Manifest, path: Path) -> None:
-    records.write_json(path, {"schema": 1, **asdict(manifest)})
+    content = {key: value for key, value in asdict(manifest).items() if key != "endpoint" or value}
+    records.write_json(path, {"schema": 1, **content})
 
 
 def hub_folder(repository: str, revision: str) -> Path:

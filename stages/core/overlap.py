@@ -1,64 +1,82 @@
-"""Closeness of texts: exact, near (MinHash), and to evaluation items (shared word n-grams).
+"""Closeness of texts: repetition within one, near-duplicates (MinHash), and closeness to evaluation items.
 
-Pure functions over lists of strings; words are what remains after case, accents of punctuation and spacing are ignored.
+Words are what remains after case, punctuation, invisible characters and spacing are ignored. Everything that hashing
+finds is confirmed on the words themselves, and nothing depends on the hash seed of the process.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-WORD = re.compile(r"\w+|[+\-*/=<>%^]")  # signs count: "7 + 2" and "7 - 2" are different questions
+import numpy as np
+
+Words = tuple[str, ...]
+IGNORED = re.compile("['’‘`´\u00ad\u200b-\u200f\u2060\ufeff]|(?<=\\d),(?=\\d{3}(?!\\d))")  # don't = dont, 1,000 = 1000
+# Signs count beside a number or between blanks: "7 + 2" and "7 - 2" are different questions, "well-known" is two words.
+SIGN = r"[+\-*/=<>%^]"
+WORD = re.compile(rf"[^\W_]+|(?<=\d){SIGN}|(?<=\S ){SIGN}(?=\s|$)|{SIGN}(?= ?\d)")
 SHORTEST = 4  # words; a shorter evaluation item counts only when it is the whole text
+LONG = 4  # times n: that many shared words of an evaluation item are too many, whatever part of it they are
 
 
-def words(text: str) -> tuple[str, ...]:
-    return tuple(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+def words(text: str) -> Words:
+    return tuple(WORD.findall(IGNORED.sub("", unicodedata.normalize("NFKC", text).casefold())))
 
 
-def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
+def ngrams(tokens: Sequence[str], n: int) -> list[Words]:
     """The distinct n-grams in the order of the text: a set of strings is ordered anew in every process."""
     return list(dict.fromkeys(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)))
 
 
-def repetition(text: str, n: int = 3) -> float:
-    """Part of a text's word n-grams that the most frequent one makes up, 0 for texts under four n-grams."""
+def repetition(text: str, n: int = 3, loop: int = 8) -> float:
+    """How much of a text repeats itself, 0 to 1: the larger of two measures.
+
+    The part of its n-grams that the most frequent one makes up (0 for texts under four n-grams), and the part of its
+    `loop`-grams that stood there before: a long sentence said five times has many n-grams, each of them rare.
+    """
     tokens = words(text)
     grams = Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
-    total = sum(grams.values())
-    return max(grams.values()) / total if total >= 4 else 0.0
+    total, long = sum(grams.values()), len(tokens) - loop + 1
+    again = 1 - len(ngrams(tokens, loop)) / long if long > loop else 0.0
+    return max(again, max(grams.values()) / total if total >= 4 else 0.0)
 
 
 class EvaluationIndex:
-    """Finds texts that are, contain, or share a long n-gram with an evaluation item.
+    """Finds texts that are an evaluation item, contain one, or hold a large part of one.
 
-    An n-gram that stands in more than `common` items is the phrasing of a task and tells nothing (the GPT-3 paper,
-    arXiv 2005.14165, appendix C, ignores frequent n-grams in the same way).
+    A text overlaps with an item when the n-grams that they share cover `coverage` of the item (PaLM, arXiv 2204.02311,
+    section 8: 70 % of the 8-grams), or LONG * n of its words. What counts is an item's content, not the phrasing of its
+    task: an n-gram that stands in more than `common` items is no evidence (GPT-3, arXiv 2005.14165, appendix C) and its
+    words count for nothing; the others are weighted by their rarity among the items.
     """
 
-    def __init__(self, suites: Mapping[str, Iterable[str]], n: int, common: int) -> None:
-        self.n = n
-        self.whole: dict[tuple[str, ...], str] = {}
-        self.short: dict[tuple[str, ...], str] = {}
-        found: dict[tuple[str, ...], str] = {}
-        frequency: Counter[tuple[str, ...]] = Counter()
-        for suite, texts in suites.items():
-            for text in texts:
-                tokens = words(text)
-                self.whole.setdefault(tokens, suite)
-                if SHORTEST <= len(tokens) < n:
-                    self.short.setdefault(tokens, suite)
-                grams = ngrams(tokens, n)
-                frequency.update(grams)
-                for gram in grams:
-                    found.setdefault(gram, suite)
-        self.grams = {gram: suite for gram, suite in found.items() if frequency[gram] <= common}
+    def __init__(self, suites: Mapping[str, Iterable[str]], n: int, common: int, coverage: float = 0.5) -> None:
+        self.n, self.coverage = n, coverage
+        self.items = [(suite, words(text)) for suite, texts in suites.items() for text in texts]
+        self.whole: dict[Words, str] = {}
+        self.short: dict[Words, str] = {}
+        found: dict[int, list[int]] = defaultdict(list)
+        frequency: Counter[str] = Counter()
+        for i, (suite, tokens) in enumerate(self.items):
+            self.whole.setdefault(tokens, suite)
+            if SHORTEST <= len(tokens) < n:
+                self.short.setdefault(tokens, suite)
+            frequency.update(set(tokens))
+            for gram in ngrams(tokens, n):
+                found[hash(gram)].append(i)
+        # Hashes save nine tenths of the memory; what they find is confirmed below.
+        self.grams = {gram: tuple(items) for gram, items in found.items() if len(items) <= common}
+        self.phrasing = {gram for gram, items in found.items() if len(items) > common}
         self.lengths = sorted({len(tokens) for tokens in self.short})
+        self.weight = {word: math.log((1 + len(self.items)) / count) for word, count in frequency.items()}
 
     def match(self, text: str) -> tuple[str, str] | None:
-        """(suite, how) of the first evaluation item that the text is too close to, or None."""
+        """(suite, how) of an evaluation item that the text is too close to, or None."""
         tokens = words(text)
         if suite := self.whole.get(tokens):
             return suite, "the item itself"
@@ -66,33 +84,135 @@ class EvaluationIndex:
             for gram in ngrams(tokens, length):
                 if suite := self.short.get(gram):
                     return suite, f"contains the item: {' '.join(gram)}"
-        for gram in ngrams(tokens, self.n):
-            if suite := self.grams.get(gram):
-                return suite, f"shares {self.n} words: {' '.join(gram)}"
+        grams = ngrams(tokens, self.n)
+        candidates = sorted({i for gram in grams for i in self.grams.get(hash(gram), ())})
+        shared = set(grams) if candidates else set()
+        for i in candidates:
+            suite, item = self.items[i]
+            part, count = self.covered(item, shared)
+            if part >= self.coverage or count >= LONG * self.n:
+                return suite, f"holds {part:.0%} of the item: {' '.join(item)}"
         return None
 
+    def covered(self, item: Words, grams: set[Words]) -> tuple[float, int]:
+        """(part of the weight of the item's content, number of its words) that the n-grams cover."""
+        parts = [item[i : i + self.n] for i in range(len(item) - self.n + 1)]
+        said = {j for i, gram in enumerate(parts) if hash(gram) in self.phrasing for j in range(i, i + self.n)}
+        held = {j for i, gram in enumerate(parts) if gram in grams for j in range(i, i + self.n)} - said
+        whole = sum(self.weight[word] for j, word in enumerate(item) if j not in said)
+        return sum(self.weight[item[j]] for j in sorted(held)) / whole if whole else 0.0, len(held)
 
-def near_duplicates(texts: Sequence[str], threshold: float, n: int = 3) -> list[int | None]:
-    """For each text the index of an earlier kept text whose word n-grams have Jaccard similarity >= threshold.
 
-    Candidates by MinHash LSH (Broder 1997; datasketch), each confirmed by the exact similarity. The net is cast 0.3 wider
-    than the threshold: cast at 0.1, it missed 14 of 100 pairs of similarity 0.81.
-    """
-    from datasketch import MinHash, MinHashLSH
+class Rarity:
+    """How rare words are in a collection, in bounded memory: frequencies are counted by a hash of the word."""
 
-    if threshold >= 1:
-        return [None] * len(texts)
-    lsh = MinHashLSH(threshold=max(threshold - 0.3, 0.05), num_perm=64)
-    kept: dict[int, set[tuple[str, ...]]] = {}
-    found: list[int | None] = []
-    for i, text in enumerate(texts):
-        tokens = words(text)
-        grams = set(ngrams(tokens, n)) or {tokens}
-        sketch = MinHash(num_perm=64, seed=1)
-        sketch.update_batch([" ".join(gram).encode() for gram in sorted(grams)])
-        close = [j for j in sorted(lsh.query(sketch)) if len(grams & kept[j]) >= threshold * len(grams | kept[j])]
-        found.append(close[0] if close else None)
-        if not close:
-            lsh.insert(i, sketch)
-            kept[i] = grams
+    def __init__(self, bits: int = 20) -> None:
+        self.counts, self.texts = np.zeros(2**bits, dtype=np.int64), 0
+
+    def add(self, tokens: Words) -> None:
+        self.counts[[self.slot(word) for word in set(tokens)]] += 1
+        self.texts += 1
+
+    def slot(self, word: str) -> int:
+        return zlib.crc32(word.encode()) % len(self.counts)
+
+    def similarity(self, a: Words, b: Words) -> float:
+        """Weighted Jaccard similarity of two bags of words, whatever their order, 0 to 1; rare words weigh more."""
+        left, right = Counter(a), Counter(b)
+        weight = {w: math.log((2 + self.texts) / (1 + self.counts[self.slot(w)])) for w in sorted({*left, *right})}
+        union = sum(weight[w] * max(left[w], right[w]) for w in weight)
+        return sum(weight[w] * min(left[w], right[w]) for w in weight) / union if union else 1.0
+
+
+PERMUTATIONS, SHINGLE = 128, 3
+_rng = np.random.default_rng(1)
+_FACTORS = _rng.integers(0, 2**63, PERMUTATIONS, dtype=np.uint64) * 2 + 1
+_SHIFTS = _rng.integers(0, 2**63, PERMUTATIONS, dtype=np.uint64)
+
+
+def signatures(texts: Sequence[Words]) -> np.ndarray:
+    """MinHash signatures (Broder 1997) of the texts' word 3-grams, (N, 128) uint32: equal places estimate Jaccard."""
+    padded = [tokens + ("",) * (SHINGLE - len(tokens)) for tokens in texts]  # a shorter text is one shingle
+    flat = np.fromiter((zlib.crc32(w.encode()) for tokens in padded for w in tokens), dtype=np.uint64)
+    hashes = flat[: len(flat) - SHINGLE + 1].copy()
+    for i in range(1, SHINGLE):
+        hashes = mixed(hashes) + flat[i : len(flat) - SHINGLE + 1 + i]
+    ends = np.cumsum([len(tokens) for tokens in padded])
+    inside = np.ones(len(flat), dtype=bool)  # a shingle must not reach into the next text
+    for i in range(1, SHINGLE):
+        inside[ends - i] = False
+    hashes = mixed(hashes)[inside[: len(hashes)]]
+    starts = np.concatenate([[0], np.cumsum([len(tokens) - SHINGLE + 1 for tokens in padded])[:-1]]).astype(np.int64)
+    found = np.empty((len(texts), PERMUTATIONS), dtype=np.uint32)
+    for p in range(PERMUTATIONS):
+        found[:, p] = np.minimum.reduceat((hashes * _FACTORS[p] + _SHIFTS[p]) >> np.uint64(32), starts)
     return found
+
+
+def mixed(x: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele et al. 2014): every input bit changes half of the output bits."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def near_duplicates(marks: np.ndarray, texts: Sequence[str], threshold: float) -> list[int | None]:
+    """For each text the index of the first earlier kept text whose word 3-grams have Jaccard similarity >= threshold.
+
+    Candidates share a band of the signature; bands are as long as they may be to miss less than one pair in a thousand
+    at the threshold. Each candidate is confirmed by the exact similarity. Only texts that share a band are indexed:
+    beside the signatures, a million distinct texts cost no memory.
+    """
+    found: list[int | None] = [None] * len(texts)
+    if threshold >= 1 or len(texts) < 2:
+        return found
+    rows = max(r for r in range(1, 33) if r == 1 or (1 - threshold**r) ** (PERMUTATIONS // r) <= 1e-3)
+    keys = np.empty((len(texts), PERMUTATIONS // rows), dtype=np.uint64)
+    shared = np.zeros(keys.shape, dtype=bool)
+    for band in range(keys.shape[1]):
+        key = np.zeros(len(texts), dtype=np.uint64)
+        for column in range(band * rows, (band + 1) * rows):
+            key = mixed(key + marks[:, column])
+        _, index, count = np.unique(key, return_inverse=True, return_counts=True)
+        keys[:, band], shared[:, band] = key, count[index] > 1
+    buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
+    grams: dict[int, set[Words]] = {}
+
+    def shingles(i: int) -> set[Words]:
+        if i not in grams:
+            if len(grams) > 5_000:
+                grams.clear()
+            tokens = words(texts[i])
+            grams[i] = set(ngrams(tokens, SHINGLE)) or {tokens}
+        return grams[i]
+
+    for i in np.flatnonzero(shared.any(1)).tolist():
+        bands = [(band, int(keys[i, band])) for band in np.flatnonzero(shared[i]).tolist()]
+        near = np.array(sorted({j for band in bands for j in buckets.get(band, ())}), dtype=np.int64)
+        if len(near):  # four standard errors of the estimate below the threshold
+            near = near[(marks[near] == marks[i]).mean(1) >= threshold - 4 * math.sqrt(0.25 / PERMUTATIONS)]
+        for j in near.tolist():
+            a, b = shingles(i), shingles(j)
+            if len(a & b) >= threshold * len(a | b):
+                found[i] = j
+                break
+        else:
+            for place in bands:
+                buckets[place].append(i)
+    return found
+
+
+def nearest(vectors: np.ndarray, others: np.ndarray, threshold: float, block: int = 1024) -> Iterator[list[int]]:
+    """For each unit vector (N, D) the indices of the others (M, D) whose cosine is >= threshold, nearest first."""
+    for start in range(0, len(vectors), block):
+        for row in vectors[start : start + block] @ others.T:  # (B, M)
+            close = np.flatnonzero(row >= threshold)
+            yield close[np.argsort(-row[close], kind="stable")].tolist()
+
+
+def earlier_neighbours(vectors: np.ndarray, threshold: float, block: int = 1024) -> Iterator[list[int]]:
+    """For each unit vector (N, D) the indices of the earlier ones whose cosine is >= threshold."""
+    for start in range(0, len(vectors), block):
+        cosines = vectors[start : start + block] @ vectors[: start + block].T  # (B, up to N)
+        for n, row in enumerate(cosines, start):
+            yield np.flatnonzero(row[:n] >= threshold).tolist()

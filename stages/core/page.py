@@ -136,6 +136,7 @@ def verdict(run: Run) -> str:
         "</div>",
         plots.pareto(trade, keep),
         "</div>",
+        f"<p>{html(noise)}</p>" if (noise := findings.noise(run)) else "",
         note="Scores are chance-adjusted and in points of 100. An arm passes when the bound of its general change stays inside the margin, "
         "no suite drops past its own margin, and the bound of the domain gain reaches what was asked for.",
     )

@@ -1,6 +1,6 @@
 """Two evaluations side by side: the same items, answered by base and by tuned model.
 
-Here the differences are measured; stages/gate.py judges them.
+Here the differences are measured; stages/core/verdict.py judges them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from stages.core import records, stats
 from stages.core.errors import UserError
 from stages.core.params import Gate
 
+COLUMNS = ["suite", "item_id", *stats.KEY, "response", "correct"]  # no prompts: they are most of the bytes
 TINY = 1e-9  # a change of exactly the margin is inside it, whatever its last bit says
-KEY = ("item_id", "item_hash", "prompt_hash")
 SCORES = ("before", "after", "change", "low", "high", "bound", "items", "lost", "gained")  # of several suites together
 EXTRAS = ("retention", "retention_low", "retention_high", "detectable")  # of the general suites only
-SUITE = ("before", "after", "before_adjusted", "after_adjusted", "change", "low", "high", "lost", "gained", "mcnemar_p")
+ADJUSTED = ("before_adjusted", "after_adjusted", "change", "low", "high", "detectable")
+SUITE = ("before", "after", *ADJUSTED, "lost", "gained", "mcnemar_p")
+Sides = tuple[str, str]
+SIDES = ("base", "tuned")  # what reasons call the two evaluations
 SAME = "one and the same answer to every item"
 
 
@@ -47,33 +50,47 @@ def load(folder: Path) -> tuple[pa.Table, dict[str, Any]]:
     if not whole:
         where = folder / "settings.json"
         raise UserError("not the settings of an evaluation", where=where, do="remove it and run `dvc repro`")
-    return records.read_table("items", folder / "items.parquet").drop_columns(["id", "prompt"]), settings
+    return records.read_table("items", folder / "items.parquet", COLUMNS), settings
 
 
-def different_settings(base: dict[str, Any], tuned: dict[str, Any]) -> list[str]:
+def different_settings(base: dict[str, Any], tuned: dict[str, Any], sides: Sides = SIDES) -> list[str]:
     """Scores made with other settings are scores of another test."""
     reasons = []
     for what in ("engine", "suites"):
         mine, theirs = base[what], tuned[what]
         if keys := sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)):
-            reasons.append(f"evaluated with other settings than the base: {what} ({', '.join(keys)})")
+            reasons.append(f"evaluated with other settings than the {sides[0]} model: {what} ({', '.join(keys)})")
     return reasons
 
 
-def measure(params: Gate, name: str, suites: dict[str, Any], base: pa.Table, tuned: pa.Table) -> Suite:
+def margins(params: Gate, suites: dict[str, Any]) -> dict[str, float]:
+    """The margin of every suite that has one: general suites, and those named in suite_margins."""
+    return {name: params.suite_margin for name in suites if suites[name]["role"] == "general"} | params.suite_margins
+
+
+def confidences(params: Gate, suites: dict[str, Any]) -> tuple[float, float]:
+    """Confidence at which the general drop, and at which one suite's drop, must be told from none to make an arm fail.
+
+    Bonferroni: half of 1 - confidence goes to the general score, the other half is divided evenly among the suites with
+    a margin. So an arm with no true change fails with a probability of at most 1 - confidence, however many suites.
+    """
+    risk = (1 - params.confidence) / 2
+    return 1 - risk, 1 - risk / max(1, len(margins(params, suites)))
+
+
+def measure(
+    params: Gate, name: str, suites: dict[str, Any], base: pa.Table, tuned: pa.Table, sides: Sides = SIDES
+) -> Suite:
     """One suite, from both models' items of it; `suites` are those of the base's settings."""
-    suite = suites[name]
-    margins = {n: params.suite_margin for n in suites if suites[n]["role"] == "general"} | params.suite_margins
-    margin = margins.get(name)
+    suite, margin = suites[name], margins(params, suites).get(name)
     entry = {key: suite[key] for key in ("role", "chance", "items")} | dict.fromkeys(SUITE)
     entry |= {"margin": margin, "verdict": "cannot-compare"}
-    mine, theirs = ({column: items[column].to_numpy() for column in (*KEY, "correct")} for items in (base, tuned))
-    order, broken = stats.pair(mine, theirs)
+    order, broken = stats.pair(base, tuned, sides)
     if not broken and len(order) != suite["items"]:
         broken.append(f"{len(order)} items, where the settings say {suite['items']}")
     if broken:
         return Suite(entry, broken, [], [])
-    before, after = mine["correct"], theirs["correct"][order]
+    before, after = base["correct"].to_numpy(), tuned["correct"].take(order).to_numpy()
     if not all(np.all((scores >= 0) & (scores <= 1)) for scores in (before, after)):  # NaN is not, either
         return Suite(entry, ["a score is not between 0 and 1"], [], [])
 
@@ -88,25 +105,28 @@ def measure(params: Gate, name: str, suites: dict[str, Any], base: pa.Table, tun
     entry |= {key: change[key] for key in ("change", "low", "high")}
     entry |= {"lost": lost, "gained": gained, "mcnemar_p": stats.mcnemar(lost, gained)}
 
-    # Bonferroni: with many suites, one of them drops past its margin by chance; a drop counts only outside the noise
+    # with many suites, one of them drops past its margin by chance; a drop counts only outside the noise of its items
     discordance, drop = stats.discordance(before, after), was - now
     error = stats.standard_error(*(np.array([x], float) for x in (suite["items"], discordance, suite["chance"])))
-    noise = stats.half_width(error, 1 - (1 - params.confidence) / max(1, len(margins)))
+    confidence = confidences(params, suites)[1]
+    noise = stats.half_width(error, confidence)
+    entry["detectable"] = stats.detectable_drop(error, confidence)
     failed, notes, collapsed = [], [], constant(tuned)
-    past = margin is not None and drop > margin + TINY
-    if past and drop > noise:
+    limit = float("inf") if margin is None else margin + TINY
+    if drop > limit and drop > noise:
         hint = f", with {SAME}" if collapsed else ""
-        failed.append(f"{name} by {drop:.3f} (margin {margin}, p = {entry['mcnemar_p']:.2g}{hint})")
-    elif past:
-        noisy = f"{len(before)} items cannot tell a drop below {noise:.3f} from chance"
-        notes.append(f"{name} dropped by {drop:.3f}, past its margin {margin}, but {noisy}")
+        failed.append(f"{name} by {points(drop)} (margin {points(limit)}, p = {entry['mcnemar_p']:.2g}{hint})")
+    elif drop > limit:
+        noisy = f"{len(before)} items cannot tell a drop below {points(noise)} from chance"
+        notes.append(f"{name} dropped by {points(drop)} points, past its margin of {points(limit)}, but {noisy}")
     if collapsed and not failed:  # a model that collapsed loses points; where it loses none, the suite does not measure
-        broken.append(f"the tuned model gives {SAME}")
+        broken.append(f"the {sides[1]} model gives {SAME}")
     # a base that knows nothing of the domain is what the domain is for
     if suite["role"] == "general" and was < params.min_base:
-        broken.append(f"the base is less than min_base {params.min_base} above chance: there is nothing to forget")
+        least = f"less than the {points(params.min_base)} points above chance that min_base asks for"
+        broken.append(f"the {sides[0]} model has {least}: there is nothing to forget")
     if suite["role"] == "general" and constant(base):
-        broken.append(f"the base gives {SAME}")
+        broken.append(f"the {sides[0]} model gives {SAME}")
     entry["verdict"] = "cannot-compare" if broken else "fail" if failed else "pass"
     return Suite(entry, broken, failed, notes, draws, discordance, collapsed)
 
@@ -114,12 +134,12 @@ def measure(params: Gate, name: str, suites: dict[str, Any], base: pa.Table, tun
 def score(params: Gate, suites: list[Suite]) -> dict[str, Any] | None:
     """The score of several suites together; None where there are none, nulls where one of them has no numbers.
 
-    Beside what gate.json holds: `width`, how far the bound would lie below the estimate if nothing had changed.
+    Beside what gate.json holds: `error`, the standard error of the change if there were none.
     """
     if not suites:
         return None
     if any(suite.draws is None for suite in suites):
-        return dict.fromkeys((*SCORES, *EXTRAS, "width"))
+        return dict.fromkeys((*SCORES, *EXTRAS, "error"))
     entries = [suite.entry for suite in suites]
     draws = stats.mean_over_suites([suite.draws for suite in suites])
     before, after = (float(np.mean([entry[key] for entry in entries])) for key in ("before_adjusted", "after_adjusted"))
@@ -132,8 +152,40 @@ def score(params: Gate, suites: list[Suite]) -> dict[str, Any] | None:
         **stats.retention(before, after, draws, params.confidence),
         **{key: sum(entry[key] for entry in entries) for key in ("items", "lost", "gained")},
         "detectable": stats.detectable_drop(error, params.confidence),
-        "width": stats.half_width(error, params.confidence),
+        "error": error,
     }
+
+
+def noise(base: pa.Table, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What differs when the base is evaluated twice, from the second evaluation in `folder`: the noise floor.
+
+    The second may hold a part of the items, and may differ in the engine's settings, which `differs` then names.
+    Raises UserError where it asks other questions.
+    """
+    again, described = load(folder)
+    other = sorted(key for key, value in settings["engine"].items() if described["engine"].get(key) != value)
+    found: dict[str, Any] = {"items": 0, "lost": 0, "gained": 0, "differs": other}
+    changes = []
+    for name, suite in sorted(described["suites"].items()):
+        first, second = (items.filter(pc.equal(items["suite"], name)) for items in (base, again))
+        first = first.filter(pc.is_in(first["item_id"], second["item_id"].combine_chunks()))
+        order, reasons = stats.pair(first, second)
+        if reasons:
+            where = folder / "items.parquet"
+            raise UserError(f"is no second evaluation of the base ({name}: {reasons[0]})", where=where, do="remove it")
+        before, after = first["correct"].to_numpy(), second["correct"].take(order).to_numpy()
+        lost, gained = stats.lost_gained(before, after)
+        for key, number in (("items", len(order)), ("lost", lost), ("gained", gained)):
+            found[key] += number
+        if suite["role"] == "general":
+            changes.append(float(after.mean() - before.mean()) / (1 - suite["chance"]))
+    change = float(np.mean(changes)) if changes else 0.0
+    return found | {"changed": found["lost"] + found["gained"], "change": change}
+
+
+def points(value: float) -> str:
+    """A score (0..1) as the report prints it: in points, 0 to 100, one decimal."""
+    return f"{100 * value:.1f}".replace("-0.0", "0.0")
 
 
 def constant(items: pa.Table) -> bool:

@@ -9,6 +9,7 @@ import difflib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -21,7 +22,7 @@ Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]  # becomes a file name and a DVC stage name
 Language = Literal["en", "de", "fr", "es", "it", "pt", "nl", "ru", "el", "ar", "he", "hi", "th", "ja", "ko", "zh"]
-RESERVED = {"pocket", "manifest"}  # folders of models/ that are no arm
+RESERVED = {"pocket", "manifest", "base-repeat"}  # folders of models/ and reports/eval/ that are no arm
 
 
 class Section(BaseModel):
@@ -31,16 +32,35 @@ class Section(BaseModel):
 
 
 class Model(Section):
-    """Where one model comes from: a folder below `model_folder`, or a hub id pinned to a revision."""
+    """Where one model comes from: a folder below `model_folder`, a hub id pinned to a revision, or a server.
+
+    A panel member may be an `endpoint` alone. With `path` or `hub` beside it, the server writes and the folder supplies
+    tokenizer and template (and, for the base, the weights to fine-tune). Keys stand in the environment, never here.
+    """
 
     path: str | None = None  # folder below model_folder, with config.json, tokenizer and *.safetensors
     hub: str | None = None  # for example Qwen/Qwen2.5-0.5B-Instruct
-    revision: str | None = None  # full commit hash of the hub repository, 40 hex digits
+    revision: str | None = None  # hub: full commit hash, 40 hex digits; endpoint alone: any text that names the version
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 on an accelerator, else float32
+    endpoint: str | None = None  # base URL of an OpenAI-compatible server, for example http://localhost:8000/v1
+    model: str | None = None  # the name under which the endpoint serves it
+    api_key_env: str | None = None  # environment variable that holds the endpoint's key; none: no key is sent
+    concurrency: Annotated[int, Field(ge=1, le=1024)] = 16  # requests under way at once
+    timeout: Annotated[float, Field(gt=0)] = 300.0  # seconds that one reply may take
+    retries: Annotated[int, Field(ge=0, le=20)] = 6  # after 429, 5xx or a broken connection; waits 0.5, 1, 2, 4 ... s
+    max_requests: Positive | None = None  # budget of one command: requests; none: no limit
+    max_tokens: Positive | None = None  # budget of one command: prompt and completion tokens; none: no limit
 
     @model_validator(mode="after")
     def one_source(self) -> Model:
-        check_source(self.path, self.hub, self.revision)
+        if self.endpoint is None:
+            for key in ("model", "api_key_env", "max_requests", "max_tokens"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"'{key}' goes with 'endpoint'")
+        else:
+            check_endpoint(self.endpoint, self.model)
+        if self.endpoint is None or self.path is not None or self.hub is not None:
+            check_source(self.path, self.hub, self.revision)
         return self
 
 
@@ -137,7 +157,9 @@ class Judge(Section):
 
 
 class Consensus(Section):
-    strategy: Literal["mean_score", "agreement"] = "mean_score"
+    # mean_score: the best mean (Ding & Wang); score_then_base_likelihood: of all good enough the one that the base finds
+    # most likely; agreement: the answer that most responses give; base_best_of_k: the base's own, by its own score
+    strategy: Literal["mean_score", "score_then_base_likelihood", "agreement", "base_best_of_k"] = "mean_score"
     min_score: Annotated[float, Field(ge=1, le=5)] = 3.0  # mean score below which the best response is rejected
     finished_only: bool = True  # responses that their model did not end itself cannot be chosen
     min_judges: Positive = 1  # responses with fewer valid scores are rejected
@@ -148,7 +170,11 @@ class Consensus(Section):
 
 class Balance(Section):
     rows: Positive  # rows of the replay set, at most
-    difficulty_bins: Positive = 4  # quantiles of the base's negative log-likelihood per token
+    temperature: Fraction = 0.0  # 0: every cell of cluster x difficulty equal; 1: as reconstructed
+    # what bins are quantiles of: the base's negative log-likelihood of the response, how little the instruction helps it,
+    # or the standard deviation of the judges' scores
+    difficulty: Literal["base_likelihood", "instruction_following", "disagreement"] = "base_likelihood"
+    difficulty_bins: Positive = 4
     seed: Seed = 0
 
 
@@ -272,7 +298,7 @@ class Report(Section):
 
 
 class Pocket(Section):
-    examples: dict[Name, Positive] = {"base": 600_000, "abacus": 800_000, "lexicon": 800_000}  # training examples
+    examples: dict[Name, Positive] = {"base": 700_000, "abacus": 800_000, "lexicon": 800_000}  # training examples
     hidden: Positive = 128
     layers: Positive = 8
     heads: Positive = 4
@@ -332,6 +358,16 @@ def check_source(path: str | None, hub: str | None, revision: str | None) -> Non
         raise ValueError("a hub source needs 'revision': the full 40-digit commit hash, so that a run can be repeated")
 
 
+def check_endpoint(url: str, model: str | None) -> None:
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", url):
+        raise ValueError(
+            "'endpoint' is a URL such as http://localhost:8000/v1; a key goes into the environment, not here"
+        )
+    _ = urlsplit(url).port  # raises ValueError when it is no port
+    if not model:
+        raise ValueError("an endpoint needs 'model': the name under which it serves the model")
+
+
 class Lineup(Section):
     """What `acquire` reads: the models and who takes part."""
 
@@ -355,6 +391,10 @@ def check_lineup(models: dict[str, Model], base: str, panel: list[str], arms: li
         raise ValueError(f"base '{base}' is not in panel: the base always answers and judges")
     if missing := [m for m in panel if m not in models]:
         raise ValueError(f"panel member '{missing[0]}' has no entry in models")
+    if base in models and not (models[base].path or models[base].hub):
+        raise ValueError(
+            f"base '{base}' needs 'path' or 'hub': it is fine-tuned here, and a server cannot lend its weights"
+        )
     if base != "base" and "base" in panel:
         raise ValueError("panel member 'base' is not the base: give it another name")
     if clash := [a for a in arms if a in models or a in RESERVED | {"base"}]:

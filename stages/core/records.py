@@ -86,8 +86,13 @@ def text_id(*parts: object) -> str:
 
 def write(name: str, path: Path, rows: list[dict[str, Any]]) -> None:
     """Writes rows under the contract `name`, sorted by id, atomically. A row that breaks the contract is a bug of ours."""
-    schema = SCHEMAS[name].with_metadata({"holdfast.schema": name, "holdfast.version": str(VERSION)})
-    table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["id"]), schema=schema)
+    write_table(name, path, pa.Table.from_pylist(sorted(rows, key=lambda row: row["id"]), schema=SCHEMAS[name]))
+
+
+def write_table(name: str, path: Path, table: pa.Table) -> None:
+    """The same for an Arrow table whose rows are sorted by id already: for what is too large for Python rows."""
+    metadata = {"holdfast.schema": name, "holdfast.version": str(VERSION)}
+    table = table.select(SCHEMAS[name].names).cast(SCHEMAS[name]).replace_schema_metadata(metadata)
     check(name, path, table)
     with replacing(path) as partial:
         pq.write_table(table, partial, compression="zstd", row_group_size=65_536)
@@ -101,19 +106,20 @@ def read_frame(name: str, path: Path) -> pd.DataFrame:
     return read_table(name, path).to_pandas()
 
 
-def read_table(name: str, path: Path) -> pa.Table:
+def read_table(name: str, path: Path, columns: list[str] | None = None) -> pa.Table:
+    """`columns`: only these are read and checked, where a file is large; the schema is checked whole."""
     if not path.is_file():
         raise UserError("no such file", where=path, do="run `dvc repro`, or `dvc pull` where a remote has it")
     try:
-        table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
+        schema, table = pq.read_schema(path), pq.read_table(path, columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:  # no Parquet, or damaged further in
         raise UserError(
             f"not a readable Parquet file ({str(error).splitlines()[0]})",
             where=path,
             do="remove it and run `dvc repro`",
         ) from None
-    found = (table.schema.metadata or {}).get(b"holdfast.schema", b"?").decode()
-    if found != name or not table.schema.equals(SCHEMAS[name]):
+    found = (schema.metadata or {}).get(b"holdfast.schema", b"?").decode()
+    if found != name or not schema.equals(SCHEMAS[name]):
         raise UserError(
             f"is not a '{name}' file of version {VERSION} (found '{found}')",
             where=path,
@@ -125,11 +131,10 @@ def read_table(name: str, path: Path) -> pa.Table:
 
 def check(name: str, path: Path, table: pa.Table) -> None:
     """Raises ValueError where a required column holds a null or an id stands twice."""
-    for field in SCHEMAS[name]:
-        if not field.nullable and table.column(field.name).null_count:
-            raise ValueError(f"{path}: null in required column '{field.name}' of '{name}'")
-    ids = table.column("id")
-    if len(ids.unique()) != len(ids):
+    for column in table.column_names:
+        if not SCHEMAS[name].field(column).nullable and table.column(column).null_count:
+            raise ValueError(f"{path}: null in required column '{column}' of '{name}'")
+    if "id" in table.column_names and len(table["id"].unique()) != len(table):
         raise ValueError(f"{path}: an id stands twice in '{name}'")
 
 

@@ -1,4 +1,4 @@
-"""The statistics of the verdict: pure functions, arrays in, arrays out.
+"""The statistics of the verdict: pure functions, arrays in, arrays out. docs/verdict.md says how they are put together.
 
 Outcomes are paired: before[i] and after[i] are the scores (0..1) of one item, answered by base and by tuned model.
 Intervals cover the choice of items. They do not cover another training run: for that, train with several seeds.
@@ -6,15 +6,17 @@ Intervals cover the choice of items. They do not cover another training run: for
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from statistics import NormalDist
 from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Score = TypeVar("Score", float, Floats)
+KEY = {"item_hash": "content", "prompt_hash": "prompt", "target": "target"}  # what one item has in both evaluations
 MAX_CELLS = 64  # distinct (before, after) pairs up to which the bootstrap draws counts instead of items
 CHUNK = 2_000_000  # items drawn at once when it draws items: some 50 MB
 
@@ -24,29 +26,29 @@ def chance_adjusted(accuracy: Score, chance: float) -> Score:
     return (accuracy - chance) / (1 - chance)
 
 
-def pair(base: Mapping[str, NDArray], tuned: Mapping[str, NDArray]) -> tuple[NDArray[np.intp], list[str]]:
+def pair(base: pa.Table, tuned: pa.Table, sides: tuple[str, str] = ("base", "tuned")) -> tuple[pa.Array, list[str]]:
     """Joins one suite's items on item_id: row i of `base` belongs to row `order[i]` of `tuned`.
 
-    Both hold the columns item_id, item_hash and prompt_hash. A non-empty list of reasons means: these are not the same
-    questions, do not compare them (`order` is then empty).
+    Both hold item_id and the columns of KEY. A non-empty list of reasons means: these are not the same questions, or not marked by
+    the same key, so do not compare them (`order` is then empty). `sides` is what the reasons call the two evaluations.
     """
     reasons = []
-    rows = {item: row for row, item in enumerate(tuned["item_id"])}
-    order = np.array([rows.get(item, -1) for item in base["item_id"]], dtype=np.intp)
-    for whose, columns in (("base", base), ("tuned", tuned)):
-        if twice := len(columns["item_id"]) - len(set(columns["item_id"])):
+    for whose, items in zip(sides, (base, tuned), strict=True):
+        if twice := len(items) - pc.count_distinct(items["item_id"]).as_py():
             reasons.append(f"{twice} items stand twice in the {whose} evaluation")
-    if not len(order):
-        reasons.append("the base evaluation has no items")
-    if missing := int((order < 0).sum()):
-        reasons.append(f"{missing} of {len(order)} items are missing in the tuned evaluation")
-    if surplus := len(set(rows) - set(base["item_id"])):
-        reasons.append(f"{surplus} items of the tuned evaluation are not in the base's")
-    both = order >= 0
-    for column, what in (("item_hash", "content"), ("prompt_hash", "prompt")):
-        if different := int((base[column][both] != tuned[column][order[both]]).sum()):
-            reasons.append(f"{different} of {len(order)} items have another {what} than in the base evaluation")
-    return (np.empty(0, np.intp) if reasons else order), reasons
+    if not len(base):
+        reasons.append(f"the {sides[0]} evaluation has no items")
+    order = pc.index_in(base["item_id"], value_set=tuned["item_id"])
+    if order.null_count:
+        reasons.append(f"{order.null_count} of {len(base)} items are missing in the {sides[1]} evaluation")
+    if surplus := pc.index_in(tuned["item_id"], value_set=base["item_id"]).null_count:
+        reasons.append(f"{surplus} items of the {sides[1]} evaluation are not in the {sides[0]} evaluation")
+    both = pc.is_valid(order)
+    mine, theirs = base.filter(both), tuned.take(order.drop_null())
+    for column, what in KEY.items():
+        if different := pc.sum(pc.not_equal(mine[column], theirs[column])).as_py():
+            reasons.append(f"{different} of {len(base)} items have another {what} than in the {sides[0]} evaluation")
+    return (order.slice(0, 0) if reasons else order), reasons
 
 
 def lost_gained(before: Floats, after: Floats) -> tuple[int, int]:

@@ -7,24 +7,19 @@ batch. Finished rows leave the batch; scoring asks for the logits that are neede
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from stages.core import chat, manifest
 from stages.core.errors import UserError
+from stages.engines.interface import SCORES, Chat, Completion, seed_of
 
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    text: str
-    finish: str  # "stop": the model ended its turn; "length": it ran into max_tokens
-    n_tokens: int  # without the token that ended it
+__all__ = ["Completion", "Engine", "sample", "seed_of"]
 
 
 class Engine:
-    """One model, loaded."""
+    """One model, loaded. See interface.Engine for what the methods promise."""
 
     def __init__(self, entry: manifest.Manifest, batch: int) -> None:
         folder = entry.folder()
@@ -162,6 +157,36 @@ class Engine:
                 found[i] = float(mean[row])
         return found
 
+    def answer(
+        self, chats: Sequence[Chat], seeds: Sequence[int], *, temperature: float, top_p: float, max_tokens: int
+    ) -> list[Completion]:
+        return self.complete(
+            [chat.prompt_ids(self.tokenizer, c) for c in chats], seeds, temperatures=[temperature] * len(chats),
+            top_p=top_p, max_tokens=max_tokens, stop_ids=chat.assistant_stop_ids(self.tokenizer),
+        )  # fmt: skip
+
+    def scores(self, chats: Sequence[Chat]) -> np.ndarray:
+        return self.next_token([chat.prompt_ids(self.tokenizer, c) for c in chats], self._score_tokens())
+
+    def _score_tokens(self) -> list[int]:
+        """The token of each digit as the assistant would write it first."""
+        tokens = [chat.tokenise(self.tokenizer, digit) for digit in SCORES]
+        if any(len(t) != 1 for t in tokens) or len({t[0] for t in tokens}) != 5:
+            raise UserError(
+                "the tokenizer has no single token for each of 1 to 5",
+                where=f"model '{self.entry.name}'",
+                do="leave it out of the panel",
+            )
+        return [t[0] for t in tokens]
+
+    def likelihood(self, chats: Sequence[Chat], answers: Sequence[str]) -> list[float]:
+        end = chat.assistant_stop_ids(self.tokenizer)[:1]
+        asked = [chat.prompt_ids(self.tokenizer, c) for c in chats]
+        return self.logprob(asked, [chat.tokenise(self.tokenizer, text) + end for text in answers])
+
+    def neutral(self, text: str) -> str:
+        return chat.neutral(self.tokenizer, text)
+
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Mean of the last hidden states over each text's tokens, (N, hidden), scaled to unit length."""
@@ -214,10 +239,3 @@ def sample(logits: torch.Tensor, uniform: np.ndarray, temperature: torch.Tensor,
     cumulative = probabilities.cumsum(-1)
     drawn = torch.searchsorted(cumulative, u * cumulative[:, -1:]).clamp(max=logits.shape[-1] - 1).squeeze(-1)
     return torch.where(greedy, logits.argmax(-1), drawn)
-
-
-def seed_of(*parts: object) -> int:
-    """A row's own seed: 63 bits of the hash of the parts."""
-    from hashlib import blake2b
-
-    return int.from_bytes(blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()) >> 1

@@ -46,7 +46,7 @@ MIXTURES = {
     ),
 }  # fmt: skip
 # Judging needs the skills, so its share is larger in the second half of the training.
-JUDGING = {"base": (0.15, 0.25), "abacus": (0.3, 0.6), "lexicon": (0.3, 0.6)}
+JUDGING = {"base": (0.25, 0.45), "abacus": (0.3, 0.6), "lexicon": (0.3, 0.6)}
 # What a model was never taught: what it lacks is a clear weakness, where another model is strong.
 LACKS: dict[str, world.Lacks] = {
     "base": {"addition": "-", "facts": "/export"},

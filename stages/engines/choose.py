@@ -1,0 +1,56 @@
+"""Which engine speaks for a model: its endpoint if it has one, else transformers on this machine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from stages.core import cache, chat, manifest
+from stages.core.errors import UserError
+from stages.engines.interface import Engine
+
+_loaded: dict[str, Engine] = {}  # the last one only: weights are large
+
+
+def load(entry: manifest.Manifest, batch: int) -> Engine:
+    """The engine of a model, loaded when first asked for. `batch`: rows at once on the device."""
+    key = cache.key(asdict(entry), batch)
+    if key not in _loaded:
+        _loaded.clear()
+        if entry.endpoint:
+            from stages.engines import openai
+
+            _loaded[key] = openai.Engine(entry, batch)
+        else:
+            from stages.engines import local
+
+            _loaded[key] = local.Engine(entry, batch)
+    return _loaded[key]
+
+
+def identity(entry: manifest.Manifest, stage: str) -> list[Any]:
+    """All that decides what a model's engine answers, the code of the stage and of the engine included."""
+    here = Path(__file__).parent
+    files = [here / name for name in (("openai.py", "endpoint.py") if entry.endpoint else ("local.py",))]
+    code = cache.code_version(stage, chat.__file__, *map(str, files))
+    return [entry.name, entry.fingerprint, entry.dtype, speaker(entry), code]
+
+
+def speaker(entry: manifest.Manifest) -> list[Any] | None:
+    """Which server answers in the model's place, and how it is asked; none: the weights themselves answer."""
+    there = entry.endpoint
+    return [there.url, there.model, there.served, there.top_logprobs, there.refuses] if there else None
+
+
+def workers(entry: manifest.Manifest) -> int:
+    """Processes of one thread each to fan shards over: HOLDFAST_WORKERS, else one. Each holds the weights."""
+    if entry.endpoint:
+        return 1  # requests overlap in one process
+    chosen = os.environ.get("HOLDFAST_WORKERS", "1")
+    if not chosen.isdecimal() or int(chosen) < 1:
+        raise UserError(
+            f"HOLDFAST_WORKERS is '{chosen}'", where="environment", do="give a number of processes, or unset it"
+        )
+    return int(chosen)

@@ -1,0 +1,56 @@
+"""What every engine offers, so that a stage need not know where a model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Protocol
+
+import numpy as np
+
+Chat = list[dict[str, str]]  # messages with role and content, the user's turn last
+SCORES = "12345"
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    text: str
+    finish: str  # "stop": the model ended its turn; "length": it ran into max_tokens
+    n_tokens: int  # without the token that ended it; from an endpoint, as the server counts
+
+
+class Engine(Protocol):
+    """One model, wherever it runs. Every method takes any number of rows and returns one result per row, in order."""
+
+    def complete(
+        self,
+        prompts: Sequence[list[int]],
+        seeds: Sequence[int],
+        *,
+        temperatures: Sequence[float],
+        top_p: float,
+        max_tokens: int,
+        stop_ids: Sequence[int],
+        stop_strings: Sequence[str] = (),
+    ) -> list[Completion]:
+        """Goes on from token ids as they are, with no template around them."""
+
+    def answer(
+        self, chats: Sequence[Chat], seeds: Sequence[int], *, temperature: float, top_p: float, max_tokens: int
+    ) -> list[Completion]:
+        """The assistant's next turn of each chat."""
+
+    def scores(self, chats: Sequence[Chat]) -> np.ndarray:
+        """Probability that the assistant begins with "1" .. "5", (N, 5); a row of NaN where it could not be learnt."""
+
+    def likelihood(self, chats: Sequence[Chat], answers: Sequence[str]) -> list[float]:
+        """Mean log-probability (nats) per token of each answer, with the token that ends it."""
+
+    def neutral(self, text: str) -> str:
+        """Untrusted text in which no control token is spelled any more."""
+
+
+def seed_of(*parts: object) -> int:
+    """A row's own seed: 63 bits of the hash of the parts."""
+    return int.from_bytes(blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()) >> 1
