@@ -27,7 +27,9 @@ def main(params: Evaluate, model: str, base: Path, models: Path, domain_test: Pa
     from lm_eval.models.huggingface import HFLM
 
     tokenizer = manifest.tokenizer(folder)
-    tokenizer.chat_template = chat.template_of(tokenizer).source  # its clock stands still: the same prompts on every day
+    tokenizer.chat_template = chat.template_of(
+        tokenizer
+    ).source  # its clock stands still: the same prompts on every day
     network = manifest.model(folder, entry.dtype)
     language_model = HFLM(
         pretrained=network,
