@@ -487,7 +487,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def test_hub_data_set_is_read_at_its_revision(tmp_path: Path) -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        done = hub_run(tmp_path, HF_HUB_OFFLINE="0", HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}")
+        done = hub_run(
+            tmp_path, HF_HUB_OFFLINE="0", HF_DATASETS_OFFLINE="0", HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}"
+        )
         server.shutdown()
     assert done.returncode == 0, done.stderr
     found = outputs(tmp_path)

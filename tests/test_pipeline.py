@@ -67,7 +67,7 @@ def checkout(folder: Path) -> Path:
     set_params(
         folder,
         panel=["base", "lexicon"], reconstruct__samples=700, respond__k=2, curate__clusters=8, balance__rows=200,
-        quality__min_rows=20, quality__min_clusters=2, consensus__min_score=1.5, mix__epochs=0.25, mix__arms__holdfast__share=0.1,
+        quality__min_rows=20, quality__min_clusters=2, consensus__min_score=1.5, mix__epochs=0.25, mix__arms__holdfast__epochs=0.25, mix__arms__holdfast__share=0.1,
         evaluate__limit=20, gate__resamples=500, gate__margin=0.3,
     )  # fmt: skip
     for command in (["git", "init", "-q"], ["git", "add", "-A"], ["git", "commit", "-qm", "start"]):

@@ -47,7 +47,7 @@ def test_pubmedqa_passes_through_a_qwen2_shaped_model(tmp_path: Path):
         curate__finished_only=False, curate__max_repetition=1.0, curate__min_chars=0, curate__clusters=3,
         consensus__finished_only=False, consensus__min_score=1.0,
         quality__min_rows=1, quality__min_clusters=1, quality__max_unfinished=1.0, quality__deny=[], quality__max_model_share=1.0,
-        mix__arms__holdfast__share=0.2, mix__max_repeats=50, finetune__max_length=2048, finetune__micro_batch=2, finetune__batch_size=8,
+        mix__arms__holdfast__share=0.2, mix__max_repeats=50, mix__epochs=1, mix__arms__holdfast__epochs=1, finetune__max_length=2048, finetune__micro_batch=2, finetune__batch_size=8,
         evaluate__suites={"facts": {"role": "general"}}, evaluate__domain_test="exact_match", evaluate__max_tokens=4, evaluate__limit=8,
     )  # fmt: skip
     ran, output = repro(project)
