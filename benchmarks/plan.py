@@ -1,12 +1,12 @@
 """What `holdfast plan` says against what the pocket lab then takes, stage by stage: rows, tokens, seconds, memory, money.
 
     python benchmarks/plan.py [--samples N]   (about a quarter of an hour; clones HEAD and runs every stage; fewer with N)
-    python benchmarks/plan.py --run FOLDER    (half a minute: rows and tokens of a run that is there, nothing is run)
+    python benchmarks/plan.py --run FOLDER    (half a minute: the ledgers of a run that is there, nothing is run)
 
 Every command runs by itself on an empty cache, in the order of the DAG, as `dvc repro` runs it, in one process with one
 thread. Seconds are those that its processes computed, so that other work on the machine counts for little; `plan` measures
-alike. Rows and tokens are counted in what the stages left behind; memory is the largest resident set. Numbers in the table
-are plan / ledger; the goal is between 1/1.5 and 1.5.
+alike. Rows, tokens and memory are those of the ledgers in reports/costs (rows where a stage works in shards). Numbers in the
+table are plan / ledger; the goal is between 1/1.5 and 1.5.
 """
 
 from __future__ import annotations
@@ -72,50 +72,13 @@ def measured(folder: Path) -> dict[str, Line]:
 
 
 def counted(folder: Path) -> dict[str, Line]:
-    """Rows and tokens of each stage in which a model ran, from what it left; all in tokens of the base."""
-    from stages.core import chat, manifest, records
-
-    given = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    tokenizer = manifest.tokenizer(folder / given["model_folder"] / given["models"][given["base"]]["path"])
-
-    def tokens(texts: list[str]) -> int:
-        return sum(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])) if texts else 0
-
-    def asked(text: str) -> int:
-        return len(chat.prompt_ids(tokenizer, [{"role": "user", "content": chat.neutral(tokenizer, text)}]))
-
-    data, reports = folder / "data", folder / "reports"
-    raw = records.read("instructions_raw", data / "instructions" / "raw.parquet")
-    kept = {row["id"]: row["text"] for row in records.read("instructions_kept", data / "instructions" / "kept.parquet")}
-    length = {id: asked(text) for id, text in kept.items()}
-    prefix = len(chat.pre_query(tokenizer, "base").prefix_ids)
-    written = sum(row["n_tokens"] for row in raw)
-    found = {
-        "reconstruct": {"rows": len(raw), "tokens": written + prefix * len(raw)},
-        "curate": {"rows": len(raw), "tokens": written},
-    }
-    texts: dict[str, str] = {}
-    for name in given["panel"]:
-        said = records.read("responses", data / "responses" / f"{name}.parquet")
-        texts |= {row["id"]: row["text"] for row in said}
-        read = sum(length[row["instruction_id"]] for row in said)
-        found[f"respond@{name}"] = {"rows": len(said), "tokens": read + sum(row["n_tokens"] for row in said)}
-    for name in given["panel"]:
-        scores = records.read("scores", data / "scores" / f"{name}.parquet")
-        calls = {(row["instruction_id"], texts[row["id"]]): row for row in scores}
-        read = sum(row["tokens"] for row in calls.values())
-        if name == given["base"]:  # and the likelihood of each, its end included
-            read += (
-                sum(length[instruction] for instruction, _ in calls) + tokens([text for _, text in calls]) + len(calls)
-            )
-        found[f"judge@{name}"] = {"rows": len(calls), "tokens": read}
-    for arm in given["arms"]:
-        ledger = records.read_json(reports / "training" / arm / "ledger.json")
-        found[f"finetune@{arm}"] = {"rows": sum(ledger["rows"].values()), "tokens": sum(ledger["tokens"].values())}
-    for name in ("base", *given["arms"]):
-        items = records.read("items", reports / "eval" / name / "items.parquet")
-        both = tokens([row["prompt"] for row in items]) + tokens([row["response"] for row in items])
-        found[f"evaluate@{name}"] = {"rows": len(items), "tokens": both}
+    """Rows, tokens and memory of every command, from the ledgers that it left."""
+    costs, found = folder / "reports" / "costs", {}
+    for file in sorted(costs.rglob("*.json")):
+        ledger = json.loads(file.read_text(encoding="utf-8"))
+        if tokens := ledger["read"] + ledger["written"] + ledger["trained"]:
+            name = file.relative_to(costs).with_suffix("").as_posix().replace("/", "@")
+            found[name] = {"rows": ledger["rows"], "tokens": tokens, "memory": ledger["peak_memory_bytes"]}
     return found
 
 
@@ -134,9 +97,9 @@ def compare(plan: dict[str, Line], ledger: dict[str, Line]) -> None:
 
 
 def merged(one: dict[str, Line], other: dict[str, Line]) -> dict[str, Line]:
-    """What was timed and what was counted, by stage: `judge` is one command and several lines of a plan."""
+    """What was timed and what was counted, by stage."""
     one, other = grouped(one), grouped(other)
-    return {stage: line | other.get(stage, {}) for stage, line in one.items()}
+    return {stage: other.get(stage, {}) | line for stage, line in one.items()}
 
 
 def grouped(lines: dict[str, Line]) -> dict[str, Line]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, NoReturn
@@ -45,114 +46,128 @@ ArmName = Annotated[str, typer.Option("--arm", help="An arm's name in params.yam
 @app.command()
 def acquire() -> None:
     """Resolve base and panel, hash their files, fail early."""
-    from stages import acquire as stage
+    with cost("acquire"):
+        from stages import acquire as stage
 
-    stage.main(params.load_lineup(), MODELS / "manifest")
+        stage.main(params.load_lineup(), MODELS / "manifest")
 
 
 @app.command()
 def ingest() -> None:
     """Read the domain data, normalise, split, remove overlap."""
-    from stages import ingest as stage
+    with cost("ingest"):
+        from stages import ingest as stage
 
-    stage.main(params.load("ingest"), DATA / "domain")
+        stage.main(params.load("ingest"), DATA / "domain")
 
 
 @app.command()
 def reconstruct() -> None:
     """Let the base write user turns from its pre-query prefix."""
-    from stages import reconstruct as stage
+    with cost("reconstruct"):
+        from stages import reconstruct as stage
 
-    leaves = params.load_leaves(
-        "curate",
-        "finished_only",
-        "min_chars",
-        "max_chars",
-        "personal_data",
-        "refusal_bait",
-        "languages",
-        "max_repetition",
-    )
-    raw, summary = DATA / "instructions" / "raw.parquet", REPORTS / "reconstruct.json"
-    stage.main(params.load("reconstruct"), RowChecks(**leaves), manifest("base"), manifest("embedder"), raw, summary)
+        leaves = params.load_leaves(
+            "curate",
+            "finished_only",
+            "min_chars",
+            "max_chars",
+            "personal_data",
+            "refusal_bait",
+            "languages",
+            "max_repetition",
+        )
+        raw, summary = DATA / "instructions" / "raw.parquet", REPORTS / "reconstruct.json"
+        stage.main(
+            params.load("reconstruct"), RowChecks(**leaves), manifest("base"), manifest("embedder"), raw, summary
+        )
 
 
 @app.command()
 def curate() -> None:
     """Remove leakage, junk, duplicates and evaluation items; cluster the rest."""
-    from stages import curate as stage
+    with cost("curate"):
+        from stages import curate as stage
 
-    test, summary = DATA / "domain" / "test.parquet", REPORTS / "curate.json"
-    models = manifest("base"), manifest("embedder")
-    stage.main(params.load("curate"), params.load("evaluate"), *models, test, DATA / "instructions", summary)
+        test, summary = DATA / "domain" / "test.parquet", REPORTS / "curate.json"
+        models = manifest("base"), manifest("embedder")
+        stage.main(params.load("curate"), params.load("evaluate"), *models, test, DATA / "instructions", summary)
 
 
 @app.command()
 def respond(model: ModelName) -> None:
     """Let one panel member answer every instruction k times."""
-    from stages import respond as stage
+    with cost("respond", model):
+        from stages import respond as stage
 
-    kept = DATA / "instructions" / "kept.parquet"
-    stage.main(params.load("respond"), manifest(model), kept, DATA / "responses" / f"{model}.parquet")
+        kept = DATA / "instructions" / "kept.parquet"
+        stage.main(params.load("respond"), manifest(model), kept, DATA / "responses" / f"{model}.parquet")
 
 
 @app.command()
 def judge() -> None:
     """Let the panel score responses from 1 to 5, one judge after the other, while the choice could still change."""
-    from stages import judge as stage
+    with cost("judge"):
+        from stages import judge as stage
 
-    strategy = params.load_leaves("consensus", "strategy", "finished_only", "min_judges")
-    stage.main(params.load("judge"), strategy, params.load_names("panel"), MODELS / "manifest", DATA)
+        strategy = params.load_leaves("consensus", "strategy", "finished_only", "min_judges")
+        stage.main(params.load("judge"), strategy, params.load_names("panel"), MODELS / "manifest", DATA)
 
 
 @app.command()
 def consensus() -> None:
     """Average the scores, choose one response per instruction, audit the judges."""
-    from stages import consensus as stage
+    with cost("consensus"):
+        from stages import consensus as stage
 
-    stage.main(params.load("consensus"), params.load_names("panel"), DATA, REPORTS / "consensus.json")
+        stage.main(params.load("consensus"), params.load_names("panel"), DATA, REPORTS / "consensus.json")
 
 
 @app.command()
 def balance() -> None:
     """Choose the replay set: clusters x difficulty bins, even quotas."""
-    from stages import balance as stage
+    with cost("balance"):
+        from stages import balance as stage
 
-    stage.main(params.load("balance"), manifest("base"), DATA / "replay", REPORTS / "balance.json")
+        stage.main(params.load("balance"), manifest("base"), DATA / "replay", REPORTS / "balance.json")
 
 
 @app.command()
 def quality() -> None:
     """Great Expectations on instructions and replay set; a critical failure stops the pipeline."""
-    from stages import quality as stage
+    with cost("quality"):
+        from stages import quality as stage
 
-    stage.main(params.load("quality"), params.load_names("panel"), DATA, REPORTS / "quality")
+        stage.main(params.load("quality"), params.load_names("panel"), DATA, REPORTS / "quality")
 
 
 @app.command()
 def pilot(arm: ArmName) -> None:
     """Find the replay share of an arm that says `share: auto`, by short runs and a fit."""
-    from stages import pilot as stage
+    with cost("pilot", arm):
+        from stages import pilot as stage
 
-    sections = params.load("pilot"), params.load("mix"), params.load("finetune")
-    stage.main(*sections, arm, manifest("base"), DATA, REPORTS / "pilot" / f"{arm}.json")
+        sections = params.load("pilot"), params.load("mix"), params.load("finetune")
+        stage.main(*sections, arm, manifest("base"), DATA, REPORTS / "pilot" / f"{arm}.json")
 
 
 @app.command()
 def mix(arm: ArmName) -> None:
     """Build one arm's training mixture, share counted in trained tokens."""
-    from stages import mix as stage
+    with cost("mix", arm):
+        from stages import mix as stage
 
-    stage.main(params.load("mix"), arm, manifest("base"), DATA, DATA / "mixes" / f"{arm}.parquet", REPORTS)
+        stage.main(params.load("mix"), arm, manifest("base"), DATA, DATA / "mixes" / f"{arm}.parquet", REPORTS)
 
 
 @app.command()
 def finetune(arm: ArmName) -> None:
     """Fine-tune the base on one arm's mixture with TRL."""
-    from stages import finetune as stage
+    with cost("finetune", arm):
+        from stages import finetune as stage
 
-    mixture, curves = DATA / "mixes" / f"{arm}.parquet", REPORTS / "training" / arm
-    stage.main(params.load("finetune"), arm, manifest("base"), mixture, MODELS / arm, curves)
+        mixture, curves = DATA / "mixes" / f"{arm}.parquet", REPORTS / "training" / arm
+        stage.main(params.load("finetune"), arm, manifest("base"), mixture, MODELS / arm, curves)
 
 
 @app.command()
@@ -163,24 +178,26 @@ def evaluate(
     ] = False,
 ) -> None:
     """Run the suites with lm-eval and keep every item's outcome."""
-    from stages import evaluate as stage
-
     settings, out = params.load("evaluate"), REPORTS / "eval" / model
     if repeat:
         if model != "base":
             what, do = "the noise floor is that of the base", "use it with --model base, or leave it out"
             raise UserError(what, where="--repeat", do=do)
         settings, out = settings.model_copy(update={"batch": max(1, settings.batch // 2)}), REPORTS / "eval/base-repeat"
-    stage.main(settings, model, manifest("base"), MODELS, DATA / "domain" / "test.parquet", out)
+    with cost("evaluate", model) if not repeat else nullcontext():
+        from stages import evaluate as stage
+
+        stage.main(settings, model, manifest("base"), MODELS, DATA / "domain" / "test.parquet", out)
 
 
 @app.command()
 def drift() -> None:
     """Evidently: before against after, reconstructed against kept and domain."""
-    from stages import drift as stage
+    with cost("drift"):
+        from stages import drift as stage
 
-    arms, evaluations = params.load_names("arms"), REPORTS / "eval"
-    stage.main(params.load("drift"), arms, manifest("base"), DATA, evaluations, REPORTS / "drift")
+        arms, evaluations = params.load_names("arms"), REPORTS / "eval"
+        stage.main(params.load("drift"), arms, manifest("base"), DATA, evaluations, REPORTS / "drift")
 
 
 @app.command()
@@ -197,7 +214,8 @@ def gate(
 
     evaluations, out = REPORTS / "eval", REPORTS / "gate.json"
     if not (check or against):
-        stage.main(params.load("gate"), params.load_names("arms"), evaluations, out, REPORTS / "metrics.json")
+        with cost("gate"):
+            stage.main(params.load("gate"), params.load_names("arms"), evaluations, out, REPORTS / "metrics.json")
         return
     code = stage.check(out)
     if against:
@@ -226,6 +244,13 @@ def pocket() -> None:
     from stages.pocket import recipe
 
     recipe.main(DATA / "pocket", MODELS / "pocket", **params.load("pocket").model_dump())
+
+
+def cost(stage: str, cell: str | None = None) -> AbstractContextManager[None]:
+    """What the block takes goes to reports/costs/."""
+    from stages.core import ledger
+
+    return ledger.kept(REPORTS / "costs", stage, cell)
 
 
 def manifest(model: str) -> Path:

@@ -39,7 +39,9 @@ def main(params: Evaluate, model: str, base: Path, models: Path, domain_test: Pa
     if before:
         refuse(before, {"engine": engine, "suites": before["suites"]}, out)
     speaker = [params.url, model] if params.url else []  # a server knows the model by its name
-    language_model = resume.resumable(language_model, params.batch, [weights(folder), *speaker, engine])
+    language_model = resume.resumable(
+        language_model, params.batch, [weights(folder), *speaker, engine], entry.parameters
+    )
     with backends.explained(params):
         results = lm_eval.simple_evaluate(
             model=language_model, tasks=list(tasks.values()), apply_chat_template=True, log_samples=True, bootstrap_iters=0,

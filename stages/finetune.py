@@ -12,7 +12,7 @@ import shutil
 import time
 from pathlib import Path
 
-from stages.core import manifest, records
+from stages.core import manifest, meter, records
 from stages.core.errors import UserError
 from stages.core.sections.training import Arm, Finetune
 from stages.objectives import curves as curves_of
@@ -32,7 +32,9 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
     with run.trained(params, arm, how, entry, rows, mixture) as done:
         if done is None:
             return  # one of several that torchrun has started: the first one writes
-        seconds = time.monotonic() - began
+        seconds, (seen, reference) = time.monotonic() - began, run.passed(how, done)
+        meter.count(entry.parameters, trained=seen, read=reference)
+        meter.total.rows, meter.memory = len(rows), done.result["peak_memory_bytes"]
         with records.replacing_folder(curves) as partial:
             curves_of.write(partial, done.result["history"])
             records.write_json(partial / "ledger.json", ledger(params, arm, how, entry, rows, seconds, done))

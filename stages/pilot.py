@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.core import manifest, mixture, records, share_fit
+from stages.core import manifest, meter, mixture, records, share_fit
 from stages.core.errors import UserError
 from stages.core.sections.training import Finetune, Mix, Pilot
 
@@ -74,6 +74,7 @@ def main(params: Pilot, mixing: Mix, tuning: Finetune, arm: str, model: Path, da
     chosen, met = share_fit.choice(fits[1.0], params.confidence)
     trained = sum(one["trained_on"] for one in runs)
     forward = sum(one["forward_only"] for one in runs)
+    meter.count(entry.parameters, trained=trained, read=forward)
     found = {
         "schema": 1, "arm": arm, "asked": True, "share": chosen, "met": met, "most": most,
         "settings": params.model_dump(exclude={"seed"}),

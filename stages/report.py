@@ -66,6 +66,10 @@ def load(data: Path, models: Path, reports: Path, lock: Path) -> Run:
         curate=optional(reports / "curate.json"),
         balance=optional(reports / "balance.json"),
         ledgers={arm: ledger for arm, ledger in ledgers.items() if ledger},
+        costs={
+            file.relative_to(reports / "costs").with_suffix("").as_posix(): optional(file)
+            for file in sorted((reports / "costs").rglob("*.json"))
+        },
         pilots={arm: optional(reports / "pilot" / f"{arm}.json") for arm in arms},
         mixes={arm: optional(reports / "mix" / f"{arm}.json") for arm in arms},
         curves=read_curves(reports / "training", list(arms)),

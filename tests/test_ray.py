@@ -208,8 +208,8 @@ def test_where_shards_are_done_is_no_part_of_what_they_are(tiny, tmp_path):
 
 
 def test_a_shard_that_does_not_come_back_is_an_error_and_not_a_gap(project):
-    def loses_one(work: cache.Work, parts: list[list[Any]]) -> Iterator[tuple[int, list[Any]]]:
-        yield from ((n, work(part)) for n, part in enumerate(parts) if n != 1)
+    def loses_one(work: cache.Work, parts: list[list[Any]]) -> Iterator[tuple[int, cache.Shard]]:
+        yield from ((n, cache.done(work, part)) for n, part in enumerate(parts) if n != 1)
 
     with pytest.raises(RuntimeError, match="1 of 3 shards did not come back"):
         cache.shards("none", [1, 2, 3], 1, [], lambda part: part, workers=loses_one)

@@ -161,6 +161,11 @@ def build(root: Path, n: int = 60, arms: dict[str, int] = ARMS) -> Path:
     records.write_json(reports / "reconstruct.json", {
         "schema": 1, "rows": 4000, "fit": 3800, "keep": 3800, "samples": 9000, "stopped": "quota met", "sources": {"self": {"rows": 4000}},
     })  # fmt: skip
+    for name, flops in (("reconstruct", 9e11), ("respond/base", 2e12), ("judge", 3e12), ("finetune/holdfast", 6.2e12)):
+        records.write_json(reports / f"costs/{name}.json", {
+            "schema": 1, "read": 900_000, "written": 0 if name == "judge" else 120_000, "trained": 0, "flops": flops, "seconds": 20.4,
+            "peak_memory_bytes": 2**30,
+        })  # fmt: skip
     judge = {"base": (3.9, 1.1, 12, 0.97), "abacus": (3.6, 1.3, 40, 0.95), "lexicon": (3.7, 1.2, 31, 0.96)}
     records.write_json(reports / "consensus.json", {
         "schema": 1, "instructions": 3121, "responses": 28089, "judgements": 84267, "kept": 2804,
@@ -516,7 +521,8 @@ def test_verdict_comes_first(tmp_path: Path) -> None:
     order = [
         "by suite</summary>",
         "lost items, with both answers",
-        "Cost and share",
+        "**Cost**: The replay set took 5.9 TFLOP and 61 s to make. With it, holdfast takes",
+        "What every stage took",
         "Data quality",
         "Judges",
         comment.CHANGES,

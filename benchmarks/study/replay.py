@@ -1,6 +1,7 @@
 """What the arms of the study replay, each as a data folder that `holdfast mix` reads.
 
 consensus  the pipeline's replay set
+half       every second row of it
 self       the base's own first answers to the same instructions
 foreign    the same answers as `consensus` in another assistant's style
 truth      the data that the base was trained on (the lab knows it): as many instructions, with their responses
@@ -14,7 +15,7 @@ from typing import Any
 from stages.core import records
 from stages.pocket import recipe, world
 
-SOURCES = ("consensus", "self", "foreign", "truth")
+SOURCES = ("consensus", "half", "self", "foreign", "truth")
 
 
 def write(source: str, project: Path, data: Path) -> Path:
@@ -31,6 +32,10 @@ def write(source: str, project: Path, data: Path) -> Path:
 
 def consensus(rows: list[dict[str, Any]], project: Path) -> list[dict[str, Any]]:
     return rows
+
+
+def half(rows: list[dict[str, Any]], project: Path) -> list[dict[str, Any]]:
+    return rows[::2]
 
 
 def self(rows: list[dict[str, Any]], project: Path) -> list[dict[str, Any]]:

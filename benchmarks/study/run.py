@@ -26,6 +26,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+import replay  # noqa: E402  (what the arms replay)
+
 RESULTS = Path(__file__).parent / "results.jsonl"
 SCRATCH = ROOT / ".cache/study"  # replay sets, the base's evaluations, a log per cell
 BASE = Path("models/manifest/base.json")
@@ -66,6 +68,8 @@ def due(study: dict[str, Any], done: dict[str, dict[str, Any]]) -> Iterator[dict
     for seed in study["seeds"]:
         for kind in ("main", "reference"):
             for arm, how in study[kind].items():
+                if seed not in how.get("seeds", study["seeds"]):
+                    continue
                 rates = [how["learning_rate"]] if "learning_rate" in how else how.get("rates", study["rates"])
                 cells = [named(kind, arm, how, rate, seed) for rate in rates]
                 if kind == "reference" and seed != first:
@@ -94,8 +98,6 @@ def run(cell: dict[str, Any], study: dict[str, Any]) -> dict[str, Any]:
 
 
 def trained(how: dict[str, Any], seed: int, study: dict[str, Any]) -> dict[str, Any]:
-    import replay
-
     from stages import finetune, mix
     from stages.core import params
     from stages.core.sections.training import Arm, MixArm
@@ -105,7 +107,7 @@ def trained(how: dict[str, Any], seed: int, study: dict[str, Any]) -> dict[str, 
     more = {"epochs": how.get("epochs", study["epochs"]), "max_repeats": study["max_repeats"], "seed": seed}
     mixing = mixing.model_copy(update={"arms": {"cell": MixArm(share=how["share"])}, **more})
     tuning = tuning.model_copy(update={"arms": {"cell": arm}, "seed": seed})
-    data = replay.write(how["replay"], ROOT, SCRATCH / how["replay"]) if how["share"] else ROOT / "data"
+    data = SCRATCH / how["replay"] if how["share"] else ROOT / "data"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         mix.main(mixing, "cell", BASE, data, folder / "mix.parquet")
@@ -158,12 +160,13 @@ def main() -> None:
     study["seeds"] = given.seeds or study["seeds"]
     done, shared = load(study), inputs(study)
     with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        if "base" not in done:
-            parts = {
-                p: pool.submit(scored, study[p], p, "base", Path("models")).result()
-                for p in ("development", "evaluation")
-            }
-            keep(done, {"cell": "base", "arm": "base", "inputs": shared, **parts})
+        parts = ("development", "evaluation")
+        if "base" not in done or not all((SCRATCH / f"base-{part}/settings.json").is_file() for part in parts):
+            scores = {part: pool.submit(scored, study[part], part, "base", Path("models")).result() for part in parts}
+            if "base" not in done:
+                keep(done, {"cell": "base", "arm": "base", "inputs": shared, **scores})
+        for source in replay.SOURCES:  # before two cells want the same one at once
+            replay.write(source, ROOT, SCRATCH / source)
         running: dict[Future[dict[str, Any]], str] = {}
         began, before = time.monotonic(), len(done)
         while True:

@@ -19,14 +19,15 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from stages.core import records
+from stages.core import meter, records
 from stages.core.errors import UserError
 from stages.core.progress import Progress
 
 FOLDER = Path(".cache")
 WORTH = 2000  # rows below which starting worker processes costs more than they save
 Work = Callable[[list[Any]], list[Any]]  # one result per row, each of them JSON
-Spread = Callable[[Work, list[list[Any]]], Iterator[tuple[int, list[Any]]]]
+Shard = dict[str, Any]  # its results, and what they took (meter.Spent)
+Spread = Callable[[Work, list[list[Any]]], Iterator[tuple[int, Shard]]]
 
 
 def key(*parts: Any) -> str:
@@ -55,19 +56,25 @@ def shards(
     """work(rows of one shard) for every shard, in order: one result per row. Finished ones come from the cache.
 
     `rows` must be JSON. With several workers, shards are done in processes of their own, one thread each; `work` must then
-    be picklable. A Spread takes (work, shards) elsewhere and gives (shard number, results) as they come back: the cache is
-    written here. Raises UserError where it cannot be.
+    be picklable. A Spread takes (work, shards) elsewhere and gives (shard number, done(...) of it) as they come back: the
+    cache is written here. Raises UserError where it cannot be.
     """
     parts = [list(rows[start : start + size]) for start in range(0, len(rows), size)]
     names = [key(identity, part) for part in parts]
     files = [FOLDER / stage / name[:2] / f"{name}.json" for name in names]
     progress = Progress(stage, len(rows), unit)
-    done: list[list[Any] | None] = []
-    for part, file in zip(parts, files, strict=True):
-        kept = load(file)
-        done.append(kept if kept is not None and len(kept) == len(part) else None)
-        progress.advance(len(part) if done[-1] is not None else 0)
-    todo = [i for i, kept in enumerate(done) if kept is None]
+    found: list[list[Any] | None] = [None] * len(parts)
+
+    def take(i: int, shard: Shard, earlier: bool = False) -> None:
+        size = len(parts[i])
+        meter.total.add(meter.Spent(**shard["spent"], rows=size, rows_kept=size if earlier else 0))
+        found[i] = shard["results"]
+        progress.advance(size)
+
+    for i, file in enumerate(files):
+        if (kept := load(file, len(parts[i]))) is not None:
+            take(i, kept, earlier=True)
+    todo = [i for i, results in enumerate(found) if results is None]
     jobs = [(parts[i], files[i]) for i in todo]
     if not isinstance(workers, int):
         under_way = elsewhere(workers, work, jobs)
@@ -75,31 +82,30 @@ def shards(
         under_way = in_processes(stage, work, jobs, workers)
     else:
         under_way = in_turn(work, jobs)
-    for n, results in under_way:
-        done[todo[n]] = results
-        progress.advance(len(results))
+    for n, shard in under_way:
+        take(todo[n], shard)
     progress.close()
-    return [row for results in done if results for row in results]
+    return [row for results in found if results for row in results]
 
 
-def in_turn(work: Work, jobs: list[tuple[list[Any], Path]]) -> Iterator[tuple[int, list[Any]]]:
+def in_turn(work: Work, jobs: list[tuple[list[Any], Path]]) -> Iterator[tuple[int, Shard]]:
     for n, (part, file) in enumerate(jobs):
         yield n, finish(work, part, file)
 
 
-def elsewhere(spread: Spread, work: Work, jobs: list[tuple[list[Any], Path]]) -> Iterator[tuple[int, list[Any]]]:
+def elsewhere(spread: Spread, work: Work, jobs: list[tuple[list[Any], Path]]) -> Iterator[tuple[int, Shard]]:
     missing = set(range(len(jobs)))
-    for n, results in spread(work, [part for part, _ in jobs]) if jobs else ():
+    for n, shard in spread(work, [part for part, _ in jobs]) if jobs else ():
         missing.remove(n)
-        yield n, keep(results, *jobs[n])
+        yield n, keep(shard, jobs[n][1])
     if missing:
         raise RuntimeError(f"{len(missing)} of {len(jobs)} shards did not come back")
 
 
 def in_processes(
     stage: str, work: Work, jobs: list[tuple[list[Any], Path]], workers: int
-) -> Iterator[tuple[int, list[Any]]]:
-    """The same in worker processes; (job number, results) as they are ready."""
+) -> Iterator[tuple[int, Shard]]:
+    """The same in worker processes; (job number, shard) as they are ready."""
     spawn = multiprocessing.get_context("spawn")  # a fork of a process that has used OpenMP threads hangs
     pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=spawn, initializer=start_worker)
     try:
@@ -129,27 +135,35 @@ def start_worker() -> None:
         threading.Thread(target=follow, daemon=True).start()
 
 
-def finish(work: Work, part: list[Any], file: Path) -> list[Any]:
+def finish(work: Work, part: list[Any], file: Path) -> Shard:
     """Does one shard and keeps it."""
-    return keep(work(part), part, file)
+    return keep(done(work, part), file)
 
 
-def keep(results: list[Any], part: list[Any], file: Path) -> list[Any]:
+def done(work: Work, part: list[Any]) -> Shard:
+    """A shard as it is kept: one result per row, and the tokens and operations they took."""
+    results, spent = meter.measured(work, part)
     if len(results) != len(part):
         raise RuntimeError(f"{len(results)} results for {len(part)} rows")
+    return {"results": results, "spent": {name: n for name, n in spent.items() if n}}
+
+
+def keep(shard: Shard, file: Path) -> Shard:
     try:
-        records.write_text(file, json.dumps(results, ensure_ascii=False))
+        records.write_text(file, json.dumps(shard, ensure_ascii=False))
     except OSError as error:
         raise unwritable(error, file.parent) from None
-    return results
+    return shard
 
 
-def load(file: Path) -> list[Any] | None:
+def load(file: Path, rows: int) -> Shard | None:
+    """A finished shard of so many rows, or None."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        shard = json.loads(file.read_text(encoding="utf-8"))
+        whole = len(shard["results"]) == rows and all(isinstance(n, int) for n in shard["spent"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return content if isinstance(content, list) else None
+    return shard if whole else None
 
 
 def unwritable(error: Exception, where: Path) -> UserError:

@@ -55,8 +55,7 @@ def compose(run: Run, title: str, lost_items: int) -> str:
         add(top, suites(run, arm, share))
     if left_out := len(arms) - len(shown):
         add(top, f"{left_out:,} more arms stand, suite by suite, in index.html.")
-    cost = "Cost and share of replay (rows and trained tokens: domain + replay)"
-    add(bottom, details(cost, tables.cost(run), room(0.1)))
+    add(bottom, cost(run, room(0.15)))
     add(bottom, data(run, room(0.25)))
     add(bottom, judges(run, room(0.2)))
     add(bottom, drift(run, room(0.1)))
@@ -101,6 +100,15 @@ def details(title: str, table: Table, budget: int) -> str:
     if not table.rows:
         return f"**{title}**: not available."
     return f"<details><summary>{summary_line(title)}</summary>\n\n{markdown_table(table, budget - 100)}\n\n</details>"
+
+
+def cost(run: Run, budget: int) -> str:
+    arms = details("Arms: share of replay (rows and trained tokens: domain + replay)", tables.cost(run), budget // 2)
+    stages = tables.stages(run)
+    return "\n\n".join([
+        f"**Cost**: {markdown(told)}" if (told := findings.price(run)) else "**Cost**:", arms,
+        *([details("What every stage took", stages, budget // 2)] if stages.rows else []),
+    ])  # fmt: skip
 
 
 def data(run: Run, budget: int) -> str:

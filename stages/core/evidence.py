@@ -31,6 +31,8 @@ def training(run: Run) -> str:
     return section(
         "Training",
         titled("Cost and share", tables.cost(run)),
+        f"<p>{html(told)}</p>" if (told := findings.price(run)) else "",
+        folded("What every stage took", html_table(stages)) if (stages := tables.stages(run)).rows else "",
         f'<div class="plates">{plates}</div>' if plates else "",
         *share_report.shown(run),
         *examples,

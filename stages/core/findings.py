@@ -26,6 +26,7 @@ class Run:
     curate: Json = field(default_factory=dict)
     balance: Json = field(default_factory=dict)
     ledgers: dict[str, Json] = field(default_factory=dict)  # by arm
+    costs: dict[str, Json] = field(default_factory=dict)  # by stage, or "stage/cell"
     pilots: dict[str, Json] = field(default_factory=dict)  # the same: short runs that chose its share
     mixes: dict[str, Json] = field(default_factory=dict)
     curves: dict[str, dict[str, list[tuple[float, float]]]] = field(
@@ -163,6 +164,30 @@ def judging(run: Run) -> str:
     told += f" ({decimal(whole / kept)} if every judge had scored every response)" if known(whole) and kept else ""
     tokens = run.consensus.get("tokens_per_kept_row")
     return told + (f", {count(tokens)} tokens of judges' prompts." if known(tokens) else ".")
+
+
+SYNTHESIS = ("reconstruct", "curate", "respond", "judge", "consensus", "balance")  # what makes the replay set
+
+
+def price(run: Run) -> str:
+    """What the replay set and each arm took, in operations, as sentences; empty where that is not known."""
+    stages = [ledger for name, ledger in run.costs.items() if name.partition("/")[0] in SYNTHESIS]
+    made = sum(amounts(stages, "flops"))
+    if not made:
+        return ""
+    told = f"The replay set took {decimal(made / 1e12, 1)} TFLOP and {count(round(sum(amounts(stages, 'seconds'))))} s to make"
+    whole = {
+        arm: ledger["flops"] + (made if part(ledger, "rows").get("replay") else 0)
+        for arm, ledger in run.ledgers.items()
+        if known(ledger.get("flops"))
+    }
+    control = whole.get(str(run.gate.get("control")))
+    times = [f"{arm} takes {decimal(n / control, 1)} times" for arm, n in whole.items() if control and n > control]
+    return told + (f". With it, {', '.join(times)} what {run.gate['control']} takes." if times else ".")
+
+
+def amounts(ledgers: list[Json], key: str) -> list[float]:
+    return [value for ledger in ledgers if known(value := ledger.get(key))]
 
 
 def noise(run: Run) -> str:

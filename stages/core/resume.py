@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from stages.core import backends, cache
+from stages.core import backends, cache, meter
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -21,11 +21,12 @@ METHODS = ("generate_until", "loglikelihood", "loglikelihood_rolling")  # all th
 SHARD = 512  # requests, at least: a server or vLLM is kept busy by as many
 
 
-def resumable(model: LM, batch: int, identity: Any) -> LM:
-    """The model, whose answers are on disk shard by shard. `identity`: weights and engine, all that decides an answer."""
+def resumable(model: LM, batch: int, identity: Any, parameters: int = 0) -> LM:
+    """The model, whose answers are on disk shard by shard. `identity`: weights and engine, all that decides an answer.
+    `parameters` of the model, for the cost ledger."""
     size, code = -(-SHARD // batch) * batch, cache.code_version(__file__, backends.__file__)
     for method in METHODS:
-        ask = partial(answers, getattr(model, method), method)
+        ask = partial(answers, getattr(model, method), method, model.tok_encode, parameters)  # type: ignore[attr-defined]
         setattr(model, method, partial(in_shards, ask, model.tok_encode, size, [method, batch, code, identity]))  # type: ignore[attr-defined]
     return model
 
@@ -50,11 +51,18 @@ def in_shards(
     return found
 
 
-def answers(method: Callable[..., list[Any]], kind: Any, part: list[list[Any]]) -> list[Any]:
+def answers(
+    method: Callable[..., list[Any]], kind: Any, encode: Callable[[str], Sequence[int]], parameters: int, part: list[list[Any]]
+) -> list[Any]:  # fmt: skip
     """One shard, asked as lm-eval asks; what it samples does not hang on the shards before it."""
     import torch
     from lm_eval.api.instance import Instance
 
     torch.manual_seed(int(cache.key(part)[:15], 16))
     requests = [Instance(request_type=kind, doc={}, arguments=tuple(row), idx=0) for row in part]
-    return list(method(requests, disable_tqdm=True))
+    found = list(method(requests, disable_tqdm=True))
+    read = sum(
+        len(encode(text)) for row in part for text in row if isinstance(text, str)
+    )  # a choice is read, not written
+    meter.count(parameters, read=read, written=sum(len(encode(text)) + 1 for text in found if isinstance(text, str)))
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.core.findings import Json, Run, part
+from stages.core.findings import Json, Run, amounts, part
 from stages.core.markup import NONE, Column, Table, count, decimal, interval, known, p_value, percent, points, score
 
 
@@ -64,6 +64,33 @@ def cost(run: Run) -> Table:
         ])  # fmt: skip
     titles = ["Learning rate", "Steps", "Rows", "Trained tokens", "Share", "Seconds", "TFLOP", "Loss"]
     return Table([Column("Arm"), Column("Objective"), *(Column(t, "number") for t in titles)], rows)
+
+
+def stages(run: Run) -> Table:
+    """What every stage took, in the order of the DAG, and all of them together."""
+    order = (
+        "acquire", "ingest", "reconstruct", "curate", "respond", "judge", "consensus", "balance", "quality", "pilot", "mix",
+        "finetune", "evaluate", "drift", "gate",
+    )  # fmt: skip
+    place = {name: n for n, name in enumerate(order)}
+    names = sorted(run.costs, key=lambda name: (place.get(name.partition("/")[0], len(order)), name))
+    ledgers = list(run.costs.values())
+    whole = {key: sum(amounts(ledgers, key)) for key in ("read", "written", "trained", "flops", "seconds")}
+    whole["peak_memory_bytes"] = max(amounts(ledgers, "peak_memory_bytes"), default=0)
+    rows = [spent(name.replace("/", ", "), run.costs[name]) for name in names] + (
+        [spent("all", whole)] if names else []
+    )
+    titles = ["Tokens read", "written", "trained", "TFLOP", "Seconds", "Memory, GiB"]
+    return Table([Column("Stage"), *(Column(t, "number") for t in titles)], rows, strong=frozenset([len(names)]))
+
+
+def spent(name: str, ledger: Json) -> list[str]:
+    tokens = [count(ledger[key]) if ledger.get(key) else NONE for key in ("read", "written", "trained")]
+    flops, memory = ledger.get("flops"), ledger.get("peak_memory_bytes")
+    return [
+        name, *tokens, decimal(flops / 1e12) if known(flops) and flops else NONE, count(ledger.get("seconds")),
+        decimal(memory / 2**30, 1) if known(memory) else NONE,
+    ]  # fmt: skip
 
 
 def both(content: Json) -> str:

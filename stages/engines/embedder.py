@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from stages.core import manifest
+from stages.core import manifest, meter
 from stages.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def load(entry: manifest.Manifest, batch: int) -> Embed:
         raise UserError(f"cannot be loaded ({chat.first_line(error)})", where=where, do=do) from None
 
     def embed(texts: Sequence[str]) -> np.ndarray:
+        lengths = model.tokenizer(list(texts), truncation=True, max_length=model.max_seq_length)["input_ids"]
+        meter.count(entry.parameters, read=sum(map(len, lengths)))
         return model.encode(list(texts), batch_size=batch, normalize_embeddings=True, show_progress_bar=False)
 
     return embed

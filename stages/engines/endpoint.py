@@ -35,6 +35,7 @@ class Reply:
     finish: str  # "stop" or "length", as in Completion
     n_tokens: int
     top: list[tuple[str, float]] = field(default_factory=list)  # alternatives of the first token, log-probabilities
+    prompt_tokens: int = 0
 
 
 class Refused(Exception):
@@ -219,7 +220,7 @@ class Client:
                 raise self.unusable(f"{len(choices)} choices instead of 1", path)
             text = choices[0]["message"]["content"] if path == CHAT else choices[0]["text"]
             served, finish = content.get("model"), choices[0].get("finish_reason")
-            used = int(usage.get("prompt_tokens") or 0) + int(usage.get("completion_tokens") or 0)
+            read, written = (int(usage.get(f"{part}_tokens") or 0) for part in ("prompt", "completion"))
             top = top_logprobs(choices[0].get("logprobs"))
         except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
             raise self.unusable(f"no usable choice, {type(error).__name__}", path) from None
@@ -231,11 +232,11 @@ class Client:
                 where=self.where,
                 do="run `dvc repro --force --single-item acquire`: answers of two versions do not belong together",
             )
-        if self.endpoint.max_tokens is not None and not used:
+        if self.endpoint.max_tokens is not None and not read + written:
             raise self.unusable("tokens are not counted (usage), so max_tokens cannot hold: use max_requests", path)
-        self.tokens += used
+        self.tokens += read + written
         clean = (text or "").encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
-        return Reply(clean, "stop" if finish == "stop" else "length", int(usage.get("completion_tokens") or 0), top)
+        return Reply(clean, "stop" if finish == "stop" else "length", written, top, read)
 
     def unusable(self, why: str, path: str) -> UserError:
         return UserError(

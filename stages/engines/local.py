@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from stages.core import chat, manifest
+from stages.core import chat, manifest, meter
 from stages.core.errors import UserError
 from stages.engines.interface import SCORES, Chat, Completion, Until, seed_of
 
@@ -66,7 +66,13 @@ class Engine:
             )
             for i, completion in zip(rows, decoded, strict=True):
                 results[i] = completion
+            read = sum(len(prompts[i]) for i in rows)
+            once = sum(map(len, {tuple(prompts[i]) for i in rows}))
+            self.count(read=read, reused=read - once, written=written(decoded))
         return [r for r in results if r is not None]
+
+    def count(self, **tokens: int) -> None:
+        meter.count(self.entry.parameters, **tokens)
 
     def _decode(
         self, prompts: list[list[int]], seeds: list[int], temperatures: list[float], top_p: float, until: Until
@@ -143,6 +149,7 @@ class Engine:
                 use_cache=cache is not None, logits_to_keep=1,
             )  # fmt: skip
             found[rows] = out.logits[:, -1].float().softmax(-1)[:, pick].cpu().numpy()
+        self.count(read=sum(map(len, prompts)), reused=shared * max(len(prompts) - 1, 0))
         return found
 
     def _shared_start(self, prompts: Sequence[list[int]]) -> tuple[int, DynamicCache | None]:
@@ -162,6 +169,7 @@ class Engine:
         """Mean log-probability (nats) per token of each continuation after its prompt."""
         whole = [p + c for p, c in zip(prompts, continuations, strict=True)]
         self.check_length(whole, 0)
+        self.count(read=sum(map(len, whole)))
         found = [0.0] * len(whole)
         for rows in self._batches([len(w) for w in whole], [len(c) for c in continuations]):
             width = max(len(whole[i]) for i in rows)
@@ -214,6 +222,7 @@ class Engine:
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Mean of the last hidden states over each text's tokens, (N, hidden), scaled to unit length."""
         ids = [chat.tokenise(self.tokenizer, text)[: self.entry.context] for text in texts]
+        self.count(read=sum(map(len, ids)))
         found = np.zeros((len(texts), self.model.config.get_text_config().hidden_size), dtype=np.float32)
         for rows in self._batches([len(i) for i in ids]):
             tokens, attention = self._pad_left([ids[i] for i in rows])
@@ -255,6 +264,11 @@ class Engine:
                 ids[row, -len(tokens) :] = torch.tensor(tokens)
                 attention[row, -len(tokens) :] = 1
         return ids.to(self.device), attention.to(self.device)
+
+
+def written(completions: Sequence[Completion]) -> int:
+    """Tokens generated, the one that ended a text included."""
+    return sum(done.n_tokens + (done.finish == "stop") for done in completions)
 
 
 def sample(logits: torch.Tensor, uniform: np.ndarray, temperature: torch.Tensor, top_p: float) -> torch.Tensor:

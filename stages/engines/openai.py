@@ -16,7 +16,7 @@ from typing import Any
 import httpx2 as httpx
 import numpy as np
 
-from stages.core import cache, chat, manifest
+from stages.core import cache, chat, manifest, meter
 from stages.core.errors import UserError
 from stages.engines.endpoint import CHAT, MODELS, RAW, Client, Refused, Reply
 from stages.engines.interface import SCORES, Chat, Completion, Until
@@ -65,7 +65,13 @@ class Engine:
             )
             for prompt, seed, heat in zip(prompts, seeds, temperatures, strict=True)
         ]  # fmt: skip
-        return [cut(reply, stops) for reply in self.client.ask(RAW, bodies)]
+        return [cut(reply, stops) for reply in self.ask(RAW, bodies)]
+
+    def ask(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[Reply]:
+        replies = self.client.ask(path, bodies)
+        read, written = sum(reply.prompt_tokens for reply in replies), sum(reply.n_tokens for reply in replies)
+        meter.count(self.entry.parameters, read=read, written=written)
+        return replies
 
     def answer(
         self, chats: Sequence[Chat], seeds: Sequence[int], *, temperature: float, top_p: float, max_tokens: int
@@ -78,7 +84,7 @@ class Engine:
             self.body(messages=c, seed=seed, temperature=temperature, top_p=top_p, max_tokens=max_tokens)
             for c, seed in zip(chats, seeds, strict=True)
         ]
-        return [cut(reply, ()) for reply in self.client.ask(CHAT, bodies)]
+        return [cut(reply, ()) for reply in self.ask(CHAT, bodies)]
 
     def lengths(self, chats: Sequence[Chat]) -> list[int] | list[None]:
         if self.tokenizer is None:
@@ -96,7 +102,7 @@ class Engine:
         bodies = [self.body(**self.asked(c), seed=0, temperature=1.0, top_p=1.0, max_tokens=1, **many) for c in chats]
         spelled = [self.spellings(digit) for digit in SCORES]
         found = np.full((len(chats), len(SCORES)), np.nan)
-        for row, reply in zip(found, self.client.ask(path, bodies), strict=True):
+        for row, reply in zip(found, self.ask(path, bodies), strict=True):
             if reply.top:  # a digit that is not among the alternatives counts as 0, so the mass is a lower bound
                 row[:] = [sum(math.exp(p) for token, p in reply.top if token in forms) for forms in spelled]
         return found

@@ -45,7 +45,7 @@ class Worker:
             done = {"what": error.what, "where": error.where, "do": error.do}
         return {"n": [n], "done": [json.dumps(done, ensure_ascii=False)]}
 
-    def here(self, rows: list[Any]) -> list[Any]:
+    def here(self, rows: list[Any]) -> cache.Shard:
         if self.others:
             what = f"a node of the Ray cluster has another {', '.join(self.others)} than this one"
             raise UserError(what, where="ray", do="install the same on every node: results of two versions do not mix")
@@ -54,7 +54,7 @@ class Worker:
         except OSError as error:
             what, do = f"a node lacks it ({error.strerror})", "give every node the project's folder under the same path"
             raise UserError(what, where=self.folder, do=do) from None
-        return self.work(rows)
+        return cache.done(self.work, rows)
 
 
 def spread(entry: manifest.Manifest) -> cache.Spread:
@@ -63,8 +63,8 @@ def spread(entry: manifest.Manifest) -> cache.Spread:
     return partial(over, how=entry.ray, where=f"model '{entry.name}'")
 
 
-def over(work: cache.Work, parts: list[list[Any]], how: manifest.Ray, where: str) -> Iterator[tuple[int, list[Any]]]:
-    """(shard number, results) as they come back, in any order. Raises UserError where Ray or its cluster is missing."""
+def over(work: cache.Work, parts: list[list[Any]], how: manifest.Ray, where: str) -> Iterator[tuple[int, cache.Shard]]:
+    """(shard number, shard) as they come back, in any order. Raises UserError where Ray or its cluster is missing."""
     ray = connected(how, where)
     data = ray.data
     shards = [{"n": n, "rows": json.dumps(part, ensure_ascii=False)} for n, part in enumerate(parts)]
@@ -76,10 +76,10 @@ def over(work: cache.Work, parts: list[list[Any]], how: manifest.Ray, where: str
         # Nothing is fetched ahead: what is here is kept at once, and a kill finds no results waiting.
         for block in done.iter_batches(batch_size=None, prefetch_batches=0):
             for n, text in zip(block["n"].tolist(), block["done"].tolist(), strict=True):
-                results = json.loads(text)
-                if isinstance(results, dict):
-                    raise UserError(**results)
-                yield n, results
+                shard = json.loads(text)
+                if "what" in shard:
+                    raise UserError(**shard)
+                yield n, shard
     except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError) as error:
         last = (str(error).strip().splitlines() or ["?"])[-1][:160]
         do = "install Holdfast on every node, and look at `ray status`; finished shards are kept"

@@ -19,6 +19,7 @@ from stages.objectives import losses
 from stages.objectives.trainer import Table
 
 TOKENS = 8192  # of one batch through the base, padding included
+LOGITS = 2**27  # at once, half a GiB in fp32: with a vocabulary of 150,000 those of 890 tokens
 
 
 class Store:
@@ -68,10 +69,11 @@ def table(
 @torch.inference_mode()
 def compute(store: Store, rows: list[list[int]], model: Any, autocast: bool) -> int:
     rows = sorted(rows, key=len)
+    most = min(TOKENS, LOGITS // model.config.get_text_config().vocab_size)
     start = 0
     while start < len(rows):
         end = start + 1
-        while end < len(rows) and (end + 1 - start) * len(rows[end]) <= TOKENS:
+        while end < len(rows) and (end + 1 - start) * len(rows[end]) <= most:
             end += 1
         part = rows[start:end]
         longest, device = len(part[-1]), model.device
