@@ -3,7 +3,8 @@
     python benchmarks/synthesis.py [--model base] [--rows 1024]        (about ten minutes on one thread)
 
 The same weights, precision and requests for all, one process with one thread. User turns are written from the pre-query
-prefix, three answers to each of some, judgements of those answers. A loop takes fixed batches in the order of the rows, of the
+prefix, three answers to each of some and then one, judgements of those answers: with the lab's short rubric, and with that of
+the profiles, which has as many words as the paper's. A loop takes fixed batches in the order of the rows, of the
 size that suits it best. Contestants take turns, the better of two runs counts. On a CPU seconds are those of the process, so
 that other work on the machine weighs less. A judgement as text is measured in three forms: the digit alone, greedily; the
 mean of 20 sampled digits, which is how the engine's number (an expectation) is had from text (G-Eval, arXiv 2303.16634,
@@ -136,19 +137,30 @@ def main(model: str, rows: int, k: int) -> None:
     def write() -> list[local.Completion]:
         return engine.complete([query.prefix_ids] * rows, seeds, [1.0] * rows, 1.0, until)
 
-    turns = [text for done in write()[: -(-rows // k)] for text in [done.text.strip()] * k][:rows]
+    texts = [done.text.strip() for done in write()]
+    turns = [text for text in texts[: -(-rows // k)] for _ in range(k)][:rows]
     chats = [[{"role": "user", "content": engine.neutral(text)}] for text in turns]
 
     def answer() -> list[local.Completion]:
         return engine.answer(chats, seeds, temperature=HEAT, top_p=1.0, max_tokens=ANSWER)
 
-    rubric = read_rubric(ROOT / "data" / "pocket" / "rubric.txt")
+    alone = [[{"role": "user", "content": engine.neutral(text)}] for text in dict.fromkeys(texts)]  # each once
+
+    def answer_once() -> list[local.Completion]:
+        return engine.answer(alone, seeds[: len(alone)], temperature=HEAT, top_p=1.0, max_tokens=ANSWER)
+
     said = [engine.neutral(done.text.strip()) for done in answer()]
-    asked = [filled(rubric, c[0]["content"], text) for c, text in zip(chats, said, strict=True)]
-    judged = [[{"role": "user", "content": text}] for text in asked]
+    rubric, long_rubric = (read_rubric(ROOT / file) for file in ("data/pocket/rubric.txt", "profiles/rubric.txt"))
+    asked, long_asked = (
+        [filled(form, c[0]["content"], text) for c, text in zip(chats, said, strict=True)]
+        for form in (rubric, long_rubric)
+    )
+    judged, long_judged = ([[{"role": "user", "content": text}] for text in many] for many in (asked, long_asked))
     few = [chat.prompt_ids(tokenizer, c) for c in judged[: rows // 8]]
     prefixes = [query.prefix_ids] * rows
-    answered, marked = ([chat.prompt_ids(tokenizer, c) for c in many] for many in (chats, judged))
+    answered, once, marked, long_marked = (
+        [chat.prompt_ids(tokenizer, c) for c in many] for many in (chats, alone, judged, long_judged)
+    )
     others = with_distilabel(folder, query.prefix, [c[0]["content"] for c in chats], asked)
 
     device = engine.device.type if engine.device.type == "cpu" else torch.cuda.get_device_name()
@@ -161,9 +173,17 @@ def main(model: str, rows: int, k: int) -> None:
             **loops(engine, prefixes, TURN, list(query.stop_ids), **sampled(1.0)),
         },
         "answers": {"Holdfast": (rows, answer), **loops(engine, answered, ANSWER, stops, **sampled(HEAT))},
+        "answers, k = 1": {
+            "Holdfast": (len(alone), answer_once),
+            **loops(engine, once, ANSWER, stops, **sampled(HEAT)),
+        },
         "judgements": {
             "Holdfast": (rows, lambda: engine.scores(judged)),
             **loops(engine, marked, ANSWER, stops, do_sample=False),
+        },
+        "judgements, rubric of the profiles": {
+            "Holdfast": (rows, lambda: engine.scores(long_judged)),
+            **loops(engine, long_marked, ANSWER, stops, do_sample=False),
         },
     }
     for what, contestants in cells.items():
@@ -188,7 +208,7 @@ def main(model: str, rows: int, k: int) -> None:
 
 
 def compare(table: dict[str, dict[str, float]]) -> None:
-    print("\n| Holdfast against | user turns | answers | judgements |\n|---|---|---|---|")
+    print("\n| Holdfast against | " + " | ".join(table) + " |\n|---|" + "---|" * len(table))
     best = {w: max(rate for name, rate in column.items() if name.startswith("loop of")) for w, column in table.items()}
     lines = {"the best loop": best}
     for name in dict.fromkeys(n for column in table.values() for n in column):

@@ -64,6 +64,43 @@ def test_a_sample_does_not_depend_on_which_rows_share_its_batch(engine, prompts,
     assert len({c.n_tokens for c in together}) > 3  # they did not end all at once
 
 
+def widths(engine: local.Engine, monkeypatch) -> list[int]:
+    """Rows in each forward pass from now on."""
+    seen: list[int] = []
+    plain = engine.model.forward
+    monkeypatch.setattr(
+        engine.model, "forward", lambda **given: (seen.append(len(given["input_ids"])), plain(**given))[1]
+    )
+    return seen
+
+
+def test_rows_join_those_that_still_write_and_change_none_of_them(engine, prompts, monkeypatch):
+    many = [*prompts, *prompts[::-1]] * 2  # 28 rows, 4 at a time
+    seeds = [local.seed_of("join", n) for n in range(len(many))]
+    alone = [complete(engine, [p], [s])[0] for p, s in zip(many, seeds, strict=True)]
+    seen = widths(engine, monkeypatch)
+    assert complete(engine, many, seeds) == alone
+    tokens = sum(done.n_tokens + (done.finish == "stop") for done in alone)
+    assert max(seen) == 4
+    assert len(seen) < 0.5 * tokens  # nearly full batches; one batch after the other would wait for its longest row
+    longest = [max(a.n_tokens for a in alone[i : i + 4]) for i in range(0, len(many), 4)]
+    assert len(seen) < sum(longest)
+
+
+def test_a_model_that_keeps_a_window_of_its_keys_writes_one_batch_after_the_other(tmp_path, tokenizer, prompts):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    size = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2)
+    torch.manual_seed(0)
+    config = MistralConfig(vocab_size=len(tokenizer), sliding_window=8, initializer_range=0.3, **size)
+    MistralForCausalLM(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    engine = local.Engine(manifest.load(describe(tmp_path / "base", tmp_path)), batch=3)
+    seeds = list(range(len(prompts)))
+    alone = [complete(engine, [p], [s])[0] for p, s in zip(prompts, seeds, strict=True)]
+    assert complete(engine, prompts, seeds) == alone
+
+
 def test_the_seed_decides_the_sample(engine, prompts):
     three = [prompts[1]] * 3
     same, other = complete(engine, three, [5, 5, 6])[:2], complete(engine, three, [5, 5, 6])[2]

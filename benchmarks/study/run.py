@@ -2,8 +2,8 @@
 
     python benchmarks/study/run.py [--jobs 2] [--study benchmarks/study/study.yaml] [--only ARM ...] [--seeds 1 2]
 
-Needs a finished `make repro`: it trains on that run's replay set. A cell is one arm at one learning rate with one seed. A
-finished cell is not run again, so a killed study goes on. `python benchmarks/study/table.py` reads the results.
+Needs `dvc repro acquire ingest`; the replay set lies beside this file (replay.py). A cell is one arm at one learning rate with
+one seed. A finished cell is not run again, so a killed study goes on. `python benchmarks/study/table.py` reads the results.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def inputs(study: dict[str, Any]) -> str:
     """Fingerprint of what all cells share: the base, the domain, the replay rows' texts, both sets of suites."""
     from stages.core import manifest, records
 
-    rows = records.read("replay", ROOT / "data/replay/replay.parquet")
+    rows = records.read("replay", replay.REPLAY)
     texts = [[row["id"], row["instruction"], row["response"]] for row in rows]
     files = [file for part in ("development", "evaluation") for file in sorted((ROOT / study[part]).iterdir())]
     files += [ROOT / "data/pocket/domain/train.jsonl", ROOT / "data/pocket/domain/test.jsonl"]

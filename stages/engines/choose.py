@@ -36,7 +36,13 @@ def load(entry: manifest.Manifest, batch: int) -> Engine:
 def identity(entry: manifest.Manifest, stage: str) -> list[Any]:
     """All that decides what a model's engine answers, the code of the stage and of the engine included."""
     here = Path(__file__).parent
-    names = ("openai.py", "endpoint.py") if entry.endpoint else ("local.py", "vllm.py") if entry.vllm else ("local.py",)
+    names = (
+        ("openai.py", "endpoint.py")
+        if entry.endpoint
+        else ("local.py", "vllm.py")
+        if entry.vllm
+        else ("local.py", "decoding.py")
+    )
     files = [here / name for name in names]
     code = cache.code_version(stage, chat.__file__, templates.__file__, *map(str, files))
     return [entry.name, entry.fingerprint, entry.dtype, speaker(entry), code]

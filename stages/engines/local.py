@@ -1,7 +1,7 @@
 """Text from and scores by a model on this machine, with transformers.
 
 Every row draws from its own random stream, seeded by the row, so a sample does not depend on which rows shared its
-batch. Finished rows leave the batch; scoring asks for the logits that are needed and no others.
+batch. Finished rows leave the batch and others join it; scoring asks for the logits that are needed and no others.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from transformers import DynamicCache
 
 from stages.core import chat, manifest, meter
 from stages.core.errors import UserError
+from stages.engines.decoding import Writing
 from stages.engines.interface import SCORES, Chat, Completion, Until, seed_of
 
 __all__ = ["Completion", "Engine", "sample", "seed_of"]
 TOKENS = (
     1024  # of a batch that is scored on a CPU: more do not fit into a core's cache (`python benchmarks/synthesis.py`)
 )
+FEW = 0.75  # part of a batch that still writes, below which waiting rows join it
 LOGITS = 2**27  # at once in scoring, half a GiB in fp32: with a vocabulary of 150,000 those of 890 tokens
 
 
@@ -55,69 +57,69 @@ class Engine:
     ) -> list[Completion]:
         """Samples one completion per prompt; temperature 0 is greedy."""
         self.check_length(prompts, until.max_tokens)
-        results: list[Completion | None] = [None] * len(prompts)
-        order = sorted(
-            range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i], i)
-        )  # equal prompts side by side
-        for start in range(0, len(order), self.batch):
-            rows = order[start : start + self.batch]
-            decoded = self._decode(
-                [prompts[i] for i in rows], [seeds[i] for i in rows], [temperatures[i] for i in rows], top_p, until
-            )
-            for i, completion in zip(rows, decoded, strict=True):
-                results[i] = completion
-            read = sum(len(prompts[i]) for i in rows)
-            once = sum(map(len, {tuple(prompts[i]) for i in rows}))
-            self.count(read=read, reused=read - once, written=written(decoded))
-        return [r for r in results if r is not None]
+        waiting = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i], i))  # equal ones side by side
+        uniform = [np.random.default_rng(seed).random(until.max_tokens) for seed in seeds]
+        written: list[list[int]] = [[] for _ in prompts]
+        finished: list[Completion | None] = [None] * len(prompts)
+        stops, writing = set(until.stop_ids), None
+
+        def take(rows: Writing, logits: torch.Tensor) -> Writing | None:
+            """Each row's next token, and the rows that go on after it. logits: (B, V)."""
+            drawn = np.array([uniform[i][len(written[i])] for i in rows.who])
+            heat = torch.tensor([temperatures[i] for i in rows.who], dtype=torch.float32, device=self.device)
+            rows.tokens = sample(logits.float(), drawn, heat, top_p)
+            for i, token in zip(rows.who, rows.tokens.tolist(), strict=True):
+                if token in stops:
+                    finished[i] = self._completion(written[i], "stop")
+                    continue
+                written[i].append(token)
+                if until.stop_strings and (text := self._stopped(written[i], until.stop_strings)) is not None:
+                    finished[i] = Completion(text, "stop", len(written[i]))
+                elif len(written[i]) == until.max_tokens:
+                    finished[i] = self._completion(written[i], "length")
+            going = [row for row, i in enumerate(rows.who) if finished[i] is None]
+            if not going:
+                return None
+            rows.keep(going)
+            return rows
+
+        while waiting or writing:
+            if waiting and (writing is None or (len(writing.who) <= self.batch * FEW and writing.takes_more)):
+                room = self.batch - (len(writing.who) if writing else 0)
+                rows, waiting = waiting[:room], waiting[room:]
+                joined = take(*self._read([prompts[i] for i in rows], rows))
+                if writing and joined:
+                    writing.join(joined)
+                writing = writing or joined
+                continue
+            assert writing is not None
+            writing.attention = torch.cat([writing.attention, torch.ones_like(writing.position)], dim=1)
+            out = self.model(
+                input_ids=writing.tokens[:, None], attention_mask=writing.attention, position_ids=writing.position,
+                past_key_values=writing.cache, use_cache=True, logits_to_keep=1,
+            )  # fmt: skip
+            writing.position = writing.position + 1
+            writing = take(writing, out.logits[:, -1])
+        found = [done for done in finished if done is not None]
+        self.count(written=sum(done.n_tokens + (done.finish == "stop") for done in found))
+        return found
+
+    def _read(self, prompts: list[list[int]], who: list[int]) -> tuple[Writing, torch.Tensor]:
+        """The rows of these prompts with all prompts read, and the logits of what comes next, (B, V)."""
+        distinct = {prompt: n for n, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}  # each is read once
+        ids, attention = self._pad_left([list(prompt) for prompt in distinct])  # (D, T)
+        out = self.model(
+            input_ids=ids, attention_mask=attention, position_ids=(attention.cumsum(1) - 1).clamp(min=0), use_cache=True,
+            logits_to_keep=1,
+        )  # fmt: skip
+        of = torch.tensor([distinct[tuple(prompt)] for prompt in prompts], device=self.device)  # (B,)
+        out.past_key_values.batch_select_indices(of)
+        self.count(read=sum(map(len, prompts)), reused=sum(map(len, prompts)) - sum(map(len, distinct)))
+        rows = Writing(who, out.past_key_values, attention[of], attention.sum(1, keepdim=True)[of], of)
+        return rows, out.logits[:, -1][of]
 
     def count(self, **tokens: int) -> None:
         meter.count(self.entry.parameters, **tokens)
-
-    def _decode(
-        self, prompts: list[list[int]], seeds: list[int], temperatures: list[float], top_p: float, until: Until
-    ) -> list[Completion]:
-        distinct = {prompt: n for n, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}  # each is read once
-        ids, attention = self._pad_left([list(prompt) for prompt in distinct])  # (D, T)
-        of = torch.tensor([distinct[tuple(prompt)] for prompt in prompts], device=self.device)  # (B,)
-        uniform = np.stack([np.random.default_rng(seed).random(until.max_tokens) for seed in seeds])  # (B, max_tokens)
-        heat = torch.tensor(temperatures, dtype=torch.float32, device=self.device)  # (B,)
-        written: list[list[int]] = [[] for _ in prompts]
-        finished: list[Completion | None] = [None] * len(prompts)
-        active = np.arange(len(prompts))
-        stops, cache, position = set(until.stop_ids), None, attention.sum(1, keepdim=True)  # (D, 1)
-        step_ids, positions = ids, (attention.cumsum(1) - 1).clamp(min=0)
-        for step in range(until.max_tokens):
-            out = self.model(
-                input_ids=step_ids, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True,
-                logits_to_keep=1,
-            )  # fmt: skip
-            cache, logits = out.past_key_values, out.logits[:, -1].float()
-            if step == 0:
-                cache.batch_select_indices(of)
-                attention, position, logits = attention[of], position[of], logits[of]  # (B, ...)
-            tokens = sample(logits, uniform[active, step], heat, top_p)  # (B,)
-            still = []
-            for row, (who, token) in enumerate(zip(active.tolist(), tokens.tolist(), strict=True)):
-                if token in stops:
-                    finished[who] = self._completion(written[who], "stop")
-                    continue
-                written[who].append(token)
-                if until.stop_strings and (text := self._stopped(written[who], until.stop_strings)) is not None:
-                    finished[who] = Completion(text, "stop", len(written[who]))
-                    continue
-                still.append(row)
-            if not still or step + 1 == until.max_tokens:
-                break
-            if len(still) < len(active):  # finished rows leave, so that nothing is computed for them
-                keep = torch.tensor(still, device=self.device)
-                cache.batch_select_indices(keep)
-                active, tokens, heat = active[still], tokens[keep], heat[keep]
-                attention, position = attention[keep], position[keep]
-            step_ids = tokens[:, None]
-            attention = torch.cat([attention, attention.new_ones(len(active), 1)], dim=1)
-            positions, position = position, position + 1
-        return [f or self._completion(w, "length") for f, w in zip(finished, written, strict=True)]
 
     def _completion(self, tokens: list[int], finish: str) -> Completion:
         return Completion(self._text(tokens), finish, len(tokens))
@@ -264,11 +266,6 @@ class Engine:
                 ids[row, -len(tokens) :] = torch.tensor(tokens)
                 attention[row, -len(tokens) :] = 1
         return ids.to(self.device), attention.to(self.device)
-
-
-def written(completions: Sequence[Completion]) -> int:
-    """Tokens generated, the one that ended a text included."""
-    return sum(done.n_tokens + (done.finish == "stop") for done in completions)
 
 
 def sample(logits: torch.Tensor, uniform: np.ndarray, temperature: torch.Tensor, top_p: float) -> torch.Tensor:
