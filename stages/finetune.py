@@ -34,10 +34,10 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
             return  # one of several that torchrun has started: the first one writes
         seconds, (seen, reference) = time.monotonic() - began, run.passed(how, done)
         meter.count(entry.parameters, trained=seen, read=reference)
-        meter.total.rows, meter.memory = len(rows), done.result["peak_memory_bytes"]
+        meter.total.rows, meter.memory = len(done.rows), done.result["peak_memory_bytes"]
         with records.replacing_folder(curves) as partial:
             curves_of.write(partial, done.result["history"])
-            records.write_json(partial / "ledger.json", ledger(params, arm, how, entry, rows, seconds, done))
+            records.write_json(partial / "ledger.json", ledger(params, arm, how, entry, seconds, done))
         with records.replacing_folder(out) as partial:
             for file in (done.scratch / job.MODEL).iterdir():
                 shutil.move(file, partial / file.name)
@@ -53,11 +53,10 @@ def main(params: Finetune, arm: str, model: Path, mixture: Path, out: Path, curv
     print(f"{arm}: {done.result['steps']} steps{on}, loss {losses[0]:.3f} to {losses[-1]:.3f}, {seconds:.0f} s")
 
 
-def ledger(
-    params: Finetune, arm: str, how: Arm, entry: manifest.Manifest, rows: list[dict], seconds: float, done: run.Trained
-) -> dict:
+def ledger(params: Finetune, arm: str, how: Arm, entry: manifest.Manifest, seconds: float, done: run.Trained) -> dict:
     """What the arm cost. FLOPs by the 6ND rule for training and 2ND for the base's forward passes (Kaplan et al.,
     arXiv 2001.08361, sec. 2.1); N counts all parameters, D all tokens that pass through. Memory is that of process 0."""
+    rows = done.rows
     tokens = {
         source: sum(r["trained_tokens"] for r in rows if r["source"] == source) for source in ("domain", "replay")
     }
@@ -84,4 +83,4 @@ def ledger(
         "loss_last": losses[-1],
         "preflight": done.example,
     }
-    return found | {key: result[key] for key in ("kl_cache",) if key in result}
+    return found | {key: result[key] for key in ("kl_cache", "average") if key in result}

@@ -17,7 +17,7 @@ from stages import finetune
 from stages.core import chat, manifest, records
 from stages.core.errors import UserError
 from stages.core.sections.training import Arm, Finetune
-from stages.objectives import curves, training, watch
+from stages.objectives import averaging, curves, training, watch
 
 ANSWERS = ["yes", "the red fox", "1 2 3 4 5 6", "apple, pear, plum", "no", "a b", "nine", "three green boats"]
 
@@ -238,6 +238,35 @@ def test_averaging_stops_part_of_the_way(train, project, tiny):
     whole = weights(project)
     train(average=0.25)
     torch.testing.assert_close(weights(project), start + 0.25 * (whole - start), rtol=1e-4, atol=1e-5)
+
+
+def test_how_far_to_average_is_chosen_on_rows_that_are_not_trained_on(train, project, tiny, monkeypatch):
+    monkeypatch.setattr(averaging, "LEAST", 1)
+    mixture(project / "mix.parquet", domain=10, replay=10)
+    start = torch.cat([w.flatten() for w in manifest.model(tiny, "float32").state_dict().values()])
+    train("kl", average="auto", retention_target=1e-6)
+    loose = records.read_json(project / "curves" / "ledger.json")
+    assert (loose["average"]["chosen"], loose["average"]["met"], len(loose["average"]["tried"])) == (1, True, 1)
+    whole = weights(project)
+    train("kl")
+    every = records.read_json(project / "curves" / "ledger.json")
+    assert loose["rows"]["replay"] < every["rows"]["replay"]
+    assert loose["rows"]["domain"] < every["rows"]["domain"]
+
+    train("kl", average="auto", retention_target=0.999999)
+    strict = records.read_json(project / "curves" / "ledger.json")["average"]
+    parts = [one["average"] for one in strict["tried"]]
+    kept = [one["retention"] for one in strict["tried"]]
+    assert parts == sorted(parts, reverse=True)
+    assert len(parts) > 1
+    assert strict["chosen"] == parts[-1]
+    assert kept == sorted(kept)  # the nearer to the base, the more is kept
+    torch.testing.assert_close(weights(project), start + parts[-1] * (whole - start), rtol=1e-4, atol=1e-5)
+
+
+def test_too_few_rows_to_choose_how_far_to_average(train):
+    with pytest.raises(UserError, match=r"arm\.average: .* a fifth of 4 replay rows is too few"):
+        train("kl", average="auto")
 
 
 @pytest.mark.parametrize("objective", ["ce", "kl"])

@@ -56,6 +56,8 @@ def cost(run: Run) -> Table:
         objective = str(ledger.get("objective", NONE))
         if known(ledger.get("kl_coefficient")):
             objective += f" × {ledger['kl_coefficient']:g}"
+        if known(part(ledger, "average", "chosen")):
+            objective += f", {ledger['average']['chosen']:g} of the way"
         tokens, flops = part(ledger, "trained_tokens"), ledger.get("flops")
         rows.append([
             run.title(arm), objective, f"{ledger['learning_rate']:g}" if known(ledger.get("learning_rate")) else NONE,

@@ -7,6 +7,7 @@ others take the places of those that left, so that no batch runs on for the sake
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,8 @@ class Writing:
         """The rows of `others` come after these. Both are padded to the length of the longer one."""
         self.trim()
         most = max(self.attention.shape[1], others.attention.shape[1])
+        mine: Any
+        theirs: Any
         for mine, theirs in zip(self.cache.layers, others.cache.layers, strict=True):
             if mine.is_initialized:  # not so where layers share their keys and values
                 mine.keys = torch.cat([padded(mine.keys, most, -2), padded(theirs.keys, most, -2)])
@@ -56,6 +59,7 @@ class Writing:
         empty = int((self.attention.cumsum(1) == 0).all(0).sum())
         if empty:
             self.attention = self.attention[:, empty:]
+            layer: Any
             for layer in self.cache.layers:
                 if layer.is_initialized:
                     layer.keys, layer.values = layer.keys[..., empty:, :], layer.values[..., empty:, :]

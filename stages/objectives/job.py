@@ -9,7 +9,8 @@ from pathlib import Path
 
 from stages.core.sections.training import Arm, Finetune
 
-ROWS, REPLAYED, RESULT, MODEL = "rows.parquet", "replayed.parquet", "result.json", "model"
+ROWS, REPLAYED, HELD = "rows.parquet", "replayed.parquet", "held.parquet"
+RESULT, MODEL = "result.json", "model"
 SMALL = 10_000_000  # parameters up to which a CPU core does best with one thread
 
 

@@ -21,10 +21,11 @@ import torch
 from stages.core import cache, chat, manifest, records, templates
 from stages.core.errors import UserError
 from stages.core.sections.training import Arm, Finetune
-from stages.objectives import job, launch
+from stages.objectives import averaging, job, launch
 from stages.objectives.losses import IGNORED, KL, labels_of
 
 REPLAYED = pa.schema([("input_ids", pa.list_(pa.int64())), ("mask", pa.list_(pa.int64()))])
+HELD = REPLAYED.append(pa.field("source", pa.string()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Trained:
 
     scratch: Path  # holds the tuned model's files in job.MODEL
     result: dict[str, Any]  # what stages/objectives/training.py found
-    encoded: list[dict]  # rows as the loss sees them
+    rows: list[dict]  # that were trained on
+    encoded: list[dict]  # the same as the loss sees them
     processes: int
     example: str  # a row, masked
 
@@ -47,6 +49,9 @@ def trained(
     check(params, arm, how)
     if not rows:
         raise UserError("the mixture has no rows", where=source, do="give ingest.train a file with rows")
+    identity, held = cache.key(rows), list[dict]()
+    if how.average == "auto":
+        rows, held = averaging.split(rows, params.seed, arm)
     replays = any(row["source"] == "replay" for row in rows)
     if (how.objective == "kl" or how.anchor == "ewc") and not replays:
         raise UserError(
@@ -77,7 +82,7 @@ def trained(
     }
     per_token = tokens["replay"] / tokens["domain"] if tokens["domain"] else 1.0
     settings = [how.model_dump(), params.model_dump(exclude={"arms", "processes"}), processes]
-    with scratch_of([entry.fingerprint, cache.key(rows), *settings, code()]) as scratch:
+    with scratch_of([entry.fingerprint, identity, *settings, code()]) as scratch:
         work = job.Job(
             params=params, how=how, arm=arm, folder=folder, fingerprint=entry.fingerprint, parameters=entry.parameters,
             longest=params.max_length if params.packing else longest, scratch=scratch, replays=replays,
@@ -87,10 +92,13 @@ def trained(
         if launch.rank() == 0:
             pq.write_table(pa.Table.from_pylist(encoded), scratch / job.ROWS)
             pq.write_table(pa.Table.from_pylist(replayed, schema=REPLAYED), scratch / job.REPLAYED)
+            pairs = [(row["source"], *chat.encode(tokenizer, row["messages"])) for row in held]
+            kept = [dict(source=source, input_ids=ids, mask=mask) for source, ids, mask in pairs]
+            pq.write_table(pa.Table.from_pylist(kept, schema=HELD), scratch / job.HELD)
         launch.run(work)
         first = launch.rank() == 0
         result = records.read_json(scratch / job.RESULT) if first else {}
-        yield Trained(scratch, result, encoded, processes, example) if first else None
+        yield Trained(scratch, result, rows, encoded, processes, example) if first else None
 
 
 def passed(how: Arm, done: Trained) -> tuple[int, int]:

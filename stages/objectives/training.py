@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PrinterCallback,
 from trl import SFTConfig
 
 from stages.core import manifest, records
-from stages.objectives import anchors, base_table, losses
-from stages.objectives.job import MODEL, REPLAYED, RESULT, ROWS, SMALL, Job, last_checkpoint
+from stages.objectives import anchors, averaging, base_table, held_out, losses
+from stages.objectives.job import HELD, MODEL, REPLAYED, RESULT, ROWS, SMALL, Job, last_checkpoint
 from stages.objectives.trainer import ForgettingTrainer, Table, peak_memory
 from stages.objectives.watch import Watch
 
@@ -82,7 +82,7 @@ def train(job: Job) -> None:
     finished = whole(job, trainer)
     if not trainer.is_world_process_zero():
         return
-    result = {
+    result: dict[str, Any] = {
         "history": [logs for logs in trainer.state.log_history if "loss" in logs],
         "steps": trainer.state.global_step,
         "train_seconds": trained.metrics["train_runtime"],
@@ -91,8 +91,12 @@ def train(job: Job) -> None:
     }
     if table is not None:
         result["kl_cache"] = top_k_error(job, finished, table)
-    if how.average < 1:
-        anchors.average(finished, anchors.copied(load(job.folder, job.longest)), how.average)
+    if how.average != 1:
+        start, part = anchors.copied(load(job.folder, job.longest)), how.average
+        if part == "auto":
+            result["average"] = averaging.chosen(finished, start, *held_rows(job, arguments), how.retention_target)
+            part = result["average"]["chosen"]
+        anchors.average(finished, start, part)
     stored = stored_dtype(job.folder) or getattr(torch, str(finished.config.dtype or "float32").removeprefix("torch."))
     finished.to(device="cpu", dtype=stored).save_pretrained(job.scratch / MODEL)  # type: ignore[call-arg]
     records.write_json(job.scratch / RESULT, result)
@@ -120,6 +124,17 @@ def base_side(job: Job, arguments: SFTConfig) -> tuple[Table | None, int]:
         store, [ids for ids, _ in replay_rows(job)], partial(base_model, job, arguments.device),
         job.bf16, arguments.process_index, arguments.world_size, PartialState().wait_for_everyone,
     )  # fmt: skip
+
+
+def held_rows(job: Job, arguments: SFTConfig) -> tuple[list[tuple[str, held_out.Row]], Table]:
+    """Rows that were not trained on, with their source, and the base's side of them."""
+    columns = pq.read_table(job.scratch / HELD).to_pydict()
+    rows = list(zip(columns["input_ids"], columns["mask"], strict=True))
+    code = base_table.cache.code_version(*base_table.files())
+    store = base_table.Store([job.fingerprint, False, arguments.device.type, code], job.how.kl_top_k)
+    ids = [ids for ids, _ in rows]
+    table, _ = base_table.table(store, ids, partial(base_model, job, arguments.device), False, 0, 1, lambda: None)
+    return list(zip(columns["source"], rows, strict=True)), table
 
 
 def base_model(job: Job, device: Any) -> PreTrainedModel:

@@ -81,7 +81,10 @@ class Arm(Section):
     fisher_rows: Positive = 256  # replay rows that the Fisher information of ewc is taken from
     lora_rank: Positive | None = None  # train adapters of this rank on all linear layers; merged at the end
     lora_alpha: Positive = 32
-    average: Annotated[float, Field(gt=0, le=1)] = 1.0  # part of the way from the base's weights to the tuned ones
+    # part of the way from the base's weights to the tuned ones; auto: as far as retention_target allows, measured on rows of the
+    # mixture that are not trained on
+    average: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = 1.0
+    retention_target: Annotated[float, Field(gt=0, lt=1)] = 0.98  # for average: auto; measured as in pilot
     learning_rate: Annotated[float, Field(gt=0)] | None = None  # none: the section's
 
     @model_validator(mode="after")
