@@ -2,9 +2,10 @@
 
     python benchmarks/training_cost.py [--part 0.1] [--no-synthesis-time]        (needs a finished `dvc repro`)
 
-Operations are exact: 6 per parameter and trained token, 2 per token that passes forward, over each arm's whole mixture and
-over all that synthesis wrote and read. Seconds are CPU seconds of one process with one thread: of synthesis, whose stages run
-once more with an empty cache in a temporary folder; of training, on `--part` of each mixture, divided by it.
+Operations are exact: 6 per parameter and trained token, 2 per token that passes forward, over each arm's whole mixture; of
+synthesis as the ledgers in reports/costs have them. Seconds are CPU seconds of one process with one thread: of synthesis, whose
+stages run once more with an empty cache in a temporary folder; of training, on `--part` of each mixture, divided by it. With the
+base's own answers instead of the panel's, synthesis is what the base writes: user turns and one answer to each.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks" / "study")]
@@ -25,7 +25,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HOLDFAST_WORKERS"
 import replay  # noqa: E402  (what the study replays)
 import torch  # noqa: E402
 
-from stages.core import chat, manifest, mixture, params, records  # noqa: E402
+from stages.core import manifest, mixture, params, records  # noqa: E402
 from stages.core.sections.training import Arm, MixArm  # noqa: E402
 from stages.objectives import run  # noqa: E402
 
@@ -43,13 +43,19 @@ def arms() -> dict[str, tuple[MixArm, Arm, str]]:
     mixing, tuning = params.load("mix"), params.load("finetune")
     default, how = mixing.arms["holdfast"], tuning.arms["holdfast"]
     fly, cached = ({"objective": "kl", "kl_cache": kind} for kind in ("off", "topk"))
+    plain = Arm(learning_rate=how.learning_rate, average=how.average)
     return {
         "domain-only": (mixing.arms["domain-only"], tuning.arms["domain-only"], ""),
         "default": (default, how, "consensus"),
         "default, KL on the fly": (default, how.model_copy(update=fly), "consensus"),
         "default, KL cached": (default, how.model_copy(update=cached), "consensus"),
-        "true-data replay, cross-entropy": (
-            default, Arm(learning_rate=how.learning_rate, average=how.average), "truth",
+        "default, the base's own answers": (default, how, "self"),
+        "the panel's answers, cross-entropy, share 0.5 (the paper)": (
+            default.model_copy(update={"share": 0.5, "epochs": mixing.epochs}), plain, "consensus",
+        ),
+        "true-data replay, cross-entropy, the default's share": (default, plain, "truth"),
+        "true-data replay, cross-entropy, share 0.5": (
+            default.model_copy(update={"share": 0.5, "epochs": mixing.epochs}), plain, "truth",
         ),
         "EWC, Fisher from true data": (
             mixing.arms["domain-only"].model_copy(update={"share": 0.01}), Arm(anchor="ewc"), "truth",
@@ -94,40 +100,20 @@ def trained(part: float, scratch: Path) -> dict[str, tuple[float, float]]:
     return found
 
 
-def synthesis_operations() -> float:
-    """Of all that was sampled, answered and judged for the replay set: tokens written, and tokens read."""
-    panel, total = params.load_names("panel"), 0.0
-    entry = manifest.load(MANIFESTS / "base.json")
-    tokenizer = manifest.tokenizer(entry.folder())
-    raw = records.read_frame("instructions_raw", Path("data/instructions/raw.parquet"))
-    prefix = len(chat.pre_query(tokenizer, "base").prefix_ids)
-    total += 2 * entry.parameters * (raw["n_tokens"].sum() + prefix * len(raw))
-    kept = records.read("instructions_kept", Path("data/instructions/kept.parquet"))
-    total += 2 * entry.parameters * raw["n_tokens"].sum()  # curate embeds what was sampled
-    prompts = {
-        row["id"]: len(chat.prompt_ids(tokenizer, [*row["context"], *chat.turns(row["text"])])) for row in kept
-    }  # read once for all samples of a model
-    for name in panel:
-        model = manifest.load(MANIFESTS / f"{name}.json")
-        answers = records.read_frame("responses", Path(f"data/responses/{name}.parquet"))
-        total += 2 * model.parameters * (answers["n_tokens"].sum() + sum(prompts.values()))
-        scores = records.read_frame("scores", Path(f"data/scores/{name}.parquet"))
-        sizes = scores.merge(every_response(panel), on="id").drop_duplicates(["instruction_id", "text"])
-        total += 2 * model.parameters * sizes["tokens"].sum()
-        if name == entry.name:  # the base's likelihood of each
-            asked = sizes["instruction_id"].map(prompts)
-            total += 2 * model.parameters * (asked.sum() + sizes["n_tokens"].sum())
-    return float(total)
+def synthesis_operations() -> dict[str, float]:
+    """Of all that was sampled, embedded, answered and judged for a replay set: the panel's, and the base's own alone."""
+    found = {name: records.read_json(Path(f"reports/costs/{'/'.join(name)}.json"))["flops"] for name in map(of, STAGES)}
+    base = sum(found[name,] for name in ("reconstruct", "curate"))
+    first = found["respond", "base"] / params.load("respond").k
+    return {"panel": float(sum(found.values())), "base": float(base + first), "": 0.0}
 
 
-def every_response(panel: list[str]) -> Any:
-    import pandas as pd
-
-    found = [records.read_frame("responses", Path(f"data/responses/{name}.parquet")) for name in panel]
-    return pd.concat(found)[["id", "text", "n_tokens"]]
+def of(stage: list[str]) -> tuple[str, ...]:
+    """("respond", "base") of a command."""
+    return tuple(word for word in stage if not word.startswith("--"))
 
 
-def synthesis_seconds(scratch: Path) -> float:
+def synthesis_seconds(scratch: Path) -> dict[str, float]:
     """CPU seconds of the stages that make the replay set, with an empty cache."""
     (scratch / "reports").mkdir(parents=True)
     for name in ("params.yaml", "models", "profiles"):
@@ -135,18 +121,22 @@ def synthesis_seconds(scratch: Path) -> float:
     (scratch / "data").mkdir()
     for name in ("domain", "pocket", "prompts"):
         (scratch / "data" / name).symlink_to(Path("data", name).resolve())
+    found: dict[tuple[str, ...], float] = {}
     for stage in STAGES:
         before = cpu(resource.RUSAGE_CHILDREN)
         command = [str(Path(sys.executable).with_name("holdfast")), *stage]
         subprocess.run(command, cwd=scratch, check=True, stdout=subprocess.DEVNULL)
-        print(f"  {' '.join(stage)}: {cpu(resource.RUSAGE_CHILDREN) - before:,.0f} s", file=sys.stderr, flush=True)
-    return cpu(resource.RUSAGE_CHILDREN)
+        found[of(stage)] = cpu(resource.RUSAGE_CHILDREN) - before
+        print(f"  {' '.join(stage)}: {found[of(stage)]:,.0f} s", file=sys.stderr, flush=True)
+    base = found["reconstruct",] + found["curate",] + found["respond", "base"] / params.load("respond").k
+    return {"panel": sum(found.values()), "base": base, "": 0.0}
 
 
 def main(part: float, timed: bool) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        operations, seconds = synthesis_operations(), synthesis_seconds(Path(scratch) / "again") if timed else 0.0
+        nothing = dict.fromkeys(("panel", "base", ""), 0.0)
+        operations, seconds = synthesis_operations(), synthesis_seconds(Path(scratch) / "again") if timed else nothing
         arm = trained(part, Path(scratch))
     flops, spent = arm["domain-only"]
     print(
@@ -154,8 +144,8 @@ def main(part: float, timed: bool) -> None:
     )
     print("|---|---|---|---|---|---|---|")
     for name, (_, _, source) in arms().items():
-        made = (operations, seconds) if source == "consensus" else (0.0, 0.0)
-        own, took = arm[name]
+        who = {"consensus": "panel", "self": "base"}.get(source, "")
+        made, (own, took) = (operations[who], seconds[who]), arm[name]
         print(
             f"| {name} | {made[0] / 1e12:.2f} | {own / 1e12:.2f} | {(made[0] + own) / flops:.2f} | {made[1]:,.0f} | {took:,.0f} | "
             f"{(made[1] + took) / spent:.2f} |"
