@@ -2,15 +2,18 @@
 
     python benchmarks/scaling.py [--model base] [--rows 4000]      (about a quarter of an hour, on an otherwise idle machine)
     python benchmarks/scaling.py --memory [--rows 2000]            (only the memory at --rows and at ten times as many)
+    python benchmarks/scaling.py --ray [--rows 4000]               (only 1 and 2 local Ray nodes of one CPU each; needs Ray)
 
 Every cell is a fresh command on an empty cache. Speed: in the order a b b a, the better of two, from the first shard to the
 last, start of the worker processes included; `sdpa` and `eager` are the kernel of attention. Memory: the largest resident
-set (MiB) of the process that reads, cuts and writes all rows, and of the worker that computes most.
+set (MiB) of the process that reads, cuts and writes all rows, and of the worker that computes most. With Ray, the cluster is
+there already; the start of its actors is included, and told apart by a run of one shard per node.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import resource
@@ -27,8 +30,8 @@ sys.path.insert(0, str(ROOT))
 STAGES = ("reconstruct", "respond", "judge")
 
 
-def measure(stage: str, model: str, rows: int, workers: int, attention: str) -> dict[str, Any]:
-    """Seconds, and MiB of this process and of its largest worker, for `rows` rows of one stage."""
+def measure(stage: str, model: str, rows: int, workers: int, attention: str, nodes: int = 0) -> dict[str, Any]:
+    """Seconds, and MiB of this process and of its largest worker, for `rows` rows of one stage. `nodes`: of Ray, if any."""
     from stages import judge, reconstruct, respond
     from stages.acquire import inspect
     from stages.core import cache, chat, manifest
@@ -37,7 +40,8 @@ def measure(stage: str, model: str, rows: int, workers: int, attention: str) -> 
     from stages.core.sections.panel import Judge, Respond
     from stages.engines import choose
 
-    entry = inspect(model, Model(path=model), ROOT / "models" / "pocket")
+    how = {"ray": {"actors": nodes, "cpus": 1, "gpus": 0, "address": cluster(nodes)}} if nodes else {}
+    entry = inspect(model, Model(path=model, **how), ROOT / "models" / "pocket")
     texts = [f"Sort these numbers: {n % 97} {n % 13} {n % 31}" for n in range(rows)]
     work, payload = {
         "reconstruct": lambda: (
@@ -63,16 +67,48 @@ def measure(stage: str, model: str, rows: int, workers: int, attention: str) -> 
         choose.load(entry, 256).model.set_attn_implementation(attention)  # type: ignore[attr-defined]
     cache.WORTH = 0 if workers > 1 else cache.WORTH
     began = time.perf_counter()
-    found = cache.shards(stage, payload, 512, [], work, workers=workers)
+    found = cache.shards(stage, payload, 512, [], work, workers=choose.spread(entry) if nodes else workers)
     seconds = time.perf_counter() - began
     assert len(found) == rows
     largest = [resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return {"seconds": seconds, "parent": largest[0], "worker": largest[1]}
 
 
-def cell(stage: str, model: str, rows: int, workers: int, threads: int, attention: str) -> dict[str, Any]:
+def cluster(nodes: int) -> str:
+    """The address of so many local Ray nodes of one CPU each, which end with this process."""
+    from ray.cluster_utils import Cluster
+
+    from stages.engines import ray
+
+    os.environ.update(ray.QUIET)
+    node = dict(num_cpus=1, object_store_memory=100 * 2**20, include_dashboard=False)
+    found = Cluster(initialize_head=True, head_node_args=node)
+    for _ in range(nodes - 1):
+        found.add_node(**node)
+    atexit.register(found.shutdown)
+    return str(found.address)
+
+
+def over_ray(model: str, rows: int) -> None:
+    print(f"{model}, {rows:,} rows, local Ray nodes of one CPU and one actor each, seconds (better of two)\n")
+    print("| stage | 1 node | of these start | 2 nodes | of these start | rows per second beyond the start: 2 / 1 |")
+    print("|---|---|---|---|---|---|")
+    for stage in STAGES:
+        seconds = {
+            (nodes, n): min(cell(stage, model, n, 1, 1, "-", nodes)["seconds"] for _ in range(2))
+            for nodes in (1, 2)
+            for n in (512 * nodes, rows)
+        }
+        one, two = ((seconds[nodes, rows], seconds[nodes, 512 * nodes]) for nodes in (1, 2))
+        ratio = (rows - 1024) / (two[0] - two[1]) / ((rows - 512) / (one[0] - one[1]))
+        print(f"| {stage} | {one[0]:.1f} | {one[1]:.1f} | {two[0]:.1f} | {two[1]:.1f} | {ratio:.2f} |", flush=True)
+
+
+def cell(
+    stage: str, model: str, rows: int, workers: int, threads: int, attention: str, nodes: int = 0
+) -> dict[str, Any]:
     """One measurement in a fresh process: the number of threads is read when torch is loaded."""
-    request = json.dumps([stage, model, rows, workers, attention])
+    request = json.dumps([stage, model, rows, workers, attention, nodes])
     here = {
         "OMP_NUM_THREADS": str(threads),
         "GOMP_SPINCOUNT": "0",
@@ -118,10 +154,13 @@ if __name__ == "__main__":
     parser.add_argument("--model", default="base")
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--memory", action="store_true", help="the memory alone")
+    parser.add_argument("--ray", action="store_true", help="Ray nodes alone")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.cell:
         print(json.dumps(measure(*json.loads(given.cell))))
+    elif given.ray:
+        over_ray(given.model, given.rows)
     else:
         if not given.memory:
             speed(given.model, given.rows)
