@@ -84,8 +84,10 @@ def counted(folder: Path) -> dict[str, Line]:
 
 def compare(plan: dict[str, Line], ledger: dict[str, Line]) -> None:
     """One line per stage, the cells of its matrix together, of what both sides tell."""
-    found = grouped(ledger)
-    said = {stage: line for stage, line in grouped(plan).items() if stage in found}
+    found, planned = grouped(ledger), grouped(plan)
+    # of what both sides tell: where no rows were counted, none are compared
+    said = {stage: {w: n for w, n in planned[stage].items() if found[stage].get(w)} for stage in found}
+    found = {stage: {w: n for w, n in line.items() if said[stage].get(w)} for stage, line in found.items()}
     for side in (said, found):
         side["all"] = summed(list(side.values()))
     shown = [what for what in WHAT if what in found["all"]]

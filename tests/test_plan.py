@@ -106,13 +106,19 @@ def test_an_earlier_run_of_the_same_panel_says_how_often_a_further_judge_is_aske
 
 
 def test_training_memory_is_weights_state_base_and_logits(settings, project):
-    shape = shapes.Shape(parameters=1000, layers=2, cache=64, vocabulary=10, context=512)
+    shape = shapes.Shape(parameters=1000, layers=2, hidden=8, heads=4, cache=64, vocabulary=10, context=512)
     micro, length = settings.finetune.micro_batch or settings.finetune.batch_size, settings.finetune.max_length
-    assert costs.memory(settings, "finetune@domain-only", shape, 2, 1) == 16_000 + 4 * micro * length * 10 * 3
-    assert costs.memory(settings, "finetune@holdfast", shape, 2, 1) == 20_000 + 4 * micro * length * 10 * 6
+    kept = 34 * micro * length * 8 * 2  # activations: 34 bytes for each of hidden, in each of 2 layers
+    assert costs.memory(settings, "finetune@domain-only", shape, 2, 1) == 16_000 + 4 * micro * length * 10 * 3 + kept
+    assert costs.memory(settings, "finetune@holdfast", shape, 2, 1) == 20_000 + 4 * micro * length * 10 * 6 + kept
+    plain = 5 * 4 * length * length * micro * 2  # on a CPU also the attention of 4 heads
+    assert (
+        costs.memory(settings, "finetune@domain-only", shape, 4, 1)
+        == 16_000 + 4 * micro * length * 10 * 3 + kept + plain
+    )
     change(project / "params.yaml", finetune__processes={"count": 4, "strategy": "fsdp2"})
     sharded = costs.memory(params.load_all(), "finetune@holdfast", shape, 2, 4)
-    assert sharded == 5000 + 4 * micro * length * 10 * 6
+    assert sharded == 5000 + 4 * micro * length * 10 * 6 + kept
 
 
 def test_a_named_device_is_reckoned_by_operations_over_peak():

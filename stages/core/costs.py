@@ -152,7 +152,12 @@ def memory(params: Params, stage: str, shape: Shape, bytes_each: int, processes:
         micro = given.micro_batch or given.batch_size
         # logits, their log-probabilities and gradients; those of the base beside them
         logits = 4 * micro * given.max_length * shape.vocabulary * (6 if reference else 3)
-        return state / (processes if given.processes.strategy == "fsdp2" else 1) + logits
+        # Activations of all layers in 2 bytes: s b h L (34 + 5 a s / h), with checkpoints 2 s b h L (Korthikanti et al., arXiv
+        # 2205.05198, eq. 2 and sec. 5). The second term is that of plain attention, which only a CPU computes.
+        plain = 5 * shape.heads * given.max_length / shape.hidden if bytes_each == 4 else 0.0
+        each = 2.0 if given.activation_checkpointing else 34 + plain
+        activations = given.max_length * micro * shape.hidden * shape.layers * each
+        return state / (processes if given.processes.strategy == "fsdp2" else 1) + logits + activations
     longest = params.reconstruct.max_tokens + params.respond.max_tokens
     rows = {"reconstruct": params.reconstruct.batch, "respond": params.respond.batch, "evaluate": params.evaluate.batch}
     if name in rows:  # keys and values of every row at full length

@@ -38,6 +38,8 @@ CONFIGS: dict[str, dict[str, Any]] = {  # what config.json on the hub says, for 
 class Shape:
     parameters: int
     layers: int
+    hidden: int
+    heads: int  # of attention
     cache: int  # numbers that one token keeps in the KV cache, all layers
     vocabulary: int
     context: int  # longest sequence, tokens
@@ -85,6 +87,8 @@ def shape(config: Any) -> Shape:
     return Shape(
         parameters=parameters,
         layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        heads=text.num_attention_heads,
         cache=2 * text.num_hidden_layers * heads * width,
         vocabulary=text.vocab_size,
         context=text.max_position_embeddings,
