@@ -1,10 +1,11 @@
 """Tokens per second of generation, scoring and training on an NVIDIA GPU, and which part of its matrix rate each reaches.
 
-    python benchmarks/gpu.py [--micro 8]      (about ten minutes on one GPU of 24 GB or more)
+    python benchmarks/gpu.py [--micro 8 16]   (two or three minutes on one GPU of 80 GB; with --micro 4, of 24 GB)
     python benchmarks/gpu.py --tiny           (a minute on a CPU: whether it runs, nothing more)
 
 The model has the shape of Qwen2.5-0.5B (24 layers of 896, vocabulary 151,936) and random weights: speed does not depend on
-what it says. Generation and scoring are the engine's (stages/engines/local.py), training is `holdfast finetune`. The matrix
+what it says. Generation and scoring are the engine's (stages/engines/local.py), training is `holdfast finetune`, its rate the median of all log lines but the first, in which it warms
+up and compiles. The matrix
 rate is the best of many large bf16 products on the same chip. Model FLOPs are 2 per parameter and token forward and 6 in
 training, plus 4 x layers x width for every token that a token attends to forward and 12 in training (Chowdhery et al.,
 arXiv 2204.02311, appendix B); embeddings count once, as the output layer, and only for the tokens whose logits are computed.
@@ -13,6 +14,7 @@ arXiv 2204.02311, appendix B); embeddings count once, as the output layer, and o
 from __future__ import annotations
 
 import argparse
+import math
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -53,6 +56,9 @@ class Size:
     matrix: int = 8192
 
 
+MICRO = [16]
+ARMS = {"cross-entropy": {"objective": "ce"}, "KL on half of the rows": {"objective": "kl"}}
+Found = tuple[float, float, float]
 TINY = Size(32, 64, 2, 2, 1, 1024, rows=8, prompt=16, written=8, trained=8, length=64, matrix=256)
 
 
@@ -123,27 +129,34 @@ def scoring(engine: local.Engine, size: Size) -> tuple[float, float]:
     return tokens / took, flops(size, tokens, logits, (size.prompt + size.written) / 2) / took
 
 
-def training(entry: manifest.Manifest, folder: Path, size: Size, micro: int) -> tuple[float, float]:
-    """(tokens trained on per second, model FLOPs per second) of `holdfast finetune`, cross-entropy on all weights."""
+def training(
+    entry: manifest.Manifest, folder: Path, size: Size, arm: dict[str, Any], micro: int, compiled: bool
+) -> Found:
+    """(tokens trained on per second, model FLOPs per second, GiB) of `holdfast finetune` on all weights."""
     tokenizer = manifest.tokenizer(entry.folder())
     each = len(chat.tokenise(tokenizer, " 7" * 100)) / 100
     answer = " 7" * int((size.length - 32) / each)
     messages = [{"role": "user", "content": "Go on."}, {"role": "assistant", "content": answer}]
     tokens, mask = chat.encode(tokenizer, messages)
-    row = dict(source="domain", epoch=0, repeat=0, messages=messages, trained_tokens=sum(mask))
-    rows = [dict(id=f"{n:06d}", source_id=f"{n:06d}", **row) for n in range(size.trained)]
+    row = dict(epoch=0, repeat=0, messages=messages, trained_tokens=sum(mask))
+    sources = ["domain", "replay"] if arm["objective"] == "kl" else ["domain"]
+    rows = [
+        dict(id=f"{n:06d}", source_id=f"{n:06d}", source=sources[n % len(sources)], **row) for n in range(size.trained)
+    ]
     records.write("mix", folder / "mix.parquet", rows)
     settings = Finetune(
-        arms={"arm": {"objective": "ce"}}, learning_rate=1e-5, batch_size=4 * micro, micro_batch=micro,
-        max_length=size.length, processes=1,
+        arms={"arm": arm}, learning_rate=1e-5, batch_size=32, micro_batch=micro, max_length=size.length,
+        processes=1, compile=compiled, log_steps=2,
     )  # fmt: skip
     finetune.main(settings, "arm", folder / "base.json", folder / "mix.parquet", folder / "tuned", folder / "curves")
     ledger = records.read_json(folder / "curves" / "ledger.json")
-    seen, took = ledger["tokens"]["trained_on"], ledger["train_seconds"]
-    return seen / took, 3 * flops(size, seen, seen, len(tokens) / 2) / took
+    trained, again = ledger["tokens"]["trained_on"], ledger["tokens"]["forward_only"]
+    passes = 3 + again / trained  # the base's forward pass, where there is one
+    rate = ledger["tokens_per_second"]
+    return rate, passes * flops(size, rate, rate, len(tokens) / 2), ledger["peak_memory_bytes"] / 2**30
 
 
-def main(size: Size, micro: int) -> None:
+def main(size: Size, micro: list[int]) -> None:
     gpu = torch.cuda.is_available()
     where = torch.cuda.get_device_name() if gpu else "CPU: a trial, no measurement"
     print(f"{where}, torch {torch.__version__}, transformers {transformers.__version__}")
@@ -158,25 +171,35 @@ def main(size: Size, micro: int) -> None:
         entry = model(size, folder / "base")
         rate = matrix_rate(size.matrix)
         print(f"{entry.parameters / 1e6:,.1f} M parameters; bf16 products of {size.matrix}: {rate / 1e12:,.2f} T/s\n")
-        print("| | tokens per second | model FLOPs, T/s | part of the matrix rate |\n|---|---|---|---|")
+        print("| | tokens per second | model FLOPs, T/s | part of the matrix rate | GiB |\n|---|---|---|---|---|")
         engine = local.Engine(entry, size.rows)
-        tell("generation", *generation(engine, size), rate)
-        tell("scoring", *scoring(engine, size), rate)
+        tell("generation", *generation(engine, size), peak(), rate)
+        tell("scoring", *scoring(engine, size), peak(), rate)
         del engine
-        if gpu:
-            torch.cuda.empty_cache()
-        tell("training", *training(entry, folder, size, micro), rate)
+        for name, arm in ARMS.items():
+            for batch in micro:
+                for compiled in (False, True):
+                    if gpu:
+                        torch.cuda.empty_cache()
+                        torch.cuda.reset_peak_memory_stats()
+                    how = f"{name}, {batch} rows at once" + ", compiled" * compiled
+                    tell(how, *training(entry, folder, size, arm, batch, compiled), rate)
 
 
-def tell(what: str, tokens: float, done: float, rate: float) -> None:
-    print(f"| {what} | {tokens:,.0f} | {done / 1e12:,.3f} | {done / rate:.1%} |", flush=True)
+def peak() -> float:
+    """GiB of the GPU's memory, at most so far."""
+    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else math.nan
+
+
+def tell(what: str, tokens: float, done: float, memory: float, rate: float) -> None:
+    print(f"| {what} | {tokens:,.0f} | {done / 1e12:,.3f} | {done / rate:.1%} | {memory:.1f} |", flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--micro", type=int, default=8, help="rows at once in training")
+    parser.add_argument("--micro", type=int, nargs="*", default=MICRO, help="rows at once in training")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, also where there is no GPU")
     given = parser.parse_args()
     if not given.tiny and not torch.cuda.is_available():
         raise SystemExit("no GPU: nothing is measured; `python benchmarks/gpu.py --tiny` tries the code on the CPU")
-    main(TINY if given.tiny else Size(), 2 if given.tiny else given.micro)
+    main(TINY if given.tiny else Size(), [2] if given.tiny else given.micro)

@@ -9,6 +9,7 @@ processes as finetune.processes says (docs/training.md).
 from __future__ import annotations
 
 import shutil
+import statistics
 import time
 from pathlib import Path
 
@@ -77,6 +78,7 @@ def ledger(params: Finetune, arm: str, how: Arm, entry: manifest.Manifest, secon
         "flops": 6 * entry.parameters * seen + 2 * entry.parameters * reference,
         "seconds": round(seconds, 1),
         "train_seconds": result["train_seconds"],  # of the last start, without loading and saving
+        "tokens_per_second": steady(result["history"]),
         "processes": done.processes,
         "peak_memory_bytes": result["peak_memory_bytes"],
         "loss_first": losses[0],
@@ -84,3 +86,8 @@ def ledger(params: Finetune, arm: str, how: Arm, entry: manifest.Manifest, secon
         "preflight": done.example,
     }
     return found | {key: result[key] for key in ("kl_cache", "average") if key in result}
+
+
+def steady(history: list[dict]) -> float:
+    """Tokens per second over all processes: the median of the lines after the first, which warms up and compiles."""
+    return round(statistics.median([logs["tokens_per_second"] for logs in history][min(1, len(history) - 1) :]), 1)

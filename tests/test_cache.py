@@ -47,7 +47,17 @@ def test_finished_work_is_not_repeated(project):
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"", b'[{"id": "r0", "val', b"\x00" * 50, b"\xff\xfe", b'{"a": 1, "b": 2, "c": 3}', b"[]", b"null", b"[1, 2, 3]"],
+    [
+        b"",
+        b'[{"id": "r0", "val',
+        b"\x00" * 50,
+        b"\xff\xfe",
+        b'{"a": 1, "b": 2, "c": 3}',
+        b"[]",
+        b"null",
+        b"[1, 2, 3]",
+        b'{"results": [1, 2, 3], "spent": {"heat": 1}}',
+    ],
 )
 def test_a_corrupt_shard_is_done_again(project, garbage):
     run(Work())

@@ -214,7 +214,7 @@ def test_scoring_with_a_wide_vocabulary_holds_few_logits_at_once(engine, monkeyp
     continuations = [rng.integers(60_000, size=n).tolist() for n in [0, *rng.integers(1, 30, size=23)]]
     with Largest() as free:
         expected = engine.logprob(prompts, continuations)
-    monkeypatch.setattr(local, "LOGITS", 2_000_000)  # of 33 tokens: the weights are 960,000
+    monkeypatch.setattr(manifest, "logits_at_once", lambda: 2_000_000)  # of 33 tokens: the weights are 960,000
     with Largest() as bounded:
         found = engine.logprob(prompts, continuations)
     assert bounded.numbers <= 2_000_000 < 5 * bounded.numbers < free.numbers

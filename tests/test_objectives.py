@@ -141,7 +141,7 @@ def test_logits_are_computed_only_where_they_are_asked_for(tiny):
     model = manifest.model(tiny, "float32")
     ids = torch.tensor([[7, 8, 9], [10, 11, 12]])
     bearing = torch.tensor([[False, True], [True, True]])
-    where = trainer.positions(bearing)
+    where = losses.positions(bearing)
     assert where.tolist() == [1, 3, 4]
     with torch.no_grad():
         whole = model(ids).logits

@@ -12,12 +12,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import describe
+from safetensors.torch import load_file
 
 from stages import finetune
 from stages.core import chat, manifest, records
 from stages.core.errors import UserError
 from stages.core.sections.training import Arm, Finetune
-from stages.objectives import averaging, curves, training, watch
+from stages.objectives import averaging, compiling, curves, training, watch
 
 ANSWERS = ["yes", "the red fox", "1 2 3 4 5 6", "apple, pear, plum", "no", "a b", "nine", "three green boats"]
 
@@ -109,6 +110,42 @@ def test_the_first_loss_is_the_mean_over_the_answers_each_by_itself(train, base,
     assert curves["loss"][0] == pytest.approx(first_loss_by_hand(base, rows), abs=1e-4)
     assert len(curves["loss"]) == (1 if packing else 2)  # packed, all 16 rows are one step
     assert packing or curves["loss"][-1] < curves["loss"][0]
+
+
+@pytest.mark.parametrize("arm", [{"objective": "kl"}, {"objective": "ce", "target_kl": 1.0}])
+def test_in_mixed_precision_both_sides_of_the_kl_are_rounded_alike(train, project, arm):
+    mixture(project / "mix.parquet")
+    curves = train(**arm, batch_size=8, bf16=True)
+    assert curves["kl" if arm["objective"] == "kl" else "target_kl"][0] == pytest.approx(0, abs=1e-6)
+    plain = train(**arm, batch_size=8)
+    assert curves["loss"][0] != plain["loss"][0]  # it was rounded
+    assert curves["loss"] == pytest.approx(plain["loss"], rel=0.01)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.parametrize("more", [{}, {"activation_checkpointing": True, "micro_batch": 2}])
+def test_a_compiled_run_has_the_same_curve(train, project, tiny, more):
+    mixture(project / "mix.parquet")
+    arm = {"objective": "kl", "target_kl": 0.5}
+    plain = train(**arm, **more)
+    torch._dynamo.utils.counters.clear()
+    compiled = train(**arm, compile=True, **more)
+    assert torch._dynamo.utils.counters["frames"]["ok"] >= 3  # the block, with gradients and without, and the losses
+    for metric in plain:
+        assert compiled[metric] == pytest.approx(plain[metric], rel=1e-4, abs=1e-5), metric
+    names = [set(load_file(folder / "model.safetensors")) for folder in (tiny, project / "models/arm")]
+    assert names[0] == names[1]
+
+
+def test_compilation_waits_for_a_gpu_and_a_run_that_is_long_enough(monkeypatch):
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: "/usr/bin/cc" if name == "cc" else None)
+    assert compiling.pays("auto", gpu, 1e17)
+    assert not compiling.pays("auto", gpu, 1e15)
+    assert not compiling.pays("auto", cpu, 1e17)
+    assert compiling.pays(True, cpu, 0) and not compiling.pays(False, gpu, 1e17)
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    assert not compiling.pays("auto", gpu, 1e17)
 
 
 @pytest.mark.parametrize("packing", [False, True])

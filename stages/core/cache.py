@@ -160,6 +160,7 @@ def load(file: Path, rows: int) -> Shard | None:
     """A finished shard of so many rows, or None."""
     try:
         shard = json.loads(file.read_text(encoding="utf-8"))
+        meter.Spent(**shard["spent"])  # a count by another name is a TypeError
         whole = len(shard["results"]) == rows and all(isinstance(n, int) for n in shard["spent"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -24,7 +24,6 @@ TOKENS = (
     1024  # of a batch that is scored on a CPU: more do not fit into a core's cache (`python benchmarks/synthesis.py`)
 )
 FEW = 0.75  # part of a batch that still writes, below which waiting rows join it
-LOGITS = 2**27  # at once in scoring, half a GiB in fp32: with a vocabulary of 150,000 those of 890 tokens
 
 
 class Engine:
@@ -239,9 +238,9 @@ class Engine:
 
     def _batches(self, lengths: list[int], logits: list[int] | None = None) -> Iterator[list[int]]:
         """Row numbers in batches of similar length: padding costs as much as text. `logits`: positions of each row whose
-        logits are computed. Then a batch has at most LOGITS numbers of them, and on a CPU TOKENS tokens; or one row."""
+        logits are computed. Then a batch has at most manifest.logits_at_once() of them, and on a CPU TOKENS tokens; or one row."""
         order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-        most = LOGITS // self.model.config.get_text_config().vocab_size
+        most = manifest.logits_at_once() // self.model.config.get_text_config().vocab_size
         tokens = TOKENS if logits and self.device.type == "cpu" else math.inf
         rows: list[int] = []
         held = 0

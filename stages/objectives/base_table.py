@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from stages.core import cache
+from stages.core import cache, manifest
 from stages.objectives import losses
 from stages.objectives.trainer import Table
 
 TOKENS = 8192  # of one batch through the base, padding included
-LOGITS = 2**27  # at once, half a GiB in fp32: with a vocabulary of 150,000 those of 890 tokens
 
 
 class Store:
@@ -69,7 +68,7 @@ def table(
 @torch.inference_mode()
 def compute(store: Store, rows: list[list[int]], model: Any, autocast: bool) -> int:
     rows = sorted(rows, key=len)
-    most = min(TOKENS, LOGITS // model.config.get_text_config().vocab_size)
+    most = min(TOKENS, manifest.logits_at_once() // model.config.get_text_config().vocab_size)
     start = 0
     while start < len(rows):
         end = start + 1

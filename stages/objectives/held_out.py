@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from stages.objectives import batches, losses
-from stages.objectives.trainer import Table, head_at, positions
+from stages.objectives.losses import positions
+from stages.objectives.trainer import Table, head_at
 
 TOKENS = 4096  # of one batch, padding included
 Row = tuple[list[int], list[int]]  # token ids, and mask: 1 on the answer's tokens

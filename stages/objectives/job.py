@@ -24,6 +24,7 @@ class Job:
     parameters: int
     longest: int  # tokens of the longest sequence that passes through the model
     bf16: bool
+    compiled: bool
     scratch: Path
     parts: int  # micro-batches of an optimiser step, over all processes
     processes: int

@@ -7,6 +7,8 @@ position (KL - n: with the n-th row of a table of the base's log-probabilities),
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 
@@ -68,3 +70,35 @@ def labels_of(
         return [code if kl_tokens == "all" or on else IGNORED for code, on in zip(codes, mask, strict=True)]
     extra = REPLAY if source == "replay" else 0
     return [token + extra if on else IGNORED for token, on in zip(ids, mask, strict=True)]
+
+
+@dataclass(slots=True)
+class Asked:
+    """What the labels of a batch (B, T) ask for. Positions are those in (B * T,) of the token before the one in question."""
+
+    spoken: torch.Tensor  # (N,) positions whose next token bears cross-entropy
+    tokens: torch.Tensor  # (N,) that token, with or without REPLAY
+    held: torch.Tensor  # (M,) positions whose next token bears KL
+    entries: torch.Tensor  # (M,) its row in the table of the base's log-probabilities, where there is one
+    rows: torch.Tensor  # rows of the batch that pass through the base
+    base: torch.Tensor  # positions in those rows: for target_kl those of `spoken`, then those of `held`
+    n_base: tuple[int, int]  # how many of each
+
+
+def asked(labels: torch.Tensor, table: bool, target_kl: bool) -> Asked:
+    """`table`: the base's side of `held` is known; `target_kl`: that of `spoken` is wanted too."""
+    following = labels[:, 1:]  # (B, T-1)
+    taught, held = following >= 0, following <= KL
+    taken = torch.zeros_like(held) if table else held
+    first = taught if target_kl else torch.zeros_like(taught)
+    rows = (taken | first).any(1).nonzero()[:, 0]
+    base = positions(first[rows]), positions(taken[rows])
+    return Asked(
+        positions(taught), following[taught], positions(held), KL - following[held], rows, torch.cat(base),
+        (len(base[0]), len(base[1])),
+    )  # fmt: skip
+
+
+def positions(bearing: torch.Tensor) -> torch.Tensor:
+    """Where the next token bears loss: bearing (B, T-1), said of the next tokens; indices into (B * T,)."""
+    return F.pad(bearing, (0, 1)).flatten().nonzero()[:, 0]

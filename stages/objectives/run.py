@@ -21,7 +21,7 @@ import torch
 from stages.core import cache, chat, manifest, records, templates
 from stages.core.errors import UserError
 from stages.core.sections.training import Arm, Finetune
-from stages.objectives import averaging, job, launch
+from stages.objectives import averaging, compiling, job, launch
 from stages.objectives.losses import IGNORED, KL, labels_of
 
 REPLAYED = pa.schema([("input_ids", pa.list_(pa.int64())), ("mask", pa.list_(pa.int64()))])
@@ -80,13 +80,15 @@ def trained(
     tokens = {
         source: sum(row["trained_tokens"] for row in rows if row["source"] == source) for source in ("domain", "replay")
     }
+    flops = 6.0 * entry.parameters * sum(len(row["input_ids"]) for row in encoded)
     per_token = tokens["replay"] / tokens["domain"] if tokens["domain"] else 1.0
     settings = [how.model_dump(), params.model_dump(exclude={"arms", "processes"}), processes]
     with scratch_of([entry.fingerprint, identity, *settings, code()]) as scratch:
         work = job.Job(
             params=params, how=how, arm=arm, folder=folder, fingerprint=entry.fingerprint, parameters=entry.parameters,
             longest=params.max_length if params.packing else longest, scratch=scratch, replays=replays,
-            bf16=bf16_usable() if params.bf16 == "auto" else params.bf16, parts=parts(params, processes), processes=processes,
+            bf16=bf16_usable() if params.bf16 == "auto" else params.bf16,
+            compiled=compiling.pays(params.compile, manifest.device(), flops / processes), parts=parts(params, processes), processes=processes,
             kl_weight=how.kl_coefficient * per_token if how.objective == "kl" else 0.0,
         )  # fmt: skip
         if launch.rank() == 0:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
 from stages.core import manifest
-from stages.objectives import batches, losses
+from stages.objectives import batches, compiling, losses
 from stages.objectives.anchors import Weights, penalty, trained
 from stages.objectives.losses import KL, REPLAY
 
+Summed = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Table = tuple[torch.Tensor, torch.Tensor]  # the base's likeliest tokens (P, k) and their log-probabilities
 
 
@@ -40,15 +42,23 @@ class ForgettingTrainer(SFTTrainer):
     def __init__(
         self, *args: Any, step_rows: int, parts: int, base: torch.nn.Module | None = None, table: Table | None = None,
         coefficient: float = 0.0, target_kl: float = 0.0, weigh_tokens: bool = False, replays: bool = False, start: Weights | None = None,
-        importance: Weights | None = None, anchor_coefficient: float = 0.0, **kwargs: Any,
+        importance: Weights | None = None, anchor_coefficient: float = 0.0, bf16: bool = False, compiled: bool = False, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(*args, **kwargs)
+        # Not Trainer's own autocast: that returns logits in fp32, with large vocabularies gigabytes of nothing new.
+        self.precision = partial(torch.autocast, self.args.device.type, torch.bfloat16, enabled=bf16)
         self.step_rows, self.parts = step_rows, parts
         self.reference = None if base is None else base.to(self.args.device).eval().requires_grad_(False)
         self.table = table
         self.coefficient, self.target_kl = coefficient, target_kl
         self.weigh_tokens, self.replays = weigh_tokens, replays
         self.start, self.importance, self.anchor_coefficient = start, importance, anchor_coefficient
+        self.cross_entropies: Summed = losses.cross_entropies
+        self.kl_sum: Summed = losses.kl_sum
+        if compiled:
+            self.cross_entropies, self.kl_sum = map(compiling.function, (losses.cross_entropies, losses.kl_sum))
+            for each in filter(None, (self.model, self.reference)):
+                compiling.blocks(each)
         self.counts = torch.ones(5)  # (cross-entropy, KL, domain, replayed, all) tokens of the current optimiser step
         self.seen: dict[str, torch.Tensor] = {}  # what is logged, summed over the steps since the last line
         self.steps_seen, self.since = 0, 0.0
@@ -76,22 +86,40 @@ class ForgettingTrainer(SFTTrainer):
         self.tokens_seen += self.counts[4]
         return self.counts[0]
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The labels are read before they leave for the device: to ask it would be to wait for it, in every micro-batch."""
+        labels = inputs.pop("labels")
+        found = losses.asked(labels, self.table is not None, self.target_kl > 0)
+        if self.table is not None:
+            inputs["table"] = tuple(part[found.entries] for part in self.table)
+        names = [field.name for field in fields(found) if field.name != "n_base"]
+        found = replace(found, **{name: self.moved(getattr(found, name)) for name in names})
+        return {key: self.moved(value) for key, value in inputs.items()} | {"asked": found}
+
+    def moved(self, value: Any) -> Any:
+        """On the device; to a GPU from memory out of which it copies while it computes."""
+        if isinstance(value, tuple):
+            return tuple(map(self.moved, value))
+        if not torch.is_tensor(value):
+            return value
+        gpu = self.args.device.type == "cuda"
+        return (value.pin_memory() if gpu else value).to(self.args.device, non_blocking=gpu)
+
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        labels = inputs["labels"]
-        forward = {k: v for k, v in inputs.items() if k != "labels"} | {"use_cache": False}
+        asked: losses.Asked = inputs.pop("asked")
+        known = inputs.pop("table", None)
+        forward = inputs | {"use_cache": False}
         if self.aux_loss_enabled:
             forward["output_router_logits"] = True
-        taught, held = labels[:, 1:] >= 0, labels[:, 1:] <= KL  # (B, T-1)
         plain = self.accelerator.unwrap_model(model)
-        with head_at(plain, torch.cat([positions(taught), positions(held)])):
+        with head_at(plain, torch.cat([asked.spoken, asked.held])), self.precision():
             outputs = model(**forward)  # without labels: the logits, not TRL's fused head
-        spoken, replayed = outputs.logits.split([int(taught.sum()), int(held.sum())])  # (N, V) each
-        wanted = labels[:, 1:][taught]
-        each = losses.cross_entropies(spoken, wanted)  # (N,)
+        spoken, replayed = outputs.logits.split([len(asked.spoken), len(asked.held)])  # (N, V), (M, V)
+        each = self.cross_entropies(spoken, asked.tokens)  # (N,)
         entropy = (losses.dft(each) if self.weigh_tokens else each).sum()
-        divergence, target = self.divergences(forward, labels, taught, held, spoken, replayed)
+        divergence, target = self.divergences(forward, asked, known, spoken, replayed)
         n_entropy, n_kl, n_domain, n_replay, _ = self.counts
         loss = entropy / n_entropy + self.coefficient * divergence / n_kl + self.target_kl * target / n_entropy
         loss = loss * self.args.world_size  # DDP averages gradients over processes; the counts are global
@@ -101,9 +129,10 @@ class ForgettingTrainer(SFTTrainer):
             anchor = self.anchor_coefficient * penalty(trained(plain), self.start, self.importance)
             loss = loss + anchor / self.current_gradient_accumulation_steps
             self.note("anchor", anchor / (self.args.world_size * self.current_gradient_accumulation_steps))
-        self.note("domain_loss", each[wanted < REPLAY].sum() / n_domain)
+        again = asked.tokens >= REPLAY
+        self.note("domain_loss", (each.detach() * ~again).sum() / n_domain)
         if self.replays:
-            self.note("replay_loss", each[wanted >= REPLAY].sum() / n_replay)
+            self.note("replay_loss", (each.detach() * again).sum() / n_replay)
         if self.coefficient:
             self.note("kl", divergence / n_kl)
         if self.target_kl:
@@ -111,30 +140,24 @@ class ForgettingTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def divergences(
-        self, forward: dict, labels: torch.Tensor, taught: torch.Tensor, held: torch.Tensor,
-        spoken: torch.Tensor, replayed: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        self, forward: dict, asked: losses.Asked, known: Table | None, spoken: torch.Tensor, replayed: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Sums of KL(base || tuned) where the labels ask for it, and where cross-entropy is taken (for target_kl)."""
         divergence = target = spoken.new_zeros((), dtype=torch.float32)
-        if self.table is not None:
-            rows = (KL - labels[:, 1:][held]).cpu()
-            tokens, logprobs = (part[rows].to(replayed.device) for part in self.table)
-            divergence = losses.kl_top_k_sum(tokens.long(), logprobs, replayed)
-        taken = held if self.table is None else torch.zeros_like(held)
-        wanted = taken | taught if self.target_kl else taken
-        rows = wanted.any(1)
-        if self.reference is None or not bool(rows.any()):
+        if known is not None:
+            divergence = losses.kl_top_k_sum(known[0].long(), known[1], replayed)
+        if self.reference is None or len(asked.rows) == 0:
             return divergence, target
         # Rows without such a position do not pass through the base; a packed batch is one row and passes whole.
-        if not bool(rows.all()):
-            forward = {k: v[rows] if torch.is_tensor(v) else v for k, v in forward.items()}
-        first = positions(taught[rows]) if self.target_kl else positions(taught[rows])[:0]
-        with torch.no_grad(), head_at(self.reference, torch.cat([first, positions(taken[rows])])):
+        if len(asked.rows) < len(forward["input_ids"]):
+            forward = {k: v[asked.rows] if torch.is_tensor(v) else v for k, v in forward.items()}
+        with torch.no_grad(), head_at(self.reference, asked.base), self.precision():
             base = self.reference(**forward).logits
+        wanted, held = base.split(asked.n_base)
         if self.target_kl:
-            target = losses.kl_sum(base[: len(first)], spoken)
-        if self.table is None:
-            divergence = losses.kl_sum(base[len(first) :], replayed)
+            target = self.kl_sum(wanted, spoken)
+        if known is None:
+            divergence = self.kl_sum(held, replayed)
         return divergence, target
 
     def note(self, name: str, value: torch.Tensor) -> None:
@@ -148,11 +171,6 @@ class ForgettingTrainer(SFTTrainer):
             logs["memory_gib"] = peak_memory() / 2**30
             self.seen, self.steps_seen = {}, 0
         super().log(logs, start_time)
-
-
-def positions(bearing: torch.Tensor) -> torch.Tensor:
-    """Where the next token bears loss: bearing (B, T-1), said of the next tokens; indices into (B * T,)."""
-    return F.pad(bearing, (0, 1)).flatten().nonzero()[:, 0]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PrinterCallback,
 from trl import SFTConfig
 
 from stages.core import manifest, records
-from stages.objectives import anchors, averaging, base_table, held_out, losses
+from stages.objectives import anchors, averaging, base_table, compiling, held_out, losses
 from stages.objectives.job import HELD, MODEL, REPLAYED, RESULT, ROWS, SMALL, Job, last_checkpoint
 from stages.objectives.trainer import ForgettingTrainer, Table, peak_memory
 from stages.objectives.watch import Watch
@@ -32,8 +32,9 @@ def train(job: Job) -> None:
     if cpu and (job.processes > 1 or job.parameters <= SMALL):
         torch.set_num_threads(1)  # on matrices this small, handing work to threads takes longer than the work
     set_seed(params.seed)
+    sharded = job.processes > 1 and params.processes.strategy == "fsdp2"  # accelerate sees to its precision
     arguments = SFTConfig(
-        output_dir=str(job.scratch), use_cpu=cpu, bf16=job.bf16, fp16=False, num_train_epochs=1,  # the mixture holds all epochs
+        output_dir=str(job.scratch), use_cpu=cpu, bf16=job.bf16 and sharded, fp16=False, num_train_epochs=1,  # the mixture holds all epochs
         learning_rate=how.learning_rate or params.learning_rate,
         per_device_train_batch_size=max(1, params.batch_size // job.parts), gradient_accumulation_steps=job.parts // job.processes,
         lr_scheduler_type=params.scheduler, warmup_steps=params.warmup, weight_decay=params.weight_decay,
@@ -68,7 +69,7 @@ def train(job: Job) -> None:
         weigh_tokens=how.reweight == "dft", replays=job.replays and how.objective == "ce",
         start=anchors.copied(tuned) if how.anchor != "none" else None,
         importance=anchors.fisher(tuned, replay_rows(job)[: how.fisher_rows]) if how.anchor == "ewc" else None,
-        anchor_coefficient=how.anchor_coefficient, **extra,
+        anchor_coefficient=how.anchor_coefficient, bf16=job.bf16, compiled=job.compiled, **extra,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # our own callback logs
     prepared: Any = trainer.train_dataset
@@ -80,6 +81,7 @@ def train(job: Job) -> None:
     trained = trainer.train(resume_from_checkpoint=str(last) if last else None)
     watch.close()
     finished = whole(job, trainer)
+    compiling.undo(finished)
     if not trainer.is_world_process_zero():
         return
     result: dict[str, Any] = {

@@ -132,6 +132,8 @@ class Finetune(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     bf16: Literal["auto", True, False] = "auto"  # mixed precision; auto: where the hardware has it
+    # torch.compile of the decoder's blocks and the losses; auto: on a GPU where training is long enough to win by it
+    compile: Literal["auto", True, False] = "auto"
     activation_checkpointing: bool = False  # less memory, about a third more time
     log_steps: Positive = 10
     checkpoint_steps: Positive | None = None  # a killed run goes on from the last checkpoint; none: it starts again
