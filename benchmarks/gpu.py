@@ -178,7 +178,7 @@ def main(size: Size, micro: list[int]) -> None:
         del engine
         for name, arm in ARMS.items():
             for batch in micro:
-                for compiled in (False, True):
+                for compiled in (False, True) if gpu else (False,):
                     if gpu:
                         torch.cuda.empty_cache()
                         torch.cuda.reset_peak_memory_stats()

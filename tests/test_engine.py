@@ -10,10 +10,12 @@ import pytest
 import torch
 from conftest import ROOT, describe
 from torch.utils._pytree import tree_leaves
+from transformers import DynamicCache
 
 from stages.core import chat, manifest
 from stages.core.errors import UserError
 from stages.engines import local
+from stages.engines.decoding import Read, Writing
 from stages.engines.interface import Until
 
 QUESTIONS = [
@@ -85,6 +87,61 @@ def test_rows_join_those_that_still_write_and_change_none_of_them(engine, prompt
     assert len(seen) < 0.5 * tokens  # nearly full batches; one batch after the other would wait for its longest row
     longest = [max(a.n_tokens for a in alone[i : i + 4]) for i in range(0, len(many), 4)]
     assert len(seen) < sum(longest)
+
+
+def test_every_row_finds_its_keys_and_values_whoever_joins_and_leaves():
+    """Random steps, joins of shorter and longer prompts, and leaves; a row's numbers are its own and come in their order."""
+    draw, rows = np.random.default_rng(0), 6
+    new = torch.manual_seed(0)
+
+    def read(who: list[int]) -> tuple[Read, torch.Tensor]:
+        """Prompts of 1 to 9 tokens for these rows, the last two of which share one."""
+        lengths = draw.integers(1, 10, max(len(who) - 1, 1))
+        of = torch.tensor([min(place, len(lengths) - 1) for place in range(len(who))])
+        attention = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+        cache = DynamicCache()
+        for layer in (0, 1):
+            cache.update(*torch.rand(2, len(lengths), 2, max(lengths), 3, generator=new), layer)
+        for prompt, length in enumerate(lengths):
+            attention[prompt, -length:] = 1
+        for row, prompt in zip(who, of.tolist(), strict=True):
+            known[row] = [
+                tuple(held[prompt, :, -lengths[prompt] :].clone() for held in (layer.keys, layer.values))
+                for layer in cache.layers
+            ]
+        return Read(who, of, cache, attention, torch.zeros(len(lengths), 1)), torch.tensor(who)
+
+    known: dict[int, list] = {}
+    writing, following = Writing(*read([0, 1, 2]), rows), 3
+    for turn in range(300):
+        count = len(writing.who)
+        if count < rows and draw.random() < 0.3:
+            many = list(range(following, following + int(draw.integers(1, rows - count + 1))))
+            writing.join(*read(many))
+            following += len(many)
+        elif count > 1 and draw.random() < 0.3:
+            writing.keep(sorted(draw.choice(count, size=int(draw.integers(1, count)), replace=False).tolist()))
+        else:
+            writing.attention = torch.cat([writing.attention, torch.ones_like(writing.position)], dim=1)
+            writing.position += 1
+            for layer in (0, 1):
+                column = torch.rand(2, count, 2, 1, 3, generator=new)
+                writing.cache.update(*column, layer)
+                for place, row in enumerate(writing.who):
+                    known[row][layer] = tuple(
+                        torch.cat([held, one[place]], dim=1)
+                        for held, one in zip(known[row][layer], column, strict=True)
+                    )
+        assert writing.tokens.tolist() == writing.who
+        for place, row in enumerate(writing.who):
+            mask = writing.attention[place].bool()
+            assert int(mask.sum()) == writing.position[place].item() == known[row][0][0].shape[1]
+            for layer in (0, 1):
+                held = writing.cache.layers[layer]
+                assert held.keys.shape[2] == len(mask)
+                assert torch.equal(held.keys[place][:, mask], known[row][layer][0]), turn
+                assert torch.equal(held.values[place][:, mask], known[row][layer][1]), turn
+    assert following > 50
 
 
 def test_a_model_that_keeps_a_window_of_its_keys_writes_one_batch_after_the_other(tmp_path, tokenizer, prompts):
@@ -318,7 +375,12 @@ def test_the_gpu_benchmark_runs_on_a_cpu_when_told_to_and_says_where_there_is_no
     trial = subprocess.run([*command, "--tiny"], capture_output=True, text=True)
     assert trial.returncode == 0, trial.stderr
     cells = [line.split("|")[1].strip() for line in trial.stdout.splitlines() if line.startswith("|")]
-    assert cells[2:] == ["generation", "scoring", "training"]
+    assert cells[2:] == [
+        "generation",
+        "scoring",
+        "cross-entropy, 2 rows at once",
+        "KL on half of the rows, 2 rows at once",
+    ]
     assert "a trial, no measurement" in trial.stdout or torch.cuda.is_available()
     if not torch.cuda.is_available():
         done = subprocess.run(command, capture_output=True, text=True)

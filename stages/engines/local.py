@@ -16,14 +16,14 @@ from transformers import DynamicCache
 
 from stages.core import chat, manifest, meter
 from stages.core.errors import UserError
-from stages.engines.decoding import Writing
+from stages.engines.decoding import Read, Writing, joins
 from stages.engines.interface import SCORES, Chat, Completion, Until, seed_of
 
 __all__ = ["Completion", "Engine", "sample", "seed_of"]
 TOKENS = (
-    1024  # of a batch that is scored on a CPU: more do not fit into a core's cache (`python benchmarks/synthesis.py`)
+    1024  # that pass through the model at once on a CPU: more do not fit into a core's cache (benchmarks/synthesis.py)
 )
-FEW = 0.75  # part of a batch that still writes, below which waiting rows join it
+FREE = 0.25  # part of a batch's places that must be free before waiting rows join
 
 
 class Engine:
@@ -35,6 +35,7 @@ class Engine:
         self.tokenizer = manifest.tokenizer(folder)
         self.model = manifest.model(folder, entry.dtype)
         self.device = self.model.device
+        self.joins = joins(DynamicCache(config=self.model.config))
 
     def check_length(self, prompts: Sequence[Sequence[int]], more: int) -> None:
         longest = max(map(len, prompts), default=0)
@@ -60,14 +61,15 @@ class Engine:
         uniform = [np.random.default_rng(seed).random(until.max_tokens) for seed in seeds]
         written: list[list[int]] = [[] for _ in prompts]
         finished: list[Completion | None] = [None] * len(prompts)
-        stops, writing = set(until.stop_ids), None
+        stops = set(until.stop_ids)
+        writing: Writing | None = None
 
-        def take(rows: Writing, logits: torch.Tensor) -> Writing | None:
-            """Each row's next token, and the rows that go on after it. logits: (B, V)."""
-            drawn = np.array([uniform[i][len(written[i])] for i in rows.who])
-            heat = torch.tensor([temperatures[i] for i in rows.who], dtype=torch.float32, device=self.device)
-            rows.tokens = sample(logits.float(), drawn, heat, top_p)
-            for i, token in zip(rows.who, rows.tokens.tolist(), strict=True):
+        def take(who: list[int], logits: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+            """The next token of each row, (B,), and the places of the rows that go on after it. logits: (B, V)."""
+            drawn = np.array([uniform[i][len(written[i])] for i in who])
+            heat = torch.tensor([temperatures[i] for i in who], dtype=torch.float32, device=self.device)
+            tokens = sample(logits.float(), drawn, heat, top_p)
+            for i, token in zip(who, tokens.tolist(), strict=True):
                 if token in stops:
                     finished[i] = self._completion(written[i], "stop")
                     continue
@@ -76,46 +78,51 @@ class Engine:
                     finished[i] = Completion(text, "stop", len(written[i]))
                 elif len(written[i]) == until.max_tokens:
                     finished[i] = self._completion(written[i], "length")
-            going = [row for row, i in enumerate(rows.who) if finished[i] is None]
-            if not going:
-                return None
-            rows.keep(going)
-            return rows
+            return tokens, [place for place, i in enumerate(who) if finished[i] is None]
 
         while waiting or writing:
-            if waiting and (writing is None or (len(writing.who) <= self.batch * FEW and writing.takes_more)):
-                room = self.batch - (len(writing.who) if writing else 0)
-                rows, waiting = waiting[:room], waiting[room:]
-                joined = take(*self._read([prompts[i] for i in rows], rows))
-                if writing and joined:
-                    writing.join(joined)
-                writing = writing or joined
+            free = self.batch - (len(writing.who) if writing else 0)
+            if waiting and (writing is None or (free >= self.batch * FREE and writing.takes_more)):
+                rows, waiting = waiting[:free], waiting[free:]
+                for read in self._read(prompts, rows):
+                    tokens, going = take(read.who, read.logits[read.of])
+                    read.who, read.of = [read.who[place] for place in going], read.of[going]
+                    if going and writing:
+                        writing.join(read, tokens[going])
+                    elif going:
+                        writing = Writing(read, tokens[going], min(self.batch, len(prompts)))
                 continue
             assert writing is not None
-            writing.attention = torch.cat([writing.attention, torch.ones_like(writing.position)], dim=1)
-            out = self.model(
-                input_ids=writing.tokens[:, None], attention_mask=writing.attention, position_ids=writing.position,
-                past_key_values=writing.cache, use_cache=True, logits_to_keep=1,
-            )  # fmt: skip
-            writing.position = writing.position + 1
-            writing = take(writing, out.logits[:, -1])
+            writing.tokens, going = take(writing.who, writing.step(self.model))
+            if going:
+                writing.keep(going)
+            else:
+                writing = None
         found = [done for done in finished if done is not None]
         self.count(written=sum(done.n_tokens + (done.finish == "stop") for done in found))
         return found
 
-    def _read(self, prompts: list[list[int]], who: list[int]) -> tuple[Writing, torch.Tensor]:
-        """The rows of these prompts with all prompts read, and the logits of what comes next, (B, V)."""
-        distinct = {prompt: n for n, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}  # each is read once
-        ids, attention = self._pad_left([list(prompt) for prompt in distinct])  # (D, T)
-        out = self.model(
-            input_ids=ids, attention_mask=attention, position_ids=(attention.cumsum(1) - 1).clamp(min=0), use_cache=True,
-            logits_to_keep=1,
-        )  # fmt: skip
-        of = torch.tensor([distinct[tuple(prompt)] for prompt in prompts], device=self.device)  # (B,)
-        out.past_key_values.batch_select_indices(of)
-        self.count(read=sum(map(len, prompts)), reused=sum(map(len, prompts)) - sum(map(len, distinct)))
-        rows = Writing(who, out.past_key_values, attention[of], attention.sum(1, keepdim=True)[of], of)
-        return rows, out.logits[:, -1][of]
+    def _read(self, prompts: Sequence[list[int]], rows: list[int]) -> Iterator[Read]:
+        """Has the model read the prompts of these rows, equal ones once: all in one batch, or, on a CPU, few tokens at a time."""
+        distinct: dict[tuple[int, ...], list[int]] = {}
+        for row in rows:
+            distinct.setdefault(tuple(prompts[row]), []).append(row)
+        read, computed = sum(len(prompts[row]) for row in rows), sum(map(len, distinct))
+        self.count(read=read, reused=read - computed)
+        lengths = list(map(len, distinct))
+        parts = list(self._batches(lengths, [1] * len(lengths))) if self.joins else [list(range(len(lengths)))]
+        several = list(distinct)
+        for part in (
+            [several[n] for n in numbers] for numbers in reversed(parts)
+        ):  # the longest first: room is made once
+            ids, attention = self._pad_left([list(prompt) for prompt in part])  # (D, T)
+            out = self.model(
+                input_ids=ids, attention_mask=attention, position_ids=(attention.cumsum(1) - 1).clamp(min=0),
+                use_cache=True, logits_to_keep=1,
+            )  # fmt: skip
+            who = [row for prompt in part for row in distinct[prompt]]
+            of = [n for n, prompt in enumerate(part) for _ in distinct[prompt]]
+            yield Read(who, torch.tensor(of, device=self.device), out.past_key_values, attention, out.logits[:, -1])
 
     def count(self, **tokens: int) -> None:
         meter.count(self.entry.parameters, **tokens)
