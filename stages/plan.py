@@ -160,7 +160,7 @@ def line(
 ) -> Line:  # fmt: skip
     """One stage's work as time and place. Several processes or devices share a model's work, and finish together."""
     from stages.engines import choose
-    from stages.objectives import launch
+    from stages.objectives import compiling, launch
 
     name, size = one.stage.partition("@")[0], sizes.get(one.model)
     beside, running = devices.seconds(one, rates.get(one.model), slower)
@@ -173,6 +173,8 @@ def line(
     known = not one.model or one.model in rates
     accelerated = not here or manifest.device().type != "cpu"
     two = 2 if accelerated else 4  # bytes of a weight that only runs
+    flops = 6.0 * size.parameters * one.trained / processes if size else 0.0
+    compiled = compiling.pays(given.finetune.compile, "cuda" if accelerated else "cpu", flops)
     libraries = 0 if accelerated else psutil.Process().memory_info().rss  # a CPU's memory holds the process itself, too
     return Line(
         stage=one.stage,
@@ -180,7 +182,9 @@ def line(
         tokens=one.tokens,
         seconds=beside + running / processes if known else None,
         hours=(running + (beside * processes if one.model else 0)) / 3600 if known else 0.0,
-        memory=libraries + costs.memory(given, one.stage, size, two, processes) if size and one.model else 0.0,
+        memory=libraries + costs.memory(given, one.stage, size, two, processes, compiled)
+        if size and one.model
+        else 0.0,
         disk=costs.disk(given, one.stage, one.rows, one.tokens, sizes[given.base]),
     )
 

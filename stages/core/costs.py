@@ -13,6 +13,7 @@ from stages.core.sections.training import Arm
 from stages.core.shapes import Shape
 
 UNDECIDED = 0.5  # part of the instructions for which a further judge is asked, where no earlier run of the panel tells
+SCORED = 1024  # tokens that pass through a model at once on a CPU (TOKENS of engines/local.py)
 STATE = 16  # bytes per trained parameter: weights, gradient and two moments of AdamW in fp32
 LIGHT = {"consensus", "balance", "quality", "mix", "drift", "gate", "report", "ingest"}  # no model runs in them
 
@@ -141,8 +142,9 @@ def base_passes(how: Arm, tokens: float, replay: float, once: float) -> float:
     return min(replay, once) if how.kl_cache == "topk" else replay
 
 
-def memory(params: Params, stage: str, shape: Shape, bytes_each: int, processes: int) -> float:
-    """Bytes on one device: weights, and what grows with the batch. `bytes_each`: of a weight when it only runs."""
+def memory(params: Params, stage: str, shape: Shape, bytes_each: int, processes: int, compiled: bool = False) -> float:
+    """Bytes on one device: weights, and what grows with the batch. `bytes_each`: of a weight when it only runs, 4 on a CPU;
+    `compiled`: training is."""
     weights = shape.parameters * bytes_each
     name, _, arm = stage.partition("@")
     if name in ("finetune", "pilot"):
@@ -150,13 +152,15 @@ def memory(params: Params, stage: str, shape: Shape, bytes_each: int, processes:
         reference = 4 if how.objective == "kl" or how.target_kl else 0
         state = shape.parameters * ((STATE if how.lora_rank is None else 4) + reference)
         micro = given.micro_batch or given.batch_size
-        # logits, their log-probabilities and gradients; those of the base beside them
-        logits = 4 * micro * given.max_length * shape.vocabulary * (6 if reference else 3)
-        # Activations of all layers in 2 bytes: s b h L (34 + 5 a s / h), with checkpoints 2 s b h L (Korthikanti et al., arXiv
-        # 2205.05198, eq. 2 and sec. 5). The second term is that of plain attention, which only a CPU computes.
+        # Of each logit: itself and its gradient, the base's beside them; not compiled, copies in fp32 and their log-probabilities
+        each = (6 if reference else 4) if compiled else (24 if reference else 16)
+        logits = micro * given.max_length * shape.vocabulary * each
+        # Activations of all layers: s b h L (34 + 5 a s / h) bytes, with checkpoints 2 s b h L, in half precision (Korthikanti et
+        # al., arXiv 2205.05198, eq. 2 and sec. 5); 16 more where, as here, the residual stream is in fp32. The second term is that
+        # of plain attention, which only a CPU computes. Both sums are within a fifth of benchmarks/gpu.py's on an H100.
         plain = 5 * shape.heads * given.max_length / shape.hidden if bytes_each == 4 else 0.0
-        each = 2.0 if given.activation_checkpointing else 34 + plain
-        activations = given.max_length * micro * shape.hidden * shape.layers * each
+        kept = 4.0 if given.activation_checkpointing else 50 + plain
+        activations = given.max_length * micro * shape.hidden * shape.layers * kept
         return state / (processes if given.processes.strategy == "fsdp2" else 1) + logits + activations
     longest = params.reconstruct.max_tokens + params.respond.max_tokens
     rows = {"reconstruct": params.reconstruct.batch, "respond": params.respond.batch, "evaluate": params.evaluate.batch}
@@ -164,8 +168,9 @@ def memory(params: Params, stage: str, shape: Shape, bytes_each: int, processes:
         return weights + rows[name] * longest * shape.cache * bytes_each
     if name == "curate":  # one pass: hidden states of a few layers at a time
         return weights + params.curate.batch * longest * shape.cache * bytes_each / 4
-    # keys and values beside those of what all prompts begin with, joined layer by layer
-    return weights + 2 * params.judge.batch * longest * shape.cache * bytes_each
+    # keys and values beside those of what all prompts begin with, joined layer by layer; on a CPU of few tokens at once
+    tokens = params.judge.batch * longest if bytes_each < 4 else max(SCORED, longest)
+    return weights + 2 * tokens * shape.cache * bytes_each
 
 
 def disk(params: Params, stage: str, rows: float, tokens: float, shape: Shape | None) -> float:

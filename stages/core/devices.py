@@ -21,8 +21,10 @@ DEVICES = {  # dense bf16 operations per second (fp16 on the T4), bytes of memor
     "t4": (65e12, 16e9),
 }
 # Parts of the peak that are reached. A server's writing: Magpie (arXiv 2406.08464) made 3 M pairs with Llama-3-8B in 206 hours of
-# one A100, about a tenth of its peak. The others are assumptions; a measurement on the machine replaces all of them.
-SERVED, WRITE, READ, TRAIN = 0.1, 0.03, 0.4, 0.35
+# one A100, about a tenth of its peak. Scoring and training: a 0.5 B model on an H100 (`python benchmarks/gpu.py`: 0.20 and, compiled,
+# 0.34). Writing in process: 0.012 there, where small kernels are waited for, and more the larger the model; an assumption.
+# A measurement on the machine replaces all of them.
+SERVED, WRITE, READ, TRAIN = 0.1, 0.03, 0.2, 0.34
 
 # Seconds that a command takes beside its model, and of these per row of what it reads: CPU seconds of the pocket lab's commands
 # by the shell's `time`, on a machine on which `yardstick` takes YARDSTICK seconds; elsewhere scaled by it. What `time` does not

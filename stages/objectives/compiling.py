@@ -15,12 +15,12 @@ import torch
 WORTH = 2e16  # floating-point operations of a process from which its compilation, about half a minute, comes back
 
 
-def pays(wanted: bool | Literal["auto"], device: torch.device, flops: float) -> bool:
+def pays(wanted: bool | Literal["auto"], device: str, flops: float) -> bool:
     """`flops`: of the whole run, by the 6ND rule, in one process."""
     if wanted != "auto":
         return wanted
     compiler = any(map(shutil.which, ("cc", "gcc", "clang")))  # Triton builds its launchers with one
-    return device.type == "cuda" and compiler and flops >= WORTH
+    return device == "cuda" and compiler and flops >= WORTH
 
 
 def blocks(model: Any) -> None:

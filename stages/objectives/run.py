@@ -88,7 +88,7 @@ def trained(
             params=params, how=how, arm=arm, folder=folder, fingerprint=entry.fingerprint, parameters=entry.parameters,
             longest=params.max_length if params.packing else longest, scratch=scratch, replays=replays,
             bf16=bf16_usable() if params.bf16 == "auto" else params.bf16,
-            compiled=compiling.pays(params.compile, manifest.device(), flops / processes), parts=parts(params, processes), processes=processes,
+            compiled=compiling.pays(params.compile, manifest.device().type, flops / processes), parts=parts(params, processes), processes=processes,
             kl_weight=how.kl_coefficient * per_token if how.objective == "kl" else 0.0,
         )  # fmt: skip
         if launch.rank() == 0:
