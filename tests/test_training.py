@@ -378,6 +378,11 @@ def test_the_ledger_says_what_the_arm_cost(train, project, tokenizer):
     assert (ledger["steps"], ledger["rows"], ledger["share"]) == (4, {"domain": 8, "replay": 8}, 0.5)
     assert ledger["epochs"] == 2
     assert ledger["loss_last"] < ledger["loss_first"]
+    train(anchor="ewc", fisher_rows=3)  # the gradients of three rows more
+    replayed = {row["messages"][0]["content"]: row["messages"] for row in rows if row["source"] == "replay"}
+    more = sum(len(chat.encode(tokenizer, messages)[0]) for messages in list(replayed.values())[:3])
+    weighed = records.read_json(project / "curves" / "ledger.json")
+    assert weighed["tokens"]["trained_on"] == sum(tokens.values()) + more
 
 
 def test_an_end_of_turn_without_loss_is_refused(train, project, tiny, tokenizer):

@@ -104,10 +104,11 @@ def trained(
 
 
 def passed(how: Arm, done: Trained) -> tuple[int, int]:
-    """Tokens that were trained on, and tokens that passed through the frozen base."""
+    """Tokens that passed forward and back (trained on, or for the Fisher information), and those through the frozen base."""
     seen = sum(len(one["input_ids"]) for one in done.encoded)
     held = sum(len(one["input_ids"]) for one in done.encoded if min(one["labels"]) <= KL)
-    return seen, seen if how.target_kl else held if how.kl_cache == "off" else done.result["cached_tokens"]
+    reference = seen if how.target_kl else held if how.kl_cache == "off" else done.result["cached_tokens"]
+    return seen + done.result["weighed_tokens"], reference
 
 
 def check(params: Finetune, arm: str, how: Arm) -> None:

@@ -59,7 +59,9 @@ def train(job: Job) -> None:
         )
     if how.anchor != "none":
         tuned.to(device)  # type: ignore[arg-type]
-    rows = pq.read_metadata(job.scratch / ROWS).num_rows
+    rows, weighed = pq.read_metadata(job.scratch / ROWS).num_rows, list[tuple[list[int], list[int]]]()
+    if how.anchor == "ewc":
+        weighed = replay_rows(job)[: how.fisher_rows]
     watch = Watch(job.scratch, len(tokenizer))
     trainer = ForgettingTrainer(
         model=tuned, args=arguments, train_dataset=Dataset(pq.read_table(job.scratch / ROWS)), processing_class=tokenizer,
@@ -68,7 +70,7 @@ def train(job: Job) -> None:
         coefficient=job.kl_weight, target_kl=how.target_kl,
         weigh_tokens=how.reweight == "dft", replays=job.replays and how.objective == "ce",
         start=anchors.copied(tuned) if how.anchor != "none" else None,
-        importance=anchors.fisher(tuned, replay_rows(job)[: how.fisher_rows]) if how.anchor == "ewc" else None,
+        importance=anchors.fisher(tuned, weighed) if weighed else None,
         anchor_coefficient=how.anchor_coefficient, bf16=job.bf16, compiled=job.compiled, **extra,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # our own callback logs
@@ -90,6 +92,7 @@ def train(job: Job) -> None:
         "train_seconds": trained.metrics["train_runtime"],
         "peak_memory_bytes": peak_memory(),
         "cached_tokens": forward,
+        "weighed_tokens": sum(len(ids) for ids, _ in weighed),
     }
     if table is not None:
         result["kl_cache"] = top_k_error(job, finished, table)
