@@ -16,7 +16,7 @@ from stages.core import costs, devices, earlier, params, records, shapes
 from stages.core.costs import Domain, Means, Rates, Work
 from stages.core.errors import UserError
 from stages.core.sections.models import Model
-from stages.engines import speed
+from stages.engines import local, speed
 from stages.engines.interface import Completion
 
 MEANS = Means(turn=10, answer=20, kept=0.5, distinct=0.25, prefix=5)
@@ -119,6 +119,10 @@ def test_training_memory_is_weights_state_base_and_logits(settings, project):
     change(project / "params.yaml", finetune__processes={"count": 4, "strategy": "fsdp2"})
     sharded = costs.memory(params.load_all(), "finetune@holdfast", shape, 2, 4)
     assert sharded == 5000 + 24 * logits + kept
+
+
+def test_a_judge_on_a_cpu_is_planned_with_the_tokens_that_the_engine_reads_at_once():
+    assert costs.SCORED == local.TOKENS
 
 
 def test_training_memory_is_what_an_h100_took(settings, project):
