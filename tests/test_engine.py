@@ -112,7 +112,7 @@ def test_every_row_finds_its_keys_and_values_whoever_joins_and_leaves():
         return Read(who, of, cache, attention, torch.zeros(len(lengths), 1)), torch.tensor(who)
 
     known: dict[int, list] = {}
-    writing, following = Writing(*read([0, 1, 2]), rows), 3
+    writing, following = Writing(*read([0, 1, 2]), rows, True), 3
     for turn in range(300):
         count = len(writing.who)
         if count < rows and draw.random() < 0.3:

@@ -111,14 +111,19 @@ def test_training_memory_is_weights_state_base_and_logits(settings, project):
     kept = 50 * micro * length * 8 * 2  # activations: 50 bytes for each of hidden, in each of 2 layers
     logits = micro * length * 10
     assert costs.memory(settings, "finetune@domain-only", shape, 2, 1) == 16_000 + 16 * logits + kept
-    assert costs.memory(settings, "finetune@holdfast", shape, 2, 1) == 20_000 + 24 * logits + kept
+    assert costs.memory(settings, "finetune@holdfast", shape, 2, 1) == 18_000 + 24 * logits + kept
     assert costs.memory(settings, "finetune@domain-only", shape, 2, 1, True) == 16_000 + 4 * logits + kept
-    assert costs.memory(settings, "finetune@holdfast", shape, 2, 1, True) == 20_000 + 6 * logits + kept
+    assert costs.memory(settings, "finetune@holdfast", shape, 2, 1, True) == 18_000 + 6 * logits + kept
+    change(project / "params.yaml", finetune__bf16=False)
+    assert costs.memory(params.load_all(), "finetune@holdfast", shape, 2, 1) == 20_000 + 24 * logits + kept
+    change(project / "params.yaml", finetune__bf16="auto", finetune__arms__holdfast__kl_cache="topk")
+    assert costs.memory(params.load_all(), "finetune@holdfast", shape, 2, 1) == 16_000 + 16 * logits + kept
+    change(project / "params.yaml", finetune__arms__holdfast__kl_cache="off")
     plain = 5 * 4 * length * length * micro * 2  # on a CPU also the attention of 4 heads
     assert costs.memory(settings, "finetune@domain-only", shape, 4, 1) == 16_000 + 16 * logits + kept + plain
     change(project / "params.yaml", finetune__processes={"count": 4, "strategy": "fsdp2"})
     sharded = costs.memory(params.load_all(), "finetune@holdfast", shape, 2, 4)
-    assert sharded == 5000 + 24 * logits + kept
+    assert sharded == 4000 + 2000 + 24 * logits + kept  # the frozen base is whole in each process
 
 
 def test_a_judge_on_a_cpu_is_planned_with_the_tokens_that_the_engine_reads_at_once():

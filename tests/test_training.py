@@ -18,7 +18,7 @@ from stages import finetune
 from stages.core import chat, manifest, records
 from stages.core.errors import UserError
 from stages.core.sections.training import Arm, Finetune
-from stages.objectives import averaging, compiling, curves, training, watch
+from stages.objectives import averaging, compiling, curves, trainer, training, watch
 
 ANSWERS = ["yes", "the red fox", "1 2 3 4 5 6", "apple, pear, plum", "no", "a b", "nine", "three green boats"]
 
@@ -120,6 +120,20 @@ def test_in_mixed_precision_both_sides_of_the_kl_are_rounded_alike(train, projec
     plain = train(**arm, batch_size=8)
     assert curves["loss"][0] != plain["loss"][0]  # it was rounded
     assert curves["loss"] == pytest.approx(plain["loss"], rel=0.01)
+
+
+def test_a_base_that_was_cast_once_says_what_autocast_would_have_it_say(base):
+    """To the bit; its matrices take half the memory, norms and embeddings stay as they are."""
+    model = manifest.model(manifest.load(base).folder(), "float32")
+    ids = torch.randint(len(model.get_input_embeddings().weight), (3, 7), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        before = model(ids.to(model.device)).logits
+    trainer.cast_once(model)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(ids.to(model.device)).logits, before)
+    kinds = {name.rsplit(".", 2)[-2]: weight.dtype for name, weight in model.named_parameters()}
+    assert kinds["q_proj"] == kinds["down_proj"] == kinds["lm_head"] == torch.bfloat16
+    assert kinds["embed_tokens"] == kinds["norm"] == torch.float32
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")

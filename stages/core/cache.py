@@ -24,7 +24,7 @@ from stages.core.errors import UserError
 from stages.core.progress import Progress
 
 FOLDER = Path(".cache")
-WORTH = 2000  # rows below which starting worker processes costs more than they save
+WORTH = 5000  # rows below which worker processes cost a small model more than they save (benchmarks/scaling.py)
 Work = Callable[[list[Any]], list[Any]]  # one result per row, each of them JSON
 Shard = dict[str, Any]  # its results, and what they took (meter.Spent)
 Spread = Callable[[Work, list[list[Any]]], Iterator[tuple[int, Shard]]]

@@ -149,11 +149,13 @@ def memory(params: Params, stage: str, shape: Shape, bytes_each: int, processes:
     name, _, arm = stage.partition("@")
     if name in ("finetune", "pilot"):
         how, given = params.finetune.arms[arm], params.finetune
-        reference = 4 if how.objective == "kl" or how.target_kl else 0
-        state = shape.parameters * ((STATE if how.lora_rank is None else 4) + reference)
+        beside = how.target_kl or (how.objective == "kl" and how.kl_cache == "off")
+        frozen = 0 if not beside else 4 if given.bf16 is False or bytes_each == 4 else 2  # the base, cast once
+        state = STATE if how.lora_rank is None else 4
+        held = shape.parameters * (state / (processes if given.processes.strategy == "fsdp2" else 1) + frozen)
         micro = given.micro_batch or given.batch_size
         # Of each logit: itself and its gradient, the base's beside them; not compiled, copies in fp32 and their log-probabilities
-        each = (6 if reference else 4) if compiled else (24 if reference else 16)
+        each = (6 if beside else 4) if compiled else (24 if beside else 16)
         logits = micro * given.max_length * shape.vocabulary * each
         # Activations of all layers: s b h L (34 + 5 a s / h) bytes, with checkpoints 2 s b h L, in half precision (Korthikanti et
         # al., arXiv 2205.05198, eq. 2 and sec. 5); 16 more where, as here, the residual stream is in fp32. The second term is that
@@ -161,7 +163,7 @@ def memory(params: Params, stage: str, shape: Shape, bytes_each: int, processes:
         plain = 5 * shape.heads * given.max_length / shape.hidden if bytes_each == 4 else 0.0
         kept = 4.0 if given.activation_checkpointing else 50 + plain
         activations = given.max_length * micro * shape.hidden * shape.layers * kept
-        return state / (processes if given.processes.strategy == "fsdp2" else 1) + logits + activations
+        return held + logits + activations
     longest = params.reconstruct.max_tokens + params.respond.max_tokens
     rows = {"reconstruct": params.reconstruct.batch, "respond": params.respond.batch, "evaluate": params.evaluate.batch}
     if name in rows:  # keys and values of every row at full length

@@ -175,6 +175,16 @@ def device() -> torch.device:
     return accelerator if accelerator is not None else torch.device("cpu")
 
 
+def bf16_usable() -> bool:
+    """Whether the hardware computes mixed precision: recent GPUs, CPUs with AVX512_BF16 or AMX."""
+    import torch
+
+    kind = device().type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return kind == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def logits_at_once() -> int:
     """Numbers that scoring may compute at a time: as many as fit half a GiB in fp32, on a GPU a sixteenth of its memory. With
     a vocabulary of 150,000 the former are those of 890 tokens."""

@@ -31,14 +31,15 @@ class Read:
 class Writing:
     """B rows after some steps; padding is on the left."""
 
-    def __init__(self, read: Read, tokens: torch.Tensor, rows: int) -> None:
-        """`tokens`: (R,) that the rows begin with; `rows`: as many as there will ever be at once."""
+    def __init__(self, read: Read, tokens: torch.Tensor, rows: int, takes_more: bool) -> None:
+        """`tokens`: (R,) that the rows begin with; `rows`: as many as there will ever be at once; `takes_more`: what joins()
+        says of the cache."""
         self.who = read.who
         self.cache = read.cache
         self.attention = read.attention[read.of]  # (B, T)
         self.position = self.attention.sum(1, keepdim=True)  # (B, 1), of the token that comes next
         self.tokens = tokens  # (B,), the last ones written, which are not in the cache yet
-        self.takes_more = joins(self.cache)
+        self.takes_more = takes_more
         if self.takes_more:
             layers: list[Any] = self.cache.layers
             self.cache.layers = [Places(layer, read.of, rows) if layer.is_initialized else layer for layer in layers]

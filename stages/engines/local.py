@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -35,7 +36,13 @@ class Engine:
         self.tokenizer = manifest.tokenizer(folder)
         self.model = manifest.model(folder, entry.dtype)
         self.device = self.model.device
-        self.joins = joins(DynamicCache(config=self.model.config))
+
+    @cached_property
+    def joins(self) -> bool:
+        """Whether rows can join others that are being written: asked of a cache that the model itself has made."""
+        with torch.inference_mode():
+            one = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            return joins(self.model(input_ids=one, use_cache=True, logits_to_keep=1).past_key_values)
 
     def check_length(self, prompts: Sequence[Sequence[int]], more: int) -> None:
         longest = max(map(len, prompts), default=0)
@@ -82,7 +89,7 @@ class Engine:
 
         while waiting or writing:
             free = self.batch - (len(writing.who) if writing else 0)
-            if waiting and (writing is None or (free >= self.batch * FREE and writing.takes_more)):
+            if waiting and (writing is None or (free >= self.batch * FREE and self.joins)):
                 rows, waiting = waiting[:free], waiting[free:]
                 for read in self._read(prompts, rows):
                     tokens, going = take(read.who, read.logits[read.of])
@@ -90,7 +97,7 @@ class Engine:
                     if going and writing:
                         writing.join(read, tokens[going])
                     elif going:
-                        writing = Writing(read, tokens[going], min(self.batch, len(prompts)))
+                        writing = Writing(read, tokens[going], min(self.batch, len(prompts)), self.joins)
                 continue
             assert writing is not None
             writing.tokens, going = take(writing.who, writing.step(self.model))

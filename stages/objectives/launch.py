@@ -19,6 +19,7 @@ from stages.objectives.job import SMALL, Job
 
 WORK = "stages.objectives.training"
 ERROR = "error-{rank}.json"
+WORTH = 2000  # rows of a small model below which a second process takes longer to start than it saves
 
 
 def started() -> int:
@@ -53,7 +54,7 @@ def count(params: Finetune, parameters: int, rows: int) -> int:
         return wanted
     if device.type != "cpu":
         return divisor(params.batch_size, accelerators())
-    if rows < cache.WORTH or parameters > SMALL or multiprocessing.parent_process():
+    if rows < WORTH or parameters > SMALL or multiprocessing.parent_process():
         return 1  # starting takes longer than it saves, threads do as well, or this is a worker among others already
     return divisor(params.batch_size, cache.workers(2 if (os.cpu_count() or 1) > 1 else 1))
 

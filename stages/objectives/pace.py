@@ -23,7 +23,7 @@ def training(folder: Path, params: Params, parameters: int, length: float) -> tu
     device, width = manifest.device(), max(8, min(round(length), params.finetune.max_length))
     rows = params.finetune.micro_batch or params.finetune.batch_size
     alone = device.type == "cpu" and parameters <= SMALL
-    bf16 = bf16_usable() if params.finetune.bf16 == "auto" else params.finetune.bf16
+    bf16 = manifest.bf16_usable() if params.finetune.bf16 == "auto" else params.finetune.bf16
     with threads(1 if alone else None):
         tuned = manifest.model(folder, "float32").train()
         base = (
@@ -68,10 +68,3 @@ def seconds_of(work: Callable[[], None]) -> float:
             torch.accelerator.synchronize()
         taken.append(now() - began)
     return sorted(taken)[len(taken) // 2]
-
-
-def bf16_usable() -> bool:
-    """Mixed precision where the hardware computes it, as `finetune` decides."""
-    if manifest.device().type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return manifest.device().type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -16,7 +16,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from stages.core import cache, chat, manifest, records, templates
 from stages.core.errors import UserError
@@ -87,7 +86,7 @@ def trained(
         work = job.Job(
             params=params, how=how, arm=arm, folder=folder, fingerprint=entry.fingerprint, parameters=entry.parameters,
             longest=params.max_length if params.packing else longest, scratch=scratch, replays=replays,
-            bf16=bf16_usable() if params.bf16 == "auto" else params.bf16,
+            bf16=manifest.bf16_usable() if params.bf16 == "auto" else params.bf16,
             compiled=compiling.pays(params.compile, manifest.device().type, flops / processes), parts=parts(params, processes), processes=processes,
             kl_weight=how.kl_coefficient * per_token if how.objective == "kl" else 0.0,
         )  # fmt: skip
@@ -183,13 +182,3 @@ def preflight(tokenizer, rows: list[dict], encoded: list[dict]) -> str:
         for token, label in zip(one["input_ids"], one["labels"], strict=True)
     ]
     return "".join(marked)
-
-
-def bf16_usable() -> bool:
-    """Mixed precision where the hardware computes it: recent GPUs, CPUs with AVX512_BF16 or AMX."""
-    device = manifest.device()
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return (
-        device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )

@@ -49,6 +49,8 @@ class ForgettingTrainer(SFTTrainer):
         self.precision = partial(torch.autocast, self.args.device.type, torch.bfloat16, enabled=bf16)
         self.step_rows, self.parts = step_rows, parts
         self.reference = None if base is None else base.to(self.args.device).eval().requires_grad_(False)
+        if bf16 and self.reference is not None:
+            cast_once(self.reference)
         self.table = table
         self.coefficient, self.target_kl = coefficient, target_kl
         self.weigh_tokens, self.replays = weigh_tokens, replays
@@ -183,6 +185,16 @@ def head_at(model: Any, where: torch.Tensor) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+def cast_once(frozen: torch.nn.Module) -> None:
+    """Matrices into bf16, as autocast would cast them in every pass: the same numbers from half the memory. Norms and
+    embeddings stay, and with them the precision of the residual stream."""
+    for module in frozen.modules():
+        if type(module) is torch.nn.Linear:
+            module.weight = torch.nn.Parameter(module.weight.to(torch.bfloat16), requires_grad=False)
+            if module.bias is not None:
+                module.bias = torch.nn.Parameter(module.bias.to(torch.bfloat16), requires_grad=False)
 
 
 def peak_memory() -> int:
