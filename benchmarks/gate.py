@@ -28,8 +28,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from stages.core import records, stats, verdict
+from stages.core import records
 from stages.core.sections.outcome import Gate
+from stages.evaluation import stats, verdict
 
 PARAMS = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))
 SHIPPED = {

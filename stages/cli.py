@@ -219,7 +219,7 @@ def gate(
         return
     code = stage.check(out)
     if against:
-        from stages.core import revision
+        from stages.evaluation import revision
 
         arms = params.load_names("arms")
         with TemporaryDirectory() as temporary:

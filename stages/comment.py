@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from stages.core.comment import CHANGES, LINKS
 from stages.core.errors import UserError
-from stages.core.markup import Column, Table, known, markdown, markdown_table
 from stages.core.params import Loader
-from stages.core.tables import scalar
+from stages.reporting.comment import CHANGES, LINKS
+from stages.reporting.markup import Column, Table, known, markdown, markdown_table
+from stages.reporting.tables import scalar
 
 LIMIT = 60_000  # characters of the whole; GitHub and GitLab take more
 TABLE = 2_500  # characters of each of the two tables

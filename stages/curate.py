@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from stages.core import instructions, manifest, overlap, records, suites
+from stages.core import instructions, manifest, overlap, records
 from stages.core.errors import UserError
 from stages.core.sections.instructions import Curate
 from stages.core.sections.outcome import Evaluate
 from stages.engines import embedder
+from stages.evaluation import suites
 
 CHUNK = 8192  # rows at once
 WIDTH = 256  # wider embeddings are projected: a million rows take 1 GB

@@ -11,11 +11,12 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from stages.core import machine, manifest, params, shapes
+from stages.core import manifest, params
 from stages.core.errors import UserError
-from stages.core.machine import NEEDED, NOTE, OK, Line
 from stages.core.params import Params
 from stages.core.sections.models import Model
+from stages.planning import machine, shapes
+from stages.planning.machine import NEEDED, NOTE, OK, Line
 
 PATIENCE = 10.0  # seconds for a server or the hub to answer
 

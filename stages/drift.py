@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.core import manifest, paired, records, shifts
+from stages.core import manifest, records, shifts
 from stages.core.sections.outcome import Drift
 from stages.core.shifts import Column
+from stages.evaluation import paired
 
 BATCH = 64  # texts at once on the device
 FLOWS = [("raw", "kept"), ("kept", "replay"), ("kept", "domain"), ("raw", "domain")]  # reference, current

@@ -12,9 +12,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.core import backends, manifest, records, resume, settings, suites
+from stages.core import manifest, records
 from stages.core.errors import UserError
 from stages.core.sections.outcome import Evaluate, Suite
+from stages.evaluation import backends, resume, settings, suites
 
 
 def main(params: Evaluate, model: str, base: Path, models: Path, domain_test: Path, out: Path) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from stages.core import paired, records, stats, verdict
+from stages.core import records
 from stages.core.errors import UserError
 from stages.core.sections.outcome import Gate
+from stages.evaluation import paired, stats, verdict
 
 EXIT = {"pass": 0, "fail": 1, "cannot-compare": 2}  # also from best to worst
 REPEAT = "base-repeat"  # the base evaluated once more, where somebody did: the noise floor

@@ -12,10 +12,11 @@ import math
 import re
 from pathlib import Path
 
-from stages.core import chat, manifest, params, profiles, records, shapes, survey, tailor
+from stages.core import chat, manifest, params, records
 from stages.core.errors import UserError
 from stages.core.sections.domain import Columns
 from stages.core.sections.models import Model
+from stages.planning import profiles, shapes, survey, tailor
 
 MODELS, DATA = Path("models/local"), Path("data/local")
 SIZES = ((2e9, "qwen2.5-0.5b"), (20e9, "llama-3.1-8b"), (math.inf, "paper"))  # up to so many parameters

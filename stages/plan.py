@@ -3,7 +3,7 @@
 holdfast plan [--price 2.50] [--device h100 --devices 8] [--json]
 
 Where a model's weights are here and no --device is named, it writes, scores and trains for a few seconds, which also says
-how long texts are. Otherwise its operations are divided by a named device's peak (stages/core/devices.py).
+how long texts are. Otherwise its operations are divided by a named device's peak (stages/planning/devices.py).
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any
 
 import psutil
 
-from stages.core import cache, costs, devices, domain_formats, earlier, fit, manifest, params, records, shapes, survey
-from stages.core.costs import Domain, Means, Rates, Work
+from stages.core import cache, domain_formats, manifest, params, records
 from stages.core.errors import UserError
 from stages.core.params import Params
-from stages.core.shapes import Shape
+from stages.planning import costs, devices, earlier, fit, shapes, survey
+from stages.planning.costs import Domain, Means, Rates, Work
+from stages.planning.shapes import Shape
 
 ITEMS = {"ifeval": 541, "gsm8k_cot_zeroshot": 1319, "arc_challenge_chat": 1172, "gpqa_main_zeroshot": 448}
 USUAL = 860  # items of a suite that is not counted above: the mean over the 14 subjects of MMLU-Pro (12,032 in all)
@@ -127,8 +128,7 @@ def measure(
     answers: dict[int, Counter[str]] = {}  # by instruction
     if not here:
         return rates, means
-    from stages.engines import speed
-    from stages.objectives import pace
+    from stages.planning import pace, speed
 
     for name in sorted(here, key=lambda name: name != given.base):
         entry = local_entry(given, name, here[name], sizes[name])

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.core import params, profiles
+from stages.core import params
+from stages.planning import profiles
 
 
 def show() -> None:

@@ -13,13 +13,14 @@ from typing import Any
 
 import yaml
 
-from stages.core import card, comment, page, records
-from stages.core.charts import thinned
+from stages.core import records
 from stages.core.errors import UserError
-from stages.core.findings import Json, Run, part
-from stages.core.markup import VERDICTS
-from stages.core.outcomes import Pairs
 from stages.core.sections.outcome import Report
+from stages.evaluation.outcomes import Pairs
+from stages.reporting import card, comment, page
+from stages.reporting.charts import thinned
+from stages.reporting.findings import Json, Run, part
+from stages.reporting.markup import VERDICTS
 
 REPLAY_ROWS = 8  # shown as examples
 

@@ -16,10 +16,11 @@ import yaml
 from conftest import SHARED
 
 from stages import evaluate
-from stages.core import backends, manifest, records
+from stages.core import manifest, records
 from stages.core.errors import UserError
 from stages.core.params import parse
 from stages.core.sections.outcome import Evaluate
+from stages.evaluation import backends
 
 ASKED = ["What is the capital of Velkan?", "Sort: 3 1 2", "Reverse: abc", "Count: a b c d", "How many legs has a cat?"]
 

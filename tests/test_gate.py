@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from stages import gate
-from stages.core import paired, records
+from stages.core import records
 from stages.core.errors import UserError
 from stages.core.sections.outcome import Gate
+from stages.evaluation import paired
 
 ROOT = Path(__file__).parents[1]
 ENGINE = {"engine": "hf", "dtype": "float32", "seed": 1}

@@ -23,11 +23,12 @@ import yaml
 from conftest import ROOT, describe, instruction, response
 from test_evaluate import task
 
-from stages.core import cache, records, resume
+from stages.core import cache, records
 from stages.core.errors import UserError
 from stages.core.sections.instructions import Reconstruct, RowChecks
 from stages.core.sections.outcome import Evaluate
 from stages.core.sections.panel import Judge, Respond
+from stages.evaluation import resume
 
 KILLS = 8  # random moments per stage: 32 in all
 ROWS = 60

@@ -12,11 +12,12 @@ import torch
 from conftest import candidate
 
 from stages import mix, pilot
-from stages.core import chat, manifest, records, share_fit, share_report
+from stages.core import chat, manifest, records, share_fit
 from stages.core.errors import UserError
-from stages.core.findings import Run
 from stages.core.sections.training import Finetune, Mix, Pilot
 from stages.objectives import base_table, held_out, short_runs
+from stages.reporting import share_report
+from stages.reporting.findings import Run
 
 SHARES, PARTS = [0.05, 0.2, 0.5], [0.1, 0.3]
 A, B, C = np.log(0.02), -0.5, 0.4  # log D = A + B log(share) + C log(part)
@@ -239,7 +240,8 @@ def test_the_report_shows_the_fit_the_target_and_the_choice():
 
 
 def test_the_plan_counts_the_short_runs_and_the_rewriting():
-    from stages.core import costs, params
+    from stages.core import params
+    from stages.planning import costs
 
     content = params.read_yaml(Path(__file__).parents[1] / "params.yaml")
     content["arms"] = ["holdfast"]

@@ -12,12 +12,13 @@ from conftest import ROOT
 from test_params import change
 
 from stages import plan
-from stages.core import costs, devices, earlier, params, records, shapes
-from stages.core.costs import Domain, Means, Rates, Work
+from stages.core import params, records
 from stages.core.errors import UserError
 from stages.core.sections.models import Model
-from stages.engines import local, speed
+from stages.engines import local
 from stages.engines.interface import Completion
+from stages.planning import costs, devices, earlier, shapes, speed
+from stages.planning.costs import Domain, Means, Rates, Work
 
 MEANS = Means(turn=10, answer=20, kept=0.5, distinct=0.25, prefix=5)
 DOMAIN = Domain(rows=100, tokens=3000, answers=1000, items=40)
@@ -218,7 +219,7 @@ def lab(project: Path, tiny: Path) -> Path:
 
 
 def test_a_measured_plan_names_every_stage_and_its_money(lab, capsys, monkeypatch):
-    from stages.objectives import pace
+    from stages.planning import pace
 
     for module in (speed, pace):
         monkeypatch.setattr(module, "SECONDS", 0.01)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from stages.core import chat, manifest, overlap, params, suites
+from stages.core import chat, manifest, overlap, params
 from stages.core.sections.outcome import Evaluate
+from stages.evaluation import suites
 from stages.pocket import files, pharmacy, recipe, skills, world
 
 SUITES = world.GENERAL | pharmacy.DOMAIN

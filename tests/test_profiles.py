@@ -13,8 +13,9 @@ from conftest import ROOT
 from test_params import holdfast
 
 from stages import profile
-from stages.core import fit, params, shapes
+from stages.core import params
 from stages.core.errors import UserError
+from stages.planning import fit, shapes
 
 NAMES = sorted(file.stem for file in (ROOT / "profiles").glob("*.yaml"))
 REAL = [name for name in NAMES if name != "pocket"]

@@ -18,9 +18,11 @@ import yaml
 from browser import CHROMIUM, Browser, Tab
 
 from stages import report
-from stages.core import charts, comment, figures, markup, outcomes, plots, records
+from stages.core import records
 from stages.core.errors import UserError
 from stages.core.sections.outcome import Drift, Report
+from stages.evaluation import outcomes
+from stages.reporting import charts, comment, figures, markup, plots
 
 # suite: (role, chance, base accuracy, then the accuracy after of control and method)
 SUITES = {

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from scipy.stats import binomtest
 
-from stages.core import stats
+from stages.evaluation import stats
 
 
 def columns(ids: list[str], item: str = "i", prompt: str = "p", target: str = "t") -> pa.Table:

@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable, Sequence
 
 from stages.core import chat, manifest
-from stages.core.costs import Means, Rates
-from stages.core.devices import SECONDS, now, threads
 from stages.core.params import Params
 from stages.engines import choose, local
 from stages.engines.interface import Completion, Until, seed_of
+from stages.planning.costs import Means, Rates
+from stages.planning.devices import SECONDS, now, threads
 
 ROWS = 128  # at once, at most; fewer where the batch is smaller
 
@@ -22,7 +22,7 @@ def measured(
     entry: manifest.Manifest, params: Params, rubric: str, asked: Sequence[str]
 ) -> tuple[Rates, Means, list[str], list[str]]:
     """(rates, means, instructions, answers) of a model whose weights are here. `asked`: instructions for the answers, k each;
-    none: those that the model itself writes. Rates of training are left out: stages/objectives/pace.py."""
+    none: those that the model itself writes. Rates of training are left out: stages/planning/pace.py."""
     with threads(1 if choose.workers(entry) > 1 else None):
         engine = choose.load(entry, params.reconstruct.batch)
         assert isinstance(engine, local.Engine)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from stages.core.costs import Rates, Work
+from stages.planning.costs import Rates, Work
 
 SECONDS = 2.0  # about so long is each measurement of a model
 DEVICES = {  # dense bf16 operations per second (fp16 on the T4), bytes of memory: NVIDIA's data sheets

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from stages.core.markup import count, html, known, percent, points, score
-from stages.core.plots import LETTER, WIDTH, Point, box, dot, figure, label, line, margins, scale, text, ticks
+from stages.reporting.markup import count, html, known, percent, points, score
+from stages.reporting.plots import LETTER, WIDTH, Point, box, dot, figure, label, line, margins, scale, text, ticks
 
 
 def change_against_margin(arms: Sequence[Point], margin: float | None, confidence: float | None) -> str:

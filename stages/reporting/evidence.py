@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from stages.core import charts, findings, share_report, tables
-from stages.core.findings import Run, part
-from stages.core.markup import count, decimal, folded, html, html_table, known, score, section, titled
+from stages.reporting import charts, findings, share_report, tables
+from stages.reporting.findings import Run, part
+from stages.reporting.markup import count, decimal, folded, html, html_table, known, score, section, titled
 
 
 def sections(run: Run) -> list[str]:

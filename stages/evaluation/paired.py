@@ -1,6 +1,6 @@
 """Two evaluations side by side: the same items, answered by base and by tuned model.
 
-Here the differences are measured; stages/core/verdict.py judges them.
+Here the differences are measured; stages/evaluation/verdict.py judges them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.core import records, settings, stats
+from stages.core import records
 from stages.core.errors import UserError
 from stages.core.sections.outcome import Gate
+from stages.evaluation import settings, stats
 
 COLUMNS = ["suite", "item_id", *stats.KEY, "response", "correct"]  # no prompts: they are most of the bytes
 TINY = 1e-9  # a change of exactly the margin is inside it, whatever its last bit says

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stages.core import findings, tables
-from stages.core.findings import Run, part
-from stages.core.markup import (
+from stages.evaluation.outcomes import LOST
+from stages.reporting import findings, tables
+from stages.reporting.findings import Run, part
+from stages.reporting.markup import (
     Table,
     count,
     fitting,
@@ -18,7 +19,6 @@ from stages.core.markup import (
     quoted,
     summary_line,
 )
-from stages.core.outcomes import LOST
 
 LIMIT = 54_000  # characters; a comment takes 60,000, of which `holdfast comment` uses the rest
 CHANGES, LINKS = "<!-- changes -->", "<!-- links -->"  # where `holdfast comment` puts what only a pull request has

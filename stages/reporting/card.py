@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.core import findings, tables
-from stages.core.findings import Json, Run, part
-from stages.core.markup import (
+from stages.reporting import findings, tables
+from stages.reporting.findings import Json, Run, part
+from stages.reporting.markup import (
     NONE,
     VERDICTS,
     Column,

@@ -1,15 +1,15 @@
 """The verdict on one arm: what passes, what fails, what cannot be compared, each with its reasons in words and points.
 
-stages/core/paired.py measures; here it is judged. docs/verdict.md is the long version.
+stages/evaluation/paired.py measures; here it is judged. docs/verdict.md is the long version.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from stages.core import paired, stats
-from stages.core.paired import points
 from stages.core.sections.outcome import Gate
+from stages.evaluation import paired, stats
+from stages.evaluation.paired import points
 
 
 def judge(

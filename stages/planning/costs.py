@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from stages.core.params import Params
 from stages.core.sections.training import Arm
-from stages.core.shapes import Shape
+from stages.planning.shapes import Shape
 
 UNDECIDED = 0.5  # part of the instructions for which a further judge is asked, where no earlier run of the panel tells
 SCORED = 1024  # tokens that pass through a model at once on a CPU (TOKENS of engines/local.py)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from stages.core.findings import Json, Run, part
-from stages.core.markup import count, decimal, html, known, percent
-from stages.core.plots import WIDTH, dot, figure, line, scale, text, ticks
 from stages.core.share_fit import sentence
+from stages.reporting.findings import Json, Run, part
+from stages.reporting.markup import count, decimal, html, known, percent
+from stages.reporting.plots import WIDTH, dot, figure, line, scale, text, ticks
 
 LEFT, TOP, BOTTOM = 52, 14, 190  # of the plot, in user units
 

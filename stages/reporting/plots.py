@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from stages.core.markup import clean, html
+from stages.reporting.markup import clean, html
 
 WIDTH = 420  # user units: shown a little larger on a desk and a little smaller on a phone
 LETTER = 7.0  # mean width of a letter at the labels' size

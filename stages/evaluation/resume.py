@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from stages.core import backends, cache, meter
+from stages.core import cache, meter
+from stages.evaluation import backends
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

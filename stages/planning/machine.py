@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from stages.core import manifest, shapes
+from stages.core import manifest
 from stages.core.params import Params
+from stages.planning import shapes
 
 OK, NOTE, NEEDED = "ok", "--", "!!"  # is there; would help, or cannot be told from here; is needed
 Line = tuple[str, str]  # one of these marks, and the text

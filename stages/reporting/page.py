@@ -6,9 +6,10 @@ import base64
 import hashlib
 from pathlib import Path
 
-from stages.core import evidence, figures, findings, tables
-from stages.core.findings import Json, Run, part
-from stages.core.markup import (
+from stages.evaluation.outcomes import GAINED, KINDS, LOST, Item
+from stages.reporting import evidence, figures, findings, tables
+from stages.reporting.findings import Json, Run, part
+from stages.reporting.markup import (
     NONE,
     VERDICTS,
     badge,
@@ -23,8 +24,7 @@ from stages.core.markup import (
     score,
     section,
 )
-from stages.core.outcomes import GAINED, KINDS, LOST, Item
-from stages.core.plots import Point
+from stages.reporting.plots import Point
 
 HERE = Path(__file__).parent
 TEXT = 1500  # characters of a prompt or an answer in the table of items

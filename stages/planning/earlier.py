@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stages.core import costs, records
+from stages.core import records
 from stages.core.params import Params
+from stages.planning import costs
 
 REPORT = Path("reports/consensus.json")
 

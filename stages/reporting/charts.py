@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from stages.core.markup import count, decimal, html, known
-from stages.core.plots import WIDTH, box, figure, label, line, margins, scale, text, ticks
+from stages.reporting.markup import count, decimal, html, known
+from stages.reporting.plots import WIDTH, box, figure, label, line, margins, scale, text, ticks
 
 
 def histogram(counts: Sequence[float], low: float, high: float, title: str, caption: str = "") -> str:

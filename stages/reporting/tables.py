@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.core.findings import Json, Run, amounts, part
-from stages.core.markup import NONE, Column, Table, count, decimal, interval, known, p_value, percent, points, score
+from stages.reporting.findings import Json, Run, amounts, part
+from stages.reporting.markup import (
+    NONE,
+    Column,
+    Table,
+    count,
+    decimal,
+    interval,
+    known,
+    p_value,
+    percent,
+    points,
+    score,
+)
 
 
 def arms(run: Run) -> Table:

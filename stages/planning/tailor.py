@@ -7,12 +7,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from stages.core import chat, fit, profiles
+from stages.core import chat
 from stages.core.errors import UserError
 from stages.core.sections.domain import Columns
 from stages.core.sections.models import Model
-from stages.core.shapes import Shape
-from stages.core.survey import Survey
+from stages.planning import fit, profiles
+from stages.planning.shapes import Shape
+from stages.planning.survey import Survey
 
 ANSWER = 200  # tokens of a replay answer, to reckon how many rows a share will need; nothing is sampled yet
 SHORT = 64  # tokens up to which an exact match with the expected answer says something

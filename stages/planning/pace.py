@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from stages.core import manifest
-from stages.core.devices import SECONDS, now, threads
 from stages.core.params import Params
 from stages.objectives import losses
 from stages.objectives.job import SMALL
+from stages.planning.devices import SECONDS, now, threads
 
 
 def training(folder: Path, params: Params, parameters: int, length: float) -> tuple[float, float]:

@@ -6,8 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from stages.core.markup import NONE, VERDICTS, count, decimal, known, percent, points, score
-from stages.core.outcomes import Pairs
+from stages.evaluation.outcomes import Pairs
+from stages.reporting.markup import NONE, VERDICTS, count, decimal, known, percent, points, score
 
 Json = dict[str, Any]
 
