@@ -76,6 +76,7 @@ def measure(stage: str, model: str, rows: int, workers: int, attention: str, nod
 
 def cluster(nodes: int) -> str:
     """The address of so many local Ray nodes of one CPU each, which end with this process."""
+    from ray import shutdown
     from ray.cluster_utils import Cluster
 
     from stages.engines import ray
@@ -86,6 +87,7 @@ def cluster(nodes: int) -> str:
     for _ in range(nodes - 1):
         found.add_node(**node)
     atexit.register(found.shutdown)
+    atexit.register(shutdown)  # goes first: a cluster does not end under its driver
     return str(found.address)
 
 
