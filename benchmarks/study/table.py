@@ -21,7 +21,7 @@ import yaml
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 DRAWS = 4000
-CONTROL, DEFAULT = "domain-only_0.00065", "light_0.0005"
+CONTROL, DEFAULT = "domain-only_0.00065", "light-weak_0.0005"
 Cell = dict[str, Any]
 Draws = np.ndarray  # (DRAWS,)
 
