@@ -128,6 +128,7 @@ def measure(
     answers: dict[int, Counter[str]] = {}  # by instruction
     if not here:
         return rates, means
+    from stages.objectives import compiling, launch
     from stages.planning import pace, speed
 
     for name in sorted(here, key=lambda name: name != given.base):
@@ -141,7 +142,10 @@ def measure(
     means = replace(means, distinct=sum(map(len, answers.values())) / total, leading=most / total)
     if given.base in here and (size := sizes[given.base]):
         length = max(domain.tokens / max(domain.rows, 1), means.turn + means.answer + means.prefix)
-        train, base = pace.training(here[given.base], given, size.parameters, length)
+        rows, tokens, _ = max(costs.training(given, arm, domain, means, given.balance.rows) for arm in given.arms)
+        flops = 6.0 * size.parameters * tokens / launch.count(given.finetune, size.parameters, round(rows))
+        compiled = compiling.pays(given.finetune.compile, manifest.device().type, flops)  # decided for the longest arm
+        train, base = pace.training(here[given.base], given, size.parameters, length, compiled)
         rates[given.base] = replace(rates[given.base], train=train, base=base)
     return rates, means
 

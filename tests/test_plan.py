@@ -218,6 +218,24 @@ def lab(project: Path, tiny: Path) -> Path:
     return project
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_training_is_measured_compiled_where_it_will_be(lab, capsys, monkeypatch, compiled):
+    """Both models' blocks and both losses; that a compiled run is the same run is tests/test_training.py's."""
+    from stages.objectives import compiling, losses
+    from stages.planning import pace
+
+    for module in (speed, pace):
+        monkeypatch.setattr(module, "SECONDS", 0.01)
+    taken: list[object] = []
+    monkeypatch.setattr(compiling, "blocks", lambda model: taken.append(type(model).__name__))
+    monkeypatch.setattr(compiling, "function", lambda one: taken.append(one) or one)
+    change(lab / "params.yaml", finetune__compile=compiled)
+    plan.main(price=None, device=None, count=1, as_json=False)
+    whole = [losses.cross_entropies, losses.kl_sum, "LlamaForCausalLM", "LlamaForCausalLM"]
+    assert taken == (whole if compiled else [])
+    assert "finetune@holdfast" in capsys.readouterr().out
+
+
 def test_a_measured_plan_names_every_stage_and_its_money(lab, capsys, monkeypatch):
     from stages.planning import pace
 

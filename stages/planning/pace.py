@@ -13,13 +13,16 @@ import torch
 
 from stages.core import manifest
 from stages.core.params import Params
-from stages.objectives import losses
+from stages.objectives import compiling, losses
 from stages.objectives.job import SMALL
 from stages.planning.devices import SECONDS, now, threads
 
 
-def training(folder: Path, params: Params, parameters: int, length: float) -> tuple[float, float]:
-    """(tokens per second of training, the same of the frozen base beside it), on rows of `length` tokens."""
+def training(
+    folder: Path, params: Params, parameters: int, length: float, compiled: bool = False
+) -> tuple[float, float]:
+    """(tokens per second of training, the same of the frozen base beside it), on rows of `length` tokens. To compile takes
+    about as long as in the run itself, half a minute."""
     device, width = manifest.device(), max(8, min(round(length), params.finetune.max_length))
     rows = params.finetune.micro_batch or params.finetune.batch_size
     alone = device.type == "cpu" and parameters <= SMALL
@@ -33,6 +36,11 @@ def training(folder: Path, params: Params, parameters: int, length: float) -> tu
         )
         if params.finetune.activation_checkpointing:
             tuned.gradient_checkpointing_enable()
+        cross_entropies, kl_sum = losses.cross_entropies, losses.kl_sum
+        if compiled:
+            cross_entropies, kl_sum = map(compiling.function, (cross_entropies, kl_sum))
+            for each in filter(None, (tuned, base)):
+                compiling.blocks(each)
         optimiser = torch.optim.AdamW(tuned.parameters(), lr=0.0)
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(tuned.config.get_text_config().vocab_size, (rows, width), generator=generator).to(device)
@@ -41,11 +49,11 @@ def training(folder: Path, params: Params, parameters: int, length: float) -> tu
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 logits = tuned(input_ids=ids, use_cache=False).logits.flatten(0, 1)
                 if reference is None:
-                    loss = losses.cross_entropies(logits, ids.flatten()).mean()
+                    loss = cross_entropies(logits, ids.flatten()).mean()
                 else:
                     with torch.no_grad():
                         expected = reference(input_ids=ids, use_cache=False).logits.flatten(0, 1)
-                    loss = losses.kl_sum(expected, logits) / len(logits)
+                    loss = kl_sum(expected, logits) / len(logits)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(tuned.parameters(), 1.0)
             optimiser.step()
