@@ -26,6 +26,7 @@ from stages.planning.shapes import Shape
 ITEMS = {"ifeval": 541, "gsm8k_cot_zeroshot": 1319, "arc_challenge_chat": 1172, "gpqa_main_zeroshot": 448}
 USUAL = 860  # items of a suite that is not counted above: the mean over the 14 subjects of MMLU-Pro (12,032 in all)
 DEFAULT = "h100"  # the device that is reckoned with where nothing can be measured and none is named
+TRAINER = 300 * 2**20  # bytes beside: datasets and TRL, and on a CPU oneDNN's kernels for every shape (benchmarks/plan.py)
 SHARDED = ("reconstruct", "respond", "judge")  # stages that fan their rows over worker processes
 
 
@@ -180,6 +181,8 @@ def line(
     flops = 6.0 * size.parameters * one.trained / processes if size else 0.0
     compiled = compiling.pays(given.finetune.compile, "cuda" if accelerated else "cpu", flops)
     libraries = 0 if accelerated else psutil.Process().memory_info().rss  # a CPU's memory holds the process itself, too
+    if libraries and name in ("finetune", "pilot"):
+        libraries += TRAINER
     return Line(
         stage=one.stage,
         rows=one.rows,
