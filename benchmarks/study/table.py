@@ -177,6 +177,8 @@ def front(study: Study) -> None:
     for axes, title in ((whole, "Every arm at its learning rates, means over seeds"), (near, "Those that keep most")):
         axes.axhline(base, color="0.6", lw=0.8, ls=":", label="base")
         axes.set(xlabel="domain score after", ylabel="general score after", title=title)
+    where = tuple(100 * study.mean(DEFAULT, role) for role in ("domain", "general"))
+    near.annotate("default", where, (0, 34), textcoords="offset points", ha="center", arrowprops={"arrowstyle": "->"})
     near.set(xlim=(control - 2, None), ylim=(base - 4, base + 0.5))
     figure.legend(*whole.get_legend_handles_labels(), fontsize=7, ncols=9, loc="outside lower center")
     figure.savefig(HERE / "front.svg", metadata={"Date": None})
