@@ -26,7 +26,7 @@ from stages.planning.shapes import Shape
 ITEMS = {"ifeval": 541, "gsm8k_cot_zeroshot": 1319, "arc_challenge_chat": 1172, "gpqa_main_zeroshot": 448}
 USUAL = 860  # items of a suite that is not counted above: the mean over the 14 subjects of MMLU-Pro (12,032 in all)
 DEFAULT = "h100"  # the device that is reckoned with where nothing can be measured and none is named
-TRAINER = 300 * 2**20  # bytes beside: datasets and TRL, and on a CPU oneDNN's kernels for every shape (benchmarks/plan.py)
+TRAINER = 300 * 2**20  # bytes beside: datasets, TRL, and on a CPU oneDNN (benchmarks/plan.py)
 SHARDED = ("reconstruct", "respond", "judge")  # stages that fan their rows over worker processes
 
 
