@@ -26,7 +26,7 @@ from stages.planning.shapes import Shape
 ITEMS = {"ifeval": 541, "gsm8k_cot_zeroshot": 1319, "arc_challenge_chat": 1172, "gpqa_main_zeroshot": 448}
 USUAL = 860  # items of a suite that is not counted above: the mean over the 14 subjects of MMLU-Pro (12,032 in all)
 DEFAULT = "h100"  # the device that is reckoned with where nothing can be measured and none is named
-TRAINER = 300 * 2**20  # bytes beside: datasets, TRL, and on a CPU oneDNN (benchmarks/plan.py)
+TRAINER = 300 * 2**20  # bytes more that a CPU needs to train: libraries, growth over a run (docs/performance.md)
 SHARDED = ("reconstruct", "respond", "judge")  # stages that fan their rows over worker processes
 
 
@@ -143,7 +143,8 @@ def measure(
     means = replace(means, distinct=sum(map(len, answers.values())) / total, leading=most / total)
     if given.base in here and (size := sizes[given.base]):
         length = max(domain.tokens / max(domain.rows, 1), means.turn + means.answer + means.prefix)
-        rows, tokens, _ = max(costs.training(given, arm, domain, means, given.balance.rows) for arm in given.arms)
+        trained = [costs.training(given, arm, domain, means, given.balance.rows) for arm in given.arms]
+        rows, tokens, _ = max(trained, key=lambda one: one[1])
         flops = 6.0 * size.parameters * tokens / launch.count(given.finetune, size.parameters, round(rows))
         compiled = compiling.pays(given.finetune.compile, manifest.device().type, flops)  # decided for the longest arm
         train, base = pace.training(here[given.base], given, size.parameters, length, compiled)
