@@ -91,22 +91,26 @@ def told(study: Study) -> None:
     print(
         f"`python benchmarks/study/table.py > benchmarks/study/tables.md`: {cells} cells, seeds {seeds}, in points of 100,"
     )
-    print("chance-adjusted. Means over seeds; intervals as table.py says.\n")
+    print("chance-adjusted. Means over seeds; intervals as table.py says. Development: general + domain score there.\n")
     general, domain = (study.base["evaluation"][role] * 100 for role in ("general", "domain"))
     print(f"Base: general {general:.1f}, domain {domain:.1f}.\n")
     control = np.mean([cell["ledger"]["flops"] for cell in study.cells[CONTROL]])
-    print("| arm | learning rate | seeds | general | retention | recovered | domain | trained tokens | FLOPs |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
+    print(
+        "| arm | learning rate | seeds | general | retention | recovered | domain | development | trained tokens | FLOPs |"
+    )
+    print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for key in study.cells:
         ledgers = [cell["ledger"] for cell in study.cells[key]]
         kept = study.draws(key, "general") / study.draws("base", "general")
         tokens = np.mean([sum(ledger["trained_tokens"].values()) for ledger in ledgers])
         arm, rate = key.rsplit("_", 1)
+        development = sum(study.mean(key, role, "development") for role in ("general", "domain"))
         print(
             f"| {arm} | {rate} | {len(ledgers)} | {100 * study.mean(key, 'general'):.1f} "
             f"{interval(study.draws(key, 'general'))} | {100 * kept.mean():.1f} {interval(kept)} "
             f"| {100 * study.recovered(key).mean():.0f} {interval(study.recovered(key), digits=0)} "
-            f"| {100 * study.mean(key, 'domain'):.1f} {interval(study.draws(key, 'domain'))} | {tokens:,.0f} "
+            f"| {100 * study.mean(key, 'domain'):.1f} {interval(study.draws(key, 'domain'))} "
+            f"| {100 * development:.1f} | {tokens:,.0f} "
             f"| {np.mean([ledger['flops'] for ledger in ledgers]) / control:.1f} × |"
         )
 
