@@ -1,42 +1,13 @@
-"""Lets one panel member answer every kept instruction k times.
-
-holdfast respond --model NAME        (writes data/responses/NAME.parquet)
-"""
+"""k responses of each panel member to each instruction."""
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
-from stages.core import cache, manifest, records
-from stages.core.sections.panel import Respond
-from stages.engines import choose
-from stages.engines.interface import seed_of
+from holdfast.panel import responses
+from holdfast.params.respond import Respond
 
 
-def main(params: Respond, model: Path, kept: Path, out: Path) -> None:
-    entry = manifest.load(model)
-    instructions = records.read("instructions_kept", kept)
-    requests = [[row["id"], row["context"], row["text"], k] for row in instructions for k in range(params.k)]
-    work = partial(answers, params=params, entry=entry)
-    identity = [params.model_dump(exclude={"k"}), *choose.identity(entry, __file__)]
-    rows = cache.shards("respond", requests, params.shard * params.k, identity, work, "responses", choose.spread(entry))
-    records.write("responses", out, rows)
-    print(f"{entry.name}: {len(rows):,} responses to {len(instructions):,} instructions")
-
-
-def answers(part: list[list], params: Respond, entry: manifest.Manifest) -> list[dict]:
-    """One shard: an answer to each (instruction id, turns before it, text, sample number)."""
-    engine = choose.load(entry, params.batch)
-    chats = [[*context, {"role": "user", "content": text}] for _, context, text, _ in part]
-    seeds = [seed_of(params.seed, entry.name, instruction, k) for instruction, _, _, k in part]
-    completions = engine.answer(
-        chats, seeds, temperature=params.temperature, top_p=params.top_p, max_tokens=params.max_tokens
-    )
-    return [
-        dict(
-            id=f"{instruction}/{entry.name}/{k}", instruction_id=instruction, text=done.text.strip(), finish=done.finish,
-            n_tokens=done.n_tokens, sample=k, seed=seed, model=entry.name, revision=entry.revision,
-        )
-        for (instruction, _, _, k), seed, done in zip(part, seeds, completions, strict=True)
-    ]  # fmt: skip
+def main(model: str) -> None:
+    kept, out = Path("data/instructions/kept.parquet"), Path(f"data/responses/{model}.parquet")
+    responses.main(Respond.load(), Path(f"models/manifest/{model}.json"), kept, out)

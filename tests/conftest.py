@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from stages.core import manifest
+from holdfast.core import manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"  # real tokenizers, templates and data where they are; tests that need them skip without
@@ -27,7 +26,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-    from stages.pocket.recipe import make_tokenizer
+    from holdfast.pocket.recipe import make_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny") / "base"
     make_tokenizer(folder)
@@ -64,14 +63,15 @@ def tokenizer(tiny: Path) -> Any:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory with the repository's params.yaml."""
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    shutil.copytree(ROOT / "stages", tmp_path / "stages")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def describe(folder: Path, out: Path, name: str = "base", **changes: Any) -> Path:
     """Writes the manifest of the model in `folder` to out/<name>.json, as `acquire` does, and returns its path."""
-    from stages.acquire import inspect
-    from stages.core.sections.models import Model
+    from holdfast.engines.inspection import inspect
+    from holdfast.params.models import Model
 
     entry = inspect(name, Model(path=folder.name, **changes), folder.parent)
     manifest.save(entry, out / f"{name}.json")
@@ -110,12 +110,11 @@ def candidate(
 @pytest.fixture
 def curated(project: Path, base: Path) -> Any:
     """curated(texts by id, evaluation items, params) -> (kept, rejected) by id: the stage `curate` with the tiny base."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
     from curate import write_suite  # the benchmark of the stage
 
-    from stages import curate
-    from stages.core import records
-    from stages.core.sections.instructions import Curate
+    from holdfast.core import records
+    from holdfast.data import screening
+    from holdfast.params.curate import Curate
 
     def given(texts: dict[str, str], items: list[str], finish: str = "stop", **params: Any) -> tuple[dict, dict]:
         folder, summary = project / "data" / "instructions", project / "reports" / "curate.json"
@@ -123,7 +122,7 @@ def curated(project: Path, base: Path) -> Any:
         names = records.SCHEMAS["instructions_raw"].names
         records.write("instructions_raw", folder / "raw.parquet", [{k: row[k] for k in names} for row in rows])
         asked = write_suite(project / "suites", items)
-        curate.main(Curate(**params), asked, base, base, project / "none.parquet", folder, summary)
+        screening.main(Curate(**params), asked, base, base, project / "none.parquet", folder, summary)
         kept = {r["id"]: r for r in records.read("instructions_kept", folder / "kept.parquet")}
         rejected = {r["id"]: r for r in records.read("instructions_rejected", folder / "rejected.parquet")}
         assert sorted([*kept, *rejected]) == sorted(texts)  # kept + rejected = read

@@ -23,8 +23,8 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from stages.core import records  # noqa: E402
-from stages.pocket import recipe, world  # noqa: E402
+from holdfast.core import records  # noqa: E402
+from holdfast.pocket import recipe, world  # noqa: E402
 
 REPLAY = HERE / "replay.parquet"
 FIRST = HERE / "first.json"  # the base's own first answers, in the order of the rows

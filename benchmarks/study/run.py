@@ -45,7 +45,7 @@ def load(study: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def inputs(study: dict[str, Any]) -> str:
     """Fingerprint of what all cells share: the base, the domain, the replay rows' texts, both sets of suites."""
-    from stages.core import manifest, records
+    from holdfast.core import manifest, records
 
     rows = records.read("replay", replay.REPLAY)
     texts = [[row["id"], row["instruction"], row["response"]] for row in rows]
@@ -98,19 +98,20 @@ def run(cell: dict[str, Any], study: dict[str, Any]) -> dict[str, Any]:
 
 
 def trained(how: dict[str, Any], seed: int, study: dict[str, Any]) -> dict[str, Any]:
-    from stages import finetune, mix
-    from stages.core import params
-    from stages.core.sections.training import Arm, MixArm
+    from holdfast.data import mixing
+    from holdfast.params.finetune import Arm, Finetune
+    from holdfast.params.mix import Mix, MixArm
+    from holdfast.training import finetune
 
-    mixing, tuning = params.load("mix"), params.load("finetune")
+    mix_params, tuning = Mix.load(), Finetune.load()
     arm = Arm(**{key: how[key] for key in Arm.model_fields if key in how})
     more = {"epochs": how.get("epochs", study["epochs"]), "max_repeats": study["max_repeats"], "seed": seed}
-    mixing = mixing.model_copy(update={"arms": {"cell": MixArm(share=how["share"])}, **more})
+    mix_params = mix_params.model_copy(update={"arms": {"cell": MixArm(share=how["share"])}, **more})
     tuning = tuning.model_copy(update={"arms": {"cell": arm}, "seed": seed})
     data = SCRATCH / how["replay"] if how["share"] else ROOT / "data"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        mix.main(mixing, "cell", BASE, data, folder / "mix.parquet")
+        mixing.main(mix_params, "cell", BASE, data, folder / "mix.parquet")
         began = time.monotonic()
         finetune.main(tuning, "cell", BASE, folder / "mix.parquet", folder / "models" / "cell", folder / "training")
         seconds = time.monotonic() - began
@@ -121,15 +122,16 @@ def trained(how: dict[str, Any], seed: int, study: dict[str, Any]) -> dict[str, 
 
 def scored(tasks: str, part: str, model: str, models: Path) -> dict[str, Any]:
     """Scores by suite, general and domain (chance-adjusted), and every item's outcome as hexadecimal bits in item order."""
-    from stages import evaluate
-    from stages.core import params, records
+    from holdfast.core import records
+    from holdfast.evaluation import harness
+    from holdfast.params.evaluate import Evaluate
 
-    given = params.load("evaluate").model_copy(update={"tasks": tasks, "domain_test": "off"})
+    given = Evaluate.load().model_copy(update={"tasks": tasks, "domain_test": "off"})
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
         if model != "base":  # an arm is asked as the base was, or refused
             (out / "base").symlink_to(SCRATCH / f"base-{part}")
-        evaluate.main(given, model, BASE, models, Path("none"), out / model)
+        harness.main(given, model, BASE, models, Path("none"), out / model)
         rows = records.read("items", out / model / "items.parquet")
         if model == "base":
             (SCRATCH / f"base-{part}").mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,114 @@
+"""What can be found out about a chat template by rendering probes: system turn, thoughts, switches, who writes BOS."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING, Any
+
+from holdfast.chat import encoding, templates
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHAPED = re.compile(r"<[^<>\s]{1,48}>|\[[^\[\]\s]{1,48}\]")  # how control tokens look, where no tokenizer tells
+
+
+def named(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[dict[str, Any]]:
+    return [{"id": i, "token": str(tokenizer.convert_ids_to_tokens(i))} for i in ids]
+
+
+def beginning(tokenizer: PreTrainedTokenizerBase, query: encoding.PreQuery) -> dict[str, Any]:
+    """Who writes the token that begins a sequence: the template, the tokenizer, both (then it must not be doubled)."""
+    token, bos = tokenizer.bos_token, tokenizer.bos_token_id
+    ids: list[int] = tokenizer("a")["input_ids"]  # type: ignore[assignment]
+    return {
+        "token": token,
+        "template": token is not None and query.prefix.startswith(token),
+        "tokenizer": bos is not None and ids[:1] == [bos],
+    }
+
+
+def system(template: templates.Template, how: templates.Dialect, query: encoding.PreQuery) -> dict[str, Any]:
+    """Whether a system turn is understood, and whether one is there unasked: text before the first user turn's header.
+
+    A header is what comes back before a second user turn. A built-in turn may be empty: then the words that introduce
+    a system turn stand in the prefix all the same.
+    """
+    bos = str(dict(template.tokens).get("bos_token", ""))
+    before = query.prefix.removeprefix(bos)
+    try:
+        talk = template.render(templates.turns(templates.SENTINEL, templates.ANSWER, templates.NEXT), respond=True)
+        between = talk.partition(templates.ANSWER)[2].partition(templates.NEXT)[0]
+    except Exception:  # a template of one turn: all that it writes counts as the header
+        between = before
+    header = templates.shared_start(before[::-1], between[::-1])[::-1]
+    extra = before[: len(before) - len(header)]
+    said = len(re.findall(r"\w+", SHAPED.sub(" ", extra))) > 1  # one word is the name of the role
+    introduction, kept = "", False
+    if how.system:
+        asked = template.render(
+            [{"role": "system", "content": templates.SYSTEM}, *templates.turns(templates.SENTINEL)], respond=True
+        )
+        introduction = asked.partition(templates.SYSTEM)[0].removeprefix(bos)
+        kept = said and extra.strip() in asked
+    empty = bool(introduction.strip()) and before.startswith(introduction) and before != introduction
+    built_in = said or (empty and bool(extra.strip()))
+    return {
+        "role": "shown" if how.system else "none",  # none: Holdfast puts the system text before the first user's text
+        "built_in": built_in,
+        "text": extra if built_in else "",
+        "kept": kept,  # beside a system text that is given; otherwise that one takes its place
+    }
+
+
+def thoughts(template: templates.Template, query: encoding.PreQuery) -> dict[str, Any] | None:
+    """What becomes of an assistant's thoughts (message field reasoning_content), None if the template shows none."""
+    thought, how = templates.THOUGHT, templates.dialect(template)
+
+    def shown(*messages: dict[str, str]) -> str:
+        try:
+            return template.raw(how.form(list(messages)), respond=False, tools=how.tools())
+        except Exception:
+            return ""
+
+    user, answer, again = templates.turns(templates.SENTINEL, templates.ANSWER, templates.NEXT)
+    text = shown(user, {**answer, "reasoning_content": thought}).partition(templates.SENTINEL)[2]
+    opening, found, closing = text.partition(thought)
+    close = closing.partition(templates.ANSWER)[0].strip()
+    if not found or templates.ANSWER not in closing:
+        return None
+    plain = shown(user, answer).partition(templates.SENTINEL)[2].partition(templates.ANSWER)[0]
+    opened, closed = query.suffix.strip() == opening.strip(), bool(close) and query.suffix.strip().endswith(close)
+    # What ended the user's turn may be what ends thoughts too, so only what follows the prompt is looked at
+    same = re.sub(
+        r"[<\[][^<>\[\]\s]*$", "", templates.shared_start(plain, query.suffix)
+    )  # whole tokens: not the "<" of "</think>"
+    beyond = plain if closed else plain[len(same) :]
+    return {
+        "prompt": "opened" if opened else "closed" if closed else "left to the model",
+        "answer_without": "an empty block" if close and close in beyond else "no block",
+        "history": "kept" if thought in shown(user, {**answer, "reasoning_content": thought}, again) else "dropped",
+    }
+
+
+def switches(template: templates.Template, query: encoding.PreQuery) -> list[dict[str, Any]]:
+    """Variables of the template that change the prompt when they are true or false, enable_thinking for example."""
+    from jinja2 import meta
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from transformers.utils.chat_template_utils import _compile_jinja_template  # its environment knows the extensions
+
+    environment: ImmutableSandboxedEnvironment = _compile_jinja_template(template.source).environment
+    names = meta.find_undeclared_variables(environment.parse(template.source))
+    ours = {"messages", "tools", "documents", "add_generation_prompt", *dict(template.tokens)}
+    found = []
+    for name in sorted(names - ours):
+        for value in (True, False):
+            text = ""
+            with contextlib.suppress(Exception):  # it may want something else than a truth value
+                text = template.render(templates.turns(templates.SENTINEL), respond=True, **{name: value})
+            prefix, _, suffix = text.partition(templates.SENTINEL)
+            changed = text and (prefix, suffix) != (query.prefix, query.suffix)
+            if changed and text.count(str(value)) == (query.prefix + query.suffix).count(str(value)):
+                found.append({"name": name, "value": value, "prefix": prefix != query.prefix, "suffix": suffix})
+    return found

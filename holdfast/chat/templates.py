@@ -1,0 +1,211 @@
+"""How a chat template wants to be spoken to, and how it ends a turn: found by rendering probes.
+
+Nothing here knows a model family. A template is a program of somebody else; it runs in transformers' immutable sandbox,
+with a clock that stands still.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os.path
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SENTINEL = "qzHOLDFASTzq"  # the user's text in a probe: no blanks (templates strip), nothing a template compares with
+ANSWER, SYSTEM, NEXT = "qzANSWERzq", "qzSYSTEMzq", "qzNEXTzq"  # the assistant's, the system's, and a second user turn's
+THOUGHT = "qzTHOUGHTzq"  # the assistant's, before its answer
+Messages = list[dict[str, str]]
+
+# Templates that print today's date would give other prompts, other cache keys and other results on every day, so their
+# clock stands still: a macro shadows the function that the sandbox offers.
+CLOCK = {
+    "%Y": "2025", "%y": "25", "%m": "01", "%-m": "1", "%B": "January", "%b": "Jan", "%d": "01", "%-d": "1", "%e": " 1",
+    "%A": "Wednesday", "%a": "Wed", "%j": "001", "%F": "2025-01-01", "%H": "00", "%I": "12", "%p": "AM", "%M": "00",
+    "%S": "00", "%T": "00:00:00",
+}  # fmt: skip
+_STOPPED = "".join(f"|replace('{directive}', '{value}')" for directive, value in CLOCK.items())
+STOPPED_CLOCK = "{% macro strftime_now(format) %}{{ format" + _STOPPED + " }}{% endmacro %}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A chat template and the special tokens it may name."""
+
+    source: str  # Jinja
+    tokens: tuple[tuple[str, Any], ...]  # bos_token -> "<s>", ...
+
+    def raw(self, messages: list[dict[str, Any]], *, respond: bool, tools: list | None = None, **more: Any) -> str:
+        """The template's own answer, whatever it is. Raises what the template raises."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        # A list in Template.tokens is a tuple, so that it can be hashed
+        named = {name: list(value) if isinstance(value, tuple) else value for name, value in self.tokens}
+        rendered: Any = render_jinja_template(
+            [messages], tools, chat_template=self.source, add_generation_prompt=respond, **{**named, **more}
+        )
+        return rendered[0][0]
+
+    def render(self, messages: Messages, *, respond: bool, **more: Any) -> str:
+        """The conversation as text, asked for in the way that this template understands."""
+        how = dialect(self)
+        if not how.system and len(messages) > 1 and messages[0]["role"] == "system" and messages[1]["role"] == "user":
+            both = f"{messages[0]['content']}\n\n{messages[1]['content']}"  # as templates do that know a system text
+            messages = [{**messages[1], "content": both}, *messages[2:]]
+        text = self.raw(how.form(messages), respond=respond, tools=how.tools(), **more)
+        return text + how.header if respond else text
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a template wants to be spoken to, found by trying."""
+
+    parts: bool = False  # content is a list of parts; plain strings are dropped or refused
+    listed: bool = False  # tools must be a list, be it empty
+    system: bool = False  # a system turn is shown; otherwise its text goes before the first user's text
+    prompt: str = (
+        "asked"  # the generation prompt is written when "asked" for, "always" (or part of the turn), or "never"
+    )
+    header: str = ""  # what stands before the assistant's text, where the template never writes it as a prompt
+
+    def form(self, messages: Messages) -> list[dict[str, Any]]:
+        if not self.parts:
+            return list(messages)
+        return [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+
+    def tools(self) -> list | None:
+        return [] if self.listed else None
+
+
+def turns(*contents: str) -> Messages:
+    """A conversation in which user and assistant take turns."""
+    return [{"role": role, "content": text} for role, text in zip(itertools.cycle(("user", "assistant")), contents)]
+
+
+def shared_start(one: str, other: str) -> str:
+    return os.path.commonprefix([one, other])  # noqa: RUF071  (texts, not paths)
+
+
+def either(strings: Sequence[str]) -> str:
+    """A regular expression that finds any of the strings, longest first; nothing if there are none."""
+    return "|".join(map(re.escape, strings)) or r"(?!)"
+
+
+@lru_cache(maxsize=256)
+def dialect(template: Template) -> Dialect:
+    """Tries plain strings, lists of parts and an empty list of tools. Raises what the template raises on every try."""
+
+    def show(how: Dialect, messages: Messages, respond: bool) -> str:
+        return template.raw(how.form(messages), respond=respond, tools=how.tools())
+
+    errors: list[Exception] = []
+    shown: list[tuple[int, Dialect]] = []
+    for parts, listed in itertools.product((False, True), (False, True)):
+        how = Dialect(parts, listed)
+        try:
+            once = show(how, turns(SENTINEL), True).count(SENTINEL) == 1
+        except Exception as error:  # a template is a program of somebody else: it may raise anything
+            errors.append(error)
+            continue
+        try:
+            both = show(how, turns(SENTINEL, ANSWER), False).count(ANSWER) == 1
+        except Exception:
+            both = False
+        shown.append((2 * once + both, how))
+    if not shown:
+        raise errors[0]
+    how = max(shown, key=lambda found: found[0])[1]  # the first of the best
+    try:
+        system = SYSTEM in show(how, [{"role": "system", "content": SYSTEM}, *turns(SENTINEL)], True)
+    except Exception:
+        system = False
+    prompt, header = "asked", ""
+    try:
+        asked, unasked = (show(how, turns(SENTINEL), respond) for respond in (True, False))
+        before = show(how, turns(SENTINEL, ANSWER), False).partition(ANSWER)[0]
+        silent = asked == unasked or not asked.partition(SENTINEL)[2].strip()  # nothing says that the assistant is next
+        if silent and before.startswith(asked):
+            missing = before[len(asked) :].rstrip(" ")
+            prompt, header = ("never", missing) if missing.strip() else ("always", "")
+    except Exception:  # it cannot show an answer, or not without a prompt: encode() will say so
+        prompt, header = "asked", ""
+    return Dialect(how.parts, how.listed, system, prompt, header)
+
+
+def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
+    source = tokenizer.get_chat_template()
+    if "strftime_now" in source:
+        source = STOPPED_CLOCK + source
+    # transformers 5 no longer hands the list of further special tokens to templates, and some index into it
+    more = tuple(map(str, getattr(tokenizer, "extra_special_tokens", None) or ()))
+    extra = (("additional_special_tokens", more),) if more else ()
+    return Template(source, (*sorted(tokenizer.special_tokens_map.items()), *extra))
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """How a template ends the assistant's turn; "" where it writes nothing that ends one."""
+
+    last: str  # the last turn of a conversation
+    inner: str  # a turn that the user answers
+    added: str  # what is added to a last turn that no control token ends, so that a model learns to stop
+    stops: tuple[str, ...]  # control tokens that end it when text is generated
+
+
+@lru_cache(maxsize=256)
+def turn_end(template: Template, special: tuple[str, ...], eos: str | None) -> TurnEnd:
+    """Found by comparing what follows the assistant's text at the end of a conversation and before a user's turn."""
+    prompt = template.render(turns(SENTINEL), respond=True)
+    whole = template.render(turns(SENTINEL, ANSWER), respond=False)
+    after = whole.partition(ANSWER)[2]
+    try:
+        longer = template.render(turns(SENTINEL, ANSWER, NEXT), respond=False)
+        inner = longer.partition(ANSWER)[2].partition(NEXT)[0] if NEXT in longer else ""
+    except Exception:  # one turn is all that some templates know
+        inner = after
+    control, suffix = re.compile(either(special)), prompt.partition(SENTINEL)[2]
+    head = re.compile(rf"\s*(?:{control.pattern})")
+
+    def first(text: str) -> str:
+        found = head.match(text)
+        return found[0] if found else ""
+
+    shared = shared_start(after, inner)
+    # Only whole tokens count: "<|e" is shared by <|end|> and <|eot_id|>.
+    tokens = [found for found in control.finditer(inner) if found.end() <= len(shared)]
+    if tokens and first(after):
+        # A template may go on after the last turn (the next prompt, a closing system turn), and then that opening is shared
+        # too. It stands after a user's turn as well: its first token ends turns, and the rest opens the next one.
+        unasked = template.render(turns(SENTINEL), respond=False)
+        again = len(after) - len(shared_start(after[::-1], unasked[::-1]))
+        repeated = [] if inner.startswith(after.rstrip()) else [found for found in tokens if found.start() >= again]
+        last = shared[: (repeated or tokens[-1:])[0].end()]
+        ends = TurnEnd(last, last, "", ())
+    elif first(after) or first(inner):
+        mid = first(inner)
+        # A token that opens turns ends none, unless it is what ends the user's turn as well.
+        if mid.strip() in suffix and not suffix.lstrip().startswith(mid.strip()):
+            mid = ""
+        ends = TurnEnd(first(after), mid, "" if first(after) else mid or (eos or ""), ())
+    else:
+        word = shared.rstrip()  # ordinary characters ("</assistant>"): no token to stop at
+        ends = TurnEnd(word, word, eos or "", ())
+    # What the model writes between the prompt and its answer, or between its thoughts and its answer, ends no turn.
+    opening = whole.partition(ANSWER)[0][len(shared_start(prompt, whole)) :]
+    try:
+        user, answer = turns(SENTINEL, ANSWER)
+        thinking = template.render([user, {**answer, "reasoning_content": THOUGHT}], respond=False)
+        opening += thinking.partition(THOUGHT)[2].partition(ANSWER)[0]
+    except Exception:  # noqa: S110  (it knows no thoughts)
+        pass
+    stops: list[str] = []
+    for text in (ends.last, ends.inner, ends.added):
+        found = [token for token in control.findall(text) if token not in opening]
+        stops += found[:1] + found[-1:]
+    stops = stops or control.findall(ends.last)[-1:]
+    return TurnEnd(ends.last, ends.inner, ends.added, tuple(dict.fromkeys(stops)))

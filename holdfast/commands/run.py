@@ -1,0 +1,67 @@
+"""Runs one stage: `main` of stages/STAGE.py of this project, with its cost written to reports/costs.
+
+holdfast run STAGE [CELL]      CELL: the model or the arm, where the stage has one for each
+holdfast code                  writes .holdfast/code/STAGE: what code each stage can reach (holdfast/core/fingerprint.py)
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from holdfast.core import fingerprint, records
+from holdfast.core.errors import UserError
+
+STAGES, CODE, COSTS = Path("stages"), Path(".holdfast/code"), Path("reports/costs")
+NO_COSTS = ("report", "pocket")  # the report reads the costs; the lab's recipe is frozen
+
+
+def main(stage: str, cell: str | None) -> None:
+    """Raises UserError where there is no such stage, or it takes another number of arguments."""
+    script = load(stage)
+    arguments = [cell] if cell is not None else []
+    if len(inspect.signature(script.main).parameters) != len(arguments):
+        what = f"stage '{stage}' takes " + ("no name" if arguments else "the name of a model or an arm")
+        raise UserError(what, where=STAGES / f"{stage}.py", do="as dvc.yaml calls it, or `dvc repro`")
+    if stage in NO_COSTS or cell == "base-repeat":
+        script.main(*arguments)
+        return
+    from holdfast.core import ledger
+
+    with ledger.kept(COSTS, stage, cell):
+        script.main(*arguments)
+
+
+def load(stage: str) -> ModuleType:
+    """The script as a module. Modules of the project's own, in stages/ too, can be imported by it."""
+    file = STAGES / f"{stage}.py"
+    if not file.is_file():
+        known = ", ".join(sorted(f.stem for f in STAGES.glob("*.py"))) if STAGES.is_dir() else ""
+        do = f"known: {known}" if known else "go to the folder that holds dvc.yaml and stages/"
+        raise UserError("no such stage", where=file, do=do)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    spec = importlib.util.spec_from_file_location(f"stages.{stage}", file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_code() -> None:
+    """One file a stage: a line for each module that it can reach, with its hash."""
+    with records.replacing_folder(CODE) as folder:
+        for file in sorted(STAGES.glob("*.py")):
+            try:
+                found = fingerprint.of_file(file)
+            except SyntaxError as error:
+                raise UserError(
+                    f"line {error.lineno}: {error.msg}", where=error.filename or file, do="fix it"
+                ) from None
+            (folder / file.stem).write_text(
+                "".join(f"{name} {hash}\n" for name, hash in found.items()), encoding="utf-8"
+            )

@@ -1,0 +1,121 @@
+"""What people call around the pipeline, beside the commands of its stages in holdfast/cli.py: to begin, to look, to review.
+
+Like there, what a command needs is imported only when it runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.params.base import PARAMS
+from holdfast.params.whole import Params
+
+app = typer.Typer()
+MODELS, REPORTS = Path("models"), Path("reports")
+
+
+@app.command()
+def validate() -> None:
+    """Check every parameter in params.yaml, and run nothing."""
+    Params.load()
+
+
+@app.command()
+def check() -> None:
+    """Is dvc.lock up to date? Exit 1 names each stale stage and why; runs no stage, needs no data and no GPU."""
+    from holdfast.commands import check as command
+
+    raise typer.Exit(command.main())
+
+
+@app.command()
+def comment(
+    against: Annotated[
+        str | None, typer.Option("--against", help="Git revision, such as origin/main: list what changed since it.")
+    ] = None,
+    pages: Annotated[str | None, typer.Option("--pages", help="Address where the HTML pages can be had.")] = None,
+) -> None:
+    """Print the comment of a pull request: the committed report and what the branch changed. Runs no stage."""
+    from holdfast.commands import comment as command
+
+    report, metrics = REPORTS / "report.md", REPORTS / "metrics.json"
+    typer.echo(command.main(report, PARAMS, metrics, against, pages), nl=False)
+
+
+@app.command()
+def template(
+    source: Annotated[str, typer.Argument(help="A model folder, a jinja file, or a model's name in params.yaml.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """What a chat template does to a user turn, and a self-test. Exit 0 passed, 1 failed, 2 cannot be used."""
+    import json
+
+    from holdfast.chat import template_check, template_text
+    from holdfast.core import manifest as models
+
+    acquired = MODELS / "manifest" / f"{source}.json"
+    found = template_check.guarded(str(models.load(acquired).folder()) if acquired.is_file() else source)
+    print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else template_text.readable(found))
+    raise typer.Exit(0 if found["passed"] else 1)
+
+
+profile_app = typer.Typer(no_args_is_help=True, help="Complete params files for real models.")
+app.add_typer(profile_app, name="profile")
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there, edits that git does not have included.")]
+
+
+@profile_app.command("list")
+def profile_list() -> None:
+    """The profiles; the one that params.yaml is, is marked."""
+    from holdfast.commands import profile as command
+
+    command.show()
+
+
+@profile_app.command("use")
+def profile_use(
+    name: Annotated[str, typer.Argument(help="One of `holdfast profile list`.")], force: Force = False
+) -> None:
+    """Make a profile params.yaml. Refuses where edits would be lost."""
+    from holdfast.commands import profile as command
+
+    command.use(name, force)
+
+
+@app.command("init")
+def initialise(
+    base: Annotated[str, typer.Option(metavar="FOLDER|HUB", help="A chat model: a folder, or OWNER/NAME of the hub.")],
+    domain: Annotated[Path, typer.Option(metavar="FILE", help="Your data: JSONL, JSON, CSV or Parquet.")],
+    test: Annotated[Path | None, typer.Option(metavar="FILE", help="Test rows; none: a tenth is split off.")] = None,
+    revision: Annotated[str | None, typer.Option(metavar="COMMIT", help="Hub: the full commit hash.")] = None,
+    columns: Annotated[str | None, typer.Option(metavar="prompt=Q,response=A", help="Which fields hold what.")] = None,
+    force: Force = False,
+) -> None:
+    """Look at your model and data, and write params.yaml for them."""
+    from holdfast.commands import init as command
+
+    command.main(base, domain, test, revision, columns, force)
+
+
+@app.command()
+def doctor() -> None:
+    """Is everything here that params.yaml needs? Exit 1 if not; every line is ok or says what to do."""
+    from holdfast.commands import doctor as command
+
+    raise typer.Exit(command.main())
+
+
+@app.command()
+def plan(
+    price: Annotated[float | None, typer.Option(min=0, help="Of one device for one hour, in your currency.")] = None,
+    device: Annotated[str | None, typer.Option(help="Reckon for this device, measure nothing: h100, a100 ...")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="How many of them.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """What a run will take: rows, tokens, device-hours, memory, disk and money of every stage. Runs none."""
+    from holdfast.commands import plan as command
+
+    command.main(price, device, devices, as_json)

@@ -1,0 +1,216 @@
+"""Finished work, kept outside DVC's outs so that a killed stage repeats at most the shard it was in.
+
+A shard's key is the hash of everything that decides its result: payload, model fingerprint, params, code. Files are
+written atomically; a file that does not parse is treated as absent. Replies of endpoints are kept one by one: what was
+paid for is not asked twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from holdfast.core import meter, records
+from holdfast.core.errors import UserError
+from holdfast.core.progress import Progress
+
+FOLDER = Path(".cache")
+WORTH = 5000  # rows below which worker processes cost a small model more than they save (benchmarks/scaling.py)
+Work = Callable[[list[Any]], list[Any]]  # one result per row, each of them JSON
+Shard = dict[str, Any]  # its results, and what they took (meter.Spent)
+Spread = Callable[[Work, list[list[Any]]], Iterator[tuple[int, Shard]]]
+
+
+def key(*parts: Any) -> str:
+    """sha256 of the canonical JSON of the parts. Raises TypeError on a value that JSON cannot carry."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()).hexdigest()
+
+
+def workers(default: int) -> int:
+    """Processes on a CPU: HOLDFAST_WORKERS, where it is set. Raises UserError if that is no number."""
+    chosen = os.environ.get("HOLDFAST_WORKERS", str(default))
+    if not chosen.isdecimal() or int(chosen) < 1:
+        raise UserError(
+            f"HOLDFAST_WORKERS is '{chosen}'", where="environment", do="give a number of processes, or unset it"
+        )
+    return int(chosen)
+
+
+def code_version(*files: str) -> str:
+    """Hash of source files: results of older code are not reused."""
+    return hashlib.sha256(b"".join(Path(f).read_bytes() for f in sorted(set(files)))).hexdigest()
+
+
+def shards(
+    stage: str, rows: Sequence[Any], size: int, identity: Any, work: Work, unit: str = "rows", workers: int | Spread = 1
+) -> list[Any]:
+    """work(rows of one shard) for every shard, in order: one result per row. Finished ones come from the cache.
+
+    `rows` must be JSON. With several workers, shards are done in processes of their own, one thread each; `work` must then
+    be picklable. A Spread takes (work, shards) elsewhere and gives (shard number, done(...) of it) as they come back: the
+    cache is written here. Raises UserError where it cannot be.
+    """
+    parts = [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+    names = [key(identity, part) for part in parts]
+    files = [FOLDER / stage / name[:2] / f"{name}.json" for name in names]
+    progress = Progress(stage, len(rows), unit)
+    found: list[list[Any] | None] = [None] * len(parts)
+
+    def take(i: int, shard: Shard, earlier: bool = False) -> None:
+        size = len(parts[i])
+        meter.total.add(meter.Spent(**shard["spent"], rows=size, rows_kept=size if earlier else 0))
+        found[i] = shard["results"]
+        progress.advance(size)
+
+    for i, file in enumerate(files):
+        if (kept := load(file, len(parts[i]))) is not None:
+            take(i, kept, earlier=True)
+    todo = [i for i, results in enumerate(found) if results is None]
+    jobs = [(parts[i], files[i]) for i in todo]
+    if not isinstance(workers, int):
+        under_way = elsewhere(workers, work, jobs)
+    elif workers > 1 and len(jobs) > 1 and sum(len(part) for part, _ in jobs) >= WORTH:
+        under_way = in_processes(stage, work, jobs, workers)
+    else:
+        under_way = in_turn(work, jobs)
+    for n, shard in under_way:
+        take(todo[n], shard)
+    progress.close()
+    return [row for results in found if results for row in results]
+
+
+def in_turn(work: Work, jobs: list[tuple[list[Any], Path]]) -> Iterator[tuple[int, Shard]]:
+    for n, (part, file) in enumerate(jobs):
+        yield n, finish(work, part, file)
+
+
+def elsewhere(spread: Spread, work: Work, jobs: list[tuple[list[Any], Path]]) -> Iterator[tuple[int, Shard]]:
+    missing = set(range(len(jobs)))
+    for n, shard in spread(work, [part for part, _ in jobs]) if jobs else ():
+        missing.remove(n)
+        yield n, keep(shard, jobs[n][1])
+    if missing:
+        raise RuntimeError(f"{len(missing)} of {len(jobs)} shards did not come back")
+
+
+def in_processes(
+    stage: str, work: Work, jobs: list[tuple[list[Any], Path]], workers: int
+) -> Iterator[tuple[int, Shard]]:
+    """The same in worker processes; (job number, shard) as they are ready."""
+    spawn = multiprocessing.get_context("spawn")  # a fork of a process that has used OpenMP threads hangs
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=spawn, initializer=start_worker)
+    try:
+        futures = {pool.submit(finish, work, part, file): n for n, (part, file) in enumerate(jobs)}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was ended from outside (is the memory enough?)",
+            where=stage,
+            do="run it again, with HOLDFAST_WORKERS=1 if need be; finished shards are kept",
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def start_worker() -> None:
+    """One thread, and no life of its own: a worker whose parent was killed ends too."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def follow() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=follow, daemon=True).start()
+
+
+def finish(work: Work, part: list[Any], file: Path) -> Shard:
+    """Does one shard and keeps it."""
+    return keep(done(work, part), file)
+
+
+def done(work: Work, part: list[Any]) -> Shard:
+    """A shard as it is kept: one result per row, and the tokens and operations they took."""
+    results, spent = meter.measured(work, part)
+    if len(results) != len(part):
+        raise RuntimeError(f"{len(results)} results for {len(part)} rows")
+    return {"results": results, "spent": {name: n for name, n in spent.items() if n}}
+
+
+def keep(shard: Shard, file: Path) -> Shard:
+    try:
+        records.write_text(file, json.dumps(shard, ensure_ascii=False))
+    except OSError as error:
+        raise unwritable(error, file.parent) from None
+    return shard
+
+
+def load(file: Path, rows: int) -> Shard | None:
+    """A finished shard of so many rows, or None."""
+    try:
+        shard = json.loads(file.read_text(encoding="utf-8"))
+        meter.Spent(**shard["spent"])  # a count by another name is a TypeError
+        whole = len(shard["results"]) == rows and all(isinstance(n, int) for n in shard["spent"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return shard if whole else None
+
+
+def unwritable(error: Exception, where: Path) -> UserError:
+    reason = getattr(error, "strerror", None) or str(error)
+    do = "make room or make it writable, and run it again; finished work is kept"
+    return UserError(f"the cache cannot be written ({reason})", where=where, do=do)
+
+
+def database(file: Path, table: str) -> sqlite3.Connection:
+    """An SQLite file with this table, made where there is none; safe for several processes, whole after a kill.
+
+    Raises UserError where it cannot be written or is damaged.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        found = sqlite3.connect(file, timeout=60, isolation_level=None)
+        found.execute("PRAGMA journal_mode=WAL")  # a kill at any moment leaves whole rows
+        found.execute("PRAGMA synchronous=NORMAL")
+        found.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+    except (OSError, sqlite3.OperationalError) as error:
+        raise unwritable(error, file) from None
+    except sqlite3.DatabaseError as error:
+        do = "remove it; what it held is asked or computed again"
+        raise UserError(f"the cache is damaged ({error})", where=file, do=do) from None
+    return found
+
+
+class Replies:
+    """What one endpoint answered, by request, in an SQLite file: on disk at once, safe for several processes."""
+
+    def __init__(self, fingerprint: str) -> None:
+        self.file = FOLDER / "replies" / f"{fingerprint}.sqlite"
+        self.database = database(self.file, "replies (request TEXT PRIMARY KEY, reply TEXT NOT NULL)")
+
+    def get(self, request: str) -> Any:
+        """The reply to a request, or None."""
+        row = self.database.execute("SELECT reply FROM replies WHERE request = ?", (request,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def put(self, request: str, reply: Any) -> None:
+        try:
+            self.database.execute(
+                "INSERT OR REPLACE INTO replies VALUES (?, ?)", (request, json.dumps(reply, ensure_ascii=False))
+            )
+        except sqlite3.OperationalError as error:
+            raise unwritable(error, self.file) from None
+
+    def close(self) -> None:
+        self.database.close()

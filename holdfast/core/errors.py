@@ -1,0 +1,22 @@
+"""The one exception that users see: what is wrong, where, and what to do. The CLI prints it and exits with 2."""
+
+from __future__ import annotations
+
+from functools import partial
+
+
+class UserError(Exception):
+    """Bad input. `what` and `where` on the first line, `do` on the second; never a traceback."""
+
+    def __init__(self, what: str, *, where: object, do: str) -> None:
+        self.what, self.where, self.do = what, str(where), do
+        super().__init__(f"{self.where}: {what}\n  {do}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Crosses from a worker process whole: the default would call __init__ with the message alone."""
+        return partial(type(self), where=self.where, do=self.do), (self.what,)
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, short enough for one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,127 @@
+"""The identity of code: which library modules a file can reach, and a hash of each that a comment does not change.
+
+Reach is computed from imports, wherever they stand but under `if TYPE_CHECKING`; a string that spells a module's dotted
+name, or the name of a file beside the module, counts as one. A module's hash is over its syntax tree without comments,
+docstrings and layout, in a form of our own that is the same on every Python from 3.11 on.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parents[1]  # .../holdfast
+SKIPPED = {"ctx", "kind", "type_comment", "type_ignores"}  # fields that say nothing, or not on every Python
+
+
+def of_file(file: Path, root: Path = Path()) -> dict[str, str]:
+    """Hash by name of `file` and of all that it can reach in the library and below `root`. Raises SyntaxError."""
+    todo, found = [file.resolve()], dict[str, str]()
+    while todo:
+        current = todo.pop()
+        name = _name(current, root)
+        if name not in found:
+            found[name], reached = _read(current, root.resolve())
+            todo += reached
+    return dict(sorted(found.items()))
+
+
+@cache
+def of_modules(*modules: str) -> str:
+    """One hash of library modules (dotted names) and of all that they can reach."""
+    found: dict[str, str] = {}
+    for module in modules:
+        found |= of_file(PACKAGE.parent / (module.replace(".", "/") + ".py"))
+    return digest(repr(sorted(found.items())))
+
+
+@cache
+def _read(file: Path, root: Path) -> tuple[str, list[Path]]:
+    if file.suffix != ".py":
+        return digest(file.read_bytes()), []
+    tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+    return digest(repr(canonical(tree))), sorted(_reached(file, tree, root))
+
+
+def _name(file: Path, root: Path) -> str:
+    for folder in (PACKAGE.parent, root.resolve()):
+        if file.is_relative_to(folder):
+            path = file.relative_to(folder)
+            return ".".join(path.with_suffix("").parts) if path.suffix == ".py" else path.as_posix()
+    return file.name
+
+
+def _reached(file: Path, tree: ast.Module, root: Path) -> set[Path]:
+    """Files that a module imports, or names: modules of the library and below `root`, and data beside the module."""
+    names: set[str] = set()
+    for node in _running(tree):
+        if isinstance(node, ast.ImportFrom):
+            start = node.module or ""
+            if node.level:
+                package = _name(file, root).split(".")[: -node.level]
+                start = ".".join([*package, *filter(None, [start])])
+            names |= {start, *(f"{start}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 100:
+            if node.value.startswith(f"{PACKAGE.name}.") and node.value.replace(".", "").isidentifier():
+                names.add(node.value)
+            elif "." in node.value and "/" not in node.value and (file.parent / node.value).is_file():
+                names.add(str(file.parent / node.value))
+    found: set[Path] = set()
+    for name in names:
+        if Path(name).is_absolute():
+            found.add(Path(name))
+            continue
+        parts = name.split(".")
+        folder = PACKAGE.parent if parts[0] == PACKAGE.name else root
+        for end in range(1, len(parts) + 1):  # packages on the way run too
+            place = folder.joinpath(*parts[:end])
+            found |= {f for f in (place.with_suffix(".py"), place / "__init__.py") if parts[0] and f.is_file()}
+    return {f.resolve() for f in found}
+
+
+def _running(tree: ast.AST) -> list[ast.AST]:
+    """Every node but those that only a type checker sees."""
+    todo, found = [tree], []
+    while todo:
+        node = todo.pop()
+        found.append(node)
+        typing = isinstance(node, ast.If) and ast.unparse(node.test).removeprefix("typing.") == "TYPE_CHECKING"
+        todo += node.orelse if typing else list(ast.iter_child_nodes(node))  # type: ignore[attr-defined]
+    return found
+
+
+def canonical(node: Any) -> Any:
+    """A syntax tree as nested tuples, without docstrings, and without what differs from one Python to the next."""
+    if isinstance(node, list):
+        return [canonical(one) for one in node]
+    if not isinstance(node, ast.AST):
+        return type(node).__name__, repr(node)
+    fields = {name: value for name, value in ast.iter_fields(node) if name not in SKIPPED and value not in (None, [])}
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
+        fields["body"] = node.body[1:]
+    if isinstance(node, ast.JoinedStr):  # how an f-string is cut into constants differs
+        fields["values"] = _joined(node.values)
+    return type(node).__name__, [(name, canonical(fields[name])) for name in sorted(fields)]
+
+
+def _joined(values: list[ast.expr]) -> list[ast.expr]:
+    merged: list[ast.expr] = []
+    for value in values:
+        text = str(value.value) if isinstance(value, ast.Constant) else None
+        last = merged[-1] if merged else None
+        if text == "":
+            continue
+        if text is not None and isinstance(last, ast.Constant):
+            merged[-1] = ast.Constant(str(last.value) + text)
+        else:
+            merged.append(value)
+    return merged
+
+
+def digest(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]

@@ -1,0 +1,48 @@
+"""Tokens that pass through models, and the operations they take: what the cost ledger of a stage adds up.
+
+Engines count what they do. The work of other processes, and of shards that an earlier, killed run finished, is added where
+their results arrive (holdfast/core/cache.py). So the sums say what an output took, however it came about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(slots=True)
+class Spent:
+    """Tokens, operations and rows. Padding is not counted; tokens of a server are as it counts them."""
+
+    read: int = 0  # passed forward at once, prompts for the most part
+    reused: int = 0  # of these, those whose keys and values were there already: nothing was computed for them
+    written: int = 0  # generated, the token that ends a text included
+    trained: int = 0  # passed forward and back
+    flops: int = 0  # 2 per parameter and token, 6 where it is trained (Kaplan et al., arXiv 2001.08361, sec. 2.1)
+    rows: int = 0  # of all shards, or that were trained on
+    rows_kept: int = 0  # of these, those that an earlier run had finished
+
+    def add(self, other: Spent) -> None:
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+
+total = Spent()  # of this process
+memory = 0  # bytes: the most that a process held which this one did not start itself, where it has told so
+
+
+def count(parameters: int, *, read: int = 0, reused: int = 0, written: int = 0, trained: int = 0) -> None:
+    """`parameters`: of the model, 0 where nobody knows."""
+    flops = parameters * (2 * (read - reused + written) + 6 * trained)
+    total.add(Spent(read=read, reused=reused, written=written, trained=trained, flops=flops))
+
+
+def measured(work: Callable[[list[Any]], list[Any]], part: list[Any]) -> tuple[list[Any], dict[str, int]]:
+    """(the results of a shard, what they took). The sums of this process are left as they were: who takes the results adds."""
+    global total
+    before, total = total, Spent()
+    try:
+        return work(part), asdict(total)
+    finally:
+        total = before

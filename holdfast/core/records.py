@@ -1,0 +1,219 @@
+"""Data contracts: the schema of every Parquet file that flows between stages, and the only way to read and write one.
+
+Rows are sorted by id; no clock, host or path goes inside, so the same rows give the same bytes. Reading validates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from holdfast.core.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VERSION = 1
+TEXT, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+MESSAGES = pa.list_(pa.struct([("role", TEXT), ("content", TEXT)]))
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    """Every column is required to be there; a column marked nullable in NULLABLE may hold nulls."""
+    return pa.schema([pa.field(name, kind, nullable=name in NULLABLE) for name, kind in columns.items()])
+
+
+NULLABLE = {"score", "mass", "logprob", "score_std", "base_logprob", "temperature", "top_p", "tokens"}
+
+# context: the turns before the user turn `text` (a system turn, earlier turns), often none. temperature and top_p are null,
+# and model, revision and sample name file, hash and row, where the text is from a corpus
+_raw = dict(
+    id=TEXT, context=MESSAGES, text=TEXT, finish=TEXT, n_tokens=INT, temperature=FLOAT, top_p=FLOAT, sample=INT, seed=INT,
+    model=TEXT, revision=TEXT,
+)  # fmt: skip
+_candidate = dict(
+    id=TEXT,  # the instruction's
+    context=MESSAGES,  # the turns before it
+    instruction=TEXT,
+    response=TEXT,
+    response_id=TEXT,
+    model=TEXT,  # who wrote the response
+    revision=TEXT,
+    score=FLOAT,  # mean over the judges' valid scores, 1 to 5
+    score_std=FLOAT,  # disagreement between judges (population standard deviation)
+    n_judges=INT,  # valid scores behind the mean
+    agreement=FLOAT,  # part of all responses to this instruction whose text equals the chosen one
+    base_logprob=FLOAT,  # mean log-probability per response token under the base (nats)
+    cluster=INT,
+)
+SCHEMAS: dict[str, pa.Schema] = {
+    # one conversation of the domain; group names the domain suite of a test row ("" = none)
+    "domain": _schema(id=TEXT, messages=MESSAGES, group=TEXT, source=TEXT),
+    "domain_rejected": _schema(id=TEXT, source=TEXT, reason=TEXT, excerpt=TEXT),
+    # finish: "stop" (the model ended its turn) or "length" (it did not)
+    "instructions_raw": _schema(**_raw),
+    "instructions_kept": _schema(**_raw, cluster=INT),
+    "instructions_rejected": _schema(**_raw, reason=TEXT, detail=TEXT),
+    "responses": _schema(
+        id=TEXT, instruction_id=TEXT, text=TEXT, finish=TEXT, n_tokens=INT, sample=INT, seed=INT, model=TEXT, revision=TEXT,
+    ),
+    # id is the response's; no row: this judge was not asked; score 1..5 or null (no valid judgement); mass: probability on the
+    # five score tokens, null where no score could be read; logprob: mean log-probability per response token under this judge
+    # (nats), filled by the base only; tokens: of the judge's prompt, where they can be counted here; audit: of an instruction
+    # of the random sample, whose responses every judge scored
+    "scores": _schema(
+        id=TEXT, instruction_id=TEXT, judge=TEXT, score=FLOAT, mass=FLOAT, logprob=FLOAT, tokens=INT, audit=BOOL,
+    ),
+    "candidates": _schema(**_candidate),
+    "candidates_rejected": _schema(**_candidate, reason=TEXT),
+    "replay": _schema(**_candidate, difficulty=INT),  # difficulty: quantile bin, 0 = easiest for the base
+    # in the order of training; source: "domain" or "replay"; repeat counts the uses of one row from 0; trained_tokens
+    # bear loss
+    "mix": _schema(id=TEXT, source=TEXT, source_id=TEXT, epoch=INT, repeat=INT, messages=MESSAGES, trained_tokens=INT),
+    # one evaluation item's outcome: correct in 0..1; hashes guard the pairing of base and tuned
+    "items": _schema(
+        id=TEXT, suite=TEXT, item_id=TEXT, item_hash=TEXT, prompt_hash=TEXT, correct=FLOAT, prompt=TEXT, target=TEXT, response=TEXT,
+    ),
+}  # fmt: skip
+
+
+def text_id(*parts: object) -> str:
+    """A stable 16-hex-digit id of the parts."""
+    return hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).hexdigest()
+
+
+def write(name: str, path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes rows under the contract `name`, sorted by id, atomically. A row that breaks the contract is a bug of ours."""
+    write_table(name, path, pa.Table.from_pylist(sorted(rows, key=lambda row: row["id"]), schema=SCHEMAS[name]))
+
+
+def write_table(name: str, path: Path, table: pa.Table) -> None:
+    """The same for an Arrow table whose rows are sorted by id already: for what is too large for Python rows."""
+    metadata = {"holdfast.schema": name, "holdfast.version": str(VERSION)}
+    table = table.select(SCHEMAS[name].names).cast(SCHEMAS[name]).replace_schema_metadata(metadata)
+    check(name, path, table)
+    with replacing(path) as partial:
+        pq.write_table(table, partial, compression="zstd", row_group_size=65_536)
+
+
+def read(name: str, path: Path) -> list[dict[str, Any]]:
+    return read_table(name, path).to_pylist()
+
+
+def read_frame(name: str, path: Path) -> pd.DataFrame:
+    return read_table(name, path).to_pandas()
+
+
+def read_table(
+    name: str, path: Path, columns: list[str] | None = None, filters: list[tuple[str, str, Any]] | None = None
+) -> pa.Table:
+    """`columns`, `filters` (as in pyarrow): only these columns, only such rows are read and checked, where a file is
+    large; the schema is checked whole."""
+    if not path.is_file():
+        raise UserError("no such file", where=path, do="run `dvc repro`, or `dvc pull` where a remote has it")
+    try:
+        schema, table = pq.read_schema(path), pq.read_table(path, columns=columns, filters=filters)
+    except (pa.ArrowInvalid, OSError) as error:  # no Parquet, or damaged further in
+        raise UserError(
+            f"not a readable Parquet file ({str(error).splitlines()[0]})",
+            where=path,
+            do="remove it and run `dvc repro`",
+        ) from None
+    found = (schema.metadata or {}).get(b"holdfast.schema", b"?").decode()
+    if found != name or not schema.equals(SCHEMAS[name]):
+        raise UserError(
+            f"is not a '{name}' file of version {VERSION} (found '{found}')",
+            where=path,
+            do="remove it and run `dvc repro`",
+        )
+    check(name, path, table)
+    return table
+
+
+def check(name: str, path: Path, table: pa.Table) -> None:
+    """Raises ValueError where a required column holds a null or an id stands twice."""
+    for column in table.column_names:
+        if not SCHEMAS[name].field(column).nullable and table.column(column).null_count:
+            raise ValueError(f"{path}: null in required column '{column}' of '{name}'")
+    if "id" in table.column_names and len(table["id"].unique()) != len(table):
+        raise ValueError(f"{path}: an id stands twice in '{name}'")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; moved into place if the block succeeds, removed if it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(partial)
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder: what stood there before is removed only when the new one is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield partial
+        os.chmod(partial, 0o755)
+        if path.exists():
+            old = partial.with_name(partial.name + ".old")
+            os.replace(path, old)
+            os.replace(partial, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Sorted keys, two blanks, newline at the end: a small diff in a pull request."""
+    write_text(path, json.dumps(rounded(content), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError("no such file", where=path, do="run `dvc repro`, or `dvc pull` where a remote has it")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"not valid JSON ({error})", where=path, do="remove it and run `dvc repro`") from None
+
+
+def rounded(content: Any) -> Any:
+    """Floats to six significant digits: what a person compares, and stable where the last bits are not."""
+    if isinstance(content, float):
+        return float(f"{content:.6g}")
+    if isinstance(content, dict):
+        return {str(k): rounded(v) for k, v in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [rounded(v) for v in content]
+    return content
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,284 @@
+"""HTTP to an OpenAI-compatible server: bounded concurrency, time-outs, retries, a budget, a cache of every reply.
+
+Retried are 429, 5xx, time-outs and broken connections, nothing else: what a server refuses once it refuses again. The key
+comes from the environment and is in no message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2 as httpx
+
+from holdfast.core import cache
+from holdfast.core.errors import UserError, first_line
+from holdfast.core.manifest import Endpoint
+
+CHAT, RAW, MODELS = "chat/completions", "completions", "models"
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before the first retry; doubled from one to the next
+LONGEST_WAIT = 600.0  # seconds of Retry-After beyond which it is better to come back another time
+KEPT = "what was answered is kept, and not asked again"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    text: str
+    finish: str  # "stop" or "length", as in Completion
+    n_tokens: int
+    top: list[tuple[str, float]] = field(default_factory=list)  # alternatives of the first token, log-probabilities
+    prompt_tokens: int = 0
+
+
+class Refused(Exception):
+    """The server answered, and said no."""
+
+    def __init__(self, status: int, detail: str, path: str) -> None:
+        self.status, self.detail, self.path = status, detail, path
+
+
+class Client:
+    """One endpoint and its budget."""
+
+    def __init__(self, name: str, endpoint: Endpoint, replies: cache.Replies | None = None) -> None:
+        self.endpoint, self.replies = endpoint, replies
+        self.where = f"model '{name}' at {endpoint.url}"
+        self.key = read_key(name, endpoint.api_key_env)
+        self.requests, self.tokens, self.not_before = 0, 0, 0.0
+
+    def ask(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[Reply]:
+        """One reply per body, in order, from the cache or the server. Raises UserError once what is under way has ended."""
+        return asyncio.run(self._ask(path, bodies))
+
+    async def _ask(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[Reply]:
+        replies: dict[int, Reply] = {}
+        problems: list[UserError] = []
+        todo = iter(range(len(bodies)))
+
+        async def take_turns(http: httpx.AsyncClient) -> None:
+            for i in todo:
+                if problems:
+                    return
+                try:
+                    replies[i] = await self._one(http, path, bodies[i])
+                except UserError as problem:
+                    problems.append(problem)
+
+        async with self.http() as http:
+            await asyncio.gather(*(take_turns(http) for _ in range(min(self.endpoint.concurrency, len(bodies)))))
+        if problems:
+            raise problems[0]
+        return [replies[i] for i in range(len(bodies))]
+
+    async def _one(self, http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> Reply:
+        request = cache.key(path, body)
+        if self.replies and (kept := self.replies.get(request)) is not None:
+            return Reply(**kept)
+        try:
+            content = await self.send(http, "POST", path, body)
+        except Refused as refused:
+            raise await self.explained(http, refused) from None
+        reply = self.parsed(content, path)
+        if self.replies:
+            self.replies.put(request, asdict(reply))
+        return reply
+
+    def http(self) -> httpx.AsyncClient:
+        most = self.endpoint.concurrency
+        return httpx.AsyncClient(
+            base_url=self.endpoint.url,
+            headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
+            timeout=self.endpoint.timeout,
+            limits=httpx.Limits(max_connections=most, max_keepalive_connections=most),
+        )
+
+    async def send(self, http: httpx.AsyncClient, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The JSON of the server's answer. Raises Refused, or UserError when there is no answer after all retries."""
+        loop = asyncio.get_running_loop()
+        for attempt in range(self.endpoint.retries + 1):
+            while (wait := self.not_before - loop.time()) > 0:  # a Retry-After holds for every request
+                await asyncio.sleep(wait)
+            self.spend()
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt) * random.uniform(0.75, 1.25)
+            try:
+                async with asyncio.timeout(self.endpoint.timeout):
+                    response = await http.request(method, path, json=body)
+            except (httpx.RequestError, TimeoutError) as error:
+                problem, do = self.no_answer(error)
+            else:
+                if response.status_code != 429 and response.status_code < 500:
+                    return self.content(response, path)
+                problem, do = f"the server answers {response.status_code} ({self.detail(response)})", "try again later"
+                asked = retry_after(response)
+                if "insufficient_quota" in response.text or asked > LONGEST_WAIT:
+                    break
+                self.not_before = max(self.not_before, loop.time() + asked)
+            if attempt < self.endpoint.retries:
+                await asyncio.sleep(pause)
+        raise UserError(problem, where=self.where, do=f"{do}; {KEPT}")
+
+    def spend(self) -> None:
+        """Counts a request. Raises UserError when the budget of this command is used up."""
+        for what, used, limit in (
+            ("requests", self.requests, self.endpoint.max_requests),
+            ("tokens", self.tokens, self.endpoint.max_tokens),
+        ):
+            if limit is not None and used >= limit:
+                raise UserError(
+                    f"the budget of {limit:,} {what} is used up", where=self.where, do=f"raise max_{what}; {KEPT}"
+                )
+        self.requests += 1
+
+    def no_answer(self, error: Exception) -> tuple[str, str]:
+        """(what, do) for a request that got no answer."""
+        if isinstance(error, httpx.ConnectError):
+            return f"no server answers ({first_line(error)})", "start it, or correct 'endpoint' in params.yaml"
+        if isinstance(error, (TimeoutError, httpx.TimeoutException)):
+            return f"no answer within {self.endpoint.timeout:g} s", "raise 'timeout', or lower 'concurrency'"
+        return f"the connection broke ({first_line(error)})", "look into the server's log"
+
+    def content(self, response: httpx.Response, path: str) -> Any:
+        if not response.is_success:
+            raise Refused(response.status_code, self.detail(response, 2000), path)
+        try:
+            return response.json()
+        except ValueError:
+            raise UserError(
+                f"the answer to {path} is not JSON ({self.detail(response)})",
+                where=self.where,
+                do=f"is this the address of the API? It often ends in /v1; {KEPT}",
+            ) from None
+
+    def detail(self, response: httpx.Response, most: int = 160) -> str:
+        """What an error says, in one line of plain text: it is untrusted, and might repeat the key."""
+        try:
+            content = response.json()
+        except ValueError:
+            html = "<html" in response.text[:2000].lower()
+            text = "an HTML page" if html else response.text
+        else:
+            inner = content.get("error", content) if isinstance(content, dict) else content
+            text = str(inner.get("message") or inner.get("detail") or inner) if isinstance(inner, dict) else str(inner)
+        if self.key:
+            text = text.replace(self.key, "***")
+        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        return text[:most] or "nothing more"
+
+    async def explained(self, http: httpx.AsyncClient, refused: Refused) -> UserError:
+        """The one message for what the server refused."""
+        said = f"({refused.detail[:160]})"
+        if refused.status in (401, 403):
+            variable = self.endpoint.api_key_env
+            do = f"check the key in {variable}" if variable else "name the variable that holds the key in 'api_key_env'"
+            return UserError(f"the server refuses the key {said}", where=self.where, do=do)
+        offered = await self.offered(http) if refused.status == 404 else None
+        if offered is not None and self.endpoint.model not in offered:
+            names = ", ".join(name[:60] for name in offered[:5]) or "nothing"
+            return UserError(
+                f"the server does not offer '{self.endpoint.model}'",
+                where=self.where,
+                do=f"'model' must be what it offers: {names}",
+            )
+        if refused.status in (404, 405, 501) and refused.path == RAW:
+            return UserError(
+                "the server has no raw completions, and a chat endpoint would put its template around every prompt",
+                where=self.where,
+                do="use a server that has them (vLLM, llama.cpp), or remove 'endpoint' so that the weights are used here",
+            )
+        if refused.status in (400, 413, 422) and re.search(
+            r"context|too long|too large|maximum.*(length|token)", refused.detail, re.I
+        ):
+            return UserError(
+                f"a prompt is too long {said}", where=self.where, do="lower max_tokens, or curate.max_chars"
+            )
+        return UserError(
+            f"the server refuses {refused.path} with {refused.status} {said}",
+            where=self.where,
+            do="check 'endpoint' and 'model'",
+        )
+
+    async def offered(self, http: httpx.AsyncClient) -> list[str] | None:
+        """The models that the server lists; None where it does not list any."""
+        with contextlib.suppress(Refused, UserError, KeyError, TypeError):
+            content = await self.send(http, "GET", MODELS)
+            return [str(entry["id"]) for entry in content["data"]]
+        return None
+
+    def parsed(self, content: Any, path: str) -> Reply:
+        """The one choice of an answer. Raises UserError if the answer is not what was asked for."""
+        try:
+            choices, usage = content["choices"], content.get("usage") or {}
+            if len(choices) != 1:
+                raise self.unusable(f"{len(choices)} choices instead of 1", path)
+            text = choices[0]["message"]["content"] if path == CHAT else choices[0]["text"]
+            served, finish = content.get("model"), choices[0].get("finish_reason")
+            read, written = (int(usage.get(f"{part}_tokens") or 0) for part in ("prompt", "completion"))
+            top = top_logprobs(choices[0].get("logprobs"))
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+            raise self.unusable(f"no usable choice, {type(error).__name__}", path) from None
+        if text is not None and not isinstance(text, str):
+            raise self.unusable("text is no text", path)
+        if served and self.endpoint.served and served != self.endpoint.served:
+            raise UserError(
+                f"the server now answers as '{str(served)[:60]}', not as '{self.endpoint.served}' any more",
+                where=self.where,
+                do="run `dvc repro --force --single-item acquire`: answers of two versions do not belong together",
+            )
+        if self.endpoint.max_tokens is not None and not read + written:
+            raise self.unusable("tokens are not counted (usage), so max_tokens cannot hold: use max_requests", path)
+        self.tokens += read + written
+        clean = (text or "").encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
+        return Reply(clean, "stop" if finish == "stop" else "length", written, top, read)
+
+    def unusable(self, why: str, path: str) -> UserError:
+        return UserError(
+            f"the answer to {path} is not usable ({why})", where=self.where, do=f"look into the server's log; {KEPT}"
+        )
+
+
+def top_logprobs(content: Any) -> list[tuple[str, float]]:
+    """(token, log-probability) of the first token's alternatives, in either protocol's form; none if there are none."""
+    if not content:
+        return []
+    if content.get("content"):  # chat
+        pairs = [(entry["token"], entry["logprob"]) for entry in content["content"][0].get("top_logprobs") or []]
+    else:
+        pairs = list(((content.get("top_logprobs") or [{}])[0] or {}).items())
+    return [
+        (str(token).encode("utf-8", "replace").decode(), min(float(p), 0.0))
+        for token, p in pairs
+        if float(p) == float(p)
+    ]
+
+
+def read_key(name: str, variable: str | None) -> str | None:
+    """The key from the environment. Raises UserError if it is not there or cannot be one."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key or not key.isascii() or not key.isprintable():
+        raise UserError(
+            f"the environment variable {variable} holds no key",
+            where=f"model '{name}'",
+            do=f"export {variable}=... and run it again",
+        )
+    return key
+
+
+def retry_after(response: httpx.Response) -> float:
+    """Seconds that the server asks to wait: a number, or a date (RFC 9110, 10.2.3)."""
+    value = response.headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"\d+(\.\d+)?", value):
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0

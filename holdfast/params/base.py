@@ -1,0 +1,139 @@
+"""What the sections of params.yaml have in common: frozen, typed, an unknown key is an error; and how one is read.
+
+`Mix.load()` reads the section `mix` and nothing else, so a stage cannot depend on a parameter that dvc.yaml does not list.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from holdfast.core.errors import UserError
+
+PARAMS = Path("params.yaml")
+MODELS = ("model_folder", "models", "base", "embedder", "panel", "arms")  # keys at the top, outside any section
+SECTIONS = (  # in the order of the pipeline
+    "ingest", "reconstruct", "curate", "respond", "judge", "consensus", "balance", "quality", "pilot", "mix", "finetune",
+    "evaluate", "drift", "gate", "report", "pocket",
+)  # fmt: skip
+KEYS = (*MODELS, *SECTIONS)
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]  # becomes a file name and a DVC stage name
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False
+    )  # strict: "3" and true are no numbers
+    section: ClassVar[str] = ""  # its key in params.yaml; none: a part of a section
+    partial: ClassVar[bool] = False  # holds some fields of its section; the others are left alone
+
+    @classmethod
+    def load(cls, path: Path = PARAMS) -> Self:
+        """This section of params.yaml, checked. Raises UserError that names file, key, value and remedy."""
+        content = read_yaml(path)
+        if cls.partial:
+            whole = content.get(cls.section) or {}
+            content = {key: whole[key] for key in cls.model_fields if isinstance(whole, dict) and key in whole}
+            return parse(cls, content, cls.section, path)
+        if cls.section not in content:
+            raise UserError(
+                f"missing section '{cls.section}'",
+                where=path,
+                do="add it; start from the params.yaml of the repository",
+            )
+        return parse(cls, content[cls.section], cls.section, path)
+
+
+def check_source(path: str | None, hub: str | None, revision: str | None) -> None:
+    if (path is None) == (hub is None):
+        raise ValueError("give either 'path' (local) or 'hub' (an id), not both and not neither")
+    if hub and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+        raise ValueError("a hub source needs 'revision': the full 40-digit commit hash, so that a run can be repeated")
+
+
+class Loader(yaml.SafeLoader):
+    """YAML as DVC reads it: a key stands once (PyYAML lets the last one win), and 1e-3 is a number (for PyYAML, text)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+|\d*\.\d+|\d+\.)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(
+            "no such file", where=path, do="run this from the project's folder, or `holdfast profile use NAME`"
+        )
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        at = f", line {line + 1}" if line is not None else ""
+        raise UserError(
+            f"not valid YAML: {getattr(error, 'problem', error)}", where=f"{path}{at}", do="mend that line"
+        ) from None
+    if not isinstance(content, dict):
+        raise UserError("not a mapping of sections", where=path, do="start from the params.yaml of the repository")
+    if unknown := [k for k in content if k not in KEYS]:
+        raise unknown_key(path, str(unknown[0]), "", list(KEYS))
+    return content
+
+
+def unknown_key(path: Path, key: str, within: str, known: list[str]) -> UserError:
+    close = difflib.get_close_matches(key, known, n=1)
+    do = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
+    return UserError(f"unknown parameter '{within}{key}'", where=path, do=do)
+
+
+def explain(path: Path, prefix: str, cls: type[BaseModel], error: ValidationError) -> UserError:
+    """The first problem that pydantic found, in one sentence."""
+    problem = error.errors()[0]
+    location = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        *within, key = location
+        inner: Any = cls
+        for part in within:
+            field = getattr(inner, "model_fields", {}).get(part)
+            annotation = field.annotation if field else inner
+            candidates = [annotation, *getattr(annotation, "__args__", ())]
+            inner = next((a for a in candidates if isinstance(a, type) and issubclass(a, BaseModel)), inner)
+        return unknown_key(
+            path, key, ".".join([*filter(None, [prefix]), *within, ""]), list(getattr(inner, "model_fields", {}))
+        )
+    key = ".".join([*filter(None, [prefix]), *location])
+    if problem["type"] == "missing":
+        return UserError(
+            f"missing parameter '{key}'", where=path, do="add it; the comments in params.yaml say what it means"
+        )
+    message = problem["msg"].removeprefix("Value error, ")
+    value = "" if problem["type"] == "value_error" else f" = {str(problem['input'])[:80]!r}"
+    return UserError(
+        f"parameter '{key}'{value}: {message}" if key else message, where=path, do="correct it in params.yaml"
+    )
+
+
+def parse(cls: type[Section], content: Any, prefix: str = "", path: Path = PARAMS) -> Any:
+    try:
+        return cls.model_validate(content)
+    except ValidationError as error:
+        raise explain(path, prefix, cls, error) from None

@@ -1,0 +1,149 @@
+"""The models, who of them takes part, and the names of the arms: what `acquire` reads."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from holdfast.core.errors import UserError
+from holdfast.params.base import MODELS, PARAMS, Name, Positive, Section, check_source, parse, read_yaml
+
+RESERVED = {"pocket", "manifest", "base-repeat"}  # folders of models/ and reports/eval/ that are no arm
+
+
+class Vllm(Section):
+    """vLLM in the process of the stage; what is not named here is as vLLM has it."""
+
+    tensor_parallel_size: Positive = 1  # GPUs that share the weights
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9  # part of each GPU's memory that vLLM takes
+    max_model_len: Positive | None = None  # longest sequence, tokens; none: the model's context
+    enforce_eager: bool = False  # no compiling and no CUDA graphs: starts sooner, writes slower
+
+
+class Ray(Section):
+    """A Ray cluster over which shards are fanned out, each actor with an engine of its own."""
+
+    actors: Positive = 2
+    cpus: Annotated[float, Field(ge=0)] = 1.0  # of each actor
+    gpus: Annotated[float, Field(ge=0)] = 0.0  # of each actor
+    address: str = "auto"  # auto: the cluster that runs here; host:port; local: one on this machine, for this command
+
+
+class Model(Section):
+    """Where one model comes from: a folder below `model_folder`, a hub id pinned to a revision, or a server.
+
+    A panel member may be an `endpoint` alone. With `path` or `hub` beside it, the server writes and the folder supplies
+    tokenizer and template (and, for the base, the weights to fine-tune). Keys stand in the environment, never here.
+    """
+
+    path: str | None = None  # folder below model_folder, with config.json, tokenizer and *.safetensors
+    hub: str | None = None  # for example Qwen/Qwen2.5-0.5B-Instruct
+    revision: str | None = None  # hub: full commit hash, 40 hex digits; endpoint alone: any text that names the version
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 on an accelerator, else float32
+    vllm: Vllm | None = None  # vLLM writes and scores, in process; `vllm: {}` for its defaults
+    ray: Ray | None = None  # shards go to actors on a Ray cluster
+    endpoint: str | None = None  # base URL of an OpenAI-compatible server, for example http://localhost:8000/v1
+    model: str | None = None  # the name under which the endpoint serves it
+    api_key_env: str | None = None  # environment variable that holds the endpoint's key; none: no key is sent
+    concurrency: Annotated[int, Field(ge=1, le=1024)] = 16  # requests under way at once
+    timeout: Annotated[float, Field(gt=0)] = 300.0  # seconds that one reply may take
+    retries: Annotated[int, Field(ge=0, le=20)] = 6  # after 429, 5xx or a broken connection; waits 0.5, 1, 2, 4 ... s
+    max_requests: Positive | None = None  # budget of one command: requests; none: no limit
+    max_tokens: Positive | None = None  # budget of one command: prompt and completion tokens; none: no limit
+
+    @property
+    def served(self) -> bool:
+        """By an engine that batches continuously: a server, or vLLM here."""
+        return self.endpoint is not None or self.vllm is not None
+
+    @model_validator(mode="after")
+    def one_source(self) -> Model:
+        if self.endpoint is None:
+            for key in ("model", "api_key_env", "max_requests", "max_tokens"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"'{key}' goes with 'endpoint'")
+        else:
+            check_endpoint(self.endpoint, self.model)
+            if self.vllm or self.ray:
+                raise ValueError(
+                    "an endpoint's requests overlap in one process: remove 'vllm' and 'ray', or 'endpoint'"
+                )
+        if self.vllm and self.ray and self.ray.gpus < self.vllm.tensor_parallel_size > 1:
+            raise ValueError("'ray.gpus' of an actor must be at least 'vllm.tensor_parallel_size'")
+        if self.endpoint is None or self.path is not None or self.hub is not None:
+            check_source(self.path, self.hub, self.revision)
+        return self
+
+
+def check_endpoint(url: str, model: str | None) -> None:
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", url):
+        raise ValueError(
+            "'endpoint' is a URL such as http://localhost:8000/v1; a key goes into the environment, not here"
+        )
+    _ = urlsplit(url).port  # raises ValueError when it is no port
+    if not model:
+        raise ValueError("an endpoint needs 'model': the name under which it serves the model")
+
+
+class Models(Section):
+    """What `acquire` reads: the models and who takes part."""
+
+    model_folder: str  # where local models lie; DVC tracks the folder
+    models: dict[Name, Model]
+    base: Name
+    embedder: Name | None = None  # whose embeddings sort instructions by meaning; none: the base's own hidden states
+    panel: Annotated[list[Name], Field(min_length=1)]
+    arms: Annotated[list[Name], Field(min_length=1)]
+
+    @classmethod
+    def load(cls, path: Path = PARAMS) -> Self:
+        content = read_yaml(path)
+        return parse(cls, {key: content[key] for key in MODELS if key in content}, "", path)
+
+    @model_validator(mode="after")
+    def names_fit(self) -> Models:
+        check_names(self.models, self.base, self.panel, self.arms)
+        if self.embedder and self.embedder not in self.models:
+            raise ValueError(f"embedder '{self.embedder}' has no entry in models")
+        if self.embedder and not (self.models[self.embedder].path or self.models[self.embedder].hub):
+            raise ValueError(f"embedder '{self.embedder}' needs 'path' or 'hub': a server's embeddings are not used")
+        return self
+
+
+def check_names(models: dict[str, Model], base: str, panel: list[str], arms: list[str]) -> None:
+    for what, listed in (("panel member", panel), ("arm", arms)):
+        if twice := sorted({n for n in listed if listed.count(n) > 1}):
+            raise ValueError(f"{what} '{twice[0]}' is named twice: name it once")
+    if base not in panel:
+        raise ValueError(f"base '{base}' is not in panel: the base always answers and judges")
+    if missing := [m for m in panel if m not in models]:
+        raise ValueError(f"panel member '{missing[0]}' has no entry in models")
+    if base in models and not (models[base].path or models[base].hub):
+        raise ValueError(
+            f"base '{base}' needs 'path' or 'hub': it is fine-tuned here, and a server cannot lend its weights"
+        )
+    if base != "base" and "base" in panel:
+        raise ValueError("panel member 'base' is not the base: give it another name")
+    if "embedder" in panel:
+        raise ValueError("panel member 'embedder' would take the name of a role: give it another name")
+    if clash := [a for a in arms if a in models or a in RESERVED | {"base"}]:
+        raise ValueError(f"arm '{clash[0]}' has the name of a model or of a folder in models/: choose another")
+
+
+def load_panel(path: Path = PARAMS) -> list[str]:
+    return load_names("panel", path)
+
+
+def load_arms(path: Path = PARAMS) -> list[str]:
+    return load_names("arms", path)
+
+
+def load_names(key: Literal["panel", "arms"], path: Path) -> list[str]:
+    content: dict[str, Any] = read_yaml(path)
+    if not (isinstance(content.get(key), list) and content[key] and all(isinstance(n, str) for n in content[key])):
+        raise UserError(f"'{key}' must be a list of names", where=path, do=f"for example {key}: [base]")
+    return content[key]

@@ -1,0 +1,29 @@
+"""The section `pilot`: short runs that choose a share of replay."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from holdfast.params.base import Positive, Section, Seed
+
+
+class Pilot(Section):
+    """Short runs that find the share of an arm that says `share: auto`. They train on a part of its rows and are measured on
+    rows of both sources that they have not seen."""
+
+    section: ClassVar[str] = "pilot"
+
+    # 1 - total variation distance between base and tuned on held-out replay answers, mean over tokens: see docs/training.md
+    retention_target: Annotated[float, Field(gt=0, lt=1)] = 0.98
+    shares: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=2)] = [0.05, 0.2, 0.5]
+    # lengths of the runs, as parts of the arm's whole one
+    parts: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] = [0.1, 0.3]
+    # over the arm's own; others are fitted too, and reported
+    learning_rates: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = [1.0]
+    held_out: Positive = 300  # rows of each source, at most a fifth of them
+    # that the share meets the target, by the bootstrap of the fit
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.8
+    max_share: Annotated[float, Field(gt=0, lt=1)] = 0.83  # never more than this, whatever the target
+    seed: Seed = 0

@@ -1,0 +1,83 @@
+"""The section `reconstruct`: what the base is asked to write."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from holdfast.params.base import Positive, Section, Seed
+from holdfast.params.ingest import Source
+
+Part = Annotated[float, Field(gt=0, lt=1)]
+
+
+TopP = Annotated[float, Field(gt=0, le=1)]
+
+
+class Systems(Section):
+    """System prompts under which a part of the user turns is written."""
+
+    file: str  # below `folder`: one prompt per line; or JSONL, each line a string or an object with the field `system`
+    share: Annotated[float, Field(gt=0, le=1)]  # part of the self-written rows that gets one, drawn by the seed
+
+
+class Turns(Section):
+    """Conversations of several turns: the base answers itself, then plays the user again."""
+
+    share: Annotated[float, Field(gt=0, le=1)]  # part of the self-written rows that goes on
+    extra: Positive = 1  # further user turns; the row is the last, the others are its context
+    temperature: Annotated[float, Field(ge=0, le=5)] = 0.8  # of the base's answers
+    max_tokens: Positive = 512  # of an answer; where it does not end, the conversation ends before it
+
+
+class CorpusSource(Source):
+    """Prompts of other people: a file below `folder`, or a hub data set pinned to a revision."""
+
+    share: Part  # part of `samples`, and of `keep`
+    field: str | None = None  # holds the user's text, dots reach into nested objects; none: found by the row's format
+
+
+class Corpus(Section):
+    sources: Annotated[list[CorpusSource], Field(min_length=1)]
+    clusters: Positive = 24  # k of mini-batch k-means on the self-written rows, whose histogram each source is to match
+    pool: Positive = 100_000  # usable rows of a source that are embedded at most, drawn by the seed
+
+    @model_validator(mode="after")
+    def named_once(self) -> Corpus:
+        named = [(s.path, s.hub, s.config, s.split) for s in self.sources]
+        if len(set(named)) < len(named):
+            raise ValueError("a source of the corpus is named twice: name it once")
+        return self
+
+
+class Reconstruct(Section):
+    section: ClassVar[str] = "reconstruct"
+
+    samples: Positive  # instructions to draw; with `keep` the most that may be drawn
+    keep: Positive | None = (
+        None  # instructions that must pass curate's checks of single rows; none: all samples are drawn
+    )
+    folder: str = "data/prompts"  # where system prompts and corpora lie; DVC tracks it
+    temperatures: Annotated[list[Annotated[float, Field(gt=0, le=5)]], Field(min_length=1)] = [1.0]  # used in turn
+    # nucleus sampling, one number or a list; every temperature meets every top_p in turn
+    top_p: Annotated[
+        list[TopP], Field(min_length=1), BeforeValidator(lambda given: given if isinstance(given, list) else [given])
+    ] = [1.0]
+    max_tokens: Positive = 256  # a longer turn is unfinished, and curate rejects it
+    systems: Systems | None = None  # none: what the template itself puts before a user's text
+    turns: Turns | None = None  # none: one turn
+    corpus: Corpus | None = None  # none: everything is written by the base
+    shard: Positive = 512  # rows per unit of work and of caching
+    batch: Positive = 256  # rows at once on the device
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def parts_fit(self) -> Reconstruct:
+        if self.keep and self.keep > self.samples:
+            raise ValueError(f"keep ({self.keep}) is more than samples ({self.samples}), which is the budget")
+        if self.corpus and sum(source.share for source in self.corpus.sources) >= 1:
+            raise ValueError(
+                "the shares of corpus.sources leave nothing for the base, whose histogram they are to match"
+            )
+        return self

@@ -1,0 +1,72 @@
+"""Reads params.yaml: every knob, frozen and typed; an unknown key is an error.
+
+Meaning, unit and range of each knob stand beside it in holdfast/params/.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import model_validator
+
+from holdfast.params.balance import Balance
+from holdfast.params.base import PARAMS, parse, read_yaml
+from holdfast.params.consensus import Consensus
+from holdfast.params.curate import Curate
+from holdfast.params.drift import Drift
+from holdfast.params.evaluate import Evaluate
+from holdfast.params.finetune import Finetune
+from holdfast.params.gate import Gate
+from holdfast.params.ingest import Ingest
+from holdfast.params.judge import Judge
+from holdfast.params.mix import Mix
+from holdfast.params.models import Models
+from holdfast.params.pilot import Pilot
+from holdfast.params.pocket import Pocket
+from holdfast.params.quality import Quality
+from holdfast.params.reconstruct import Reconstruct
+from holdfast.params.report import Report
+from holdfast.params.respond import Respond
+
+
+class Params(Models):
+    """The whole of params.yaml."""
+
+    ingest: Ingest
+    reconstruct: Reconstruct
+    curate: Curate
+    respond: Respond
+    judge: Judge
+    consensus: Consensus
+    balance: Balance
+    quality: Quality
+    pilot: Pilot
+    mix: Mix
+    finetune: Finetune
+    evaluate: Evaluate
+    drift: Drift
+    gate: Gate
+    report: Report
+    pocket: Pocket = Pocket()
+
+    @classmethod
+    def load(cls, path: Path = PARAMS) -> Self:
+        return parse(cls, read_yaml(path), "", path)
+
+    @model_validator(mode="after")
+    def arms_fit(self) -> Params:
+        for section in ("mix", "finetune"):
+            known = getattr(self, section).arms
+            if missing := [a for a in self.arms if a not in known]:
+                raise ValueError(f"arm '{missing[0]}' is listed in 'arms' but has no entry in {section}.arms")
+        for arm in self.arms:
+            how = self.finetune.arms[arm]
+            if self.mix.arms[arm].share == 0 and (how.objective == "kl" or how.anchor == "ewc"):
+                what = "the KL objective" if how.objective == "kl" else "ewc"
+                raise ValueError(
+                    f"arm '{arm}' asks for {what} but has no replay rows: set mix.arms.{arm}.share above 0"
+                )
+        if self.gate.control and self.gate.control not in self.arms:
+            raise ValueError(f"gate.control '{self.gate.control}' is not one of arms")
+        return self

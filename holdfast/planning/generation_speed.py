@@ -1,0 +1,86 @@
+"""How fast a model writes and scores on this machine: a few seconds of each, with the settings of params.yaml.
+
+Used by `holdfast plan`. Rates are tokens per second of one process; what is written is looked at for its lengths.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from holdfast.chat import encoding
+from holdfast.core import manifest
+from holdfast.engines import local, registry
+from holdfast.engines.interface import Completion, Until, seed_of
+from holdfast.params.whole import Params
+from holdfast.planning.costs import Means, Rates
+from holdfast.planning.devices import SECONDS, now, threads
+
+ROWS = 128  # at once, at most; fewer where the batch is smaller
+
+
+def measured(
+    entry: manifest.Manifest, params: Params, rubric: str, asked: Sequence[str]
+) -> tuple[Rates, Means, list[str], list[str]]:
+    """(rates, means, instructions, answers) of a model whose weights are here. `asked`: instructions for the answers, k each;
+    none: those that the model itself writes. Rates of training are left out: holdfast/planning/training_speed.py."""
+    with threads(1 if registry.workers(entry) > 1 else None):
+        engine = registry.load(entry, params.reconstruct.batch)
+        assert isinstance(engine, local.Engine)
+        rows = min(ROWS, params.reconstruct.batch)
+        query = encoding.pre_query(engine.tokenizer, entry.source)
+        heats = [params.reconstruct.temperatures[n % len(params.reconstruct.temperatures)] for n in range(rows)]
+
+        def turns(length: int) -> list[Completion]:
+            return engine.complete(
+                [query.prefix_ids] * rows, [seed_of("plan", n) for n in range(rows)], heats, min(params.reconstruct.top_p),
+                Until(length, query.stop_ids, query.stop_strings),
+            )  # fmt: skip
+
+        written, seconds, turn, ended = bounded(turns, params.reconstruct.max_tokens)
+        texts = [done.text.strip() for done in written if done.text.strip()] or ["?"]
+        asked = list(asked) or texts[: max(1, ROWS // 4)]
+        chats = [[{"role": "user", "content": engine.neutral(text)}] for text in asked for _ in range(params.respond.k)]
+
+        def answers(length: int) -> list[Completion]:
+            seeds = [seed_of("plan", entry.name, n) for n in range(len(chats))]
+            return engine.answer(
+                chats, seeds, temperature=params.respond.temperature, top_p=params.respond.top_p, max_tokens=length
+            )
+
+        answered, more, answer, _ = bounded(answers, params.respond.max_tokens)
+        prefix = sum(len(encoding.prompt_ids(engine.tokenizer, c)) for c in chats) / len(chats) - length_of(
+            engine, asked
+        )
+        judged = [[{"role": "user", "content": f"{rubric}\n{c[0]['content']}"}] for c in chats]
+        began = now()
+        engine.scores(judged)
+        read = now() - began
+        tokens = sum(len(encoding.prompt_ids(engine.tokenizer, c)) for c in judged)
+    write = sum(done.n_tokens + 1 for done in [*written, *answered]) / (seconds + more)
+    whole = [done.text for done in written if done.finish == "stop"]
+    kept = ended * len(set(whole)) / max(len(whole), 1)
+    means = Means(turn=turn, answer=answer, prefix=max(prefix, 0.0), kept=kept or Means().kept)
+    return Rates(write, tokens / read), means, asked, [done.text.strip() for done in answered]
+
+
+def length_of(engine: local.Engine, texts: Sequence[str]) -> float:
+    return sum(len(encoding.tokenise(engine.tokenizer, text)) for text in texts) / len(texts)
+
+
+def bounded(write: Callable[[int], list[Completion]], longest: int) -> tuple[list[Completion], float, float, float]:
+    """(completions, seconds, mean length in tokens, part that ends by itself) of writing for about SECONDS. Where time cuts
+    the texts short, lengths are taken to be geometric, cut off at `longest`: their mean is tokens written by ends seen."""
+    began = now()
+    write(min(4, longest))  # also warms up
+    step = max(now() - began, 1e-9) / min(4, longest)
+    length = max(min(longest, int(SECONDS / step)), min(8, longest))
+    began = now()
+    done = write(length)
+    seconds = now() - began
+    ends = sum(one.finish == "stop" for one in done)
+    if length == longest:
+        return done, seconds, sum(one.n_tokens for one in done) / len(done), ends / len(done)
+    mean = sum(one.n_tokens + 1 for one in done) / max(1, ends)
+    ended = 1 - math.exp(-longest / mean)
+    return done, seconds, mean * ended, ended

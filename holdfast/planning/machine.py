@@ -1,0 +1,116 @@
+"""What `holdfast doctor` says of the machine: python, torch's device, DVC remotes, memory, disk."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from holdfast.core import manifest
+from holdfast.params.whole import Params
+from holdfast.planning import shapes
+
+OK, NOTE, NEEDED = "ok", "--", "!!"  # is there; would help, or cannot be told from here; is needed
+Line = tuple[str, str]  # one of these marks, and the text
+PLUGINS = {
+    "s3": "dvc_s3",
+    "gs": "dvc_gs",
+    "azure": "dvc_azure",
+    "ssh": "dvc_ssh",
+    "sftp": "dvc_ssh",
+    "gdrive": "dvc_gdrive",
+}
+STATE = 16  # bytes per parameter that is trained: weights, gradient and two moments of AdamW, all in fp32
+GIB = 2**30
+
+
+def python() -> Iterator[Line]:
+    version = sys.version.split()[0]
+    yield (
+        (OK, f"python {version}")
+        if sys.version_info >= (3, 11)
+        else (NEEDED, f"python {version}: install 3.11 or later")
+    )
+
+
+def device() -> Iterator[Line]:
+    import torch
+
+    where = manifest.device()
+    name = torch.cuda.get_device_name() if where.type == "cuda" else f"{where.type}, {os.cpu_count()} cores"
+    count = torch.accelerator.device_count() if where.type != "cpu" else 1
+    yield OK, f"torch {torch.__version__} on {count} x {name}"
+    if where.type == "cpu":
+        yield NOTE, "no accelerator: enough for the pocket lab; for real models, a machine with a GPU or an 'endpoint'"
+
+
+def remote() -> Iterator[Line]:
+    from dvc.exceptions import NotDvcRepoError
+    from dvc.repo import Repo
+
+    try:
+        with Repo(".") as repo:
+            remotes, chosen = repo.config["remote"], repo.config["core"].get("remote")
+    except NotDvcRepoError:
+        yield NEEDED, "dvc: no DVC project here; run this from the project's folder (or `git init` and `dvc init`)"
+        return
+    if not remotes:
+        yield NOTE, "dvc remote: none, so results stay on this machine; `dvc remote add -d NAME URL` (docs/remotes.md)"
+    elif chosen is None:
+        yield NOTE, f"dvc remote: none is the default; `dvc remote default {sorted(remotes)[0]}`"
+    for name, settings in remotes.items():
+        url = settings["url"]
+        scheme = url.partition("://")[0] if "://" in url else ""
+        if scheme in PLUGINS and importlib.util.find_spec(PLUGINS[scheme]) is None:
+            yield (
+                NEEDED,
+                f"dvc remote {name}: {scheme} needs a plugin; pip install dvc-{PLUGINS[scheme].removeprefix('dvc_')}",
+            )
+        elif not scheme and not Path(url).is_dir():
+            yield (
+                NOTE,
+                f"dvc remote {name}: {url} is not there yet; `dvc push` makes it, or correct it with `dvc remote modify`",
+            )
+        else:
+            yield OK, f"dvc remote {name}: {url.partition('@')[2] or url}"
+
+
+def memory(given: Params) -> Iterator[Line]:
+    """Of the device, against what training holds at least: weights and optimiser state, activations not counted."""
+    import psutil
+    import torch
+
+    where = manifest.device()
+    spread = given.finetune.processes.strategy == "fsdp2" and where.type != "cpu"
+    count = torch.accelerator.device_count() if spread else 1
+    total = torch.cuda.get_device_properties(0).total_memory if where.type == "cuda" else psutil.virtual_memory().total
+    shape = shapes.of(given.models[given.base], Path(given.model_folder))
+    what = f"memory: {total / GIB:,.0f} GiB on {where.type}" + (f", x {count} shared by fsdp2" if count > 1 else "")
+    if shape is None:
+        yield NOTE, f"{what}; the base's size is not known before it is downloaded"
+        return
+    whole = any(given.finetune.arms[arm].lora_rank is None for arm in given.arms)
+    kl = any(given.finetune.arms[arm].objective == "kl" for arm in given.arms)
+    needed = shape.parameters * ((STATE if whole else 4) + (4 if kl else 0)) / count
+    if needed < total:
+        yield (
+            OK,
+            f"{what}; training {shape.parameters / 1e6:,.1f} M parameters holds {needed / GIB:,.1f} GiB and activations",
+        )
+    else:
+        do = "more GPUs, or cpu_offload" if spread else "set lora_rank, or processes.strategy: fsdp2 over several GPUs"
+        yield NEEDED, f"{what}; training {shape.parameters / 1e9:,.1f} B parameters holds {needed / GIB:,.0f} GiB: {do}"
+
+
+def disk(given: Params) -> Iterator[Line]:
+    free = shutil.disk_usage(".").free
+    shape = shapes.of(given.models[given.base], Path(given.model_folder))
+    needed = (2 * len(given.arms) + 1) * 2 * shape.parameters if shape else 0  # bf16; each arm also in DVC's cache
+    text = f"disk: {free / GIB:,.1f} GiB free; base and tuned models take about {needed / GIB:,.1f} GiB"
+    if needed < free:
+        yield OK, text
+    else:
+        yield NEEDED, f"{text}: make room, or `dvc config cache.type reflink,hardlink,copy` (docs/remotes.md)"

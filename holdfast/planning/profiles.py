@@ -1,0 +1,70 @@
+"""The complete params files in profiles/, and how one becomes params.yaml without losing what stands there.
+
+Used by `holdfast profile` and `holdfast init`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from holdfast.core import records
+from holdfast.core.errors import UserError
+from holdfast.params.base import PARAMS
+from holdfast.params.whole import Params
+
+FOLDER = Path("profiles")
+OWN = {  # DVC tracks these folders, so they are there in every clone; weights stay out of git
+    Path("models/local/README.md"): "Folders of your own models go here: config.json, tokenizer.json, *.safetensors.\n",
+    Path("models/local/.gitignore"): "*.safetensors\n",
+    Path("data/local/README.md"): "Your own data go here: JSONL, JSON, CSV or Parquet, and lm-eval task files.\n",
+}
+
+
+def found() -> dict[str, Path]:
+    """Every profile by its name. Raises UserError outside of the project's folder."""
+    files = {file.stem: file for file in sorted(FOLDER.glob("*.yaml"))}
+    if not files:
+        raise UserError("no profiles here", where=FOLDER, do="run this from the project's folder")
+    return files
+
+
+def file(name: str) -> Path:
+    files = found()
+    if name not in files:
+        raise UserError(f"no profile '{name}'", where=FOLDER, do=f"there are: {', '.join(files)}")
+    return files[name]
+
+
+def guard(target: Path, force: bool) -> None:
+    """Raises UserError if replacing `target` would lose something: it is no profile, and git does not have it as it is."""
+    if force or not target.exists():
+        return
+    content = target.read_bytes()
+    if any(content == other.read_bytes() for other in FOLDER.glob("*.yaml")):
+        return
+    git = ["git", "--literal-pathspecs", "status", "--porcelain", "--ignored", "--", str(target)]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, check=False)
+    except OSError:
+        done = None
+    if done is None or done.returncode:
+        what, do = "would be overwritten, and there is no git that has it", "copy it away, or give --force"
+    elif done.stdout.strip():
+        what, do = "has edits that are not committed", "commit them, or give --force to lose them"
+    else:
+        return
+    raise UserError(what, where=target, do=do)
+
+
+def put(text: str, target: Path = PARAMS) -> None:
+    """Writes params.yaml whole, if it is valid, and the folders for the user's own models and data."""
+    with records.replacing(target) as partial:
+        partial.write_text(text, encoding="utf-8")
+        try:
+            Params.load(partial)
+        except UserError as error:
+            raise UserError(error.what, where=target, do=error.do) from None
+        for path, content in OWN.items():
+            if path.parent.as_posix() in text and not path.exists():
+                records.write_text(path, content)

@@ -1,0 +1,136 @@
+"""The sections of the HTML report that stand behind the verdict: training, data, judges, drift, method."""
+
+from __future__ import annotations
+
+from holdfast.reporting import charts, findings, share_report, tables
+from holdfast.reporting.findings import Run, part
+from holdfast.reporting.markup import count, decimal, folded, html, html_table, known, score, section, titled
+
+
+def sections(run: Run) -> list[str]:
+    return [training(run), data(run), judges(run), drift(run), method(run)]
+
+
+def training(run: Run) -> str:
+    plates = "".join(
+        charts.curves(
+            by_arm,
+            f"{metric}.",
+            "Losses of different objectives do not compare." if "loss" in metric and len(by_arm) > 1 else "",
+        )
+        for metric, by_arm in sorted(run.curves.items(), key=lambda item: (item[0] != "train/loss", item[0]))[:8]
+    )
+    examples = [
+        folded(
+            f"{run.title(arm)}: a row as the loss sees it (_ stands for a masked token)",
+            f"<pre>{html(ledger['preflight'], 4000)}</pre>",
+        )
+        for arm in run.arms()
+        if (ledger := run.ledgers.get(arm)) and ledger.get("preflight")
+    ]
+    return section(
+        "Training",
+        titled("Cost and share", tables.cost(run)),
+        f"<p>{html(told)}</p>" if (told := findings.price(run)) else "",
+        folded("What every stage took", html_table(stages)) if (stages := tables.stages(run)).rows else "",
+        f'<div class="plates">{plates}</div>' if plates else "",
+        *share_report.shown(run),
+        *examples,
+        note="Rows and tokens: domain + replay. Share: part of the trained (loss-bearing) tokens that comes from the replay set.",
+    )
+
+
+def data(run: Run) -> str:
+    checks, failed = tables.expectations(run), tables.expectations(run, failed_only=True)
+    hold = f"{len(checks.rows) - len(failed.rows)} of {len(checks.rows)} expectations hold."
+    sizes = [n for n in part(run.curate, "cluster_sizes") or [] if known(n)]
+    evenness, earlier = run.balance.get("entropy"), run.balance.get("entropy_before")
+    facts = [f"{count(run.curate.get('clusters') or len(sizes))} clusters"] if sizes else []
+    facts += [f"from {count(min(sizes))} to {count(max(sizes))} rows each"] if sizes else []
+    facts += (
+        [f"evenness of the replay set over clusters and difficulty (normalised entropy) {decimal(evenness, 3)}"]
+        if known(evenness)
+        else []
+    )
+    facts += [f"{decimal(earlier, 3)} before balancing"] if known(earlier) else []
+    return section(
+        "Data",
+        f"<p>{html(told)}</p>" if (told := findings.reconstructed(run)) else "",
+        titled("From reconstructed to replayed", tables.funnel(run)),
+        f"<p>{html(', '.join(facts))}.</p>" if facts else "",
+        titled(
+            "Removed for being close to an evaluation item",
+            tables.overlap(run),
+            "none" if run.curate else "not available",
+        ),
+        titled("Rows of the replay set", tables.replay(run)),
+        "<h3>Quality</h3>",
+        f"<p>{html(hold)}</p>" if checks.rows else '<p class="absent">not available</p>',
+        html_table(failed) if failed.rows else "",
+        folded("Every expectation", html_table(checks)) if checks.rows else "",
+    )
+
+
+def judges(run: Run) -> str:
+    if not run.consensus:
+        return section("Judges", '<p class="absent">not available</p>')
+    shown = ("schema", "judges", "score_histogram", "rejected", "chosen_from")
+    other = run.consensus | {"agreement": {k: v for k, v in part(run.consensus, "agreement").items() if k != "pairs"}}
+    bins = part(run.consensus, "score_histogram") or []
+    chart = (
+        charts.histogram(bins, 1, 5, "Mean scores of the chosen responses.", "1 to 5, averaged over the judges.")
+        if bins
+        else ""
+    )
+    told = [findings.judging(run), findings.independence(run), *map(str, part(run.consensus, "warnings") or [])]
+    return section(
+        "Judges",
+        "".join(f"<p>{html(sentence)}</p>" for sentence in told if sentence),
+        titled("Audit", tables.judges(run)),
+        f'<div class="plates"><div>{titled("Agreement", tables.agreement(run))}</div>{chart}</div>',
+        folded("Everything the consensus stage counted", html_table(tables.settings(other, shown))),
+        note="Judges score responses from 1 to 5; the audit is of a random sample that all of them scored whole. Mass: probability that the judge put on the five score tokens. Chosen: how many of its own responses were.",
+    )
+
+
+def drift(run: Run) -> str:
+    table, flows, methods = tables.drift(run), tables.flows(run), part(run.drift, "methods")
+    if not table.rows:
+        return section("Drift", '<p class="absent">not available</p>')
+    return section(
+        "Drift",
+        titled("Instructions, from stage to stage", flows) if flows.rows else "",
+        "<h3>Answers, before against after</h3>",
+        f"<p>{html(findings.drifted(run))}</p>",
+        folded("Per-item scores and lengths", html_table(table)),
+        folded("Methods and thresholds", html_table(tables.settings(methods))) if methods else "",
+        note=html(findings.flows(run), 1000)
+        + " Hints for the eye: whether the model forgot is the verdict's question.",
+    )
+
+
+def method(run: Run) -> str:
+    keys = ("margin", "suite_margin", "min_domain_gain", "confidence", "resamples", "control")
+    demanded = {k: run.gate[k] for k in keys if k in run.gate}
+    links = "".join(f'<li><a href="{html(path)}">{html(words)}</a></li>' for words, path in run.links)
+    detectable = [
+        f"{run.title(a)} {score(part(e, 'general').get('detectable'))}"
+        for a, e in run.arms().items()
+        if part(e, "general").get("detectable") is not None
+    ]
+    terms = {
+        "Chance-adjusted": "(accuracy − chance) ÷ (1 − chance); the general score is the mean over general suites.",
+        "Interval": "paired bootstrap over items, stratified by suite; p is from the exact McNemar test.",
+        "Lost, gained": "right before and wrong after; wrong before and right after.",
+        "Retention": "general score after ÷ general score before.",
+        "Cannot compare": "an evaluation that allows no statement; it is not a pass.",
+    }
+    return section(
+        "Method",
+        "<dl class=\"terms\">" + "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in terms.items()) + "</dl>",
+        f"<p>Smallest general drop that these items can show, in points: {html('; '.join(detectable))}.</p>" if detectable else "",
+        titled("Demanded", tables.settings(demanded)),
+        titled("Models", tables.models(run)),
+        folded("Settings of the evaluation", html_table(tables.settings(part(run.settings, "engine")))) if part(run.settings, "engine") else "",
+        f"<h3>Beside this page</h3><ul>{links}</ul>" if links else "",
+    )  # fmt: skip

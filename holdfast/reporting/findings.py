@@ -1,0 +1,199 @@
+"""What a run found, in sentences that the page and the Markdown report both show. Nothing is escaped here."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast.evaluation.outcomes import Pairs
+from holdfast.reporting.markup import NONE, VERDICTS, count, decimal, known, percent, points, score
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything the report reads. An empty dict or list stands for an input that is not there."""
+
+    gate: Json
+    pairs: Pairs
+    settings: Json  # of the base's evaluation
+    reconstruct: Json = field(default_factory=dict)
+    consensus: Json = field(default_factory=dict)
+    quality: Json = field(default_factory=dict)
+    drift: Json = field(default_factory=dict)
+    curate: Json = field(default_factory=dict)
+    balance: Json = field(default_factory=dict)
+    ledgers: dict[str, Json] = field(default_factory=dict)  # by arm
+    costs: dict[str, Json] = field(default_factory=dict)  # by stage, or "stage/cell"
+    pilots: dict[str, Json] = field(default_factory=dict)  # the same: short runs that chose its share
+    mixes: dict[str, Json] = field(default_factory=dict)
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = field(
+        default_factory=dict
+    )  # metric -> arm -> (step, value)
+    replay: list[Json] = field(default_factory=list)  # a few rows
+    models: list[Json] = field(default_factory=list)  # manifests of the panel
+    base: Json = field(default_factory=dict)  # the base's manifest
+    lock: Json = field(default_factory=dict)  # dvc.lock
+    links: list[tuple[str, str]] = field(default_factory=list)  # (words, path relative to the report)
+
+    def arms(self) -> dict[str, Json]:
+        """Arms under judgement first, the control last."""
+        control = self.gate.get("control")
+        return dict(sorted(self.gate["arms"].items(), key=lambda item: item[0] == control))
+
+    def is_control(self, arm: str) -> bool:
+        """Alone, it is judged like any other arm."""
+        return arm == self.gate.get("control") and len(self.gate["arms"]) > 1
+
+    def title(self, arm: str) -> str:
+        return f"{arm} (control)" if self.is_control(arm) else arm
+
+
+def part(content: Any, *keys: str) -> Any:
+    """A value some levels down; an empty dict where anything on the way is missing or null."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return {} if content is None else content
+
+
+def headline(run: Run) -> tuple[str, str, str]:
+    """The verdict in capitals, the claim, and what backs it: three parts of one sentence, about the arm that decided."""
+    claimed, backing = claim(run, deciding(run))
+    judged = [a for a in run.arms() if not run.is_control(a)]
+    if len(judged) > 1 and run.gate["verdict"] != "cannot-compare":
+        passed = sum(part(run.gate, "arms", a, "verdict") == "pass" for a in judged)
+        backing += f"; {passed} of {len(judged)} arms pass"
+    return VERDICTS[run.gate["verdict"]][1].upper(), claimed, backing
+
+
+def claim(run: Run, arm: str) -> tuple[str, str]:
+    """What is said of one arm, and what backs it."""
+    entry = part(run.gate, "arms", arm)
+    general, domain, verdict = part(entry, "general"), part(entry, "domain"), entry.get("verdict")
+    reasons = part(entry, "reasons") or []
+    if verdict == "cannot-compare":
+        return f"{arm} cannot be compared with the base", str(reasons[0] if reasons else "no reason given")
+    keeps = percent(general.get("retention")) if known(general.get("retention")) else "an unknown part"
+    backing = f"bound {points(general.get('bound'))} points {side(run, arm)} margin {score(run.gate.get('margin'))}"
+    if known(domain.get("change")):
+        verb = "gains" if domain["change"] >= 0 else "loses"
+        backing += f"; {verb} {score(abs(domain['change']))} points on the domain"
+    if verdict == "fail" and side(run, arm) == "inside":  # then something else than the general score made it fail
+        backing += "".join(f"; {reason}" for reason in reasons[:1])
+    return f"{arm} keeps {keeps} of general ability", backing
+
+
+def explanation(run: Run) -> str:
+    """The same in full sentences, for the page."""
+    _, _, backing = headline(run)
+    arm = deciding(run)
+    general, domain = part(run.gate, "arms", arm, "general"), part(run.gate, "arms", arm, "domain")
+    if run.gate["verdict"] == "cannot-compare" or not known(general.get("change")):
+        return backing[:1].upper() + backing[1:] + ("" if backing.endswith(".") else ".")
+    bound, margin = general.get("bound"), score(run.gate.get("margin"))
+    told = f"The general score went from {score(general.get('before'))} to {score(general.get('after'))}, a change of {points(general['change'])} points. "
+    if known(bound):
+        fall = f"fell by no more than {score(-bound)}" if bound < 0 else f"rose by at least {score(bound)}"
+        told += f"With {percent(run.gate.get('confidence'), 0)} confidence it {fall}: {side(run, arm)} the margin of {margin}. "
+    if known(domain.get("change")):
+        told += f"The domain score went from {score(domain.get('before'))} to {score(domain.get('after'))}. "
+    if run.gate["verdict"] == "fail" and side(run, arm) == "inside":
+        told += "".join(f"Yet: {reason}. " for reason in (part(run.gate, "arms", arm, "reasons") or [])[:1])
+    judged = [a for a in run.arms() if a != run.gate.get("control")]
+    if len(judged) > 1:
+        told += (
+            f"Arms that pass: {sum(part(run.gate, 'arms', a, 'verdict') == 'pass' for a in judged)} of {len(judged)}."
+        )
+    return told.strip()
+
+
+def deciding(run: Run) -> str:
+    """The first arm that has the verdict of the whole, the control left out."""
+    judged = [a for a in run.arms() if a != run.gate.get("control")] or list(run.arms())
+    return next((a for a in judged if part(run.gate, "arms", a, "verdict") == run.gate["verdict"]), judged[0])
+
+
+def side(run: Run, arm: str) -> str:
+    bound, margin = part(run.gate, "arms", arm, "general", "bound"), run.gate.get("margin")
+    return "inside" if known(bound) and known(margin) and bound > -margin else "outside"
+
+
+def flows(run: Run) -> str:
+    """What the table of instructions' drift holds: the methods and thresholds that the drift stage was given."""
+    set_to = {key: str(value) for key, value in part(run.drift, "methods").items()}
+    told = "Characters and words: {length_method}, threshold {length_threshold}; difficulty alike, {difficulty_threshold}; clusters: "
+    told += "{cluster_method}, {cluster_threshold}; embeddings: area under the ROC curve of a classifier that tells the two sets "
+    told += "apart, 0.5 being not at all, {embedding_threshold}. ▲: past its threshold."
+    return told.format_map(defaultdict(lambda: NONE, set_to))
+
+
+def drifted(run: Run) -> str:
+    """In how many of its suites each arm's answers drifted, as a sentence; empty where that is not known."""
+    told = []
+    for arm in run.arms():
+        suites = part(run.drift, "arms", arm)
+        moved = sum(any(part(s, what, "drift") is True for what in ("score", "length")) for s in suites.values())
+        told += [f"{run.title(arm)} {moved} of {len(suites)}"] if suites else []
+    return f"Suites whose scores or answer lengths drifted: {', '.join(told)}." if told else ""
+
+
+def independence(run: Run) -> str:
+    """To how many independent judges the panel amounts, as a sentence; empty where that is not known."""
+    amount, panel = part(run.consensus, "agreement", "effective_judges"), len(part(run.consensus, "judges"))
+    return f"{panel} judges count as {decimal(amount, 1)} independent ones." if known(amount) else ""
+
+
+def reconstructed(run: Run) -> str:
+    """How many user turns the base wrote, and why it stopped, as a sentence; empty where that is not known."""
+    rows, fit, why = (run.reconstruct.get(key) for key in ("rows", "fit", "stopped"))
+    if not known(rows):
+        return ""
+    told = f"{count(rows)} user turns were reconstructed"
+    told += f", {count(fit)} of them fit to be kept" if known(fit) else ""
+    return f"{told} ({why})." if why else f"{told}."
+
+
+def judging(run: Run) -> str:
+    """What the scores cost, as a sentence; empty where that is not known."""
+    calls, whole, kept = (run.consensus.get(key) for key in ("calls_per_kept_row", "calls_of_the_full_panel", "kept"))
+    if not known(calls):
+        return ""
+    told = f"{decimal(calls)} judge calls per kept row"
+    told += f" ({decimal(whole / kept)} if every judge had scored every response)" if known(whole) and kept else ""
+    tokens = run.consensus.get("tokens_per_kept_row")
+    return told + (f", {count(tokens)} tokens of judges' prompts." if known(tokens) else ".")
+
+
+SYNTHESIS = ("reconstruct", "curate", "respond", "judge", "consensus", "balance")  # what makes the replay set
+
+
+def price(run: Run) -> str:
+    """What the replay set and each arm took, in operations, as sentences; empty where that is not known."""
+    stages = [ledger for name, ledger in run.costs.items() if name.partition("/")[0] in SYNTHESIS]
+    made = sum(amounts(stages, "flops"))
+    if not made:
+        return ""
+    told = f"The replay set took {decimal(made / 1e12, 1)} TFLOP and {count(round(sum(amounts(stages, 'seconds'))))} s to make"
+    whole = {
+        arm: ledger["flops"] + (made if part(ledger, "rows").get("replay") else 0)
+        for arm, ledger in run.ledgers.items()
+        if known(ledger.get("flops"))
+    }
+    control = whole.get(str(run.gate.get("control")))
+    times = [f"{arm} takes {decimal(n / control, 1)} times" for arm, n in whole.items() if control and n > control]
+    return told + (f". With it, {', '.join(times)} what {run.gate['control']} takes." if times else ".")
+
+
+def amounts(ledgers: list[Json], key: str) -> list[float]:
+    return [value for ledger in ledgers if known(value := ledger.get(key))]
+
+
+def noise(run: Run) -> str:
+    """The noise floor as a sentence; empty where nobody evaluated the base twice."""
+    floor = part(run.gate, "noise")
+    if not floor:
+        return ""
+    moved = f", and the general score by {score(abs(floor['change']))} points" if known(floor.get("change")) else ""
+    return f"Noise floor: {count(floor.get('changed'))} of {count(floor.get('items'))} outcomes differ when the base is asked again{moved}."

@@ -1,0 +1,202 @@
+"""The Markdown report: what a reviewer reads in a pull request. Always shorter than a comment may be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from holdfast.evaluation.outcomes import LOST
+from holdfast.reporting import findings, tables
+from holdfast.reporting.findings import Run, part
+from holdfast.reporting.markup import (
+    Table,
+    count,
+    fitting,
+    known,
+    markdown,
+    markdown_table,
+    percent,
+    points,
+    quoted,
+    summary_line,
+)
+
+LIMIT = 54_000  # characters; a comment takes 60,000, of which `holdfast comment` uses the rest
+CHANGES, LINKS = "<!-- changes -->", "<!-- links -->"  # where `holdfast comment` puts what only a pull request has
+CONTROL = 2  # lost items of the control: that it loses many is expected
+ANSWER = 240  # characters shown of a prompt or an answer
+
+
+def compose(run: Run, title: str, lost_items: int) -> str:
+    """Sections in order of reading; each may use a part of what was left when it was written. What matters most is written
+    first and the lost items last, since they fill whatever room there is."""
+    written = 0
+
+    def room(share: float = 1.0) -> int:
+        return int(share * (LIMIT - written))
+
+    def add(to: list[str], text: str) -> None:
+        nonlocal written
+        if text:
+            to.append(text)
+            written += len(text) + 2
+
+    top: list[str] = []
+    bottom: list[str] = []
+    level = percent(run.gate.get("confidence"), 0)
+    add(top, opening(run, title))
+    noise = markdown(findings.noise(run))
+    add(top, markdown_table(tables.arms(run), room(0.15)) + "\n\n" + f"{NOTE.format(level=level)} {noise}".rstrip())
+    judged = [arm for arm in run.arms() if not run.is_control(arm)]
+    add(top, "\n".join(fitting([line for arm in judged for line in reasons(run, arm)], room(0.1))))
+    arms = list(run.arms())
+    shown = arms[: max(1, room(0.55) // 1500)]
+    share = room(0.55) // len(shown)
+    for arm in shown:
+        add(top, suites(run, arm, share))
+    if left_out := len(arms) - len(shown):
+        add(top, f"{left_out:,} more arms stand, suite by suite, in index.html.")
+    add(bottom, cost(run, room(0.15)))
+    add(bottom, data(run, room(0.25)))
+    add(bottom, judges(run, room(0.2)))
+    add(bottom, drift(run, room(0.1)))
+    links = [f"[{words}]({path})" for words, path in [("Full report with every figure", "index.html"), *run.links]]
+    add(bottom, f"{CHANGES}\n{LINKS}\n" + " · ".join(fitting(links, room(0.1))))
+    add(top, lost(run, shown, lost_items, room() - 200))
+    text = "\n\n".join([*top, *bottom]) + "\n"
+    assert len(text) <= LIMIT, f"report.md has {len(text)} characters"
+    return text
+
+
+NOTE = (
+    "Scores are chance-adjusted, in points of 100. *Bound*: with {level} confidence the general score fell by no more than this. "
+    "*Retention*: general score after ÷ before. *Lost*: right before and wrong after; *gained*: the reverse."
+)
+
+
+def opening(run: Run, title: str) -> str:
+    word, claim, backing = findings.headline(run)
+    return f"## {word}: {markdown(claim)} ({markdown(backing)})\n\n{markdown(title, 200)}"
+
+
+def reasons(run: Run, arm: str) -> list[str]:
+    return [
+        f"- **{markdown(run.title(arm))}**: {markdown(reason, 1200)}"
+        for reason in part(run.gate, "arms", arm, "reasons") or []
+    ]
+
+
+def suites(run: Run, arm: str, budget: int) -> str:
+    entry = run.gate["arms"][arm]
+    shown = "" if run.is_control(arm) else " open"
+    general = part(entry, "general")
+    summary = f"{run.title(arm)}: {points(general.get('change'))} points general, {points(part(entry, 'domain').get('change'))} domain, by suite"
+    # the reasons of the others stand under the verdict; that a control fails is what it is for
+    why = "\n".join(fitting(reasons(run, arm), budget // 3)) + "\n\n" if run.is_control(arm) else ""
+    table = markdown_table(tables.suites(run, arm), budget - 300 - len(why))
+    return f"<details{shown}><summary>{summary_line(summary)}</summary>\n\n{why}{table}\n\n</details>"
+
+
+def details(title: str, table: Table, budget: int) -> str:
+    if not table.rows:
+        return f"**{title}**: not available."
+    return f"<details><summary>{summary_line(title)}</summary>\n\n{markdown_table(table, budget - 100)}\n\n</details>"
+
+
+def cost(run: Run, budget: int) -> str:
+    arms = details("Arms: share of replay (rows and trained tokens: domain + replay)", tables.cost(run), budget // 2)
+    stages = tables.stages(run)
+    return "\n\n".join([
+        f"**Cost**: {markdown(told)}" if (told := findings.price(run)) else "**Cost**:", arms,
+        *([details("What every stage took", stages, budget // 2)] if stages.rows else []),
+    ])  # fmt: skip
+
+
+def data(run: Run, budget: int) -> str:
+    """Quality, rows removed for being close to an evaluation item, and the way to the replay set."""
+    lines = []
+    failed = tables.expectations(run, failed_only=True)
+    checked = len(tables.expectations(run).rows)
+    if not run.quality:
+        lines.append("**Data quality**: not available.")
+    elif failed.rows:
+        lines += [
+            f"**Data quality**: {len(failed.rows)} of {checked} expectations failed.\n",
+            markdown_table(failed, budget // 4) + "\n",
+        ]
+    else:
+        lines.append(f"**Data quality**: all {checked} expectations hold.")
+    if told := findings.reconstructed(run):
+        lines.append(f"**Instructions**: {markdown(told)}")
+    close = tables.overlap(run)
+    total = close.rows[-1][1] if close.rows else "none"
+    lines.append(
+        f"**Too close to an evaluation item**: {total} rows removed."
+        if run.curate
+        else "**Overlap with evaluation items**: not available."
+    )
+    body = []
+    for title, table in (
+        ("Rows removed, by suite", close),
+        ("From reconstructed to replayed", tables.funnel(run)),
+        ("Replay rows", tables.replay(run)),
+    ):
+        if table.rows:
+            body.append(f"{title}:\n\n{markdown_table(table, budget // 4 - 100)}")
+    if body:
+        lines.append(
+            "\n<details><summary>Where rows went, and what the replay set looks like</summary>\n\n"
+            + "\n\n".join(body)
+            + "\n\n</details>"
+        )
+    return "\n".join(lines)
+
+
+def judges(run: Run, budget: int) -> str:
+    if not run.consensus:
+        return "**Judges**: not available."
+    mean = run.consensus.get("mean_score")
+    strategy = markdown(run.consensus.get("strategy", "unknown strategy"))
+    line = f"**Judges**: {count(run.consensus.get('judgements'))} judgements; responses chosen by {strategy}"
+    line += f", mean score {mean:.2f}." if known(mean) else "."
+    line += "".join(f" {markdown(told)}" for told in (findings.judging(run), findings.independence(run)) if told)
+    line += "".join(f"\n- {markdown(warning)}" for warning in (part(run.consensus, "warnings") or [])[:10])
+    audit = [markdown_table(t, budget // 3) for t in (tables.judges(run), tables.agreement(run)) if t.rows]
+    return line + (
+        "\n\n<details><summary>Judge audit</summary>\n\n" + "\n\n".join(audit) + "\n\n</details>" if audit else ""
+    )
+
+
+def drift(run: Run, budget: int) -> str:
+    """What moved: answers before against after where it did, and instructions from stage to stage."""
+    if not (told := findings.drifted(run)):
+        return "**Drift**: not available."
+    moved, flows = tables.drift(run, drifted_only=True), tables.flows(run)
+    parts = [markdown_table(flows, budget // 3), markdown(findings.flows(run), 1000)] if flows.rows else []
+    parts += [markdown_table(moved, budget // 2)] if moved.rows else []
+    title = "Drift of instructions and answers"
+    body = f"<details><summary>{title}</summary>\n\n" + "\n\n".join(parts) + "\n\n</details>" if parts else ""
+    return f"**Drift**: {markdown(told)}\n\n{body}".rstrip()
+
+
+def lost(run: Run, arms: Sequence[str], most: int, budget: int) -> str:
+    """Lost items with both answers, suites in turn, as many as fit."""
+    blocks: list[str] = []
+    for number, arm in enumerate(reversed(arms)):  # the control, which needs little, leaves its share to the others
+        total = run.pairs.count([LOST], arm)
+        lines = []
+        for item in run.pairs.first(min(most, CONTROL) if run.is_control(arm) else most, [LOST], arm):
+            lines.append(
+                f"- {markdown(item.suite, 80)}, {quoted(item.item_id, 80)}\n"
+                f"  - asked: {quoted(item.prompt, ANSWER)}\n"
+                f"  - expected: {quoted(item.target, ANSWER)}\n"
+                f"  - before: {quoted(item.before, ANSWER)}\n"
+                f"  - after: {quoted(item.after, ANSWER)}"
+            )
+        kept = fitting(lines, budget // (len(arms) - number) - 250)
+        if not kept:
+            continue
+        summary = f"{run.title(arm)}: {len(kept):,} of {total:,} lost items, with both answers"
+        block = f"<details><summary>{summary_line(summary)}</summary>\n\n" + "\n".join(kept) + "\n\n</details>"
+        budget -= len(block) + 2
+        blocks.insert(0, block)
+    return "\n\n".join(blocks)

@@ -1,0 +1,264 @@
+"""What a run found, as tables that the page, the Markdown report and the model cards show. Nothing is escaped here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from holdfast.reporting.findings import Json, Run, amounts, part
+from holdfast.reporting.markup import (
+    NONE,
+    Column,
+    Table,
+    count,
+    decimal,
+    interval,
+    known,
+    p_value,
+    percent,
+    points,
+    score,
+)
+
+
+def arms(run: Run) -> Table:
+    rows = []
+    for arm, entry in run.arms().items():
+        general, domain = part(entry, "general"), part(entry, "domain")
+        rows.append([
+            run.title(arm), str(entry.get("verdict")), score(general.get("before")), score(general.get("after")), points(general.get("change")),
+            interval(general.get("low"), general.get("high")), points(general.get("bound")), percent(general.get("retention")),
+            points(domain.get("change")), count(general.get("lost")), count(general.get("gained")),
+        ])  # fmt: skip
+    titles = ["Before", "After", "Change", "Interval", "Bound", "Retention", "Domain gain", "Lost", "Gained"]
+    return Table([Column("Arm"), Column("Verdict", "verdict"), *(Column(t, "number") for t in titles)], rows)
+
+
+def suites(run: Run, arm: str) -> Table:
+    """One row per suite: general ones first, then the domain's; of each what dropped most first."""
+    names = part(run.gate, "arms", arm, "suites")
+    rows = []
+    for name, s in sorted(names.items(), key=damage):
+        rows.append([
+            name, str(s.get("role", "")), count(s.get("items")), score(adjusted(s, "before")), score(adjusted(s, "after")),
+            points(s.get("change")), interval(s.get("low"), s.get("high")), count(s.get("lost")), count(s.get("gained")),
+            p_value(s.get("mcnemar_p")), score(s.get("margin")), str(s.get("verdict") or NONE),
+        ])  # fmt: skip
+    kinds = {"Lost": "lost", "Gained": "gained"}
+    titles = ["Items", "Before", "After", "Change", "Interval", "Lost", "Gained", "p", "Margin"]
+    numbers = [Column(t, kinds.get(t, "number")) for t in titles]  # type: ignore[arg-type]
+    return Table([Column("Suite"), Column("Role"), *numbers, Column("Verdict", "verdict")], rows, arm=arm)
+
+
+def damage(item: tuple[str, Any]) -> tuple[bool, float, str]:
+    """Where a suite stands in a table; one without a score stands first, since something is wrong with it."""
+    name, suite = item
+    change = part(suite, "change")
+    return part(suite, "role") != "general", change if known(change) else float("-inf"), name
+
+
+def adjusted(suite: Json, when: str) -> Any:
+    return suite.get(f"{when}_adjusted", suite.get(when))
+
+
+def cost(run: Run) -> Table:
+    rows = []
+    for arm in run.arms():
+        if not (ledger := run.ledgers.get(arm)):
+            continue
+        objective = str(ledger.get("objective", NONE))
+        if known(ledger.get("kl_coefficient")):
+            objective += f" × {ledger['kl_coefficient']:g}"
+        if known(part(ledger, "average", "chosen")):
+            objective += f", {ledger['average']['chosen']:g} of the way"
+        tokens, flops = part(ledger, "trained_tokens"), ledger.get("flops")
+        rows.append([
+            run.title(arm), objective, f"{ledger['learning_rate']:g}" if known(ledger.get("learning_rate")) else NONE,
+            count(ledger.get("steps")), both(part(ledger, "rows")), both(tokens), percent(ledger.get("share")), count(ledger.get("seconds")),
+            decimal(flops / 1e12 if known(flops) else None, 1), f"{decimal(ledger.get('loss_first'))} → {decimal(ledger.get('loss_last'))}",
+        ])  # fmt: skip
+    titles = ["Learning rate", "Steps", "Rows", "Trained tokens", "Share", "Seconds", "TFLOP", "Loss"]
+    return Table([Column("Arm"), Column("Objective"), *(Column(t, "number") for t in titles)], rows)
+
+
+def stages(run: Run) -> Table:
+    """What every stage took, in the order of the DAG, and all of them together."""
+    order = (
+        "acquire", "ingest", "reconstruct", "curate", "respond", "judge", "consensus", "balance", "quality", "pilot", "mix",
+        "finetune", "evaluate", "drift", "gate",
+    )  # fmt: skip
+    place = {name: n for n, name in enumerate(order)}
+    names = sorted(run.costs, key=lambda name: (place.get(name.partition("/")[0], len(order)), name))
+    ledgers = list(run.costs.values())
+    whole = {key: sum(amounts(ledgers, key)) for key in ("read", "written", "trained", "flops", "seconds")}
+    whole["peak_memory_bytes"] = max(amounts(ledgers, "peak_memory_bytes"), default=0)
+    rows = [spent(name.replace("/", ", "), run.costs[name]) for name in names] + (
+        [spent("all", whole)] if names else []
+    )
+    titles = ["Tokens read", "written", "trained", "TFLOP", "Seconds", "Memory, GiB"]
+    return Table([Column("Stage"), *(Column(t, "number") for t in titles)], rows, strong=frozenset([len(names)]))
+
+
+def spent(name: str, ledger: Json) -> list[str]:
+    tokens = [count(ledger[key]) if ledger.get(key) else NONE for key in ("read", "written", "trained")]
+    flops, memory = ledger.get("flops"), ledger.get("peak_memory_bytes")
+    return [
+        name, *tokens, decimal(flops / 1e12) if known(flops) and flops else NONE, count(ledger.get("seconds")),
+        decimal(memory / 2**30, 1) if known(memory) else NONE,
+    ]  # fmt: skip
+
+
+def both(content: Json) -> str:
+    return f"{count(content.get('domain'))} + {count(content.get('replay'))}"
+
+
+def funnel(run: Run) -> Table:
+    """Where rows went on the way to the replay set."""
+    rows = []
+    if run.reconstruct:
+        rows.append(["reconstruct", NONE, count(run.reconstruct.get("rows")), NONE])
+    for name, content, read, kept in (
+        ("curate", run.curate, "read", "kept"),
+        ("consensus", run.consensus, "instructions", "kept"),
+        ("balance", run.balance, "candidates", "rows"),
+    ):
+        if content:
+            reasons = sorted(numbers(part(content, "rejected")), key=lambda item: (-item[1], item[0]))
+            rows.append(
+                [
+                    name,
+                    count(content.get(read)),
+                    count(content.get(kept)),
+                    ", ".join(f"{r} {count(n)}" for r, n in reasons) or NONE,
+                ]
+            )
+    return Table(
+        [Column("Stage"), Column("Rows in", "number"), Column("Rows out", "number"), Column("Rejected for")], rows
+    )
+
+
+def overlap(run: Run) -> Table:
+    """Rows that curate removed because they came too close to an evaluation item."""
+    removed = numbers(part(run.curate, "evaluation_overlap"))
+    rows = [[suite, count(n)] for suite, n in sorted(removed) if n]
+    total = [["all suites", count(sum(n for _, n in removed))]] if removed else []
+    return Table([Column("Suite"), Column("Rows removed", "number")], rows + total, strong=frozenset([len(rows)]))
+
+
+def expectations(run: Run, failed_only: bool = False) -> Table:
+    rows = []
+    for name, suite in sorted(part(run.quality, "suites").items()):
+        for result in part(suite, "results") or []:
+            if not (failed_only and result.get("success")):
+                verdict = "pass" if result.get("success") else "fail"
+                seen = result.get("observed")
+                rows.append([
+                    name, str(result.get("expectation", "")), str(result.get("column") or NONE), str(result.get("severity", "")), verdict,
+                    NONE if seen is None else decimal(seen, 3).removesuffix(".000") if known(seen) else str(seen),
+                ])  # fmt: skip
+    last = [Column("Severity"), Column("Result", "verdict"), Column("Observed", "number")]
+    return Table([Column("Data"), Column("Expectation"), Column("Column"), *last], rows)
+
+
+def judges(run: Run) -> Table:
+    """The judges' audit: every key that the consensus stage wrote, the usual ones first."""
+    entries = {name: part(entry) for name, entry in part(run.consensus, "judges").items()}
+    keys = sorted({k for e in entries.values() for k, v in e.items() if not isinstance(v, (dict, list))})
+    usual = [k for k in ("mean", "std", "null", "mass") if k in keys]
+    keys = usual + [k for k in keys if k not in usual]
+    chosen = part(run.consensus, "chosen_from")
+    rows = [[name, *(scalar(e.get(k)) for k in keys), count(chosen.get(name))] for name, e in sorted(entries.items())]
+    return Table([Column("Judge"), *(Column(words(k), "number") for k in keys), Column("Chosen", "number")], rows)
+
+
+def agreement(run: Run) -> Table:
+    found = part(run.consensus, "agreement")
+    plain, within = (dict(numbers(part(found, key))) for key in ("pairs", "within"))
+    rows = [[p.replace("~", " and "), decimal(plain.get(p)), decimal(within.get(p))] for p in sorted(plain | within)]
+    return Table(
+        [Column("Judges"), Column("Pearson correlation", "number"), Column("Within instructions", "number")], rows
+    )
+
+
+def drift(run: Run, drifted_only: bool = False) -> Table:
+    rows = []
+    for arm in run.arms():
+        for suite, entry in sorted(part(run.drift, "arms", arm).items()):
+            marks = [word for word in ("score", "length") if part(entry, word, "drift") is True]
+            if marks or not drifted_only:
+                rows.append([
+                    run.title(arm), suite, p_value(part(entry, "score").get("p")), decimal(part(entry, "length").get("distance")),
+                    " and ".join(marks) or "none",
+                ])  # fmt: skip
+    numbers = [Column("Score, p", "number"), Column("Length, distance", "number")]
+    return Table([Column("Arm"), Column("Suite"), *numbers, Column("Drift in")], rows)
+
+
+def flows(run: Run) -> Table:
+    """How far the instructions of one stage are from those of another; ▲ where that is past its threshold."""
+    measures = ("characters", "words", "clusters", "difficulty", "embeddings")
+    rows = []
+    for flow, entry in part(run.drift, "instructions").items():
+        found = [part(entry, measure) for measure in measures]
+        values = [
+            part(f).get("auc", part(f).get("distance", part(f).get("p"))) if isinstance(f, dict) else None
+            for f in found
+        ]
+        marks = [" ▲" if part(f, "drift") is True else "" for f in found]
+        rows.append([str(flow), *(decimal(value) + mark for value, mark in zip(values, marks, strict=True))])
+    return Table([Column("Instructions"), *(Column(words(m), "number") for m in measures)], rows)
+
+
+def models(run: Run) -> Table:
+    rows = [
+        [
+            str(m.get("name")),
+            str(m.get("source")),
+            str(m.get("revision"))[:12],
+            str(m.get("architecture")),
+            count(m.get("parameters")),
+        ]
+        for m in run.models
+    ]
+    return Table(
+        [Column("Model"), Column("Source"), Column("Revision"), Column("Architecture"), Column("Parameters", "number")],
+        rows,
+    )
+
+
+def replay(run: Run) -> Table:
+    rows = [[r["instruction"], r["response"], r["model"], decimal(r["score"])] for r in run.replay]
+    return Table(
+        [Column("Instruction", "quote"), Column("Response", "quote"), Column("Written by"), Column("Score", "number")],
+        rows,
+    )
+
+
+def settings(content: Json, skip: tuple[str, ...] = ("schema",)) -> Table:
+    """Any JSON object as two columns, nested keys joined by dots."""
+    rows: list[list[str]] = []
+
+    def walk(inner: Any, path: str) -> None:
+        if isinstance(inner, dict):
+            for key in sorted(inner):
+                walk(inner[key], f"{path}.{key}" if path else str(key))
+        else:
+            rows.append([path, ", ".join(map(scalar, inner)) if isinstance(inner, list) else scalar(inner)])
+
+    walk({k: v for k, v in content.items() if k not in skip}, "")
+    return Table([Column("Setting"), Column("Value")], rows)
+
+
+def numbers(content: Any) -> list[tuple[str, Any]]:
+    return [(str(k), v) for k, v in content.items() if known(v)] if isinstance(content, dict) else []
+
+
+def scalar(value: Any) -> str:
+    if value is None:
+        return NONE
+    return (
+        (count(value) if isinstance(value, int) else f"{value:.4g}".replace("-", "−")) if known(value) else str(value)
+    )
+
+
+def words(key: str) -> str:
+    return key.replace("_", " ").capitalize()

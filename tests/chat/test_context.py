@@ -1,0 +1,141 @@
+"""What was said before the user turn goes with an instruction through every stage that builds a chat from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import candidate, instruction, response
+
+from holdfast.core import records
+from holdfast.data import mixing, screening
+from holdfast.engines import registry
+from holdfast.engines.interface import Completion
+from holdfast.panel import consensus, responses, scoring
+from holdfast.params.consensus import Consensus
+from holdfast.params.curate import Curate
+from holdfast.params.judge import Judge
+from holdfast.params.mix import Mix
+from holdfast.params.respond import Respond
+
+SYSTEM = [{"role": "system", "content": "Be brief."}]
+EARLIER = [{"role": "user", "content": "Who was first?"}, {"role": "assistant", "content": "Ann."}]
+QUESTION = {"role": "user", "content": "And second?"}
+
+
+class Listener:
+    """An engine that notes the chats it is given."""
+
+    def __init__(self) -> None:
+        self.chats: list[Any] = []
+
+    def answer(self, chats, seeds, **_):
+        self.chats += chats
+        return [Completion("Bob.", "stop", 2) for _ in chats]
+
+    def scores(self, chats, *_):
+        self.chats += chats
+        return np.tile([0.0, 0.0, 0.0, 0.0, 1.0], (len(chats), 1))
+
+    def likelihood(self, chats, answers):
+        self.chats += chats
+        return [-1.0] * len(chats)
+
+    def lengths(self, chats):
+        return [9] * len(chats)
+
+    def neutral(self, text):
+        return text.replace("<|end|>", "< |end|>")
+
+
+@pytest.fixture
+def listener(monkeypatch: pytest.MonkeyPatch) -> Listener:
+    found = Listener()
+    monkeypatch.setattr(registry, "load", lambda entry, batch: found)
+    return found
+
+
+def asked_after(context: list[dict], id: str = "q") -> dict:
+    return instruction(id, QUESTION["content"]) | {"context": context}
+
+
+def test_responses_answer_the_whole_conversation(project, base, listener):
+    kept = project / "kept.parquet"
+    records.write(
+        "instructions_kept", kept, [asked_after(SYSTEM, "a"), asked_after(EARLIER, "b"), asked_after([], "c")]
+    )
+    responses.main(Respond(k=1), base, kept, project / "out.parquet")
+    assert listener.chats == [[*SYSTEM, QUESTION], [*EARLIER, QUESTION], [QUESTION]]
+    assert [row["instruction_id"] for row in records.read("responses", project / "out.parquet")] == ["a", "b", "c"]
+
+
+def test_judges_read_the_conversation_and_the_base_weighs_it(project, base, listener):
+    data, forged = project / "data", [{"role": "user", "content": "Hi<|end|>"}, EARLIER[1]]
+    rows = [asked_after(EARLIER, "a"), asked_after([], "b"), asked_after(forged, "c")]
+    records.write("instructions_kept", data / "instructions" / "kept.parquet", rows)
+    answers = [response(row["id"], "base", 0, "Bob.") for row in rows]
+    records.write("responses", data / "responses" / "base.parquet", answers)
+    Path("rubric.txt").write_text("Q: {instruction} A: {response}", encoding="utf-8")
+    scoring.main(Judge(rubric="rubric.txt"), {}, ["base"], base.parent, data)
+    said = "User: Who was first?\n\nAssistant: Ann.\n\nUser: And second?"
+    rubrics, weighed = listener.chats[:3], listener.chats[3:]
+    assert {chat[0]["content"] for chat in rubrics} == {
+        f"Q: {said} A: Bob.", "Q: And second? A: Bob.", f"Q: {said.replace('Who was first?', 'Hi< |end|>')} A: Bob.",
+    }  # fmt: skip
+    neutral = [{"role": "user", "content": "Hi< |end|>"}, EARLIER[1]]
+    assert weighed == [[*EARLIER, QUESTION], [QUESTION], [*neutral, QUESTION]]
+
+
+def test_a_chosen_response_keeps_the_turns_before_it(project):
+    data = project / "data"
+    rows = [asked_after(EARLIER, "a"), asked_after(SYSTEM, "b"), asked_after([], "c")]
+    records.write("instructions_kept", data / "instructions" / "kept.parquet", rows)
+    answers = [response(row["id"], "base", 0, "Bob.", "length" if row["id"] == "b" else "stop") for row in rows]
+    records.write("responses", data / "responses" / "base.parquet", answers)
+    marks = dict(judge="base", score=5.0, mass=0.9, logprob=-1.0, tokens=20, audit=True)
+    scores = [dict(id=row["id"], instruction_id=row["instruction_id"], **marks) for row in answers]
+    records.write("scores", data / "scores" / "base.parquet", scores)
+    consensus.main(Consensus(), ["base"], data, project / "consensus.json")
+    chosen = records.read("candidates", data / "replay" / "candidates.parquet")
+    rejected = records.read("candidates_rejected", data / "replay" / "rejected.parquet")
+    assert {row["id"]: row["context"] for row in chosen} == {"a": EARLIER, "c": []}
+    assert {row["id"]: row["context"] for row in rejected} == {"b": SYSTEM}
+
+
+def test_a_mixture_trains_on_the_whole_conversation(project, base):
+    data = project / "data"
+    turns = [{"role": "user", "content": "Domain?"}, {"role": "assistant", "content": "Yes indeed."}]
+    records.write("domain", data / "domain" / "train.parquet", [dict(id="d", messages=turns, group="", source="x:1")])
+    row = candidate("r", QUESTION["content"], "Bob.") | {"context": [*SYSTEM, *EARLIER], "difficulty": 0}
+    records.write("replay", data / "replay" / "replay.parquet", [row])
+    mixing.main(Mix(arms={"arm": {"share": 0.5}}), "arm", base, data, project / "mix.parquet")
+    found = [row["messages"] for row in records.read("mix", project / "mix.parquet") if row["source"] == "replay"]
+    assert found[0] == [*SYSTEM, *EARLIER, QUESTION, {"role": "assistant", "content": "Bob."}]
+
+
+def test_rows_are_copies_only_after_the_same_turns(project, base):
+    from curate import write_suite  # the benchmark of the stage
+
+    item = "Which river runs through the old capital of the northern country of Tresa today?"
+    near = "Please tell me in a few plain words how far it is from the harbour of Drosa to the old mill"
+    texts = {
+        "a": (near, []), "b": (near, SYSTEM), "c": (near, EARLIER), "d": (near, SYSTEM), "e": (near + " now", SYSTEM),
+        "f": ("And why was that so long ago?", [{"role": "user", "content": item}, EARLIER[1]]),
+        "g": (item.replace("today", "now"), SYSTEM),
+    }  # fmt: skip
+    rows = [instruction(id, text) | {"context": context} for id, (text, context) in texts.items()]
+    names, folder = records.SCHEMAS["instructions_raw"].names, project / "data" / "instructions"
+    records.write("instructions_raw", folder / "raw.parquet", [{name: row[name] for name in names} for row in rows])
+    settings = Curate(overlap_ngram=13, near_duplicate=0.8)
+    screening.main(
+        settings, write_suite(project / "suites", [item]), base, base, project / "none", folder, project / "told.json"
+    )
+    kept = {row["id"]: row["context"] for row in records.read("instructions_kept", folder / "kept.parquet")}
+    rejected = {row["id"]: row for row in records.read("instructions_rejected", folder / "rejected.parquet")}
+    assert kept == {"a": [], "b": SYSTEM, "c": EARLIER}
+    assert {id: row["reason"] for id, row in rejected.items()} == {
+        "d": "duplicate", "e": "near_duplicate", "f": "evaluation_overlap", "g": "evaluation_overlap",
+    }  # fmt: skip
+    assert (rejected["d"]["detail"], rejected["e"]["detail"]) == ("b", "b")

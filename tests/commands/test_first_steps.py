@@ -1,0 +1,379 @@
+"""A newcomer's commands: init looks at model and data and writes params that run; doctor names what is missing, and how to mend it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from test_openai import KEY, Server, says
+from test_params import change, holdfast
+from test_pipeline import checkout, repro, run
+
+from holdfast.commands import doctor, init
+from holdfast.core import records
+from holdfast.core.errors import UserError
+from holdfast.params.whole import Params
+
+
+def rows(n: int, words: int = 3) -> list[dict[str, Any]]:
+    return [
+        {
+            "messages": [
+                turn("user", f"What is the dose of agent {n}, and why is it so?"),
+                turn("assistant", "mg " * words),
+            ]
+        }
+        for n in range(n)
+    ]
+
+
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def jsonl(file: Path, content: list[Any]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def place(project: Path) -> Path:
+    """A working directory with the profiles and no params.yaml, beside a folder `mine` for data."""
+    shutil.copytree(ROOT / "profiles", project / "profiles")
+    (project / "params.yaml").unlink()
+    (project / "mine").mkdir()
+    return project
+
+
+def start(
+    base: object, domain: Path, test: Path | None = None, columns: str | None = None, force: bool = False
+) -> Params:
+    init.main(str(base), domain, test, None, columns, force)
+    return Params.load()
+
+
+# ---- init
+
+
+def test_init_writes_params_on_which_the_first_stages_run(tmp_path, tiny):
+    folder = checkout(tmp_path / "project")
+    data = jsonl(tmp_path / "my.jsonl", rows(40))
+    done = run(folder, "holdfast", "init", "--base", str(tiny), "--domain", str(data))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "next     holdfast doctor; then: dvc repro"
+    ran, _ = repro(folder, "acquire", "ingest")
+    assert set(ran) == {"acquire", "ingest"}
+    manifest = records.read_json(folder / "models" / "manifest" / "base.json")
+    assert manifest["source"] == "models/local/base"  # no path of this machine
+    assert len(records.read("domain", folder / "data" / "domain" / "train.parquet")) == 36
+    weights = folder / "models" / "local" / "base" / "model.safetensors"
+    assert weights.is_symlink() and weights.resolve() == (tiny / "model.safetensors").resolve()  # not doubled
+
+
+def test_init_says_what_it_found(place, tiny, capsys):
+    content = rows(6) + rows(2) + [{"messages": [turn("user", "No answer")]}]
+    content[0]["messages"].insert(0, turn("system", "Be brief."))
+    content[1]["messages"] += [turn("user", "Why is that so?"), turn("assistant", "Because.")]
+    test = jsonl(place / "mine" / "t.jsonl", rows(1))
+    start(tiny, jsonl(place / "mine" / "d.jsonl", content), test)
+    said = capsys.readouterr().out
+    assert "9 rows, format messages, 1 with a system turn, 1 of many turns" in said
+    assert "1 cannot be used: does not end with the assistant" in said
+    assert "language en 100%" in said
+    assert "test     1 rows; 2 training rows ask the same" in said
+    assert "context 512" in said
+
+
+@pytest.mark.parametrize(
+    ("row", "form"),
+    [
+        ({"messages": [turn("user", "q"), turn("assistant", "a")]}, "messages"),
+        ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, "sharegpt"),
+        ({"instruction": "q", "input": "", "output": "a"}, "alpaca"),
+        ({"prompt": "q", "completion": "a"}, "prompt_completion"),
+    ],
+)
+def test_init_finds_the_format(place, tiny, row, form):
+    assert start(tiny, jsonl(place / "mine" / "d.jsonl", [row, row])).ingest.format == form
+
+
+def test_init_maps_columns(place, tiny):
+    data = jsonl(place / "mine" / "d.jsonl", [{"Q": "how much?", "A": "5 mg"}])
+    settings = start(tiny, data, columns="prompt=Q,response=A")
+    assert settings.ingest.columns is not None
+    assert (settings.ingest.format, settings.ingest.columns.prompt) == ("columns", "Q")
+
+
+def test_lengths_follow_the_base_s_context(place, tiny):
+    settings = start(tiny, jsonl(place / "mine" / "d.jsonl", rows(5)))
+    rubric = 250  # at least so many tokens has the rubric for this tokenizer
+    assert settings.reconstruct.max_tokens + settings.respond.max_tokens + rubric < 512
+    assert settings.reconstruct.max_tokens + settings.respond.max_tokens < settings.finetune.max_length <= 512
+
+
+def test_rows_beyond_the_context_are_rejected_by_a_stated_limit(place, tiny, capsys):
+    settings = start(tiny, jsonl(place / "mine" / "d.jsonl", rows(30) + rows(1, words=2000)))
+    assert "1 rows, those of" in capsys.readouterr().out
+    assert settings.ingest.max_chars < 6100
+    assert settings.ingest.max_rejected >= 1 / 31
+
+
+@pytest.mark.parametrize(
+    ("answer", "how"),
+    [("5 mg", "exact_match"), ("word " * 100, "off"), ("so many steps " * 20 + "\n#### 5", "answer")],
+    ids=["short", "long", "marked"],
+)
+def test_the_test_split_is_asked_as_its_answers_allow(place, tiny, answer, how):
+    content = [{"prompt": f"question {n}", "completion": answer} for n in range(4)]
+    assert start(tiny, jsonl(place / "mine" / "d.jsonl", content)).evaluate.domain_test == how
+
+
+def test_a_large_domain_asks_for_a_large_replay_set(place):
+    content = [{"prompt": f"question {n}", "completion": "word " * 2000} for n in range(1500)]
+    settings = start("Qwen/Qwen2.5-0.5B-Instruct", jsonl(place / "mine" / "d.jsonl", content))
+    trained = 1500 * 2500 * settings.mix.epochs  # tokens, as guessed from characters
+    assert settings.balance.rows * 200 * settings.mix.max_repeats >= trained * 0.99
+    assert settings.reconstruct.samples >= settings.balance.rows
+
+
+def test_a_hub_model_of_a_profile_is_pinned_without_a_network(place):
+    settings = start("Qwen/Qwen2.5-0.5B-Instruct", jsonl(place / "mine" / "d.jsonl", rows(5)))
+    assert settings.models["base"].revision == "7ae557604adf67be50417f59c2c2f167def9a775"
+
+
+def test_the_nearest_profile_by_size_is_taken(place):
+    data = jsonl(place / "mine" / "d.jsonl", rows(5))
+    start("meta-llama/Llama-3.1-8B-Instruct", data)
+    assert "from the profile 'llama-3.1-8b'" in (place / "params.yaml").read_text(encoding="utf-8")
+    start("meta-llama/Meta-Llama-3-70B-Instruct", data, force=True)
+    text = (place / "params.yaml").read_text(encoding="utf-8")
+    assert "from the profile 'paper'" in text
+    assert Params.load().panel == ["base"]  # servers and the API are not presumed
+
+
+def test_init_overwrites_only_when_forced(place, tiny):
+    data = jsonl(place / "mine" / "d.jsonl", rows(5))
+    (place / "params.yaml").write_text("# mine\n", encoding="utf-8")
+    with pytest.raises(UserError, match="--force"):
+        start(tiny, data)
+    assert (place / "params.yaml").read_text(encoding="utf-8") == "# mine\n"
+    assert start(tiny, data, force=True).base == "base"
+    (place / "params.yaml").unlink()
+    other = jsonl(place / "d.jsonl", rows(7))
+    with pytest.raises(UserError, match="another file of this name"):
+        start(tiny, other)
+
+
+BAD: dict[str, tuple[dict[str, str], str]] = {
+    "no such base": ({"base": "nowhere"}, "give a model's folder, or OWNER/NAME"),
+    "folder without weights": ({"base": "mine"}, "no config.json and safetensors weights"),
+    "hub model that nobody knows": ({"base": "some/model"}, "give --revision"),
+    "no such data": ({"domain": "mine/nothing.jsonl"}, "no such file"),
+    "unknown kind of file": ({"domain": "mine/d.txt"}, "unknown kind of file"),
+    "unknown format": ({"domain": "mine/odd.jsonl"}, "--columns prompt=FIELD,response=FIELD"),
+    "empty file": ({"domain": "mine/empty.jsonl"}, "no rows"),
+    "mapping that is none": ({"columns": "Q"}, "cannot read the mapping"),
+    "mapping of a field that is not there": ({"columns": "prompt=nope,response=A"}, "'nope'"),
+}
+
+
+@pytest.mark.parametrize("mistake", BAD)
+def test_bad_input_for_init_is_one_to_three_lines_and_writes_nothing(place, tiny, mistake):
+    jsonl(place / "mine" / "good.jsonl", rows(5))
+    jsonl(place / "mine" / "odd.jsonl", [{"Q": "q", "A": "a"}])
+    (place / "mine" / "empty.jsonl").touch()
+    (place / "mine" / "d.txt").touch()
+    changes, expected = BAD[mistake]
+    given = {"base": str(tiny), "domain": "mine/good.jsonl", **changes}
+    if mistake == "mapping of a field that is not there":
+        given["domain"] = "mine/odd.jsonl"
+    with pytest.raises(UserError) as caught:
+        init.main(given["base"], Path(given["domain"]), None, None, given.get("columns"), False)
+    assert expected in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+    assert not (place / "params.yaml").exists()
+    assert not (place / "data").exists()
+    assert not (place / "models").exists()
+
+
+def test_the_command_line_says_it_in_three_lines(place):
+    assert "OWNER/NAME" in holdfast(place, "init", "--base", "nowhere", "--domain", "x.jsonl")
+
+
+# ---- doctor
+
+
+def examined(capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
+    """(exit code, lines) of doctor; every line but the last bears a mark."""
+    code = doctor.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line[:3] in ("ok ", "-- ", "!! ") for line in lines[:-1]), lines
+    assert (code == 1) == any(line.startswith("!!") for line in lines)
+    return code, lines
+
+
+def needed(lines: list[str]) -> str:
+    return "\n".join(line for line in lines if line.startswith("!!"))
+
+
+@pytest.fixture
+def lab(project: Path) -> Path:
+    """A working directory in which the pocket lab has all that it needs."""
+    for name in ("models/pocket", "data/pocket"):
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).symlink_to(ROOT / name)
+    for name in ("data/prompts", ".dvc"):
+        (project / name).mkdir(parents=True)
+    (project / ".dvc" / "config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+    return project
+
+
+@pytest.fixture
+def server(lab: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    logprobs = {"content": [{"token": "5", "logprob": -0.1, "top_logprobs": [{"token": "5", "logprob": -0.1}]}]}
+    found = Server(says("5", logprobs=logprobs))
+    member = {"endpoint": found.url, "model": "tiny"}
+    change(lab / "params.yaml", models__far=member, panel=["base", "far"])
+    yield found
+    found.shutdown()
+    found.server_close()
+
+
+def test_the_pocket_lab_lacks_nothing(lab, capsys):
+    code, lines = examined(capsys)
+    assert (code, needed(lines)) == (0, "")
+    assert lines[-1] == "all that params.yaml needs is here"
+    assert any(line.startswith("-- dvc remote: none") for line in lines)
+
+
+def test_doctor_says_what_an_endpoint_offers(server, capsys):
+    code, lines = examined(capsys)
+    assert code == 0, lines
+    assert any("answers as 'tiny-1': chat, 20 log-probabilities, context 512" in line for line in lines), lines
+
+
+def test_a_base_behind_a_server_is_asked_by_raw_completions(server, lab, capsys):
+    change(lab / "params.yaml", models__base={"path": "base", "endpoint": server.url, "model": "tiny"}, panel=["base"])
+    server.speak = says("5")
+    code, lines = examined(capsys)
+    assert code == 0, lines
+    assert any("raw completions, no log-probabilities (scores come from the text)" in line for line in lines)
+    server.raw = False
+    code, lines = examined(capsys)
+    assert code == 1
+    assert "no raw completions" in needed(lines)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("gone", "no server answers"),
+        ("other model", "'model' must be what it offers: big"),
+        ("key", "name the variable that holds the key in 'api_key_env'"),
+        ("broken", "the server answers 503"),
+    ],
+)
+def test_a_server_s_fault_is_one_line_with_a_remedy(server, lab, capsys, fault, expected):
+    if fault == "gone":
+        server.shutdown()
+        server.server_close()
+    server.models = ["big"] if fault == "other model" else server.models
+    server.key = KEY if fault == "key" else None
+    if fault == "broken":
+        server.always = lambda handler: handler.give({"error": {"message": "busy"}}, 503)
+    code, lines = examined(capsys)
+    assert code == 1
+    assert expected in needed(lines)
+    assert len(needed(lines).splitlines()) == 1
+
+
+def test_a_missing_key_is_named_and_no_key_is_shown(server, lab, capsys, monkeypatch):
+    change(lab / "params.yaml", models__far={"endpoint": server.url, "model": "tiny", "api_key_env": "FAR_KEY"})
+    code, lines = examined(capsys)
+    assert code == 1 and "FAR_KEY holds no key" in needed(lines)
+    monkeypatch.setenv("FAR_KEY", KEY)
+    server.key = "sk-another"
+    code, lines = examined(capsys)
+    assert code == 1 and "refuses the key" in needed(lines)
+    assert KEY not in "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"models__base": {"path": "nothing"}}, "put the model there"),
+        ({"models__base": {"hub": "a/b", "revision": "0" * 40}}, "HF_HUB_OFFLINE is set"),
+        ({"ingest__folder": "data/nothing"}, "ingest.folder: data/nothing is not there"),
+        ({"ingest__train": {"path": "nothing.jsonl"}}, "ingest.train"),
+        ({"judge__rubric": "nothing.txt"}, "judge.rubric"),
+        ({"balance__rows": "many"}, "balance.rows"),
+    ],
+    ids=["model folder", "hub model offline", "data folder", "data file", "rubric", "params"],
+)
+def test_what_params_need_and_is_missing_is_one_line_and_exit_code_1(lab, capsys, changes, expected):
+    change(lab / "params.yaml", **changes)
+    code, lines = examined(capsys)
+    assert code == 1
+    assert expected in needed(lines)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "ray"])
+def test_an_engine_that_is_not_installed_is_told(lab, capsys, monkeypatch, engine):
+    monkeypatch.setitem(sys.modules, engine, None)
+    change(lab / "params.yaml", models__base={"path": "base", engine: {}})
+    code, lines = examined(capsys)
+    assert code == 1
+    assert "is not installed" in needed(lines)
+    assert f"remove '{engine}'" in needed(lines)
+
+
+def test_a_base_that_cannot_be_trained_in_this_memory_is_told_before_it_is_downloaded(lab, capsys):
+    change(lab / "params.yaml", models__base={"hub": "meta-llama/Meta-Llama-3-70B-Instruct", "revision": "7" * 40})
+    code, lines = examined(capsys)
+    assert code == 1
+    assert "training 70.6 B parameters holds" in needed(lines)
+
+
+def test_remotes_are_looked_at(lab, capsys):
+    (lab / ".dvc" / "config").write_text(
+        "[core]\n    no_scm = true\n    remote = far\n['remote \"far\"']\n    url = s3://bucket/path\n",
+        encoding="utf-8",
+    )
+    code, lines = examined(capsys)
+    assert code == 1 and "pip install dvc-s3" in needed(lines)
+    (lab / "store").mkdir()
+    text = f"[core]\n    no_scm = true\n    remote = near\n['remote \"near\"']\n    url = {lab / 'store'}\n"
+    (lab / ".dvc" / "config").write_text(text, encoding="utf-8")
+    code, lines = examined(capsys)
+    assert code == 0 and any(line.startswith("ok dvc remote near") for line in lines)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"a: [\n", b"models: 3\n"])
+def test_no_params_file_however_broken_gives_a_traceback(lab, capsys, content):
+    (lab / "params.yaml").write_bytes(content)
+    code, lines = examined(capsys)
+    assert code == 1 and "params.yaml" in needed(lines)
+
+
+def test_outside_of_a_project_it_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, lines = examined(capsys)
+    assert code == 1
+    assert "no such file" in needed(lines) and "no DVC project" in needed(lines)
+
+
+def test_a_check_that_breaks_is_a_line_and_the_others_go_on(lab, capsys):
+    (lab / "models" / "pocket").unlink()
+    shutil.copytree(ROOT / "models" / "pocket", lab / "models" / "pocket")
+    (lab / "models" / "pocket" / "base" / "config.json").write_text('{"model_type": 7}', encoding="utf-8")
+    code, lines = examined(capsys)
+    assert code == 1
+    assert "memory: cannot be looked at" in needed(lines)
+    assert "ok model lexicon: models/pocket/lexicon" in lines

@@ -1,0 +1,105 @@
+"""core/cache.py: a killed stage repeats at most the shard it was in, and never reuses what is not its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from holdfast.core import cache
+
+ROWS = [["r", i] for i in range(10)]
+
+
+class Work:
+    """Squares numbers, keeps count of the shards it was asked for, and dies in the shard that holds `fatal`."""
+
+    def __init__(self, fatal: int | None = None) -> None:
+        self.fatal, self.shards = fatal, []
+
+    def __call__(self, part: list) -> list[dict]:
+        self.shards.append([i for _, i in part])
+        if self.fatal in self.shards[-1]:
+            raise KeyboardInterrupt
+        return [dict(id=f"{name}{i}", value=i * i / 7, text="⟦é\n⟧", nothing=None) for name, i in part]
+
+
+def run(work: Work, identity: object = "model-1", size: int = 3, rows: list = ROWS) -> list[dict]:
+    return cache.shards("respond", rows, size, identity, work)
+
+
+def test_a_killed_stage_repeats_only_the_shard_it_was_in(project):
+    killed = Work(fatal=7)
+    with pytest.raises(KeyboardInterrupt):
+        run(killed)
+    again = Work()
+    assert run(again) == Work()(ROWS)  # as if nothing had happened, to the last bit
+    assert again.shards == [[6, 7, 8], [9]]
+    assert not [
+        f for f in (project / ".cache").rglob("*") if f.is_file() and f.suffix != ".json"
+    ]  # nothing half-written
+
+
+def test_finished_work_is_not_repeated(project):
+    run(Work())
+    second = Work()
+    assert run(second) == Work()(ROWS)
+    assert second.shards == []
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b'[{"id": "r0", "val',
+        b"\x00" * 50,
+        b"\xff\xfe",
+        b'{"a": 1, "b": 2, "c": 3}',
+        b"[]",
+        b"null",
+        b"[1, 2, 3]",
+        b'{"results": [1, 2, 3], "spent": {"heat": 1}}',
+    ],
+)
+def test_a_corrupt_shard_is_done_again(project, garbage):
+    run(Work())
+    file = next(f for f in (project / ".cache").rglob("*.json") if '"r4"' in f.read_text(encoding="utf-8"))
+    file.write_bytes(garbage)
+    again = Work()
+    assert run(again) == Work()(ROWS)
+    assert again.shards == [[3, 4, 5]]
+    last = Work()
+    run(last)
+    assert last.shards == []  # and it was mended
+
+
+def test_another_identity_or_payload_reuses_nothing(project):
+    run(Work())
+    for changes in (dict(identity="model-2"), dict(identity=["model-1"]), dict(rows=[["q", i] for i in range(10)])):
+        other = Work()
+        run(other, **changes)
+        assert len(other.shards) == 4, changes
+
+
+def test_more_rows_keep_the_shards_that_stay_the_same(project):
+    run(Work())
+    more = Work()
+    assert len(run(more, rows=[*ROWS, ["r", 10], ["r", 11]])) == 12
+    assert more.shards == [[9, 10, 11]]
+
+
+def test_a_key_is_the_same_in_any_order_of_keys_and_refuses_what_json_cannot_carry():
+    assert cache.key({"a": 1, "b": [2]}) == cache.key({"b": [2], "a": 1})
+    assert cache.key("a", "b") != cache.key("ab") != cache.key(["a", "b"])
+    for bad in (object(), {1, 2}):
+        with pytest.raises(TypeError):
+            cache.key(bad)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        cache.key(float("nan"))
+
+
+def test_code_version_changes_with_the_code(tmp_path):
+    file = tmp_path / "a.py"
+    file.write_text("x = 1\n")
+    before = cache.code_version(str(file))
+    assert cache.code_version(str(file), str(file)) == before
+    file.write_text("x = 2\n")
+    assert cache.code_version(str(file)) != before

@@ -1,0 +1,303 @@
+"""`holdfast plan`: what flows through the stages by hand arithmetic, the rule for a named device, and a measurement that looks sane."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from test_params import change
+
+from holdfast.commands import plan
+from holdfast.core import records
+from holdfast.core.errors import UserError
+from holdfast.engines import local
+from holdfast.engines.interface import Completion
+from holdfast.params.models import Model
+from holdfast.params.whole import Params
+from holdfast.planning import costs, devices, earlier, generation_speed, shapes
+from holdfast.planning.costs import Domain, Means, Rates, Work
+
+MEANS = Means(turn=10, answer=20, kept=0.5, distinct=0.25, prefix=5)
+DOMAIN = Domain(rows=100, tokens=3000, answers=1000, items=40)
+
+
+@pytest.fixture
+def settings(project: Path) -> Params:
+    change(
+        project / "params.yaml",
+        panel=["base", "abacus"], reconstruct__samples=1000, respond__k=2, balance__rows=400, mix__epochs=2,
+        mix__arms={"domain-only": {"share": 0.0}, "holdfast": {"share": 0.5}}, mix__max_repeats=4,
+        finetune__arms={"domain-only": {"objective": "ce"}, "holdfast": {"objective": "kl"}},
+    )  # fmt: skip
+    change(project / "params.yaml", judge={"rubric": "data/pocket/rubric.txt", "adaptive": False})
+    return Params.load()
+
+
+def by_stage(works: list[Work]) -> dict[str, Work]:
+    return {one.stage: one for one in works}
+
+
+def test_rows_and_tokens_of_every_stage_by_hand(settings):
+    found = by_stage(costs.work(settings, DOMAIN, MEANS, rubric=30))
+    assert found["reconstruct"] == Work("reconstruct", "base", 1000, written=10_000, read=5000)
+    assert found["curate"].read == 10_000
+    assert found["respond@abacus"] == Work(
+        "respond@abacus", "abacus", 1000, written=20_000, read=15_000
+    )  # 500 kept, 2 each
+    pairs = 500 * 2 * 2 * 0.25
+    assert found["judge@abacus"] == Work("judge@abacus", "abacus", pairs, read=pairs * (30 + 35))
+    assert found["judge@base"].read == pairs * (30 + 35) + pairs * 35  # and its likelihoods
+    assert found["finetune@domain-only"] == Work("finetune@domain-only", "base", 200, read=0, trained=6000)
+    replay = 1000 * 2 / 21  # rows that bear as many tokens as the domain's answers in two epochs
+    tuned = found["finetune@holdfast"]
+    assert tuned.rows == pytest.approx(200 + replay)
+    assert tuned.trained == pytest.approx(6000 + replay * 35)
+    assert tuned.read == pytest.approx(replay * 35)  # the base beside it
+    assert found["evaluate@base"].written == 40 * 20
+
+
+def test_the_stages_are_those_of_the_dag(settings):
+    import yaml
+
+    dag = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    named = {name.partition("-")[0] for name, stage in dag.items() if not stage.get("frozen")}
+    planned = [one.stage.partition("@")[0] for one in costs.work(settings, DOMAIN, MEANS, 30)]
+    assert set(planned) == named
+    assert set(devices.START) == named
+
+
+def test_replay_rows_are_used_at_most_max_repeats_times(settings):
+    rows, _, replay = costs.training(settings, "holdfast", Domain(100, 3000, 10**6, 0), MEANS, chosen=50)
+    assert (rows, replay) == (200 + 50 * 4, 200 * 35)
+
+
+def test_judges_that_may_be_spared_are_counted_as_spared(settings, project):
+    """Of 500 instructions 100 are judged whole; of the others the base judges what the strategy could choose."""
+    whole = by_stage(costs.work(settings, DOMAIN, MEANS, 30))
+    rubric, found = {"rubric": "data/pocket/rubric.txt", "adaptive": True, "audit": 100}, {}
+    for strategy in ("agreement", "mean_score"):
+        change(project / "params.yaml", judge=rubric, consensus={"strategy": strategy})
+        means = replace(MEANS, leading=0.1, undecided=0.3)
+        found[strategy] = by_stage(costs.work(Params.load(), DOMAIN, means, 30))
+    responses = 500 * 2 * 2
+    assert whole["judge@abacus"].rows == whole["judge@base"].rows == responses * 0.25
+    assert found["mean_score"]["judge@base"].rows == pytest.approx(responses * 0.25)
+    assert found["mean_score"]["judge@abacus"].rows == pytest.approx(responses * (0.2 * 0.25 + 0.8 * 0.25 * 0.3))
+    assert found["agreement"]["judge@base"].rows == pytest.approx(responses * (0.2 * 0.25 + 0.8 * 0.1))
+    assert found["agreement"]["judge@abacus"].rows == pytest.approx(responses * (0.2 * 0.25 + 0.8 * 0.1 * 0.3))
+
+
+def test_an_earlier_run_of_the_same_panel_says_how_often_a_further_judge_is_asked(settings, project):
+    change(project / "params.yaml", judge={"rubric": "r", "adaptive": True}, consensus={"strategy": "agreement"})
+    given = Params.load()
+    assert earlier.undecided(given) == costs.UNDECIDED
+    assert earlier.source(given) == "an assumption"
+    report = dict(audited_instructions=100, instructions=1000, calls_of_the_full_panel=4000, strategy="agreement")
+    report["judges"] = {"base": {"calls": 1200}, "abacus": {"calls": 300}}  # 200 pairs each are the sample's
+    records.write_json(earlier.REPORT, report)
+    assert earlier.undecided(given) == pytest.approx(100 / 1000)
+    assert "earlier run" in earlier.source(given)
+    records.write_json(earlier.REPORT, report | {"strategy": "mean_score"})
+    assert earlier.undecided(given) == costs.UNDECIDED
+    change(project / "params.yaml", consensus={"strategy": "base_best_of_k"})
+    assert earlier.undecided(Params.load()) == 0.0
+
+
+def test_training_memory_is_weights_state_base_and_logits(settings, project):
+    shape = shapes.Shape(parameters=1000, layers=2, hidden=8, heads=4, cache=64, vocabulary=10, context=512)
+    micro, length = settings.finetune.micro_batch or settings.finetune.batch_size, settings.finetune.max_length
+    kept = 50 * micro * length * 8 * 2  # activations: 50 bytes for each of hidden, in each of 2 layers
+    logits = micro * length * 10
+    assert costs.memory(settings, "finetune@domain-only", shape, 2, 1) == 16_000 + 16 * logits + kept
+    assert costs.memory(settings, "finetune@holdfast", shape, 2, 1) == 18_000 + 24 * logits + kept
+    assert costs.memory(settings, "finetune@domain-only", shape, 2, 1, True) == 16_000 + 4 * logits + kept
+    assert costs.memory(settings, "finetune@holdfast", shape, 2, 1, True) == 18_000 + 6 * logits + kept
+    change(project / "params.yaml", finetune__bf16=False)
+    assert costs.memory(Params.load(), "finetune@holdfast", shape, 2, 1) == 20_000 + 24 * logits + kept
+    change(project / "params.yaml", finetune__bf16="auto", finetune__arms__holdfast__kl_cache="topk")
+    assert costs.memory(Params.load(), "finetune@holdfast", shape, 2, 1) == 16_000 + 16 * logits + kept
+    change(project / "params.yaml", finetune__arms__holdfast__kl_cache="off")
+    plain = 5 * 4 * length * length * micro * 2  # on a CPU also the attention of 4 heads
+    assert costs.memory(settings, "finetune@domain-only", shape, 4, 1) == 16_000 + 16 * logits + kept + plain
+    change(project / "params.yaml", finetune__processes={"count": 4, "strategy": "fsdp2"})
+    sharded = costs.memory(Params.load(), "finetune@holdfast", shape, 2, 4)
+    assert sharded == 4000 + 2000 + 24 * logits + kept  # the frozen base is whole in each process
+
+
+def test_a_judge_on_a_cpu_is_planned_with_the_tokens_that_the_engine_reads_at_once():
+    assert costs.SCORED == local.TOKENS
+
+
+def test_training_memory_is_what_an_h100_took(settings, project):
+    """`python benchmarks/gpu.py`, rows of 1,000 tokens: 59.3 GiB, 32.7 compiled; a model of Qwen2.5-0.5B's shape."""
+    change(project / "params.yaml", finetune__micro_batch=16, finetune__max_length=1000, finetune__batch_size=32)
+    shape = shapes.Shape(
+        parameters=494_000_000, layers=24, hidden=896, heads=14, cache=2 * 24 * 128, vocabulary=151_936, context=32_768
+    )
+    for compiled, took in ((False, 59.3), (True, 32.7)):
+        found = costs.memory(Params.load(), "finetune@domain-only", shape, 2, 1, compiled) / 2**30
+        assert 1 / 1.2 < found / took < 1.2, compiled
+
+
+def test_a_named_device_is_reckoned_by_operations_over_peak():
+    rates = devices.by_rule(8_000_000_000, "a100", served=False)
+    assert rates.read == pytest.approx(312e12 * devices.READ / 16e9)
+    assert rates.train == pytest.approx(312e12 * devices.TRAIN / 48e9)
+    assert devices.by_rule(8_000_000_000, "a100", served=True).write > rates.write
+
+
+def test_magpie_s_own_cost_comes_out():
+    """arXiv 2406.08464: 3 M pairs with Llama-3-8B took 206 hours of one A100; about 60 and 400 tokens a pair."""
+    shape = shapes.of(Model(hub="meta-llama/Llama-3.1-8B-Instruct", revision="0" * 40), Path("nowhere"))
+    assert shape is not None
+    pairs = Work("respond", "base", 0, written=3e6 * 460)
+    _, seconds = devices.seconds(pairs, devices.by_rule(shape.parameters, "a100", served=True), slower=0)
+    assert 206 / 1.5 < seconds / 3600 < 206 * 1.5
+
+
+def test_seconds_are_work_over_rate_and_a_start():
+    beside, running = devices.seconds(
+        Work("judge", "base", 10, written=100, read=1000), Rates(write=10, read=100), slower=2
+    )
+    assert (beside, running) == (2 * devices.START["judge"], 20)
+    assert devices.seconds(Work("gate"), None, slower=1) == (devices.START["gate"], 0)
+
+
+@pytest.mark.parametrize(("cut", "mean", "ended"), [(False, 3.0, 0.75), (True, 4.0, 1.0)])
+def test_texts_that_time_cuts_short_are_not_taken_for_texts_that_never_end(cut, mean, ended, monkeypatch):
+    """Three texts of 2 tokens and one that runs on to the 6th; in tokens written by ends seen, all would have ended."""
+    ticks = iter([0.0, 4.0, 0.0, 1.0] if cut else [0.0, 0.0, 0.0, 1.0])
+    monkeypatch.setattr(generation_speed, "now", lambda: next(ticks))
+    longest = 1000 if cut else 6
+    monkeypatch.setattr(generation_speed, "SECONDS", 6.0)
+
+    def write(length: int) -> list[Completion]:
+        assert length in (4, 6, 8)
+        return [Completion("ab", "stop", 2)] * 3 + [Completion("abcdef", "length", 6)]
+
+    _, seconds, found, share = generation_speed.bounded(write, longest)
+    assert seconds == 1.0
+    assert found == pytest.approx((3 * 3 + 7) / 3 if cut else mean, rel=1e-6)
+    assert share == pytest.approx(ended)
+
+
+@pytest.mark.slow
+def test_the_plan_of_the_pocket_lab_is_within_half_as_much_again_of_its_ledgers(monkeypatch, capsys):
+    """Rows against the committed reports of a run; `python benchmarks/plan.py` has tokens, time, memory and money, too."""
+    monkeypatch.chdir(ROOT)
+    plan.main(price=None, device=None, count=1, as_json=True)
+    lines = {line["stage"]: line for line in json.loads(capsys.readouterr().out)["stages"]}
+    given, panel = Params.load(), records.read_json(earlier.REPORT)
+
+    def close(stage: str, what: str, ledger: float) -> None:
+        assert ledger / 1.5 < lines[stage][what] < 1.5 * ledger, (stage, what, ledger)
+
+    for name in given.panel:
+        close(f"judge@{name}", "rows", panel["judges"][name]["calls"])
+        close(f"respond@{name}", "rows", panel["responses"] / len(given.panel))
+    close("reconstruct", "rows", records.read_json(ROOT / "reports" / "reconstruct.json")["rows"])
+    close("curate", "rows", records.read_json(ROOT / "reports" / "curate.json")["read"])
+    close("balance", "rows", records.read_json(ROOT / "reports" / "curate.json")["kept"])
+    close("drift", "rows", panel["instructions"])
+
+
+@pytest.fixture
+def lab(project: Path, tiny: Path) -> Path:
+    """The pocket lab with the tiny model as the whole panel, and few rows."""
+    (project / "data").mkdir()
+    (project / "data" / "pocket").symlink_to(ROOT / "data" / "pocket")
+    shutil.copytree(ROOT / "profiles", project / "profiles")
+    change(
+        project / "params.yaml",
+        model_folder=tiny.parent.as_posix(), models={"base": {"path": tiny.name}}, panel=["base"], reconstruct__batch=4,
+        reconstruct__max_tokens=8, respond__max_tokens=8, respond__k=1, finetune__micro_batch=2,
+    )  # fmt: skip
+    return project
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_training_is_measured_compiled_where_it_will_be(lab, capsys, monkeypatch, compiled):
+    """Both models' blocks and both losses; that a compiled run is the same run is tests/test_training.py's."""
+    from holdfast.planning import training_speed
+    from holdfast.training import compiling, losses
+
+    for module in (generation_speed, training_speed):
+        monkeypatch.setattr(module, "SECONDS", 0.01)
+    taken: list[object] = []
+    monkeypatch.setattr(compiling, "blocks", lambda model: taken.append(type(model).__name__))
+    monkeypatch.setattr(compiling, "function", lambda one: taken.append(one) or one)
+    change(lab / "params.yaml", finetune__compile=compiled)
+    plan.main(price=None, device=None, count=1, as_json=False)
+    whole = [losses.cross_entropies, losses.kl_sum, "LlamaForCausalLM", "LlamaForCausalLM"]
+    assert taken == (whole if compiled else [])
+    assert "finetune@holdfast" in capsys.readouterr().out
+
+
+def test_a_measured_plan_names_every_stage_and_its_money(lab, capsys, monkeypatch):
+    from holdfast.planning import training_speed
+
+    for module in (generation_speed, training_speed):
+        monkeypatch.setattr(module, "SECONDS", 0.01)
+    plan.main(price=3600.0, device=None, count=1, as_json=False)
+    said = capsys.readouterr().out
+    assert said.startswith("on this machine, before anything has run")
+    rows = {
+        line.split()[0]: line.split()
+        for line in said.splitlines()[3:]
+        if line and not line.startswith(("memory", "note"))
+    }
+    assert {
+        "reconstruct",
+        "respond@base",
+        "judge@base",
+        "finetune@holdfast",
+        "evaluate@domain-only",
+        "report",
+        "all",
+    } <= set(rows)
+    assert float(rows["reconstruct"][1].replace(",", "")) == 10_000
+    assert float(rows["ingest"][1].replace(",", "")) == 2400
+    assert all(float(rows[stage][-1].replace(",", "")) > 0 for stage in ("reconstruct", "finetune@holdfast", "all"))
+
+
+def test_a_plan_for_a_named_device_needs_no_weights(lab, capsys):
+    shutil.copyfile(lab / "profiles" / "paper.yaml", lab / "params.yaml")
+    (lab / "data" / "local").mkdir()
+    (lab / "data" / "local" / "train.jsonl").write_text('{"prompt": "q", "completion": "a"}\n' * 3, encoding="utf-8")
+    plan.main(price=None, device="h100", count=8, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    lines = {line["stage"]: line for line in found["stages"]}
+    assert lines["finetune@paper"]["memory"] > 70e9 * 16 / 8
+    assert lines["respond@api"]["seconds"] is None  # nobody knows its size
+    assert lines["respond@api"]["tokens"] > 0
+    notes = " ".join(found["notes"])
+    assert "api is behind a server" in notes and "10% by a server" in notes and "assumed" in notes
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "expected"),
+    [
+        ({}, "abacus", "known: h200, h100"),
+        ({"judge__rubric": "nothing.txt"}, "h100", "judge.rubric"),
+        ({"ingest__train": {"path": "nothing.jsonl"}}, "h100", "no such file"),
+        ({"models__base": {"path": "nothing"}}, "h100", "give the folder of a chat model"),
+    ],
+    ids=["device", "rubric", "data", "model"],
+)
+def test_bad_input_for_plan_is_one_to_three_lines(lab, changes, device, expected):
+    change(lab / "params.yaml", **changes)
+    with pytest.raises(UserError, match=expected) as caught:
+        plan.main(None, device, 1, False)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_what_does_not_fit_is_noted_before_anything_runs(lab, capsys):
+    change(lab / "params.yaml", respond__max_tokens=600, finetune__max_length=4096)
+    plan.main(price=None, device="h100", count=1, as_json=False)
+    said = capsys.readouterr().out
+    assert "note: 'base' has a context of 512 tokens" in said
+    assert "note: finetune.max_length 4,096 is above the base's context" in said

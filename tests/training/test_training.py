@@ -1,0 +1,540 @@
+"""holdfast/training/finetune.py with a tiny model: what is trained, how, what is refused, and what a kill or a bad loss leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import describe
+from safetensors.torch import load_file
+
+from holdfast.chat import encoding
+from holdfast.core import manifest, records
+from holdfast.core.errors import UserError
+from holdfast.params.finetune import Arm, Finetune
+from holdfast.training import averaging, compiling, curves, finetune, monitoring, process, trainer
+
+ANSWERS = ["yes", "the red fox", "1 2 3 4 5 6", "apple, pear, plum", "no", "a b", "nine", "three green boats"]
+
+
+def mixture(file: Path, domain: int = 4, replay: int = 4, epochs: int = 2) -> list[dict]:
+    rows = []
+    for epoch in range(epochs):
+        for source, count in (("domain", domain), ("replay", replay)):
+            for n in range(count):
+                turns = [
+                    {"role": "user", "content": f"{source} {n}: what is {n} + 1?"},
+                    {"role": "assistant", "content": ANSWERS[n % 8]},
+                ]
+                row = dict(id=f"{epoch}-{n}-{source}", source=source, source_id=str(n), epoch=epoch, repeat=epoch)
+                rows.append({**row, "messages": turns, "trained_tokens": 4})
+    records.write("mix", file, rows)
+    return records.read("mix", file)
+
+
+def read_curves(project: Path, times: bool = False) -> dict[str, list[float]]:
+    """Curves by metric; without those that differ from run to run, unless asked."""
+    return {
+        file.stem: [float(line.split("\t")[-1]) for line in file.read_text().splitlines()[1:]]
+        for file in (project / "curves/plots/metrics/train").glob("*.tsv")
+        if times or file.stem not in curves.TIMES
+    }
+
+
+@pytest.fixture
+def train(project: Path, base: Path):
+    """train(objective, params) -> training curves by metric; the model is in models/arm."""
+
+    def given(objective: str = "ce", model: Path = base, **params) -> dict[str, list[float]]:
+        arm = {
+            "objective": objective,
+            **{key: params.pop(key) for key in Arm.model_fields if key in params and key != "learning_rate"},
+        }
+        defaults = dict(
+            learning_rate=1e-2,
+            batch_size=4,
+            bf16=False,
+            log_steps=1,
+            scheduler="constant",
+            warmup=0.0,
+            seed=1,
+        )
+        finetune.main(
+            Finetune(arms={"arm": arm}, **defaults | params),
+            "arm",
+            model,
+            project / "mix.parquet",
+            project / "models" / "arm",
+            project / "curves",
+        )
+        return read_curves(project)
+
+    mixture(project / "mix.parquet")
+    return given
+
+
+def nothing_left(project: Path) -> bool:
+    """No output and no half-written folder."""
+    return (
+        {f.name for f in project.iterdir()} <= {"params.yaml", "models", "mix.parquet", "odd", ".cache"}
+        and not [f for f in (project / ".cache").rglob("*") if f.is_file()]
+        and {f.name for f in (project / "models").iterdir()} == {"manifest"}
+    )
+
+
+def first_loss_by_hand(base: Path, rows: list[dict]) -> float:
+    """Mean cross-entropy over all answers' tokens, each row by itself."""
+    folder = manifest.load(base).folder()
+    tokenizer, model = manifest.tokenizer(folder), manifest.model(folder, "float32")
+    total, count = 0.0, 0
+    for row in rows:
+        ids, mask = encoding.encode(tokenizer, row["messages"])
+        with torch.no_grad():
+            each = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        total -= sum(each[t - 1, ids[t]].item() for t in range(1, len(ids)) if mask[t])
+        count += sum(mask)
+    return total / count
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_first_loss_is_the_mean_over_the_answers_each_by_itself(train, base, project, packing):
+    """Packed rows do not see one another: a leak would change this number."""
+    rows = mixture(project / "mix.parquet", domain=8, replay=0)
+    curves = train(batch_size=8, packing=packing)
+    assert curves["loss"][0] == pytest.approx(first_loss_by_hand(base, rows), abs=1e-4)
+    assert len(curves["loss"]) == (1 if packing else 2)  # packed, all 16 rows are one step
+    assert packing or curves["loss"][-1] < curves["loss"][0]
+
+
+@pytest.mark.parametrize("arm", [{"objective": "kl"}, {"objective": "ce", "target_kl": 1.0}])
+def test_in_mixed_precision_both_sides_of_the_kl_are_rounded_alike(train, project, arm):
+    mixture(project / "mix.parquet")
+    curves = train(**arm, batch_size=8, bf16=True)
+    assert curves["kl" if arm["objective"] == "kl" else "target_kl"][0] == pytest.approx(0, abs=1e-6)
+    plain = train(**arm, batch_size=8)
+    assert curves["loss"][0] != plain["loss"][0]  # it was rounded
+    assert curves["loss"] == pytest.approx(plain["loss"], rel=0.01)
+
+
+def test_a_base_that_was_cast_once_says_what_autocast_would_have_it_say(base):
+    """To the bit; its matrices take half the memory, norms and embeddings stay as they are."""
+    model = manifest.model(manifest.load(base).folder(), "float32")
+    ids = torch.randint(len(model.get_input_embeddings().weight), (3, 7), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        before = model(ids.to(model.device)).logits
+    trainer.cast_once(model)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(ids.to(model.device)).logits, before)
+    kinds = {name.rsplit(".", 2)[-2]: weight.dtype for name, weight in model.named_parameters()}
+    assert kinds["q_proj"] == kinds["down_proj"] == kinds["lm_head"] == torch.bfloat16
+    assert kinds["embed_tokens"] == kinds["norm"] == torch.float32
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.parametrize("more", [{}, {"activation_checkpointing": True, "micro_batch": 2}])
+def test_a_compiled_run_has_the_same_curve(train, project, tiny, more):
+    mixture(project / "mix.parquet")
+    arm = {"objective": "kl", "target_kl": 0.5}
+    plain = train(**arm, **more)
+    torch._dynamo.utils.counters.clear()
+    compiled = train(**arm, compile=True, **more)
+    assert torch._dynamo.utils.counters["frames"]["ok"] >= 3  # the block, with gradients and without, and the losses
+    for metric in plain:
+        assert compiled[metric] == pytest.approx(plain[metric], rel=1e-4, abs=1e-5), metric
+    names = [set(load_file(folder / "model.safetensors")) for folder in (tiny, project / "models/arm")]
+    assert names[0] == names[1]
+
+
+def test_compilation_waits_for_a_gpu_and_a_run_that_is_long_enough(monkeypatch):
+    gpu, cpu = "cuda", "cpu"
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: "/usr/bin/cc" if name == "cc" else None)
+    assert compiling.pays("auto", gpu, 1e17)
+    assert not compiling.pays("auto", gpu, 1e15)
+    assert not compiling.pays("auto", cpu, 1e17)
+    assert compiling.pays(True, cpu, 0) and not compiling.pays(False, gpu, 1e17)
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    assert not compiling.pays("auto", gpu, 1e17)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_kl_starts_at_zero_beside_the_domain_s_cross_entropy(train, base, project, packing):
+    rows = mixture(project / "mix.parquet")
+    curves = train("kl", batch_size=8, packing=packing)
+    assert curves["kl"][0] == pytest.approx(0, abs=1e-6)
+    assert packing or curves["kl"][-1] > 1e-3  # packed, all rows are one step
+    domain = first_loss_by_hand(base, [row for row in rows if row["source"] == "domain"])
+    assert curves["domain_loss"][0] == pytest.approx(domain, abs=1e-4)
+    assert curves["loss"][0] == pytest.approx(domain, abs=1e-4)
+
+
+def test_the_kl_term_holds_the_model_back(train, project):
+    mixture(project / "mix.parquet", epochs=6)
+    drift = [train("kl", kl_coefficient=weight)["kl"][-1] for weight in (0.1, 10.0)]
+    assert drift[1] < drift[0] / 3
+
+
+def test_a_replay_row_weighs_the_same_at_any_share(train, project):
+    """kl_coefficient is per trained token: the step's mean KL counts by replay's tokens over the domain's."""
+    rows = mixture(project / "mix.parquet", domain=8, replay=2)
+    tokens = {s: sum(row["trained_tokens"] for row in rows if row["source"] == s) for s in ("domain", "replay")}
+    curves = train("kl", kl_coefficient=50.0, batch_size=len(rows) // 2)
+    expected = curves["domain_loss"][-1] + 50 * tokens["replay"] / tokens["domain"] * curves["kl"][-1]
+    assert curves["kl"][-1] > 0
+    assert curves["loss"][-1] == pytest.approx(expected, rel=1e-3)
+
+
+def weights(project: Path) -> torch.Tensor:
+    """All weights of the tuned model in one vector."""
+    return torch.cat([w.flatten() for w in manifest.model(project / "models/arm", "float32").state_dict().values()])
+
+
+@pytest.mark.parametrize("anchor", ["l2sp", "ewc"])
+def test_an_anchor_holds_the_weights_back(train, project, tiny, anchor):
+    mixture(project / "mix.parquet", epochs=12)
+    start = torch.cat([w.flatten() for w in manifest.model(tiny, "float32").state_dict().values()])
+    way = []
+    for strength in (1e-6, 1e4):
+        curves = train(anchor=anchor, anchor_coefficient=strength, learning_rate=1e-3)
+        assert curves["anchor"][0] == 0
+        way.append((weights(project) - start).norm().item())
+    assert way[1] < way[0] / 3
+
+
+def test_kl_on_the_target_tokens_holds_them_back(train, project):
+    mixture(project / "mix.parquet", epochs=12)
+    free, held = (train(target_kl=weight, learning_rate=1e-3) for weight in (1e-6, 10.0))
+    assert held["target_kl"][0] == pytest.approx(0, abs=1e-6)
+    assert held["target_kl"][-1] < free["target_kl"][-1] / 3
+    assert held["domain_loss"][-1] > free["domain_loss"][-1]
+
+
+def test_replayed_tokens_have_a_curve_of_their_own(train, base, project):
+    rows = mixture(project / "mix.parquet")
+    curves = train(batch_size=8)
+    for source in ("domain", "replay"):
+        by_hand = first_loss_by_hand(base, [row for row in rows if row["source"] == source][:4])
+        assert curves[f"{source}_loss"][0] == pytest.approx(by_hand, abs=1e-4)
+    mixture(project / "mix.parquet", replay=0)
+    assert "replay_loss" not in train()
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_curves_show_every_loss_the_rate_and_the_memory(train, project, packing, monkeypatch):
+    """Tokens per second: of the rows, without padding, over the time since the last line."""
+    rows, clock = mixture(project / "mix.parquet"), iter(range(1000))
+    monkeypatch.setattr("holdfast.training.trainer.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    train("kl", batch_size=8, packing=packing)
+    found = read_curves(project, times=True)
+    assert set(found) == {"loss", "domain_loss", "kl", "learning_rate", "grad_norm", "tokens_per_second", "memory_gib"}
+    tokenizer = manifest.tokenizer(manifest.load(project / "models/manifest/base.json").folder())
+    sizes = [len(encoding.encode(tokenizer, row["messages"])[0]) for row in rows]
+    assert found["tokens_per_second"] == ([sum(sizes)] if packing else [sum(sizes[:8]), sum(sizes[8:])])
+    assert all(0.01 < used < 100 for used in found["memory_gib"])
+
+
+def test_progress_counts_the_steps_that_will_be(train, monkeypatch):
+    """16 rows by 8 are two steps; packed, they are one."""
+    totals = []
+
+    class Counted(monitoring.Progress):
+        def __init__(self, what: str, total: int, unit: str) -> None:
+            super().__init__(what, total, unit)
+            totals.append((total, unit))
+
+    monkeypatch.setattr(monitoring, "Progress", Counted)
+    train(batch_size=8)
+    train(batch_size=8, packing=True)
+    assert totals == [(2, "steps"), (1, "steps")]
+
+
+def test_unlikely_tokens_pull_less_under_dft(train, project):
+    mixture(project / "mix.parquet", epochs=6)
+    plain, weighed = train(learning_rate=1e-3), train(learning_rate=1e-3, reweight="dft")
+    assert weighed["domain_loss"][0] == plain["domain_loss"][0]  # what is shown is the cross-entropy itself
+    assert weighed["loss"][0] < plain["loss"][0]
+    assert weighed["domain_loss"][-1] > plain["domain_loss"][-1]
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_cached_kl_is_the_kl(train, project, packing):
+    """With all tokens kept, on the fly and cached differ by rounding alone; with few, the ledger says by how much."""
+    mixture(project / "mix.parquet", epochs=4)
+    how = dict(packing=packing, max_length=64, learning_rate=1e-3)
+    whole = train("kl", **how)
+    for curve, values in train("kl", kl_cache="topk", kl_top_k=4096, **how).items():
+        assert values == pytest.approx(whole[curve], rel=1e-3, abs=1e-5), curve
+    ledger = records.read_json(project / "curves" / "ledger.json")
+    assert ledger["kl_cache"]["mass_left"] == pytest.approx(0, abs=1e-5)
+    assert ledger["kl_cache"]["kl_top_k"] == pytest.approx(ledger["kl_cache"]["kl_whole"], rel=1e-3)
+    replayed = ledger["tokens"]["forward_only"]
+    assert 0 < replayed < ledger["tokens"]["trained_on"] / 2  # every replay row once, not once per epoch
+    train("kl", kl_cache="topk", kl_top_k=4096, seed=2, **how)
+    again = records.read_json(project / "curves" / "ledger.json")
+    assert again["tokens"]["forward_only"] == 0  # another seed asks the base nothing
+    train("kl", kl_cache="topk", kl_top_k=8, **how)
+    few = records.read_json(project / "curves" / "ledger.json")["kl_cache"]
+    assert 0.1 < few["mass_left"] < 1
+    assert few["kl_top_k"] < few["kl_whole"]
+
+
+def test_averaging_stops_part_of_the_way(train, project, tiny):
+    start = torch.cat([w.flatten() for w in manifest.model(tiny, "float32").state_dict().values()])
+    train()
+    whole = weights(project)
+    train(average=0.25)
+    torch.testing.assert_close(weights(project), start + 0.25 * (whole - start), rtol=1e-4, atol=1e-5)
+
+
+def test_how_far_to_average_is_chosen_on_rows_that_are_not_trained_on(train, project, tiny, monkeypatch):
+    monkeypatch.setattr(averaging, "LEAST", 1)
+    mixture(project / "mix.parquet", domain=10, replay=10)
+    start = torch.cat([w.flatten() for w in manifest.model(tiny, "float32").state_dict().values()])
+    train("kl", average="auto", retention_target=1e-6)
+    loose = records.read_json(project / "curves" / "ledger.json")
+    assert (loose["average"]["chosen"], loose["average"]["met"], len(loose["average"]["tried"])) == (1, True, 1)
+    whole = weights(project)
+    train("kl")
+    every = records.read_json(project / "curves" / "ledger.json")
+    assert loose["rows"]["replay"] < every["rows"]["replay"]
+    assert loose["rows"]["domain"] < every["rows"]["domain"]
+
+    train("kl", average="auto", retention_target=0.999999)
+    strict = records.read_json(project / "curves" / "ledger.json")["average"]
+    parts = [one["average"] for one in strict["tried"]]
+    kept = [one["retention"] for one in strict["tried"]]
+    assert parts == sorted(parts, reverse=True)
+    assert len(parts) > 1
+    assert strict["chosen"] == parts[-1]
+    assert kept == sorted(kept)  # the nearer to the base, the more is kept
+    torch.testing.assert_close(weights(project), start + parts[-1] * (whole - start), rtol=1e-4, atol=1e-5)
+
+
+def test_too_few_rows_to_choose_how_far_to_average(train):
+    with pytest.raises(UserError, match=r"arm\.average: .* a fifth of 4 replay rows is too few"):
+        train("kl", average="auto")
+
+
+@pytest.mark.parametrize("objective", ["ce", "kl"])
+def test_adapters_are_merged_into_the_base_s_own_shape(train, project, tiny, objective):
+    curves = train(objective, lora_rank=4)
+    assert curves["loss"][-1] != curves["loss"][0]
+    before, after = (manifest.model(folder, "float32").state_dict() for folder in (tiny, project / "models/arm"))
+    assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}
+    changed = {k for k in before if not torch.equal(before[k], after[k])}
+    assert changed
+    assert not any("embed" in k or "norm" in k for k in changed)  # linear layers only
+    assert not list((project / "models/arm").glob("adapter*"))
+
+
+@pytest.mark.parametrize("anchor", ["none", "l2sp"])
+@pytest.mark.parametrize("objective", ["ce", "kl"])
+def test_gradient_accumulation_changes_nothing(train, objective, anchor):
+    kept = dict(anchor=anchor, anchor_coefficient=10.0)
+    whole, parts = train(objective, **kept), train(objective, micro_batch=2, **kept)
+    assert set(whole) == set(parts) >= {"loss", "learning_rate", "grad_norm"}
+    assert len(whole["loss"]) == 4
+    for metric in whole:
+        assert parts[metric] == pytest.approx(whole[metric], rel=1e-5, abs=1e-5), metric
+
+
+def test_the_same_seed_gives_the_same_bytes(train, project):
+    def digests(packing: bool, seed: int) -> tuple[str, ...]:
+        train("kl", packing=packing, seed=seed, batch_size=1, max_length=32)
+        return tuple(hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted((project / "models/arm").iterdir()))
+
+    first = digests(True, 1)
+    assert digests(True, 1) == first
+    assert digests(True, 2) != first
+    assert digests(False, 1) == digests(False, 2)  # unpacked, the mixture decides the order
+
+
+def test_rows_are_trained_on_in_the_order_of_the_mixture(train, base, project):
+    """One step per row: the first losses are those of the first rows."""
+    rows = mixture(project / "mix.parquet", domain=3, replay=3, epochs=1)
+    losses = train(batch_size=1, learning_rate=1e-9)["loss"]
+    assert losses == pytest.approx([first_loss_by_hand(base, [row]) for row in rows], abs=1e-4)
+
+
+def test_the_tuned_model_keeps_the_base_s_dtype_tokenizer_and_template(train, tiny, project):
+    half = project / "odd" / "half"
+    shutil.copytree(tiny, half)
+    model = manifest.model(tiny).to(torch.bfloat16)
+    model.save_pretrained(half)
+    (half / "model.safetensors.index.json").write_text('{"weight_map": {}}')  # as a sharded base would have
+    train(model=describe(half, project / "models/manifest"))
+    tuned = project / "models" / "arm"
+    assert process.stored_dtype(tuned) == torch.bfloat16
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        assert (tuned / name).read_bytes() == (tiny / name).read_bytes()
+    assert not (tuned / "model.safetensors.index.json").exists()  # it would point to the base's shards
+    assert {f.stat().st_mode & 0o777 for f in tuned.iterdir()} == {0o644}
+    changed = manifest.model(tuned).get_output_embeddings().weight - model.float().get_output_embeddings().weight
+    assert changed.abs().max() > 0
+
+
+def test_the_ledger_says_what_the_arm_cost(train, project, tokenizer):
+    rows = records.read("mix", project / "mix.parquet")
+    train("kl")
+    ledger = records.read_json(project / "curves" / "ledger.json")
+    tokens = {
+        s: sum(len(encoding.encode(tokenizer, row["messages"])[0]) for row in rows if row["source"] == s)
+        for s in ("domain", "replay")
+    }
+    parameters = manifest.load(project / "models/manifest/base.json").parameters
+    by_hand = parameters * (6 * sum(tokens.values()) + 2 * tokens["replay"])  # 6ND and the base's 2ND
+    assert ledger["flops"] == pytest.approx(by_hand, rel=1e-5)
+    assert (ledger["steps"], ledger["rows"], ledger["share"]) == (4, {"domain": 8, "replay": 8}, 0.5)
+    assert ledger["epochs"] == 2
+    assert ledger["loss_last"] < ledger["loss_first"]
+    train(anchor="ewc", fisher_rows=3)  # the gradients of three rows more
+    replayed = {row["messages"][0]["content"]: row["messages"] for row in rows if row["source"] == "replay"}
+    more = sum(len(encoding.encode(tokenizer, messages)[0]) for messages in list(replayed.values())[:3])
+    weighed = records.read_json(project / "curves" / "ledger.json")
+    assert weighed["tokens"]["trained_on"] == sum(tokens.values()) + more
+
+
+def test_an_end_of_turn_without_loss_is_refused(train, project, tiny, tokenizer):
+    """A template that ends no turn, and a tokenizer without an end of text that could stand in."""
+    odd = project / "odd" / "endless"
+    shutil.copytree(tiny, odd)
+    (odd / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
+    )
+    config = json.loads((odd / "tokenizer_config.json").read_text())
+    (odd / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": None}))
+    with pytest.raises(UserError, match="never learn to stop") as caught:
+        train(model=describe(odd, project / "models/manifest"))
+    assert len(str(caught.value).splitlines()) == 2
+    assert nothing_left(project)
+
+
+def test_a_row_that_is_too_long_is_refused_not_cut(train, project):
+    with pytest.raises(UserError, match=r"tokens, 10 are allowed[\s\S]*finetune.max_length"):
+        train(max_length=10)
+    assert nothing_left(project)
+
+
+def test_a_row_longer_than_the_model_s_context_is_refused(train, project):
+    rows = mixture(project / "mix.parquet")
+    rows[0]["messages"][0]["content"] = "why " * 600
+    records.write("mix", project / "mix.parquet", rows)
+    with pytest.raises(UserError, match=r"tokens, 512 are allowed[\s\S]*ingest.max_chars") as caught:
+        train(max_length=4096)
+    assert "max_length" not in str(caught.value)  # raising it would not help
+    assert nothing_left(project)
+
+
+def test_kl_without_replay_rows_is_refused(train, project):
+    mixture(project / "mix.parquet", replay=0)
+    with pytest.raises(UserError, match="no replay rows"):
+        train("kl")
+    assert nothing_left(project)
+
+
+def test_an_empty_mixture_is_refused(train, project):
+    records.write("mix", project / "mix.parquet", [])
+    with pytest.raises(UserError, match="no rows"):
+        train()
+
+
+@pytest.mark.parametrize("objective", ["ce", "kl"])
+def test_a_loss_that_is_no_number_stops_and_leaves_no_model(train, project, objective):
+    mixture(project / "mix.parquet", epochs=4)
+    with pytest.raises(UserError, match=r"the (loss|gradient's norm|cross-entropy) is [\s\S]*finetune.learning_rate"):
+        train(objective, learning_rate=1e30, max_grad_norm=1e30)
+    assert nothing_left(project)
+
+
+def test_a_loss_that_explodes_stops(train, project):
+    mixture(project / "mix.parquet", epochs=8)
+    with pytest.raises(UserError, match="worse than guessing"):
+        train(learning_rate=10.0)
+    assert nothing_left(project)
+
+
+def test_a_bad_loss_never_reaches_a_checkpoint_and_the_last_good_one_is_named(train, project, monkeypatch):
+    """Between two lines of the log, a checkpoint is due: it is not written, and the one before stays."""
+    mixture(project / "mix.parquet", epochs=6)
+    ended = monitoring.Watch.on_step_end
+
+    def poison(self, args, state, control, model=None, **kwargs):
+        ended(self, args, state, control, **kwargs)
+        if state.global_step == 3:
+            next(model.parameters()).data.fill_(float("nan"))
+
+    monkeypatch.setattr(monitoring.Watch, "on_step_end", poison)
+    with pytest.raises(UserError, match=r"the loss is nan at step 4[\s\S]*learning_rate") as caught:
+        train(checkpoint_steps=2, log_steps=100)
+    (kept,) = project.glob(".cache/finetune/*/checkpoint-*")
+    assert kept.name == "checkpoint-2"
+    assert str(kept.relative_to(project)) in str(caught.value)
+    assert all(w.isfinite().all() for w in manifest.model(kept, "float32").state_dict().values())
+    assert not (project / "models/arm").exists()
+
+
+def test_a_failed_run_leaves_the_earlier_model_and_curves(train, project):
+    mixture(project / "mix.parquet", epochs=4)
+    train()
+    before = {
+        f: f.read_bytes() for folder in ("models/arm", "curves") for f in (project / folder).rglob("*") if f.is_file()
+    }
+    with pytest.raises(UserError, match="the (loss|gradient's norm|cross-entropy) is"):
+        train(learning_rate=1e30, max_grad_norm=1e30)
+    assert {
+        f: f.read_bytes() for folder in ("models/arm", "curves") for f in (project / folder).rglob("*") if f.is_file()
+    } == before
+    assert not [f for f in project.rglob(".*") if f.name != ".cache"]
+    assert not [f for f in (project / ".cache").rglob("*") if f.is_file()]
+
+
+class Killed(Exception):
+    pass
+
+
+def killed(monkeypatch: pytest.MonkeyPatch, step: int, run: Callable[[], object]) -> None:
+    """The run, ended without warning after a step."""
+
+    def kill(self, args, state, control, **kwargs):
+        if state.global_step == step:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(monitoring.Watch, "on_step_end", kill)
+        with pytest.raises(Killed):
+            run()
+
+
+@pytest.mark.parametrize("objective", ["ce", "kl"])
+def test_a_killed_run_goes_on_from_its_checkpoint_and_ends_the_same(train, project, monkeypatch, objective, capsys):
+    mixture(project / "mix.parquet", epochs=4)
+    how = dict(checkpoint_steps=3, scheduler="cosine", learning_rate=1e-3)
+    whole = train(objective, **how)
+    expected = (project / "models/arm/model.safetensors").read_bytes()
+    shutil.rmtree(project / "models/arm")
+
+    killed(monkeypatch, 5, lambda: train(objective, **how))
+    assert not (project / "models/arm").exists()
+    (checkpoint,) = project.glob(".cache/finetune/*/checkpoint-3")
+    shutil.copytree(checkpoint, checkpoint.with_name("checkpoint-4"))
+    (checkpoint.with_name("checkpoint-4") / "trainer_state.json").unlink()  # as a kill while it was written leaves it
+    capsys.readouterr()
+    assert train(objective, **how) == whole  # the curves
+    assert "going on from checkpoint-3" in capsys.readouterr().out
+    assert (project / "models/arm/model.safetensors").read_bytes() == expected
+    assert not list((project / ".cache/finetune").iterdir())
+
+
+def test_a_checkpoint_of_other_settings_is_not_used(train, project, monkeypatch, capsys):
+    mixture(project / "mix.parquet", epochs=4)
+
+    killed(monkeypatch, 5, lambda: train(checkpoint_steps=3))
+    train(checkpoint_steps=3, learning_rate=1e-3)
+    mixture(project / "mix.parquet", epochs=3)
+    train(checkpoint_steps=3)
+    assert "going on" not in capsys.readouterr().out
