@@ -13,10 +13,12 @@ export TOKENIZERS_PARALLELISM := false
 export GOMP_SPINCOUNT := 0
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro test lint types lock clean
+.PHONY: help setup repro test lint lock wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## make .venv with everything pinned in requirements.lock, and install this checkout into it
 
 repro: $(STAMP)  ## set up if needed, run the pipeline, print the verdict and where the report is
 	holdfast validate
@@ -32,10 +34,16 @@ lint: $(STAMP)  ## check format, lint and types
 lock: $(STAMP)  ## write requirements.lock from what is installed
 	pip list --format=freeze --exclude holdfast --exclude pip --exclude pandas-stubs | sed 's/+cpu$$//' | LC_ALL=C sort -f > requirements.lock
 
-clean:  ## remove the caches of finished work; outputs and models stay
-	rm -rf .cache .pytest_cache .mypy_cache .ruff_cache
+wheel: $(STAMP)  ## build dist/holdfast-*.whl, with the scaffold of a user's project and the pocket lab in it
+	rm -rf build dist
+	pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	rm -rf build
+	@ls dist
 
-$(STAMP): requirements.lock pyproject.toml
+clean:  ## remove the caches of finished work; outputs and models stay
+	rm -rf build dist .cache .pytest_cache .mypy_cache .ruff_cache
+
+$(STAMP): requirements.lock pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .

@@ -4,14 +4,15 @@
 #   bash .ci/gate.sh TARGET OUT     TARGET: revision of the target branch, such as origin/main; OUT: a folder to write to
 #
 # Writes OUT/comment.md and OUT/pages, whatever the verdict. Exit code: 0 pass; 1 the model forgot, or dvc.lock is stale;
-# 2 cannot compare, or something broke. Needs no secret, so it works from forks.
+# 2 cannot compare; 3 something broke or was called wrongly. Needs no secret, so it works from forks.
 #   HOLDFAST_REPRO=1       run first what has changed; without it, what is committed is checked and read
 #   HOLDFAST_AGAINST=1     also compare each arm with itself at TARGET; needs a DVC remote that has those evaluations
 #   HOLDFAST_PAGES=https   address where OUT/pages can be had, for the link in the comment
 set -uo pipefail
-target=${1:?usage: .ci/gate.sh TARGET OUT} out=${2:?usage: .ci/gate.sh TARGET OUT}
-mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
-cd "$(dirname "$0")/.." || exit 2
+if [ $# -ne 2 ]; then echo "usage: .ci/gate.sh TARGET OUT" >&2; exit 3; fi
+target=$1 out=$2
+mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 3
+cd "$(dirname "$0")/.." || exit 3
 
 cached=(reports/index.html reports/drift/html reports/quality/data_docs) pages=("${cached[@]}" reports/report.md reports/cards)
 remote=$(dvc remote list 2>/dev/null)
@@ -39,6 +40,6 @@ for page in "${pages[@]}"; do
 done
 if [ -n "${GITHUB_STEP_SUMMARY:-}" ]; then cat "$out/comment.md" >>"$GITHUB_STEP_SUMMARY"; fi
 
-if [ "$ran" -ne 0 ]; then exit 2; fi
+if [ "$ran" -ne 0 ] || [ "$stale" -gt 2 ] || [ "$code" -gt 2 ]; then exit 3; fi
 if [ "$code" -eq 0 ]; then exit "$stale"; fi
 exit "$code"

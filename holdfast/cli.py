@@ -1,7 +1,7 @@
 """The door: one command per stage, in the order of the DAG, then what one calls around the pipeline (holdfast/commands/tools.py).
 
 Stages are imported only when their command runs, so that the help is instant. Whatever goes wrong with the user's
-input ends here as one to three lines and exit code 2.
+input ends here as one to three lines. Exit codes: 0 ok or pass, 1 fail or stale, 2 cannot compare, 3 bad input or a crash.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from pathlib import Path
-from tempfile import TemporaryDirectory
+import traceback
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Annotated, NoReturn
 
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # OpenMP threads that spin slow every busy neighbour down 12 to 45 times
@@ -29,16 +30,71 @@ if not sys.stderr.isatty():  # in a log, other libraries' progress bars speak on
     os.environ.setdefault("TQDM_MININTERVAL", "60")
 
 import typer  # noqa: E402  (the environment comes first: OpenMP reads it when torch loads)
+from typer.core import TyperGroup  # noqa: E402
 
 from holdfast.commands import tools  # noqa: E402
-from holdfast.core.errors import UserError  # noqa: E402
+from holdfast.core.errors import ExitCode, UserError, first_line  # noqa: E402
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)  # full, read-only or forbidden
+EXTRAS = {  # which extra brings what a stage imports
+    **dict.fromkeys(
+        (
+            "accelerate",
+            "datasets",
+            "dvclive",
+            "evidently",
+            "great_expectations",
+            "httpx2",
+            "lm_eval",
+            "peft",
+            "safetensors",
+        )
+        + ("sklearn", "tokenizers", "torch", "transformers", "trl"),
+        "pipeline",
+    ),
+    **{"mlflow": "mlflow", "ray": "ray", "sentence_transformers": "embeddings", "vllm": "vllm", "wandb": "wandb"},
+}
+HELP = (
+    "Fine-tune a chat model without forgetting. Exit codes: 0 ok or pass, 1 fail or stale, 2 cannot compare, 3 broken."
+)
+
+
+class Panels(TyperGroup):
+    """Lists the commands panel by panel."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        order = [tools.START, tools.PIPELINE, tools.REVIEW]
+        return sorted(
+            self.commands, key=lambda name: order.index(getattr(self.commands[name], "rich_help_panel", tools.PIPELINE))
+        )
+
+
+app = typer.Typer(cls=Panels, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
 app.add_typer(tools.app)  # without a name: its commands stand beside the stages'
-REPORTS = Path("reports")
+silenced = StringIO()  # what --quiet kept back
 
 
-@app.command()
+def print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"holdfast {version('holdfast')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on success.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if quiet:
+        context.with_resource(redirect_stdout(silenced))
+
+
+@app.command(rich_help_panel=tools.PIPELINE)
 def run(
     stage: Annotated[str, typer.Argument(help="A script of stages/, without its ending.")],
     cell: Annotated[str | None, typer.Argument(help="The model or the arm, where the stage has one for each.")] = None,
@@ -49,7 +105,7 @@ def run(
     command.main(stage, cell)
 
 
-@app.command()
+@app.command(rich_help_panel=tools.PIPELINE)
 def code() -> None:
     """Write down which code each stage can reach; `dvc repro` does."""
     from holdfast.commands import run as command
@@ -57,7 +113,7 @@ def code() -> None:
     command.write_code()
 
 
-@app.command()
+@app.command(rich_help_panel=tools.REVIEW)
 def gate(
     check: Annotated[
         bool, typer.Option("--check", help="Read the committed verdict and run nothing: the default.")
@@ -65,38 +121,53 @@ def gate(
     against: Annotated[
         str | None, typer.Option(metavar="REV", help="Also compare each arm with itself at a git revision.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print reports/gate.json, for programs.")] = False,
 ) -> None:
     """The verdict per arm, as committed. Exit 0 pass, 1 fail, 2 cannot-compare; runs nothing."""
-    from holdfast.evaluation import gate as stage
+    from holdfast.commands import gate as command
 
-    evaluations, exit_code = REPORTS / "eval", stage.check(REPORTS / "gate.json")
-    if against:
-        from holdfast.evaluation import revision
-        from holdfast.params.gate import Gate
-        from holdfast.params.models import load_arms
-
-        arms = load_arms()
-        with TemporaryDirectory() as temporary:
-            former, present = Path(temporary) / "former", Path(temporary) / "present"
-            revision.evaluations(against, arms, evaluations, former)
-            revision.evaluations(None, arms, evaluations, present)
-            exit_code = max(exit_code, stage.against(Gate.load(), arms, former, present, against))
-    raise typer.Exit(exit_code)
+    if as_json and against:
+        raise UserError("not with --against", where="--json", do="it prints the committed verdict alone")
+    if not as_json:
+        raise typer.Exit(command.main(against))
+    with redirect_stdout(StringIO()):
+        code = command.main(None)
+    typer.echo(command.VERDICT.read_text(encoding="utf-8"))
+    raise typer.Exit(code)
 
 
 def main() -> NoReturn:
+    code = exit_code()
+    if code != ExitCode.OK:
+        print(silenced.getvalue(), end="")
+    sys.exit(code)
+
+
+def exit_code() -> int:
+    """Run the command line; print what went wrong to stderr."""
     try:
-        app(standalone_mode=True)
+        done = app(standalone_mode=False)
+        return done if isinstance(done, int) else ExitCode.OK
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # a disk that is full or read-only; outputs are replaced only when they are whole
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
-            raise
-        print(f"error: {error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
-        print("  make room or allow access, and run it again; earlier outputs stand as they were", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(0)
+    except typer.Abort:
+        return ExitCode.INTERRUPTED
+    except SystemExit as stop:  # 1 would say that the model forgot; a signal's code is passed on
+        return stop.code if isinstance(stop.code, int) and stop.code > ExitCode.BROKEN else ExitCode.BROKEN
+    except Exception as error:
+        if hasattr(error, "format_message"):  # wrong usage, in Typer's own words
+            error.show()  # type: ignore[attr-defined]
+        elif isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").partition(".")[0])):
+            print(f"error: {error.name}: is not installed", file=sys.stderr)
+            print(f"  pip install 'holdfast[{extra}]'", file=sys.stderr)
+        elif isinstance(error, OSError) and error.errno in DISK:  # outputs are replaced only when they are whole
+            print(f"error: {error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
+            print("  make room or allow access, and run it again; earlier outputs are unchanged", file=sys.stderr)
+        else:
+            traceback.print_exc()
+            print(f"error: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
+            print("  this is a bug of Holdfast: please report it with the lines above", file=sys.stderr)
+    return ExitCode.BROKEN
 
 
 if __name__ == "__main__":

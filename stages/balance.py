@@ -1,12 +1,22 @@
-"""Chooses rows so that semantic clusters x difficulty bins are even."""
+"""Chooses the replay set so that semantic clusters x difficulty bins are even."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from holdfast.core import records
 from holdfast.data import balancing
 from holdfast.params.balance import Balance
 
 
 def main() -> None:
-    balancing.main(Balance.load(), Path("models/manifest/base.json"), Path("data/replay"), Path("reports/balance.json"))
+    params = Balance.load()
+    candidates = records.read("candidates", Path("data/replay/candidates.parquet"))
+    difficulty = balancing.measure_difficulty(candidates, Path("models/manifest/base.json"), params)
+    choice = balancing.choose_replay_set(candidates, difficulty, params)
+
+    records.write("replay", Path("data/replay/replay.parquet"), choice.replay)
+    records.write("replay", Path("data/replay/surplus.parquet"), choice.surplus)
+    records.write_json(Path("reports/balance.json"), balancing.summarise(choice, difficulty, params))
+    cells, short = len(choice.available), len(choice.shortfalls)
+    print(f"chose {len(choice.replay):,} of {len(candidates):,} rows over {cells} cells, {short} of them too small")

@@ -1,15 +1,36 @@
-"""Removes leakage, junk, duplicates and evaluation items; clusters the rest."""
+"""Removes leakage, junk, duplicates and evaluation items from the instructions; clusters the rest by meaning."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.data import screening
+from holdfast.core import manifest, records
+from holdfast.data import clustering, screening
+from holdfast.data.row_checks import RowChecker
+from holdfast.engines import embedder
+from holdfast.evaluation import suites
 from holdfast.params.curate import Curate
 from holdfast.params.evaluate import Evaluate
 
 
 def main() -> None:
-    test, summary = Path("data/domain/test.parquet"), Path("reports/curate.json")
-    models = Path("models/manifest/base.json"), Path("models/manifest/embedder.json")
-    screening.main(Curate.load(), Evaluate.load(), *models, test, Path("data/instructions"), summary)
+    params = Curate.load()
+    rows = screening.ScreenedRows(records.read_table("instructions_raw", Path("data/instructions/raw.parquet")))
+    base = manifest.load(Path("models/manifest/base.json"))
+    items = suites.prompts(Evaluate.load(), Path("data/domain/test.parquet"))
+
+    screening.reject_unfit_rows(rows, RowChecker(params, manifest.tokenizer(base.folder()), base.name))
+    screening.reject_copies_and_overlap(rows, items, params)
+    screening.reject_near_duplicates(rows, items, params)
+    screening.require_enough_rows(rows, params.min_kept)
+
+    embed = embedder.load(manifest.load(Path("models/manifest/embedder.json")), params.batch)
+    clusters = clustering.cluster_by_meaning(rows, items, embed, params)
+    screening.require_enough_rows(rows, params.min_kept)
+
+    kept, rejected = rows.split(clusters)
+    records.write_table("instructions_kept", Path("data/instructions/kept.parquet"), kept)
+    records.write_table("instructions_rejected", Path("data/instructions/rejected.parquet"), rejected)
+    records.write_json(Path("reports/curate.json"), screening.summarise(rows, clusters, items))
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in rows.count_reasons().most_common())
+    print(f"kept {len(kept):,} of {len(rows):,} instructions; rejected: {reasons}")

@@ -1,4 +1,4 @@
-"""The suites with lm-eval on the base or on one arm, and the outcome of every item.
+"""Asks one model every suite with lm-eval, and writes the outcome of every item.
 
 `holdfast run evaluate base-repeat` asks the base once more, in batches of half the size: the noise floor of the gate.
 """
@@ -7,12 +7,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from holdfast.core import manifest, records
 from holdfast.evaluation import harness
 from holdfast.params.evaluate import Evaluate
 
 
 def main(model: str) -> None:
-    params, test, out = Evaluate.load(), Path("data/domain/test.parquet"), Path(f"reports/eval/{model}")
+    params = Evaluate.load()
+    base = manifest.load(Path("models/manifest/base.json"))
+    base_evaluation, folder = Path("reports/eval/base"), Path(f"reports/eval/{model}")
     if model == "base-repeat":
         model, params = "base", params.model_copy(update={"batch": max(1, params.batch // 2)})
-    harness.main(params, model, Path("models/manifest/base.json"), Path("models"), test, out)
+
+    weights = harness.model_folder(model, base)
+    domain_test = Path("data/domain/test.parquet")
+    same_as = None if model == "base" else base_evaluation
+    evaluation = harness.evaluate_model(params, model, weights, base, domain_test, same_as)
+
+    records.write("items", folder / "items.parquet", evaluation.items)
+    records.write_json(folder / "settings.json", evaluation.settings)
+    records.write_json(folder / "scores.json", evaluation.scores)
+    print(f"{model}: " + ", ".join(f"{suite} {score:.3f}" for suite, score in evaluation.scores.items()))

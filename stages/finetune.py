@@ -1,13 +1,29 @@
-"""TRL SFT of one arm."""
+"""Trains one arm: the base on its mixture, with TRL's SFT and what keeps it from forgetting (docs/training.md)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from holdfast.core import manifest, records
 from holdfast.params.finetune import Finetune
-from holdfast.training import finetune
+from holdfast.training import job, results
+from holdfast.training.curves import write_curves
+from holdfast.training.fine_tuning import train_arm
 
 
 def main(arm: str) -> None:
-    mixture, curves = Path(f"data/mixes/{arm}.parquet"), Path(f"reports/training/{arm}")
-    finetune.main(Finetune.load(), arm, Path("models/manifest/base.json"), mixture, Path(f"models/{arm}"), curves)
+    params = Finetune.load()
+    arm_config = job.arm_config(params, arm)
+    base = manifest.load(Path("models/manifest/base.json"))
+    mixture = Path(f"data/mixes/{arm}.parquet")
+    rows = records.read("mix", mixture)
+
+    with train_arm(params, arm, arm_config, base, rows, source=mixture) as trained:
+        if trained is None:
+            return  # one of several processes that torchrun has started: the first one writes
+        results.count_cost(trained, base)
+        with records.replacing_folder(Path(f"reports/training/{arm}")) as folder:
+            write_curves(folder, trained.result.history)
+            records.write_json(folder / "ledger.json", results.training_ledger(trained, base))
+        results.save_tuned_model(trained, base, Path(f"models/{arm}"))
+    print(results.sentence(trained))

@@ -1,13 +1,33 @@
-"""The training mixture of one arm, share counted in trained tokens."""
+"""Builds the training mixture of one arm: domain rows, and replay rows until they have their share."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.data import mixing
+from holdfast.core import manifest, records
+from holdfast.data import mixture
+from holdfast.data.rewriting import rewrite_answers
 from holdfast.params.mix import Mix
 
 
 def main(arm: str) -> None:
-    mixture = Path(f"data/mixes/{arm}.parquet")
-    mixing.main(Mix.load(), arm, Path("models/manifest/base.json"), Path("data"), mixture, Path("reports"))
+    params = Mix.load()
+    mix_config = mixture.arm_config(params, arm)
+    epochs = mix_config.epochs or params.epochs
+    share = mixture.find_share(mix_config, Path(f"reports/pilot/{arm}.json"))
+    base = manifest.load(Path("models/manifest/base.json"))
+
+    rows, rewritten = records.read("domain", Path("data/domain/train.parquet")), None
+    if mix_config.targets == "rewritten":
+        rows, rewritten = rewrite_answers(rows, base, params.rewrite)
+    tokenizer = manifest.tokenizer(base.folder())
+    domain = mixture.domain_rows(tokenizer, rows)
+    replay = []
+    if share:
+        replay = mixture.replay_rows(tokenizer, records.read("replay", Path("data/replay/replay.parquet")))
+
+    mixed = mixture.build_mixture(domain, replay, share, epochs, params.max_repeats, params.seed, arm)
+    summary = mixture.summarise(mixed, replay, arm, mix_config, share, epochs, rewritten)
+    records.write("mix", Path(f"data/mixes/{arm}.parquet"), mixed)
+    records.write_json(Path(f"reports/mix/{arm}.json"), summary)
+    print(mixture.sentence(summary))

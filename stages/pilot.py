@@ -4,12 +4,36 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from holdfast.core import manifest, records
+from holdfast.data import mixture
+from holdfast.data.rewriting import rewrite_answers
 from holdfast.params.finetune import Finetune
 from holdfast.params.mix import Mix
 from holdfast.params.pilot import Pilot
-from holdfast.training import pilot
+from holdfast.training import job, pilot_plan, share_fit
 
 
 def main(arm: str) -> None:
-    sections = Pilot.load(), Mix.load(), Finetune.load()
-    pilot.main(*sections, arm, Path("models/manifest/base.json"), Path("data"), Path(f"reports/pilot/{arm}.json"))
+    params, mixing, tuning = Pilot.load(), Mix.load(), Finetune.load()
+    mix_config, _ = mixture.arm_config(mixing, arm), job.arm_config(tuning, arm)
+    report = Path(f"reports/pilot/{arm}.json")
+    if mix_config.share != "auto":
+        records.write_json(report, {"schema": 1, "arm": arm, "asked": False, "share": None})
+        print(f"{arm}: its share is a number in params.yaml, so no pilot runs")
+        return
+
+    base = manifest.load(Path("models/manifest/base.json"))
+    rows = records.read("domain", Path("data/domain/train.parquet"))
+    if mix_config.targets == "rewritten":
+        rows, _ = rewrite_answers(rows, base, mixing.rewrite)
+    tokenizer = manifest.tokenizer(base.folder())
+    domain = mixture.domain_rows(tokenizer, rows)
+    replay = mixture.replay_rows(tokenizer, records.read("replay", Path("data/replay/replay.parquet")))
+    plan = pilot_plan.plan_pilot(params, mixing, tuning, arm, base, domain, replay)
+
+    from holdfast.training import pilot_runs  # torch and TRL: an arm with a share of its own need not wait for them
+
+    pilots = pilot_runs.run_pilots(plan)
+    summary = pilot_runs.report(params, plan, pilots)
+    records.write_json(report, summary)
+    print(share_fit.sentence(summary))

@@ -1,13 +1,24 @@
-"""Great Expectations on instructions and replay set; a critical failure stops the pipeline."""
+"""Great Expectations on instructions, scores and replay set; a failed critical expectation stops the pipeline."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.data import validation
+from holdfast.core import records
+from holdfast.data import expectation_suites, quality_tables, validation
 from holdfast.params.models import load_panel
 from holdfast.params.quality import Quality
 
 
 def main() -> None:
-    validation.main(Quality.load(), load_panel(), Path("data"), Path("reports/quality"))
+    params, panel, out = Quality.load(), load_panel(), Path("reports/quality")
+    tables = quality_tables.load_tables(panel, Path("data"))
+    suites = expectation_suites.build_suites(params, panel, tables)
+    with records.replacing_folder(out / "data_docs") as pages:
+        results = validation.validate(suites, pages)
+
+    counts = quality_tables.count_rows(tables, panel)
+    records.write_json(out / "quality.json", validation.report(results, counts))
+    for name, suite in suites.items():
+        print(validation.outcome_line(name, results[name], len(suite.frame)))
+    validation.require_no_critical_failure(results, out)

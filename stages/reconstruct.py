@@ -1,21 +1,36 @@
-"""Samples user turns from the base's pre-query prefix, and adds prompts of corpora."""
+"""Samples user turns from the base's pre-query prefix, and adds prompts of corpora in its proportions."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from holdfast.core import manifest, records
+from holdfast.data.row_checks import FitRows, RowChecker
 from holdfast.params.reconstruct import Reconstruct
 from holdfast.params.row_checks import RowChecks
-from holdfast.reconstruction import user_turns
+from holdfast.reconstruction import corpora, drawing, prompt_files, user_turns
 
 
 def main() -> None:
-    raw, summary = Path("data/instructions/raw.parquet"), Path("reports/reconstruct.json")
-    user_turns.main(
-        Reconstruct.load(),
-        RowChecks.load(),
-        Path("models/manifest/base.json"),
-        Path("models/manifest/embedder.json"),
-        raw,
-        summary,
-    )
+    params, checks = Reconstruct.load(), RowChecks.load()
+    base = manifest.load(Path("models/manifest/base.json"))
+    tokenizer = manifest.tokenizer(base.folder())
+    query = user_turns.derive_pre_query(params, tokenizer, f"base ({base.source})")
+    system_prompts = prompt_files.read_system_prompts(params)
+    prompts = prompt_files.read_corpora(params)
+    fit = FitRows(RowChecker(checks, tokenizer, base.name))
+
+    own = drawing.draw_user_turns(params, base, query, system_prompts, fit)
+    sources = [own]
+    if params.corpus:
+        embedder = manifest.load(Path("models/manifest/embedder.json"))
+        sources += corpora.draw_from_corpora(params, prompts, own, base, embedder, fit)
+
+    rows = [row for source in sources for row in source.rows]
+    records.write("instructions_raw", Path("data/instructions/raw.parquet"), rows)
+    records.write_json(Path("reports/reconstruct.json"), drawing.summarise(sources, params))
+    ended = sum(row["finish_reason"] == "stop" for row in own.rows)
+    print(f"{len(own.rows):,} user turns, {ended:,} ended by the base itself, prefix {query.prefix!r}")
+    for source in sources:
+        print(source.describe())
+    print(f"stopped: {drawing.why_stopped(sources, params)}")

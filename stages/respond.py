@@ -1,13 +1,18 @@
-"""k responses of each panel member to each instruction."""
+"""One panel member answers every kept instruction k times."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.panel import responses
+from holdfast.core import manifest, records
+from holdfast.panel.responses import answer_instructions
 from holdfast.params.respond import Respond
 
 
 def main(model: str) -> None:
-    kept, out = Path("data/instructions/kept.parquet"), Path(f"data/responses/{model}.parquet")
-    responses.main(Respond.load(), Path(f"models/manifest/{model}.json"), kept, out)
+    params = Respond.load()
+    member = manifest.load(Path(f"models/manifest/{model}.json"))
+    instructions = records.read("instructions_kept", Path("data/instructions/kept.parquet"))
+    responses = answer_instructions(instructions, member, params)
+    records.write("responses", Path(f"data/responses/{model}.parquet"), responses)
+    print(f"{member.name}: {len(responses):,} responses to {len(instructions):,} instructions")

@@ -1,6 +1,6 @@
 """Which rule chooses right answers, and what does the panel cost? Every strategy of `consensus` against the world's truth.
 
-    dvc repro && python benchmarks/consensus.py        (minutes at first: every judge judges everything, once; then seconds)
+    dvc repro && python -m benchmarks.lab.consensus        (minutes at first: every judge judges everything, once; then seconds)
 
 Instructions are the run's own, those that are valid questions of the world (judging left out: its answers are scores
 themselves). Intervals: 95 %, Wilson over instructions; the difference to the base's one sample is paired. Then, over all
@@ -9,22 +9,17 @@ instructions, the adaptive panel of the stage `judge` against the full one, for 
 
 from __future__ import annotations
 
-import contextlib
-import io
-import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from fidelity import classify
-
-from holdfast.core import records
+from benchmarks.lab.fidelity import classify
+from holdfast.core import manifest, records
+from holdfast.data.instructions import messages
 from holdfast.panel import consensus, early_stopping, scoring, selection
-from holdfast.params.consensus import Consensus
+from holdfast.panel.early_stopping import Judgement, Pair
+from holdfast.params.consensus import Consensus, SelectionRule
 from holdfast.params.judge import Judge
 from holdfast.params.models import load_panel
 
@@ -35,11 +30,18 @@ Right = pd.Series  # by instruction: 1 right, 0 wrong
 
 def full_panel(settings: Judge, panel: list[str]) -> pd.DataFrame:
     """What every judge says of every response; from the cache of finished shards where this ran before."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("instructions", "responses"):
-            (Path(folder) / name).symlink_to((DATA / name).resolve())
-        scoring.main(settings.model_copy(update={"adaptive": False}), {}, panel, MANIFESTS, Path(folder))
-        return pd.concat([records.read_frame("scores", Path(folder) / "scores" / f"{m}.parquet") for m in panel])
+    base = manifest.load(MANIFESTS / "base.json")
+    judges = {base.name: base} | {n: manifest.load(MANIFESTS / f"{n}.json") for n in panel if n != base.name}
+    rubric = scoring.read_rubric(Path(settings.rubric))
+    rows = records.read("instructions_kept", DATA / "instructions" / "kept.parquet")
+    chats = {row["id"]: messages(row) for row in rows}
+    responses = pd.concat([records.read_frame("responses", DATA / "responses" / f"{m}.parquet") for m in panel])
+    table = selection.add_agreement(responses)
+    everything = early_stopping.Panel(table, list(judges), set(chats), SelectionRule(), settings)
+    for judge, pairs, _ in everything.rounds():
+        is_base = judge == base.name
+        everything.add(judge, scoring.score_pairs(pairs, chats, judges[judge], rubric, is_base, settings))
+    return pd.DataFrame([row for judge in panel for row in everything.rows(judge)])
 
 
 def gather(panel: list[str], scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, str]:
@@ -51,7 +53,7 @@ def gather(panel: list[str], scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.Dat
     responses = pd.concat([records.read_frame("responses", DATA / "responses" / f"{m}.parquet") for m in panel])
     of_base = scores.dropna(subset="logprob").set_index("id")
     base = str(of_base["judge"].iloc[0])
-    table = selection.with_agreement(responses).assign(base_logprob=of_base["logprob"])
+    table = selection.add_agreement(responses).assign(base_logprob=of_base["logprob"])
     by_judge = scores.pivot(index="id", columns="judge", values="score").reindex(table.index)
     by_judge = by_judge[[base, *(name for name in panel if name != base)]]
     table["skill"] = [q.skill if (q := asked.get(i)) else None for i in table["instruction_id"]]
@@ -59,7 +61,7 @@ def gather(panel: list[str], scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.Dat
         q.answer == text.strip() if (q := asked.get(i)) else np.nan
         for i, text in zip(table["instruction_id"], table["text"], strict=True)
     ]
-    return selection.scored(table, by_judge), by_judge, base
+    return selection.add_scores(table, by_judge), by_judge, base
 
 
 def wilson(right: float, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -79,8 +81,7 @@ def rules(table: pd.DataFrame, by_judge: pd.DataFrame, base: str, panel: list[st
 
     def chosen(**knobs) -> Right:
         rule = Consensus(**{"min_score": 1.0, **knobs})
-        usable = consensus.can_be_chosen(table, rule, base)
-        best = selection.choose(table[usable], rule, by_judge, base)
+        best = consensus.select_best(table, by_judge, base, rule)
         return best.set_index("instruction_id")["right"].reindex(by_instruction.groups)
 
     found["base_best_of_k"] = chosen(strategy="base_best_of_k", tie=0.0)
@@ -124,19 +125,19 @@ def accuracy(table: pd.DataFrame, by_judge: pd.DataFrame, base: str, panel: list
 def adaptive(table: pd.DataFrame, by_judge: pd.DataFrame, base: str, scores: pd.DataFrame, settings: Judge) -> None:
     """The last table: the adaptive panel's choices and calls against the full panel's, by strategy."""
     panel, chosen_by_params = list(by_judge.columns), Consensus.load()
-    said: dict[str, dict[early_stopping.Pair, dict]] = {name: {} for name in panel}
+    full_judgements: dict[str, dict[Pair, Judgement]] = {name: {} for name in panel}
     for row in scores.merge(table["text"], left_on="id", right_index=True).itertuples():
         score, logprob = (None if np.isnan(value) else value for value in (row.score, row.logprob))
-        pair = (row.instruction_id, row.text)
-        said[row.judge][pair] = dict(score=score, logprob=logprob, tokens=row.tokens)
-    pairs, instructions = early_stopping.pairs(table), sorted(set(table["instruction_id"]))
-    everything = sum(len(answers) for answers in said.values())
+        pair = Pair(row.instruction_id, row.text)
+        full_judgements[row.judge][pair] = Judgement(score, row.mass, logprob, row.tokens)
+    instructions = sorted(set(table["instruction_id"]))
+    everything = sum(len(judgements) for judgements in full_judgements.values())
 
-    def choices(rule: Consensus, marks: pd.DataFrame) -> pd.DataFrame:
-        part = selection.scored(table, marks)
-        best = selection.choose(part[consensus.can_be_chosen(part, rule, base)], rule, marks, base)
+    def outcomes(rule: Consensus, scores: pd.DataFrame) -> pd.DataFrame:
+        best = consensus.select_best(selection.add_scores(table, scores), scores, base, rule)
         best = best.set_index("instruction_id").reindex(instructions)
-        return pd.DataFrame({"text": best["text"], "good": best["mark"] >= rule.min_score, "right": best["right"]})
+        good = best["deciding_score"] >= rule.min_score
+        return pd.DataFrame({"text": best["text"], "good": good, "right": best["right"]})
 
     print(
         f"\nadaptive panel: confidence {settings.confidence}, sample of {settings.audit}; the worst of {SEEDS} samples"
@@ -147,26 +148,21 @@ def adaptive(table: pd.DataFrame, by_judge: pd.DataFrame, base: str, scores: pd.
     )
     for strategy in ("mean_score", "score_then_base_likelihood", "agreement", "base_best_of_k"):
         rule = chosen_by_params.model_copy(update={"strategy": strategy})
-        full, runs = choices(rule, by_judge), []
+        full, runs = outcomes(rule, by_judge), []
         for seed in range(SEEDS):
-            sampled = early_stopping.sample(instructions, settings.audit, seed)
-            with contextlib.redirect_stdout(io.StringIO()):
-                given = early_stopping.in_turn(
-                    table.drop(columns="base_logprob"), panel, sampled, rule, settings,
-                    lambda name, asked: [said[name][pair] for pair in asked],
-                )  # fmt: skip
-            marks = pd.DataFrame(
-                {n: [given[n].get(p, {}).get("score") for p in pairs] for n in panel}, table.index, dtype=float
-            )
-            got = choices(rule, marks)
+            sample = early_stopping.draw_sample(instructions, settings.audit, seed)
+            asked = early_stopping.Panel(table.drop(columns="base_logprob"), panel, sample, rule, settings)
+            for judge, pairs, _ in asked.rounds():
+                asked.add(judge, {pair: full_judgements[judge][pair] for pair in pairs})
+            judgements = [one for by_pair in asked.judgements.values() for one in by_pair.values()]
+            got = outcomes(rule, asked.scores(panel))
             same = (got["text"] == full["text"]) | (got["text"].isna() & full["text"].isna())
             outcome = (same & (got["good"] == full["good"])) | ~(got["good"] | full["good"])
-            calls = sum(map(len, given.values()))
-            tokens = sum(answer["tokens"] for answers in given.values() for answer in answers.values())
+            calls, tokens = len(judgements), sum(one.tokens or 0 for one in judgements)
             runs.append((same.mean(), outcome.mean(), got["right"].mean(), calls, got["good"].sum(), tokens))
         same, outcome, right = (min(run[n] for run in runs) for n in range(3))
         _, _, _, calls, kept, tokens = max(runs, key=lambda run: run[3])
-        all_tokens = sum(answer["tokens"] for answers in said.values() for answer in answers.values())
+        all_tokens = sum(one.tokens or 0 for by_pair in full_judgements.values() for one in by_pair.values())
         whole = f"{everything / full['good'].sum():.2f}, {all_tokens / full['good'].sum():.0f}"
         print(
             f"{strategy:28}{same:13.4f}{outcome:24.4f}{right:8.4f}{full['right'].mean():12.4f}{calls:9,}{everything / calls:7.2f}"

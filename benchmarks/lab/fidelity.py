@@ -1,6 +1,6 @@
 """How close the reconstructed instructions come to what the pocket base was trained on: here, and only here, it is known.
 
-    dvc repro && python benchmarks/fidelity.py [plot.png]        (about a minute, most of it for redrawing the training set)
+    dvc repro && python -m benchmarks.lab.fidelity [plot.png]        (about a minute, most of it for redrawing the training set)
 
 Prints, against the number of samples: total variation distance between the true and the reconstructed mixture of skills,
 precision (part that is a valid question of the world), facts covered, part that is distinct, part that was in no training
@@ -16,8 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from holdfast.core import records
 from holdfast.data import balancing

@@ -1,6 +1,6 @@
 """How far does a response that speaks to the judge move the pocket judges, with and without what holdfast/panel/scoring.py leaves out?
 
-    dvc repro && python benchmarks/injections.py        (minutes; it reads data/instructions and data/responses)
+    dvc repro && python -m benchmarks.lab.injections        (minutes; it reads data/instructions and data/responses)
 
 Wrong responses of the run get texts appended that ask for a good score: phrasings that holdfast/panel/injections.py was
 written for, and others that it was not. Printed per judge: mean rise of the score, and how many of those below 3 reach it.
@@ -8,15 +8,11 @@ written for, and others that it was not. Printed per judge: mean rise of the sco
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from fidelity import classify
-
+from benchmarks.lab.fidelity import classify
 from holdfast.core import manifest, records
 from holdfast.engines import local
 from holdfast.panel import injections, scoring
@@ -47,9 +43,13 @@ def wrong_responses(panel: list[str]) -> list[tuple[str, str]]:
 
 def scores(engine: local.Engine, rubric: str, pairs: list[tuple[str, str]], guarded: bool) -> np.ndarray:
     """Expected scores (N,); 1 where nothing is left to judge: it cannot be chosen."""
-    safe = [engine.neutral(text) for _, text in pairs]
-    read = [injections.shown(r, s, q, rubric) if guarded else s for (q, r), s in zip(pairs, safe, strict=True)]
-    chats = [[{"role": "user", "content": scoring.filled(rubric, q, r)}] for (q, _), r in zip(pairs, read, strict=True)]
+    safe = [engine.escape_special_tokens(text) for _, text in pairs]
+    read = [
+        injections.remove_injections(r, s, q, rubric) if guarded else s for (q, r), s in zip(pairs, safe, strict=True)
+    ]
+    chats = [
+        [{"role": "user", "content": scoring.fill_rubric(rubric, q, r)}] for (q, _), r in zip(pairs, read, strict=True)
+    ]
     p = engine.scores(chats)
     return np.where([bool(r) for r in read], p @ np.arange(1, 6) / p.sum(1), 1.0)
 

@@ -1,6 +1,6 @@
 """What `curate`'s filters by meaning catch and what they wrongly reject, where the truth is known: on the pocket lab.
 
-    python benchmarks/meaning.py        (about a minute)
+    python -m benchmarks.lab.meaning        (about a minute)
 
 Clean rows are questions of the pocket world, each about something else. Planted among them are the same questions in
 another wording, of evaluation items and of earlier rows. Prints, for the filters off and at several cosine thresholds and
@@ -12,22 +12,24 @@ from __future__ import annotations
 import contextlib
 import io
 import random
-import sys
 import tempfile
 from pathlib import Path
 
+import pyarrow as pa
+
+from benchmarks.lab import fidelity
+from benchmarks.speed.curate import raw_rows, write_suite
+from holdfast.core import manifest
+from holdfast.data import clustering, screening
+from holdfast.data.row_checks import RowChecker
+from holdfast.engines import embedder
+from holdfast.engines.inspection import inspect_model
+from holdfast.evaluation import suites
+from holdfast.params.curate import Curate
+from holdfast.params.models import Model
+from holdfast.pocket import recipe, world
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-import fidelity  # noqa: E402
-from curate import raw_rows, write_suite  # noqa: E402
-
-from holdfast.core import manifest, records  # noqa: E402
-from holdfast.data import screening  # noqa: E402
-from holdfast.engines.inspection import inspect  # noqa: E402
-from holdfast.params.curate import Curate  # noqa: E402
-from holdfast.params.models import Model  # noqa: E402
-from holdfast.pocket import recipe, world  # noqa: E402
 
 CLEAN, PLANTED = 3000, 200
 WORDINGS = {skill: wordings for skill, _, wordings, _ in fidelity.WORDINGS}
@@ -66,21 +68,29 @@ def planted(rng: random.Random) -> tuple[dict[str, str], list[str]]:
     return rows, items
 
 
+def reject(raw: pa.Table, items: dict[str, list[str]], base: manifest.Manifest, params: Curate) -> set[str]:
+    """Ids of the rows that the steps of stages/curate.py reject."""
+    checked = screening.ScreenedRows(raw)
+    screening.reject_unfit_rows(checked, RowChecker(params, manifest.tokenizer(base.folder()), base.name))
+    screening.reject_copies_and_overlap(checked, items, params)
+    screening.reject_near_duplicates(checked, items, params)
+    clustering.cluster_by_meaning(checked, items, embedder.load(base, params.batch), params)
+    return {checked.ids[row] for row in checked.faults}
+
+
 def main() -> None:
     rows, items = planted(random.Random(1))
     kinds = {"reworded items": "zz-item", "reworded rows": "zz-row", "clean rows": "clean"}
     print(f"{'cosine':>8}{'words':>8}" + "".join(f"{kind:>18}" for kind in kinds))
+    raw = raw_rows(list(rows), list(rows.values()))
+    base = inspect_model("base", Model(path="base"), ROOT / "models" / "pocket")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        records.write_table("instructions_raw", folder / "raw.parquet", raw_rows(list(rows), list(rows.values())))
-        asked = write_suite(folder / "suites", items)
-        manifest.save(inspect("base", Model(path="base"), ROOT / "models" / "pocket"), base := folder / "base.json")
+        by_suite = suites.prompts(write_suite(Path(name) / "suites", items), Path(name) / "none")
         for cosine, shared in ((1.0, 0.5), *((c, s) for s in (0.3, 0.5, 0.7) for c in (0.8, 0.9, 0.95, 0.98))):
-            screening.SAME_WORDS = shared
-            knobs = Curate(near_duplicate=0.9, clusters=24, near_meaning=cosine, overlap_meaning=cosine)
+            clustering.MIN_SHARED_WORDS = shared
+            params = Curate(near_duplicate=0.9, clusters=24, near_meaning=cosine, overlap_meaning=cosine)
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                screening.main(knobs, asked, base, base, folder / "none", folder, folder / "curate.json")
-            rejected = set(records.read_table("instructions_rejected", folder / "rejected.parquet")["id"].to_pylist())
+                rejected = reject(raw, by_suite, base, params)
             parts = []
             for start in kinds.values():
                 members = [id for id in rows if id.startswith(start)]

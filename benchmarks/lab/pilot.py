@@ -1,6 +1,6 @@
 """Does what the pilot measures foretell what the suites say? Short runs of the pocket lab, measured both ways.
 
-    python benchmarks/pilot.py        (minutes; needs a finished `dvc repro`; trains beside it, in temporary folders)
+    python -m benchmarks.lab.pilot        (minutes; needs a finished `dvc repro`; trains beside it, in temporary folders)
 
 One line per run: what is kept by the pilot's measure (1 - total variation distance from the base on held-out replay answers)
 and by the development suites (chance-adjusted, after / before), and the correlation of both.
@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from holdfast.core import manifest, records  # noqa: E402
-from holdfast.data import mixture  # noqa: E402
-from holdfast.evaluation import harness  # noqa: E402
+from holdfast.core import manifest, records
+from holdfast.data import mixture
+from holdfast.evaluation import harness
 from holdfast.params.evaluate import Evaluate
 from holdfast.params.finetune import Finetune
 from holdfast.params.mix import Mix
-from holdfast.training import fine_tuning, job, pilot_runs  # noqa: E402
+from holdfast.training import job, pilot_runs
+from holdfast.training.fine_tuning import train_arm
+from holdfast.training.pilot_plan import Plan
+
+ROOT = Path(__file__).resolve().parents[2]
 
 PART = 0.3  # of the arm's run
 POINTS = [("domain-only", 0.0), ("domain-only", 0.05), ("domain-only", 0.2), ("holdfast", 0.05), ("holdfast", 0.2)]
@@ -39,13 +40,12 @@ def general(scores: dict[str, float], asked: Evaluate) -> float:
 
 
 def main() -> None:
-    base = Path("models/manifest/base.json").resolve()
-    entry = manifest.load(base)
+    entry = manifest.load(Path("models/manifest/base.json").resolve())
     tokenizer, mixing, tuning = manifest.tokenizer(entry.folder()), Mix.load(), Finetune.load()
     asked = Evaluate.load().model_copy(update={"tasks": "data/pocket/development", "domain_test": "off"})
     rows = {
-        "replay": mixture.replay(tokenizer, records.read("replay", Path("data/replay/replay.parquet"))),
-        "domain": mixture.domain(tokenizer, records.read("domain", Path("data/domain/train.parquet"))),
+        "replay": mixture.replay_rows(tokenizer, records.read("replay", Path("data/replay/replay.parquet"))),
+        "domain": mixture.domain_rows(tokenizer, records.read("domain", Path("data/domain/train.parquet"))),
     }
     for several in rows.values():
         several.sort(key=lambda row: records.text_id(1, "held out", row["source_id"]))
@@ -55,22 +55,25 @@ def main() -> None:
     print("| arm | share | kept, by the pilot | kept, by the suites |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        harness.main(asked, "base", base, Path("models"), Path("none"), folder / "eval/base")
-        before = general(records.read_json(folder / "eval/base/scores.json"), asked)
+        evaluation = harness.evaluate_model(asked, "base", entry.folder(), entry, Path("none"))
+        before = general(evaluation.scores, asked)
+        records.write_json(folder / "base/settings.json", evaluation.settings)
         for arm, share in POINTS:
-            how, epochs = tuning.arms[arm], mixing.arms[arm].epochs or mixing.epochs
-            plan = pilot_runs.Plan(arm, how, tuning, entry, epochs, 20, mixing.seed, train, held)
+            arm_config, epochs = tuning.arms[arm], mixing.arms[arm].epochs or mixing.epochs
+            plan = Plan(arm, arm_config, tuning, entry, epochs, 20, mixing.seed, train, held, 1.0, ())
             replayed = train["replay"] if share else []
-            mixed = mixture.mixed(train["domain"], replayed, share, epochs * PART, 20, mixing.seed, arm)
-            with fine_tuning.trained(tuning, arm, how, entry, mixed, folder) as done:
-                assert done is not None
-                outcomes = pilot_runs.outcomes(plan, done.scratch / job.MODEL)["replay"]
+            mixed = mixture.build_mixture(train["domain"], replayed, share, epochs * PART, 20, mixing.seed, arm)
+            with train_arm(tuning, arm, arm_config, entry, mixed, folder) as trained:
+                assert trained is not None
+                outcomes = pilot_runs.measure_model(plan, trained.scratch / job.MODEL_FOLDER)["replay"]
                 shutil.copytree(entry.folder(), folder / "models" / arm, dirs_exist_ok=True)
-                for file in (done.scratch / job.MODEL).glob("*.safetensors"):
+                for file in (trained.scratch / job.MODEL_FOLDER).glob("*.safetensors"):
                     shutil.copyfile(file, folder / "models" / arm / file.name)
-            harness.main(asked, arm, base, folder / "models", Path("none"), folder / "eval" / arm)
-            after = general(records.read_json(folder / "eval" / arm / "scores.json"), asked)
-            kept = 1 - sum(one["moved"] for one in outcomes) / sum(one["tokens"] for one in outcomes)
+            tuned = folder / "models" / arm
+            after = general(
+                harness.evaluate_model(asked, arm, tuned, entry, Path("none"), folder / "base").scores, asked
+            )
+            kept = 1 - sum(one.moved for one in outcomes) / sum(one.tokens for one in outcomes)
             found.append((kept, after / before))
             print(f"| {arm} | {share:.0%} | {kept:.3f} | {after / before:.3f} |", flush=True)
     print(f"\ncorrelation {np.corrcoef(np.array(found).T)[0, 1]:.3f}")

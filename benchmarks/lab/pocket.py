@@ -1,6 +1,6 @@
 """What the pocket lab's three models can do, measured on the suites that the pipeline evaluates with.
 
-    python benchmarks/pocket.py        (about a minute; needs nothing but the repository)
+    python -m benchmarks.lab.pocket        (about a minute; needs nothing but the repository)
 
 Prints chance-adjusted accuracy per suite and model, and how often each model, as a judge, tells a right response from a
 wrong one: expected score above 3 for a right one, below 3 for a wrong one, on the held-out items of the judging suite.
@@ -9,26 +9,24 @@ wrong one: expected score above 3 for a right one, below 3 for a wrong one, on t
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+from holdfast.chat import encoding
+from holdfast.engines.inspection import inspect_model
+from holdfast.engines.interface import StopCriteria
+from holdfast.engines.local import Engine
+from holdfast.params.models import Model
+from holdfast.pocket import pharmacy, world
 
-from holdfast.chat import encoding  # noqa: E402
-from holdfast.engines.inspection import inspect  # noqa: E402
-from holdfast.engines.interface import Until  # noqa: E402
-from holdfast.engines.local import Engine  # noqa: E402
-from holdfast.params.models import Model  # noqa: E402
-from holdfast.pocket import pharmacy, world  # noqa: E402
+ROOT = Path(__file__).parents[2]
 
 MODELS = ("base", "abacus", "lexicon")
 
 
 def engine(name: str, folder: Path = ROOT / "models" / "pocket") -> Engine:
-    return Engine(inspect(name, Model(path=name), folder), batch=256)
+    return Engine(inspect_model(name, Model(path=name), folder), batch=256)
 
 
 def items(suite: str) -> list[dict[str, str]]:
@@ -38,7 +36,7 @@ def items(suite: str) -> list[dict[str, str]]:
 
 def answers(model: Engine, prompts: list[str]) -> list[str]:
     ids = [encoding.prompt_ids(model.tokenizer, [{"role": "user", "content": p}]) for p in prompts]
-    until = Until(48, encoding.assistant_stop_ids(model.tokenizer))
+    until = StopCriteria(48, encoding.assistant_stop_ids(model.tokenizer))
     done = model.complete(ids, [0] * len(ids), [0.0] * len(ids), 1.0, until)
     return [d.text for d in done]
 

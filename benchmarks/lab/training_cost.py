@@ -1,6 +1,6 @@
 """What the default arm costs, synthesis included, beside replay of the true data, EWC, and the KL on the fly.
 
-    python benchmarks/training_cost.py [--part 0.1] [--no-synthesis-time]        (needs a finished `dvc repro`)
+    python -m benchmarks.lab.training_cost [--part 0.1] [--no-synthesis-time]        (needs a finished `dvc repro`)
 
 Operations are exact: 6 per parameter and trained token, 2 per token that passes forward, over each arm's whole mixture; of
 synthesis as the ledgers in reports/costs have them. Seconds are CPU seconds of one process with one thread: of synthesis, whose
@@ -18,15 +18,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks" / "study")]
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HOLDFAST_WORKERS": "1"}
 
-import replay  # noqa: E402  (what the study replays)
-import torch  # noqa: E402
+import torch
 
-from holdfast.core import manifest, records  # noqa: E402
-from holdfast.data import mixture  # noqa: E402
+from benchmarks.study import replay  # what the study replays
+from holdfast.core import manifest, records
+from holdfast.data import mixture
 from holdfast.params.finetune import (
     Arm,
     Finetune,
@@ -36,7 +34,9 @@ from holdfast.params.mix import (
     MixArm,
 )
 from holdfast.params.respond import Respond
-from holdfast.training import fine_tuning  # noqa: E402
+from holdfast.training import fine_tuning
+
+ROOT = Path(__file__).resolve().parents[2]
 
 MANIFESTS = Path("models/manifest")
 STAGES = [
@@ -50,15 +50,15 @@ STAGES = [
 def arms() -> dict[str, tuple[MixArm, Arm, str]]:
     """Name -> mixture, objective, and whose replay set: none is synthesised for `truth`."""
     mixing, tuning = Mix.load(), Finetune.load()
-    default, how = mixing.arms["holdfast"], tuning.arms["holdfast"]
+    default, arm_config = mixing.arms["holdfast"], tuning.arms["holdfast"]
     fly, cached = ({"objective": "kl", "kl_cache": kind} for kind in ("off", "topk"))
-    plain = Arm(learning_rate=how.learning_rate, average=how.average)
+    plain = Arm(learning_rate=arm_config.learning_rate, average=arm_config.average)
     return {
         "domain-only": (mixing.arms["domain-only"], tuning.arms["domain-only"], ""),
-        "default": (default, how, "consensus"),
-        "default, KL on the fly": (default, how.model_copy(update=fly), "consensus"),
-        "default, KL cached": (default, how.model_copy(update=cached), "consensus"),
-        "default, the base's own answers": (default, how, "self"),
+        "default": (default, arm_config, "consensus"),
+        "default, KL on the fly": (default, arm_config.model_copy(update=fly), "consensus"),
+        "default, KL cached": (default, arm_config.model_copy(update=cached), "consensus"),
+        "default, the base's own answers": (default, arm_config, "self"),
         "the panel's answers, cross-entropy, share 0.5 (the paper)": (
             default.model_copy(update={"share": 0.5, "epochs": mixing.epochs}), plain, "consensus",
         ),
@@ -77,33 +77,33 @@ def cpu(who: int) -> float:
     return used.ru_utime + used.ru_stime
 
 
-def trained(part: float, scratch: Path) -> dict[str, tuple[float, float]]:
+def train_arms(part: float, scratch: Path) -> dict[str, tuple[float, float]]:
     """Arm -> (operations, CPU seconds) of training on its whole mixture."""
     mixing, tuning, entry = Mix.load(), Finetune.load(), manifest.load(MANIFESTS / "base.json")
     tokenizer, found = manifest.tokenizer(entry.folder()), {}
-    domain = mixture.domain(tokenizer, records.read("domain", Path("data/domain/train.parquet")))
-    for name, (mixed, how, source) in arms().items():
+    domain = mixture.domain_rows(tokenizer, records.read("domain", Path("data/domain/train.parquet")))
+    for name, (mixed, arm_config, source) in arms().items():
         replayed = []
         if source:
             data = replay.write(source, Path.cwd(), scratch / source)
-            replayed = mixture.replay(tokenizer, records.read("replay", data / "replay" / "replay.parquet"))
+            replayed = mixture.replay_rows(tokenizer, records.read("replay", data / "replay" / "replay.parquet"))
         epochs, share = mixed.epochs or mixing.epochs, float(mixed.share)
-        rows = mixture.mixed(domain, replayed, share, epochs, 20, mixing.seed, name)
-        few = mixture.mixed(domain, replayed, share, epochs * part, 20, mixing.seed, name)
+        rows = mixture.build_mixture(domain, replayed, share, epochs, 20, mixing.seed, name)
+        few = mixture.build_mixture(domain, replayed, share, epochs * part, 20, mixing.seed, name)
         began = cpu(resource.RUSAGE_SELF)
-        with fine_tuning.trained(tuning, name, how, entry, few, scratch) as done:
+        with fine_tuning.train_arm(tuning, name, arm_config, entry, few, scratch) as trained:
             seconds = (cpu(resource.RUSAGE_SELF) - began) / part
-            assert done is not None
-        encoded, once = fine_tuning.encode(tokenizer, rows, how)
-        seen = sum(len(row["input_ids"]) for row in encoded)
-        if how.anchor == "ewc":
-            extra = 3 * sum(len(row["input_ids"]) for row in once[: how.fisher_rows])  # forward and back
-        elif how.objective != "kl":
+            assert trained is not None
+        encoded, once = fine_tuning.encode_rows(tokenizer, rows, arm_config)
+        seen = sum(len(row.input_ids) for row in encoded)
+        if arm_config.anchor == "ewc":
+            extra = 3 * sum(len(row.input_ids) for row in once[: arm_config.fisher_rows])  # forward and back
+        elif arm_config.objective != "kl":
             extra = 0
-        elif how.kl_cache == "topk":
-            extra = sum(len(row["input_ids"]) for row in once)
+        elif arm_config.kl_cache == "topk":
+            extra = sum(len(row.input_ids) for row in once)
         else:
-            extra = sum(len(row["input_ids"]) for row in encoded if min(row["labels"]) <= fine_tuning.KL)
+            extra = sum(len(row.input_ids) for row in encoded if min(row.labels) <= fine_tuning.KL)
         found[name] = entry.parameters * (6.0 * seen + 2.0 * extra), seconds
         print(f"  {name}: {seconds:,.0f} s", file=sys.stderr, flush=True)
     return found
@@ -146,7 +146,7 @@ def main(part: float, timed: bool) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         nothing = dict.fromkeys(("panel", "base", ""), 0.0)
         operations, seconds = synthesis_operations(), synthesis_seconds(Path(scratch) / "again") if timed else nothing
-        arm = trained(part, Path(scratch))
+        arm = train_arms(part, Path(scratch))
     flops, spent = arm["domain-only"]
     print(
         "| arm | 10^12 operations: synthesis | training | together / domain-only | CPU seconds: synthesis | training | together / domain-only |"

@@ -1,6 +1,6 @@
 """PyTorch's fused attention against plain matrix products on CPU: the forward and backward pass of one layer.
 
-    python benchmarks/attention.py        (half a minute, one thread)
+    python -m benchmarks.speed.attention        (half a minute, one thread)
 
 Prints CPU milliseconds (best of five) by sequence length at about the same number of tokens. It is why `finetune` takes
 plain attention for short rows in bf16 on CPU, and fused attention everywhere else.

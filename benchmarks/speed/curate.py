@@ -1,6 +1,6 @@
 """How fast `curate` is and how much memory it takes, on synthetic rows.
 
-    python benchmarks/curate.py [rows]        (100,000 by default)
+    python -m benchmarks.speed.curate [rows]        (100,000 by default)
 
 Rows are sentences of 12 to 60 words from a vocabulary of 20,000 with the frequencies of a real language (Zipf), 2 % exact
 and 2 % near copies, and 0.5 % evaluation items with other words around them. Embedding costs what the base costs, so
@@ -14,21 +14,23 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from holdfast.core import manifest, records
+from holdfast.data import clustering, screening
+from holdfast.data.row_checks import RowChecker
+from holdfast.engines.inspection import inspect_model
+from holdfast.evaluation import suites
+from holdfast.params.curate import Curate
+from holdfast.params.evaluate import Evaluate, Suite
+from holdfast.params.models import Model
 
-from holdfast.core import manifest, records  # noqa: E402
-from holdfast.data import screening  # noqa: E402
-from holdfast.engines.inspection import inspect  # noqa: E402
-from holdfast.params.curate import Curate  # noqa: E402
-from holdfast.params.evaluate import Evaluate, Suite  # noqa: E402
-from holdfast.params.models import Model  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
 
 TASK = """\
 task: asked
@@ -46,12 +48,12 @@ metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}
 class Standin:
     """An engine that knows no text and gives vectors around 100 centres."""
 
-    def __init__(self, entry: manifest.Manifest, batch: int) -> None:
+    def __init__(self) -> None:
         self.rng = np.random.default_rng(2)
-        self.centres = self.rng.standard_normal((100, screening.WIDTH), dtype=np.float32)
+        self.centres = self.rng.standard_normal((100, clustering.MAX_WIDTH), dtype=np.float32)
 
-    def embed(self, texts: list[str]) -> np.ndarray:
-        near = self.rng.standard_normal((len(texts), screening.WIDTH), dtype=np.float32)
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        near = self.rng.standard_normal((len(texts), clustering.MAX_WIDTH), dtype=np.float32)
         return self.centres[self.rng.integers(0, 100, len(texts))] + 0.3 * near
 
 
@@ -67,7 +69,7 @@ def raw_rows(ids: list[str], texts: list[str]) -> pa.Table:
     """Texts as rows of instructions_raw."""
     n = len(texts)
     columns = dict(
-        id=ids, context=[[]] * n, text=texts, finish=["stop"] * n, n_tokens=[40] * n, temperature=[1.0] * n, top_p=[1.0] * n,
+        id=ids, context=[[]] * n, text=texts, finish_reason=["stop"] * n, n_tokens=[40] * n, temperature=[1.0] * n, top_p=[1.0] * n,
         sample=list(range(n)), seed=[0] * n, model=["base"] * n, revision=["0"] * n,
     )  # fmt: skip
     return pa.table(columns, schema=records.SCHEMAS["instructions_raw"])
@@ -92,18 +94,13 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform != "darwin" else 2**30)
 
 
-def timed(name: str) -> None:
-    """Replaces a step of the stage by itself with a clock."""
-    step = getattr(screening, name)
-
-    def clocked(*given: Any) -> Any:
-        wall, cpu = time.perf_counter(), time.process_time()
-        found = step(*given)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        print(f"{name:16}{wall:9.1f} s ({cpu:.1f} s of CPU)   peak so far {peak():.2f} GB", flush=True)
-        return found
-
-    setattr(screening, name, clocked)
+def clocked(step: Callable[..., Any], *arguments: Any) -> Any:
+    """The step's result; prints what it took."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = step(*arguments)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    print(f"{step.__name__:28}{wall:9.1f} s ({cpu:.1f} s of CPU)   peak so far {peak():.2f} GB", flush=True)
+    return result
 
 
 def write_suite(folder: Path, items: list[str]) -> Evaluate:
@@ -122,16 +119,26 @@ def main(count: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_rows(folder / "raw.parquet", count, items, rng, vocabulary)
-        entry = inspect("base", Model(path="base"), ROOT / "models" / "pocket")
-        manifest.save(entry, folder / "base.json")
-        asked = write_suite(folder / "suites", items)
+        clocked(curate, folder, items)
 
-        screening.embedder.load = lambda entry, batch: Standin(entry, batch).embed  # type: ignore[attr-defined]
-        for step in ("read_through", "near_duplicates", "by_meaning", "main"):
-            timed(step)
-        screening.main(
-            Curate(clusters=100), asked, *[folder / "base.json"] * 2, folder / "none", folder, folder / "curate.json"
-        )
+
+def curate(folder: Path, items: list[str]) -> None:
+    """The steps of stages/curate.py with the stand-in for the base's embeddings."""
+    params = Curate(clusters=100)
+    rows = clocked(screening.ScreenedRows, records.read_table("instructions_raw", folder / "raw.parquet"))
+    base = inspect_model("base", Model(path="base"), ROOT / "models" / "pocket")
+    by_suite = suites.prompts(write_suite(folder / "suites", items), folder / "none")
+    checker = RowChecker(params, manifest.tokenizer(base.folder()), base.name)
+
+    clocked(screening.reject_unfit_rows, rows, checker)
+    clocked(screening.reject_copies_and_overlap, rows, by_suite, params)
+    clocked(screening.reject_near_duplicates, rows, by_suite, params)
+    clusters = clocked(clustering.cluster_by_meaning, rows, by_suite, Standin().embed, params)
+    kept, rejected = rows.split(clusters)
+    records.write_table("instructions_kept", folder / "kept.parquet", kept)
+    records.write_table("instructions_rejected", folder / "rejected.parquet", rejected)
+    records.write_json(folder / "curate.json", screening.summarise(rows, clusters, by_suite))
+    print(f"kept {len(kept):,} of {len(rows):,}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The gate measured: how long it takes on many items, how often it errs, and what a number of items can show.
 
-    python benchmarks/gate.py scale [--items 100000] [--suites 60]   time and peak memory of `holdfast gate`
-    python benchmarks/gate.py scale --items 6000000                  the same with 100,000 items in each of the suites
-    python benchmarks/gate.py errors [--runs 1000]                   simulated arms by verdict: true drops, broken ones
-    python benchmarks/gate.py detectable                             smallest drop that items can tell from none
+    python -m benchmarks.speed.gate scale [--items 100000] [--suites 60]   time and peak memory of `holdfast gate`
+    python -m benchmarks.speed.gate scale --items 6000000                  the same with 100,000 items in each of the suites
+    python -m benchmarks.speed.gate errors [--runs 1000]                   simulated arms by verdict: true drops, broken ones
+    python -m benchmarks.speed.gate detectable                             smallest drop that items can tell from none
 
 `scale` builds its items in a temporary folder, prompts of 400 and answers of 120 characters; --items is the total of
 each model. `errors` is exact about what it simulates: every general suite drops alike, items are independent.
@@ -114,7 +114,7 @@ def simulate(
         if damage:
             damage(sides, rng)
         base, tuned = (side.__getitem__ for side in sides)
-        found.append(verdict.judge(params, suites, base, tuned, [])["verdict"])
+        found.append(verdict.decide(params, suites, base, tuned, [])["verdict"])
     return {word: found.count(word) / runs for word in ("pass", "fail", "cannot-compare")}
 
 

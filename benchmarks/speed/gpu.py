@@ -1,7 +1,7 @@
 """Tokens per second of generation, scoring and training on an NVIDIA GPU, and which part of its matrix rate each reaches.
 
-    python benchmarks/gpu.py [--micro 8 16]   (two or three minutes on one GPU of 80 GB; with --micro 4, of 24 GB)
-    python benchmarks/gpu.py --tiny           (a minute on a CPU: whether it runs, nothing more)
+    python -m benchmarks.speed.gpu [--micro 8 16]   (two or three minutes on one GPU of 80 GB; with --micro 4, of 24 GB)
+    python -m benchmarks.speed.gpu --tiny           (a minute on a CPU: whether it runs, nothing more)
 
 The model has the shape of Qwen2.5-0.5B (24 layers of 896, vocabulary 151,936) and random weights: speed does not depend on
 what it says. Generation and scoring are the engine's (holdfast/engines/local.py), training is `holdfast finetune`, its rate the median of all log lines but the first, in which it warms
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import math
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,19 +23,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-import torch  # noqa: E402
-import transformers  # noqa: E402
+import torch
+import transformers
 
-from holdfast.chat import encoding  # noqa: E402
-from holdfast.core import manifest, records  # noqa: E402
-from holdfast.engines import local  # noqa: E402
-from holdfast.engines.inspection import inspect  # noqa: E402
-from holdfast.engines.interface import Until  # noqa: E402
-from holdfast.params.finetune import Finetune  # noqa: E402
-from holdfast.params.models import Model  # noqa: E402
-from holdfast.training import finetune  # noqa: E402
+from holdfast.chat import encoding
+from holdfast.core import manifest
+from holdfast.engines import local
+from holdfast.engines.inspection import inspect_model
+from holdfast.engines.interface import StopCriteria
+from holdfast.params.finetune import Finetune
+from holdfast.params.models import Model
+from holdfast.training import results
+from holdfast.training.fine_tuning import train_arm
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def model(size: Size, folder: Path) -> manifest.Manifest:
     )  # fmt: skip
     transformers.Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     manifest.tokenizer(ROOT / "models" / "pocket" / "base").save_pretrained(folder)
-    entry = inspect("base", Model(path=folder.name), folder.parent)
+    entry = inspect_model("base", Model(path=folder.name), folder.parent)
     manifest.save(entry, folder.parent / "base.json")
     return entry
 
@@ -107,12 +107,12 @@ def generation(engine: local.Engine, size: Size) -> tuple[float, float]:
     """(tokens written per second, model FLOPs per second) of rows that all run to the same length."""
     generator = torch.Generator().manual_seed(1)
     prompts = torch.randint(2, 1000, (size.rows, size.prompt), generator=generator).tolist()
-    seeds, heat, until = list(range(size.rows)), [1.0] * size.rows, Until(size.written, ())
+    seeds, heat, until = list(range(size.rows)), [1.0] * size.rows, StopCriteria(size.written, ())
 
     def write() -> None:
         assert all(done.n_tokens == size.written for done in engine.complete(prompts, seeds, heat, 1.0, until))
 
-    engine.complete(prompts[:2], seeds[:2], heat[:2], 1.0, Until(4, ()))
+    engine.complete(prompts[:2], seeds[:2], heat[:2], 1.0, StopCriteria(4, ()))
     took = seconds(write)
     new, seen = size.rows * size.written, size.rows * size.prompt
     work = flops(size, seen, size.rows, size.prompt / 2) + flops(size, new, new, size.prompt + size.written / 2)
@@ -144,17 +144,18 @@ def training(
     rows = [
         dict(id=f"{n:06d}", source_id=f"{n:06d}", source=sources[n % len(sources)], **row) for n in range(size.trained)
     ]
-    records.write("mix", folder / "mix.parquet", rows)
-    settings = Finetune(
+    params = Finetune(
         arms={"arm": arm}, learning_rate=1e-5, batch_size=32, micro_batch=micro, max_length=size.length,
         processes=1, compile=compiled, log_steps=2,
     )  # fmt: skip
-    finetune.main(settings, "arm", folder / "base.json", folder / "mix.parquet", folder / "tuned", folder / "curves")
-    ledger = records.read_json(folder / "curves" / "ledger.json")
-    trained, again = ledger["tokens"]["trained_on"], ledger["tokens"]["forward_only"]
-    passes = 3 + again / trained  # the base's forward pass, where there is one
-    rate = ledger["tokens_per_second"]
-    return rate, passes * flops(size, rate, rate, len(tokens) / 2), ledger["peak_memory_bytes"] / 2**30
+    with train_arm(params, "arm", params.arms["arm"], entry, rows, folder) as trained:
+        assert trained is not None  # only under torchrun
+        timings = results.timings(trained)
+        passes = (
+            3 + trained.tokens_forward_only / trained.tokens_trained_on
+        )  # the base's forward pass, where there is one
+    rate = timings["tokens_per_second"]
+    return rate, passes * flops(size, rate, rate, len(tokens) / 2), timings["peak_memory_bytes"] / 2**30
 
 
 def main(size: Size, micro: list[int]) -> None:
@@ -202,5 +203,7 @@ if __name__ == "__main__":
     parser.add_argument("--tiny", action="store_true", help="a tiny model, also where there is no GPU")
     given = parser.parse_args()
     if not given.tiny and not torch.cuda.is_available():
-        raise SystemExit("no GPU: nothing is measured; `python benchmarks/gpu.py --tiny` tries the code on the CPU")
+        raise SystemExit(
+            "no GPU: nothing is measured; `python -m benchmarks.speed.gpu --tiny` tries the code on the CPU"
+        )
     main(TINY if given.tiny else Size(), [2] if given.tiny else given.micro)

@@ -1,7 +1,7 @@
 """What `holdfast plan` says against what the pocket lab then takes, stage by stage: rows, tokens, seconds, memory, money.
 
-    python benchmarks/plan.py [--samples N]   (about a quarter of an hour; clones HEAD and runs every stage; fewer with N)
-    python benchmarks/plan.py --run FOLDER    (half a minute: the ledgers of a run that is there, nothing is run)
+    python -m benchmarks.speed.plan [--samples N]   (about a quarter of an hour; clones HEAD and runs every stage; fewer with N)
+    python -m benchmarks.speed.plan --run FOLDER    (half a minute: the ledgers of a run that is there, nothing is run)
 
 Every command runs by itself on an empty cache, in the order of the DAG, as `dvc repro` runs it, in one process with one
 thread. Seconds are those that its processes computed, so that other work on the machine counts for little; `plan` measures
@@ -23,7 +23,6 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
 ALONE = {"HF_HUB_OFFLINE": "1", "HOLDFAST_WORKERS": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 WHAT = ("rows", "tokens", "seconds", "memory", "money")
 PRICE = 1.0  # of an hour of one device; here of one core
@@ -78,7 +77,10 @@ def counted(folder: Path) -> dict[str, Line]:
         ledger = json.loads(file.read_text(encoding="utf-8"))
         if tokens := ledger["read"] + ledger["written"] + ledger["trained"]:
             name = file.relative_to(costs).with_suffix("").as_posix().replace("/", "@")
-            found[name] = {"rows": ledger["rows"], "tokens": tokens, "memory": ledger["peak_memory_bytes"]}
+            found[name] = {"rows": ledger["rows"], "tokens": tokens}
+            timing = folder / ".holdfast/timings" / file.relative_to(costs)  # of the last run on this machine
+            if timing.is_file():
+                found[name]["memory"] = json.loads(timing.read_text(encoding="utf-8"))["peak_memory_bytes"]
     return found
 
 

@@ -1,7 +1,7 @@
 """How long does `report` take on a large evaluation, and how large is the page? Prints seconds, peak memory and sizes.
 
-    python benchmarks/report.py [items] [suites] [arms]        (100000 60 2 unless told)
-    python benchmarks/report.py 6000000 60 2                   100,000 items in each of the suites
+    python -m benchmarks.speed.report [items] [suites] [arms]        (100000 60 2 unless told)
+    python -m benchmarks.speed.report 6000000 60 2                   100,000 items in each of the suites
 
 The aim: at most 30 s, index.html at most 15 MB, report.md less than 60,000 characters. Items are those of
 benchmarks/gate.py: prompts of 400 and answers of 120 characters, one item in four lost or gained; the verdict is `gate`'s.
@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 
 import yaml
-from gate import PARAMS, evaluation
+
+from benchmarks.speed.gate import PARAMS, evaluation
 
 
 def holdfast(command: str, folder: Path) -> tuple[float, float, float]:

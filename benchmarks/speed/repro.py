@@ -1,6 +1,6 @@
 """The newcomer's path, measured: a fresh clone, `make repro`, a second `dvc repro`; wall time and peak memory per process.
 
-    python benchmarks/repro.py [--keep FOLDER]        (about 10 minutes; clones this repository's HEAD)
+    python -m benchmarks.speed.repro [--keep FOLDER]        (about 10 minutes; clones this repository's HEAD)
 
 The set-up from the package index is timed apart. Peak memory is the largest resident set (VmHWM) of every process that ran
 below `make repro`, read from /proc five times a second: a process shorter than that is missed.

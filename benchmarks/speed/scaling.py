@@ -1,8 +1,8 @@
 """What more processes and more rows do to reconstruct, respond and judge: rows per second, and the memory of each process.
 
-    python benchmarks/scaling.py [--model base] [--rows 4000]      (about a quarter of an hour, on an otherwise idle machine)
-    python benchmarks/scaling.py --memory [--rows 2000]            (only the memory at --rows and at ten times as many)
-    python benchmarks/scaling.py --ray [--rows 4000]               (only 1 and 2 local Ray nodes of one CPU each; needs Ray)
+    python -m benchmarks.speed.scaling [--model base] [--rows 4000]      (about a quarter of an hour, on an otherwise idle machine)
+    python -m benchmarks.speed.scaling --memory [--rows 2000]            (only the memory at --rows and at ten times as many)
+    python -m benchmarks.speed.scaling --ray [--rows 4000]               (only 1 and 2 local Ray nodes of one CPU each; needs Ray)
 
 Every cell is a fresh command on an empty cache. Speed: in the order a b b a, the better of two, from the first shard to the
 last, start of the worker processes included; `sdpa` and `eager` are the kernel of attention. Memory: the largest resident
@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
 STAGES = ("reconstruct", "respond", "judge")
 
 
@@ -35,7 +34,7 @@ def measure(stage: str, model: str, rows: int, workers: int, attention: str, nod
     from holdfast.chat import encoding
     from holdfast.core import cache, manifest
     from holdfast.engines import registry
-    from holdfast.engines.inspection import inspect
+    from holdfast.engines.inspection import inspect_model
     from holdfast.panel import responses, scoring
     from holdfast.params.judge import Judge
     from holdfast.params.models import Model
@@ -44,23 +43,23 @@ def measure(stage: str, model: str, rows: int, workers: int, attention: str, nod
     from holdfast.reconstruction import user_turns
 
     how = {"ray": {"actors": nodes, "cpus": 1, "gpus": 0, "address": cluster(nodes)}} if nodes else {}
-    entry = inspect(model, Model(path=model, **how), ROOT / "models" / "pocket")
+    entry = inspect_model(model, Model(path=model, **how), ROOT / "models" / "pocket")
     texts = [f"Sort these numbers: {n % 97} {n % 13} {n % 31}" for n in range(rows)]
     work, payload = {
         "reconstruct": lambda: (
             partial(
-                user_turns.user_turns, params=Reconstruct(samples=rows, max_tokens=96), entry=entry,
-                query=encoding.pre_query(manifest.tokenizer(entry.folder()), model), systems=[],
+                user_turns.sample_shard, params=Reconstruct(samples=rows, max_tokens=96), base=entry,
+                query=encoding.pre_query(manifest.tokenizer(entry.folder()), model), system_prompts=[],
             ),
             list(range(rows)),
         ),
         "respond": lambda: (
-            partial(responses.answers, params=Respond(k=1, max_tokens=48), entry=entry),
+            partial(responses.answer_shard, params=Respond(k=1, max_tokens=48), member=entry),
             [[str(n), [], text, 0] for n, text in enumerate(texts)],
         ),
         "judge": lambda: (
             partial(
-                scoring.judgements, params=Judge(rubric="-", min_mass=0.0), entry=entry, is_base=True,
+                scoring.score_shard, params=Judge(rubric="-", min_mass=0.0), judge=entry, is_base=True,
                 rubric=(ROOT / "data" / "pocket" / "rubric.txt").read_text(encoding="utf-8").strip(),
             ),
             [[text, "1 2 3", [{"role": "user", "content": text}]] for text in texts],

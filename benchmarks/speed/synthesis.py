@@ -1,6 +1,6 @@
 """Rows per second of the transformers engine against plain `model.generate` loops, and against distilabel where it is installed.
 
-    python benchmarks/synthesis.py [--model base] [--rows 1024]        (about ten minutes on one thread)
+    python -m benchmarks.speed.synthesis [--model base] [--rows 1024]        (about ten minutes on one thread)
 
 The same weights, precision and requests for all, one process with one thread. User turns are written from the pre-query
 prefix, three answers to each of some and then one, judgements of those answers: with the lab's short rubric, and with that of
@@ -18,25 +18,24 @@ import argparse
 import importlib.util
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-import torch  # noqa: E402
-import transformers  # noqa: E402
+import torch
+import transformers
 
-from holdfast.chat import encoding  # noqa: E402
-from holdfast.core import records  # noqa: E402
-from holdfast.engines import local  # noqa: E402
-from holdfast.engines.inspection import inspect  # noqa: E402
-from holdfast.engines.interface import Until, seed_of  # noqa: E402
-from holdfast.panel.scoring import filled, read_rubric  # noqa: E402
-from holdfast.params.models import Model  # noqa: E402
+from holdfast.chat import encoding
+from holdfast.core import records
+from holdfast.engines import local
+from holdfast.engines.inspection import inspect_model
+from holdfast.engines.interface import StopCriteria, seed_of
+from holdfast.panel.scoring import fill_rubric, read_rubric
+from holdfast.params.models import Model
+
+ROOT = Path(__file__).resolve().parents[2]
 
 BATCHES = (32, 128, 256)  # of the loops; the engine has 256, the default of the stages
 TURN, ANSWER, HEAT = (
@@ -130,30 +129,32 @@ def with_distilabel(folder: Path, prefix: str, turns: list[str], asked: list[str
 
 def main(model: str, rows: int, k: int) -> None:
     folder = ROOT / "models" / "pocket" / model
-    engine = local.Engine(inspect("base", Model(path=model), folder.parent), 256)
+    engine = local.Engine(inspect_model("base", Model(path=model), folder.parent), 256)
     tokenizer, query = engine.tokenizer, encoding.pre_query(engine.tokenizer, model)
     seeds, stops = [seed_of("synthesis", n) for n in range(rows)], list(encoding.assistant_stop_ids(tokenizer))
-    until = Until(TURN, query.stop_ids, query.stop_strings)
+    until = StopCriteria(TURN, query.stop_ids, query.stop_strings)
 
     def write() -> list[local.Completion]:
         return engine.complete([query.prefix_ids] * rows, seeds, [1.0] * rows, 1.0, until)
 
     texts = [done.text.strip() for done in write()]
     turns = [text for text in texts[: -(-rows // k)] for _ in range(k)][:rows]
-    chats = [[{"role": "user", "content": engine.neutral(text)}] for text in turns]
+    chats = [[{"role": "user", "content": engine.escape_special_tokens(text)}] for text in turns]
 
     def answer() -> list[local.Completion]:
         return engine.answer(chats, seeds, temperature=HEAT, top_p=1.0, max_tokens=ANSWER)
 
-    alone = [[{"role": "user", "content": engine.neutral(text)}] for text in dict.fromkeys(texts)]  # each once
+    alone = [
+        [{"role": "user", "content": engine.escape_special_tokens(text)}] for text in dict.fromkeys(texts)
+    ]  # each once
 
     def answer_once() -> list[local.Completion]:
         return engine.answer(alone, seeds[: len(alone)], temperature=HEAT, top_p=1.0, max_tokens=ANSWER)
 
-    said = [engine.neutral(done.text.strip()) for done in answer()]
+    said = [engine.escape_special_tokens(done.text.strip()) for done in answer()]
     rubric, long_rubric = (read_rubric(ROOT / file) for file in ("data/pocket/rubric.txt", "profiles/rubric.txt"))
     asked, long_asked = (
-        [filled(form, c[0]["content"], text) for c, text in zip(chats, said, strict=True)]
+        [fill_rubric(form, c[0]["content"], text) for c, text in zip(chats, said, strict=True)]
         for form in (rubric, long_rubric)
     )
     judged, long_judged = ([[{"role": "user", "content": text}] for text in many] for many in (asked, long_asked))

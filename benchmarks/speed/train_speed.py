@@ -1,6 +1,6 @@
 """Tokens per second of `holdfast finetune` against TRL's own `trl sft` with its defaults, and what processes and KL change.
 
-    python benchmarks/train_speed.py [--rows 1280]        (about ten minutes; needs data/mixes/holdfast.parquet)
+    python -m benchmarks.speed.train_speed [--rows 1280]        (about ten minutes; needs data/mixes/holdfast.parquet)
 
 Same base, rows, batch and machine for every line, one epoch; runs take turns, the faster of two counts. Time is what
 Hugging Face's Trainer reports for its training loop, in which both end up; tokens are those of the rows, without padding.
@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 MANIFEST, MIXTURE = ROOT / "models/manifest/base.json", ROOT / "data/mixes/holdfast.parquet"
 BATCH = 32
+SECONDS = "train_seconds.json"
 CELLS: dict[str, tuple[dict, int] | None] = {  # arm and processes; none: trl sft
     "trl sft, its defaults": None,
     "cross-entropy, 1 process": ({"objective": "ce"}, 1),
@@ -39,14 +40,18 @@ RATIOS = {
 }
 
 
-def holdfast(arm: dict, processes: int, folder: Path) -> None:
-    """Trains in a process of its own (this file with --arm) and leaves the ledger."""
+def train(arm: dict, processes: int, folder: Path) -> None:
+    """Trains in a process of its own (this file with --arm) and leaves the seconds of the training loop."""
+    from holdfast.core import manifest, records
     from holdfast.params.finetune import Finetune
-    from holdfast.training import finetune
+    from holdfast.training.fine_tuning import train_arm
 
     own = Finetune.load(ROOT / "params.yaml").model_dump()
-    settings = Finetune(**{**own, "arms": {"arm": arm}, "processes": processes, "batch_size": BATCH})
-    finetune.main(settings, "arm", MANIFEST, folder / "mix.parquet", folder / "model", folder / "curves")
+    params = Finetune(**{**own, "arms": {"arm": arm}, "processes": processes, "batch_size": BATCH})
+    base, mixture = manifest.load(MANIFEST), folder / "mix.parquet"
+    with train_arm(params, "arm", params.arms["arm"], base, records.read("mix", mixture), mixture) as trained:
+        assert trained is not None  # only under torchrun
+        (folder / SECONDS).write_text(json.dumps(trained.result.train_seconds))
 
 
 def trl(folder: Path) -> float:
@@ -76,7 +81,7 @@ def seconds(name: str, folder: Path) -> float:
         return trl(folder)
     command = [sys.executable, __file__, "--arm", json.dumps(cell), "--folder", str(folder)]
     subprocess.run(command, cwd=folder, check=True, env=environment(), stdout=subprocess.DEVNULL)
-    return float(json.loads((folder / "curves" / "ledger.json").read_text())["train_seconds"])
+    return float(json.loads((folder / SECONDS).read_text()))
 
 
 def main(count: int) -> None:
@@ -114,6 +119,6 @@ if __name__ == "__main__":
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
     if given.arm:
-        holdfast(*json.loads(given.arm), given.folder)
+        train(*json.loads(given.arm), given.folder)
     else:
         main(given.rows)

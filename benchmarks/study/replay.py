@@ -1,6 +1,6 @@
 """What the arms of the study replay, each as a data folder that `holdfast mix` reads.
 
-    python benchmarks/study/replay.py        (takes the replay set of a finished `dvc repro`; the study then starts again)
+    python -m benchmarks.study.replay        (takes the replay set of a finished `dvc repro`; the study then starts again)
 
 The replay set that the study uses lies beside this file, so that cells of one study are comparable whatever has become of
 the engines, the lab or the panel since.
@@ -16,18 +16,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
+from holdfast.core import records
+from holdfast.pocket import recipe, world
+
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1]))
 
-from holdfast.core import records  # noqa: E402
-from holdfast.pocket import recipe, world  # noqa: E402
-
-REPLAY = HERE / "replay.parquet"
-FIRST = HERE / "first.json"  # the base's own first answers, in the order of the rows
+REPLAY = HERE / "data" / "replay.parquet"
+FIRST = HERE / "data" / "first.json"  # the base's own first answers, in the order of the rows
 SOURCES = ("consensus", "half", "self", "foreign", "truth")
 
 

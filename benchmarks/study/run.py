@@ -1,9 +1,9 @@
-"""Trains and scores arms, learning rates and seeds on the pocket lab; results.jsonl gets a line for each cell.
+"""Trains and scores arms, learning rates and seeds on the pocket lab; data/results.jsonl gets a line for each cell.
 
-    python benchmarks/study/run.py [--jobs 2] [--study benchmarks/study/study.yaml] [--only ARM ...] [--seeds 1 2]
+    python -m benchmarks.study.run [--jobs 2] [--study benchmarks/study/study.yaml] [--only ARM ...] [--seeds 1 2]
 
 Needs `dvc repro acquire ingest`; the replay set lies beside this file (replay.py). A cell is one arm at one learning rate with
-one seed. A finished cell is not run again, so a killed study goes on. `python benchmarks/study/table.py` reads the results.
+one seed. A finished cell is not run again, so a killed study goes on. `python -m benchmarks.study.table` reads the results.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,11 +23,11 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
-import replay  # noqa: E402  (what the arms replay)
+from benchmarks.study import replay  # what the arms replay
 
-RESULTS = Path(__file__).parent / "results.jsonl"
+ROOT = Path(__file__).parents[2]
+
+RESULTS = Path(__file__).parent / "data" / "results.jsonl"
 SCRATCH = ROOT / ".cache/study"  # replay sets, the base's evaluations, a log per cell
 BASE = Path("models/manifest/base.json")
 
@@ -57,9 +56,9 @@ def inputs(study: dict[str, Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-def named(kind: str, arm: str, how: dict[str, Any], rate: float, seed: int) -> dict[str, Any]:
-    how = {**how, "learning_rate": rate}
-    return {"cell": f"{arm}_{rate:g}_{seed}", "kind": kind, "arm": arm, "rate": rate, "seed": seed, "how": how}
+def named(kind: str, arm: str, arm_config: dict[str, Any], rate: float, seed: int) -> dict[str, Any]:
+    arm_config = {**arm_config, "learning_rate": rate}
+    return {"cell": f"{arm}_{rate:g}_{seed}", "kind": kind, "arm": arm, "rate": rate, "seed": seed, "how": arm_config}
 
 
 def due(study: dict[str, Any], done: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -67,11 +66,15 @@ def due(study: dict[str, Any], done: dict[str, dict[str, Any]]) -> Iterator[dict
     first = study["seeds"][0]
     for seed in study["seeds"]:
         for kind in ("main", "reference"):
-            for arm, how in study[kind].items():
-                if seed not in how.get("seeds", study["seeds"]):
+            for arm, arm_config in study[kind].items():
+                if seed not in arm_config.get("seeds", study["seeds"]):
                     continue
-                rates = [how["learning_rate"]] if "learning_rate" in how else how.get("rates", study["rates"])
-                cells = [named(kind, arm, how, rate, seed) for rate in rates]
+                rates = (
+                    [arm_config["learning_rate"]]
+                    if "learning_rate" in arm_config
+                    else arm_config.get("rates", study["rates"])
+                )
+                cells = [named(kind, arm, arm_config, rate, seed) for rate in rates]
                 if kind == "reference" and seed != first:
                     tried = [done.get(f"{arm}_{rate:g}_{first}") for rate in rates]
                     if None in tried:
@@ -94,50 +97,51 @@ def run(cell: dict[str, Any], study: dict[str, Any]) -> dict[str, Any]:
     os.chdir(ROOT)
     (SCRATCH / "logs").mkdir(parents=True, exist_ok=True)
     with (SCRATCH / "logs" / f"{cell['cell']}.txt").open("w") as log, redirect_stdout(log), redirect_stderr(log):
-        return {**cell, **trained(cell["how"], cell["seed"], study)}
+        return {**cell, **train_cell(cell["how"], cell["seed"], study)}
 
 
-def trained(how: dict[str, Any], seed: int, study: dict[str, Any]) -> dict[str, Any]:
-    from holdfast.data import mixing
+def train_cell(arm_config: dict[str, Any], seed: int, study: dict[str, Any]) -> dict[str, Any]:
+    from holdfast.core import manifest, records
+    from holdfast.data import mixture
     from holdfast.params.finetune import Arm, Finetune
-    from holdfast.params.mix import Mix, MixArm
-    from holdfast.training import finetune
+    from holdfast.training import results
+    from holdfast.training.fine_tuning import train_arm
 
-    mix_params, tuning = Mix.load(), Finetune.load()
-    arm = Arm(**{key: how[key] for key in Arm.model_fields if key in how})
-    more = {"epochs": how.get("epochs", study["epochs"]), "max_repeats": study["max_repeats"], "seed": seed}
-    mix_params = mix_params.model_copy(update={"arms": {"cell": MixArm(share=how["share"])}, **more})
-    tuning = tuning.model_copy(update={"arms": {"cell": arm}, "seed": seed})
-    data = SCRATCH / how["replay"] if how["share"] else ROOT / "data"
+    arm = Arm(**{key: arm_config[key] for key in Arm.model_fields if key in arm_config})
+    tuning = Finetune.load().model_copy(update={"arms": {"cell": arm}, "seed": seed})
+    base, share, epochs = manifest.load(BASE), arm_config["share"], arm_config.get("epochs", study["epochs"])
+    tokenizer, data = manifest.tokenizer(base.folder()), SCRATCH / arm_config["replay"] if share else ROOT / "data"
+    domain = mixture.domain_rows(tokenizer, records.read("domain", data / "domain/train.parquet"))
+    replayed = records.read("replay", data / "replay/replay.parquet") if share else []
+    replayed = mixture.replay_rows(tokenizer, replayed)
+    rows = mixture.build_mixture(domain, replayed, share, epochs, study["max_repeats"], seed, "cell")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        mixing.main(mix_params, "cell", BASE, data, folder / "mix.parquet")
         began = time.monotonic()
-        finetune.main(tuning, "cell", BASE, folder / "mix.parquet", folder / "models" / "cell", folder / "training")
+        with train_arm(tuning, "cell", arm, base, rows, data) as trained:
+            assert trained is not None  # only under torchrun
+            ledger = results.training_ledger(trained, base)
+            results.save_tuned_model(trained, base, folder / "models" / "cell")
         seconds = time.monotonic() - began
-        ledger = json.loads((folder / "training/ledger.json").read_text())
         scores = {part: scored(study[part], part, "cell", folder / "models") for part in ("development", "evaluation")}
     return {**scores, "seconds": round(seconds, 1), "ledger": ledger}
 
 
 def scored(tasks: str, part: str, model: str, models: Path) -> dict[str, Any]:
     """Scores by suite, general and domain (chance-adjusted), and every item's outcome as hexadecimal bits in item order."""
-    from holdfast.core import records
+    from holdfast.core import manifest, records
     from holdfast.evaluation import harness
     from holdfast.params.evaluate import Evaluate
 
     given = Evaluate.load().model_copy(update={"tasks": tasks, "domain_test": "off"})
-    with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch)
-        if model != "base":  # an arm is asked as the base was, or refused
-            (out / "base").symlink_to(SCRATCH / f"base-{part}")
-        harness.main(given, model, BASE, models, Path("none"), out / model)
-        rows = records.read("items", out / model / "items.parquet")
-        if model == "base":
-            (SCRATCH / f"base-{part}").mkdir(parents=True, exist_ok=True)
-            (SCRATCH / f"base-{part}/settings.json").write_text((out / "base/settings.json").read_text())
+    base, base_evaluation = manifest.load(BASE), SCRATCH / f"base-{part}"
+    weights = harness.model_folder(model, base, models)
+    same_as = None if model == "base" else base_evaluation  # an arm is asked as the base was, or refused
+    evaluation = harness.evaluate_model(given, model, weights, base, Path("none"), same_as)
+    if model == "base":
+        records.write_json(base_evaluation / "settings.json", evaluation.settings)
     right: dict[str, list[float]] = {}
-    for row in sorted(rows, key=lambda row: row["id"]):
+    for row in sorted(evaluation.items, key=lambda row: row["id"]):
         right.setdefault(row["suite"], []).append(row["correct"])
     found: dict[str, Any] = {"scores": {}, "items": {}}
     for suite, values in right.items():

@@ -1,6 +1,6 @@
-"""What the cells in results.jsonl say: tables to standard output, pictures beside this file.
+"""What the cells in data/results.jsonl say: tables to standard output, pictures to figures/.
 
-    python benchmarks/study/table.py > benchmarks/study/tables.md
+    python -m benchmarks.study.table > benchmarks/study/tables.md
 
 Rates are chosen on the development suites; the numbers shown are those of the evaluation suites unless said. Intervals are
 95 % bootstraps over seeds and items together: seeds are drawn anew for each arm, items once for all arms, so that
@@ -30,7 +30,7 @@ class Study:
     """The finished cells, by arm and rate ("kl_0.0005"), and bootstrap draws of their scores."""
 
     def __init__(self) -> None:
-        cells = [json.loads(line) for line in (HERE / "results.jsonl").read_text().splitlines()]
+        cells = [json.loads(line) for line in (HERE / "data" / "results.jsonl").read_text().splitlines()]
         self.base = next(cell for cell in cells if cell["cell"] == "base")
         found: dict[str, list[Cell]] = defaultdict(list)
         for cell in cells:
@@ -89,7 +89,7 @@ def told(study: Study) -> None:
     seeds = sorted({cell["seed"] for cells in study.cells.values() for cell in cells})
     cells = sum(map(len, study.cells.values()))
     print(
-        f"`python benchmarks/study/table.py > benchmarks/study/tables.md`: {cells} cells, seeds {seeds}, in points of 100,"
+        f"`python -m benchmarks.study.table > benchmarks/study/tables.md`: {cells} cells, seeds {seeds}, in points of 100,"
     )
     print("chance-adjusted. Means over seeds; intervals as table.py says. Development: general + domain score there.\n")
     general, domain = (study.base["evaluation"][role] * 100 for role in ("general", "domain"))
@@ -185,7 +185,7 @@ def front(study: Study) -> None:
     near.annotate("default", where, (0, 34), textcoords="offset points", ha="center", arrowprops={"arrowstyle": "->"})
     near.set(xlim=(control - 2, None), ylim=(base - 4, base + 0.5))
     figure.legend(*whole.get_legend_handles_labels(), fontsize=7, ncols=9, loc="outside lower center")
-    figure.savefig(HERE / "front.svg", metadata={"Date": None})
+    figure.savefig(HERE / "figures" / "front.svg", metadata={"Date": None})
     plt.close(figure)
 
     figure, both = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
@@ -209,7 +209,7 @@ def front(study: Study) -> None:
         axes.set_xticks(shares, [f"{share:g}" for share in shares])
         axes.set_xticks([], minor=True)
         axes.legend(fontsize=7)
-    figure.savefig(HERE / "shares.svg", metadata={"Date": None})
+    figure.savefig(HERE / "figures" / "shares.svg", metadata={"Date": None})
     plt.close(figure)
 
 

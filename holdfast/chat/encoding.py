@@ -1,4 +1,4 @@
-"""What stands before and after the user's text in a chat, and which tokens of a conversation bear loss.
+"""What stands before and after the user's text in a chat, and which tokens of a conversation are trained on.
 
 Everything is derived from the tokenizer's own template (holdfast/chat/templates.py); a template that cannot be used gets a
 UserError that says why.
@@ -61,11 +61,19 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [i for i, token in tokenizer.added_tokens_decoder.items() if token.special] + list(tokenizer.all_special_ids)
 
 
-def neutral(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """Untrusted text in which no control token is spelled any more: a blank goes after its first character."""
+def escape_special_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """Untrusted text in which no control token is spelled any more: a blank goes after its first character.
+
+    Escaping twice changes no more than escaping once.
+    """
     for token in special_strings(tokenizer):
         text = text.replace(token, f"{token[0]} {token[1:]}")
     return text
+
+
+def escape_messages(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Messages:
+    """The conversation with escaped contents: what a model or a data set wrote, as a template may be given it."""
+    return [{**turn, "content": escape_special_tokens(tokenizer, turn["content"])} for turn in messages]
 
 
 def pre_query(tokenizer: PreTrainedTokenizerBase, where: object, before: Sequence[dict[str, str]] = ()) -> PreQuery:
@@ -83,7 +91,7 @@ def pre_query(tokenizer: PreTrainedTokenizerBase, where: object, before: Sequenc
         )
     try:
         text = render(tokenizer, [*before, *turns(SENTINEL)], respond=True)
-    except Exception as error:  # a template is a program of somebody else: it may raise anything
+    except Exception as error:  # a template is a program: it may raise anything
         raise UserError(
             f"the chat template cannot render a lone user turn ({first_line(error)})",
             where=where,
@@ -147,7 +155,7 @@ def assistant_stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
-    """Token ids of a conversation up to where the assistant speaks."""
+    """Token ids of a conversation up to where the assistant speaks. Contents are taken as they are: see escape_messages."""
     return tokenise(tokenizer, render(tokenizer, messages, respond=True))
 
 

@@ -151,9 +151,7 @@ def stand_in(file: Path) -> PreTrainedTokenizerBase:
     try:
         source = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"not a readable text file ({first_line(error)})", where=file, do="give a jinja file"
-        ) from None
+        raise UserError(f"not a readable text file ({first_line(error)})", where=file, do="give a jinja file") from None
     inner = Tokenizer(
         models.BPE({letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, [])
     )

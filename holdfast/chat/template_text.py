@@ -19,12 +19,17 @@ def readable(found: dict[str, Any]) -> str:
     lines = {
         "prefix": f"{found['prefix']!r}",
         "suffix": f"{found['suffix']!r}",
-        "user's turn ends": ", ".join([*map(repr, found["user_stop_strings"]), *tokens(found["user_stop"])]) or "nowhere",
+        "user's turn ends": ", ".join([*map(repr, found["user_stop_strings"]), *tokens(found["user_stop"])])
+        or "nowhere",
         "assistant's turn ends": f"{found['assistant_end']!r}, written by {found['assistant_end_written_by']}; "
         f"generation stops at {', '.join(tokens(found['assistant_stop'])) or 'nothing'}",
         "BOS": "none" if bos["token"] is None else f"{bos['token']} {writer}{adds}",
         "system turn": ("shown" if turn["role"] == "shown" else "not known: its text goes before the first user's text")
-        + ("; one is built in" + (", and stays beside yours" if turn["kept"] else "; yours takes its place") if turn["built_in"] else ""),
+        + (
+            "; one is built in" + (", and stays beside yours" if turn["kept"] else "; yours takes its place")
+            if turn["built_in"]
+            else ""
+        ),
         "built-in system turn": repr(turn["text"]) if turn["built_in"] else "none",
         "generation prompt": {
             "asked": "written when asked for",
@@ -33,7 +38,7 @@ def readable(found: dict[str, Any]) -> str:
         }[found["generation_prompt"]],
         "content": "a list of parts" if found["content"] == "parts" else "plain text",
         "today's date": "in the prompt; Holdfast stops the clock at 2025-01-01" if found["date"] else "not asked for",
-    }  # fmt: skip
+    }
     if block := found["thoughts"]:
         lines["thoughts"] = {
             "opened": "the prompt opens them",

@@ -25,10 +25,26 @@ Messages = list[dict[str, str]]
 # Templates that print today's date would give other prompts, other cache keys and other results on every day, so their
 # clock stands still: a macro shadows the function that the sandbox offers.
 CLOCK = {
-    "%Y": "2025", "%y": "25", "%m": "01", "%-m": "1", "%B": "January", "%b": "Jan", "%d": "01", "%-d": "1", "%e": " 1",
-    "%A": "Wednesday", "%a": "Wed", "%j": "001", "%F": "2025-01-01", "%H": "00", "%I": "12", "%p": "AM", "%M": "00",
-    "%S": "00", "%T": "00:00:00",
-}  # fmt: skip
+    "%Y": "2025",
+    "%y": "25",
+    "%m": "01",
+    "%-m": "1",
+    "%B": "January",
+    "%b": "Jan",
+    "%d": "01",
+    "%-d": "1",
+    "%e": " 1",
+    "%A": "Wednesday",
+    "%a": "Wed",
+    "%j": "001",
+    "%F": "2025-01-01",
+    "%H": "00",
+    "%I": "12",
+    "%p": "AM",
+    "%M": "00",
+    "%S": "00",
+    "%T": "00:00:00",
+}
 _STOPPED = "".join(f"|replace('{directive}', '{value}')" for directive, value in CLOCK.items())
 STOPPED_CLOCK = "{% macro strftime_now(format) %}{{ format" + _STOPPED + " }}{% endmacro %}\n"
 

@@ -1,17 +1,21 @@
-"""check: is dvc.lock up to date with code, params and data? For CI: runs no stage, needs no GPU and no data.
+"""Is dvc.lock up to date with code, params and data? For CI: runs no stage, needs no GPU and no data.
 
     holdfast check           exit code 0 up to date, 1 stale (each stage with its reasons)
 
 DVC's own status, read for a clone that has no data: an output that only git knows of by its hash in dvc.lock is no
 change. Where a dependency is missing, dvc.lock itself is compared: what one stage wrote must be what the next one read.
+The code of each stage is computed anew, whether or not `.holdfast/code` is here.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.commands.run import CODE, STAGES, describe_code
 from holdfast.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,57 +23,91 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
     from dvc.stage import Stage
 
+MAX_MODULES = 6  # named of a stage
 
-def main() -> int:
+
+def main(as_json: bool = False) -> int:
     """Prints what is stale and why; returns the exit code. Raises UserError where DVC cannot tell."""
+    stages, stale = inspect_lock()
+    if as_json:
+        print(json.dumps({"stages": stages, "stale": stale}, indent=2))
+        return 1 if stale else 0
+    for name, why in stale.items():
+        print(f"{name}: {'; '.join(why)}")
+    if stale:
+        print(f"stale: {len(stale)} of {stages} stages. Run `dvc repro` and commit dvc.lock and reports.")
+        return 1
+    print(f"up to date: dvc.lock fits code, params and data in all {stages} stages")
+    return 0
+
+
+def inspect_lock() -> tuple[int, dict[str, list[str]]]:
+    """(number of stages, why by stale stage) of the dvc.yaml in the working directory. Raises UserError."""
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
 
     logging.getLogger("dvc").setLevel(logging.ERROR)  # it warns of every frozen stage
+    file = Path("dvc.yaml").absolute()
+    if not file.is_file():
+        raise UserError(
+            "no such file", where="dvc.yaml", do="go to the folder that holds it, or make one with `holdfast init`"
+        )
     try:
-        with Repo(".") as repo:
-            found = repo.status()
-            stages = {stage.addressing: stage for stage in repo.index.stages}
-            # a frozen stage is not run again; whoever reads what it wrote is stale if that changed
-            judged = {name: stage for name, stage in stages.items() if not stage.frozen}
-            stale = {name: reasons(repo, judged[name], found[name]) for name in sorted(found.keys() & judged.keys())}
+        with Repo() as repo:  # of this folder, or of one above
+            mine = [stage for stage in repo.index.stages if Path(stage.path).absolute() == file]
+            # A frozen stage is not run again; what reads its outputs is stale if they changed. `code` only looks.
+            checked = {stage.addressing: stage for stage in mine if not (stage.frozen or stage.always_changed)}
+            states = repo.status(targets=["dvc.yaml"])
+            stale = {name: reasons(repo, stage, states.get(name, [])) for name, stage in sorted(checked.items())}
     except NotDvcRepoError:
-        raise UserError("no DVC project", where=".", do="run this from the project's folder") from None
+        do = "make one with `git init` and `dvc init`, then run `dvc repro`"
+        raise UserError("dvc.yaml belongs to no DVC project", where=".", do=do) from None
     except DvcException as error:
-        do = "mend dvc.yaml or dvc.lock; where dvc is at work on it, wait"
+        do = "correct dvc.yaml or dvc.lock; if dvc is running here, wait for it"
         raise UserError(" ".join(str(error).split()), where="dvc.yaml", do=do) from None
-
-    stale = {name: why for name, why in stale.items() if why}
-    for name, why in stale.items():
-        print(f"{name}: {'; '.join(why)}")
-    if stale:
-        print(f"stale: {len(stale)} of {len(judged)} stages. Run `dvc repro` and commit dvc.lock and reports.")
-        return 1
-    print(f"up to date: dvc.lock fits code, params and data in all {len(judged)} stages")
-    return 0
+    return len(checked), {name: why for name, why in stale.items() if why}
 
 
 def reasons(repo: Repo, stage: Stage, entries: list[Any]) -> list[str]:
-    """Why a stage is stale, from its entries in DVC's status; empty where only data is missing."""
+    """Why a stage is stale, from its code and from its entries in DVC's status; empty where only data is missing."""
     if not stage.deps or all(dep.hash_info is None or not dep.hash_info.value for dep in stage.deps):
         return ["has never run: dvc.lock does not hold it"]
-    found = []
     deps = {str(dep): dep for dep in stage.deps}
     outs = {str(out): out for out in stage.outs}
+    code = {name for name, dep in deps.items() if Path(dep.fs_path).parent == CODE.absolute()}
+    why = [reason for name in sorted(code) for reason in changed_code(deps[name])]
     for entry in entries:
-        if isinstance(entry, str):  # "changed command", "always changed"
-            found.append("its command changed" if entry == "changed command" else entry)
+        if isinstance(entry, str):  # "changed command"
+            why.append("its command changed" if entry == "changed command" else entry)
             continue
         files: dict[str, list[str]] = {}  # by state: new, modified, deleted
         for name, state in sorted(entry.get("changed deps", {}).items()):
+            if name in code:
+                continue
             if isinstance(state, dict):  # a params file, with a state per key
-                found += [f"parameter {key} {was}" for key, was in sorted(state.items())]
+                why += [f"parameter {key} {change}" for key, change in sorted(state.items())]
             elif not (state in ("deleted", "modified") and as_recorded(repo, deps[name])):
                 files.setdefault(state, []).append(name)
-        found += [f"{', '.join(names)} {state}" for state, names in files.items()]
+        why += [f"{', '.join(names)} {state}" for state, names in files.items()]
         for name in entry.get("changed outs", {}):
-            found += [f"output {name} {state}" for state in altered(outs[name])]
-    return found
+            why += [f"output {name} {state}" for state in altered(outs[name])]
+    return why
+
+
+def changed_code(dep: Output) -> list[str]:
+    """How the code that a stage can reach differs from what dvc.lock holds; by module where the file of then is still here."""
+    file = Path(dep.fs_path)
+    script = STAGES / f"{file.name}.py"
+    if not script.is_file():
+        return [f"its script {script} is missing"]
+    present, recorded = describe_code(script), dep.hash_info.value
+    if hashlib.md5(present.encode(), usedforsecurity=False).hexdigest() == recorded:
+        return []
+    former = file.read_text(encoding="utf-8") if file.is_file() else ""
+    if hashlib.md5(former.encode(), usedforsecurity=False).hexdigest() != recorded:
+        return ["its code changed"]
+    changed = sorted({line.split()[0] for line in set(former.splitlines()) ^ set(present.splitlines())})
+    return [f"code changed: {', '.join(changed[:MAX_MODULES])}{' ...' if len(changed) > MAX_MODULES else ''}"]
 
 
 def altered(out: Output) -> list[str]:

@@ -23,14 +23,15 @@ TABLE = 2_500  # characters of each of the two tables
 
 
 def main(report: Path, params: Path, metrics: Path, against: str | None, pages: str | None) -> str:
-    """The comment. `against`: a git revision; what the branch changed since it left it is listed. `pages`: an address
+    """The comment. `against`: a git revision; what the branch has changed since is listed. `pages`: an address
     where the HTML pages can be had; relative links lead nowhere from a comment."""
     if not report.is_file():
         raise UserError("no such file", where=report, do="run `dvc repro report` and commit it")
     text = report.read_text(encoding="utf-8")
     if against:
-        found = changes(params, metrics, against)
-        text = text.replace(CHANGES, found, 1) if CHANGES in text else f"{text}\n{found}"  # another version's report
+        section = describe_changes(params, metrics, against)
+        # a report of another version may lack the mark
+        text = text.replace(CHANGES, section, 1) if CHANGES in text else f"{text}\n{section}"
     if pages:
         head, mark, _ = text.partition(LINKS)
         text = f"{head}{mark}\n[Full report and pages: files of this run]({pages})\n" if mark else text
@@ -39,11 +40,11 @@ def main(report: Path, params: Path, metrics: Path, against: str | None, pages: 
     return text
 
 
-def changes(params: Path, metrics: Path, against: str) -> str:
-    start = git("merge-base", against, "HEAD").strip()
+def describe_changes(params: Path, metrics: Path, against: str) -> str:
+    start = run_git("merge-base", against, "HEAD").strip()
     tables = [
-        ("Parameters", difference(flat(read(params)), flat(read(params, start)))),
-        ("Metrics", difference(flat(read(metrics)), flat(read(metrics, start)))),
+        ("Parameters", difference(flatten(load(params)), flatten(load(params, start)))),
+        ("Metrics", difference(flatten(load(metrics)), flatten(load(metrics, start)))),
     ]
     name = markdown(against, 100)
     if not any(table.rows for _, table in tables):
@@ -53,44 +54,44 @@ def changes(params: Path, metrics: Path, against: str) -> str:
     return f"**Changed against {name}**\n\n" + "\n\n".join([*shown, *same]) + "\n"
 
 
-def read(path: Path, revision: str | None = None) -> Any:
+def load(path: Path, revision: str | None = None) -> Any:
     """params.yaml or metrics.json, now or at a revision; empty where it is not there."""
     if revision is None:
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
     else:
-        listed = git("ls-tree", "--name-only", revision, "--", str(path))
-        text = git("show", f"{revision}:./{path}") if listed.strip() else ""
+        listed = run_git("ls-tree", "--name-only", revision, "--", str(path))
+        text = run_git("show", f"{revision}:./{path}") if listed.strip() else ""
     try:
         return (json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader)) if text else {}  # noqa: S506
     except (ValueError, yaml.YAMLError):
-        raise UserError("cannot be read", where=f"{path} at {revision or 'HEAD'}", do="mend that file") from None
+        raise UserError("cannot be read", where=f"{path} at {revision or 'HEAD'}", do="fix that file") from None
 
 
-def flat(content: Any, path: str = "") -> dict[str, Any]:
+def flatten(content: Any, path: str = "") -> dict[str, Any]:
     """Nested keys joined by dots; lists are values."""
     if not isinstance(content, dict):
         return {path: content}
-    return {k: v for key in content for k, v in flat(content[key], f"{path}.{key}" if path else str(key)).items()}
+    return {k: v for key in content for k, v in flatten(content[key], f"{path}.{key}" if path else str(key)).items()}
 
 
-def difference(now: dict[str, Any], before: dict[str, Any]) -> Table:
+def difference(here: dict[str, Any], before: dict[str, Any]) -> Table:
     rows = []
-    for key in sorted(now.keys() | before.keys()):
-        old, new = before.get(key), now.get(key)
-        if old != new or (key in now) != (key in before):
+    for key in sorted(here.keys() | before.keys()):
+        old, new = before.get(key), here.get(key)
+        if old != new or (key in here) != (key in before):
             by = f"{new - old:+.4g}".replace("-", "−") if known(old) and known(new) else ""
-            rows.append([key, show(old, key in before), show(new, key in now), by])
+            rows.append([key, format_value(old, key in before), format_value(new, key in here), by])
     columns = [Column("Key"), Column("Before", "number"), Column("Here", "number"), Column("Change", "number")]
     return Table(columns, rows)
 
 
-def show(value: Any, there: bool) -> str:
+def format_value(value: Any, there: bool) -> str:
     if not there:
         return "not set"
     return ", ".join(map(scalar, value)) if isinstance(value, list) else scalar(value)
 
 
-def git(*arguments: str) -> str:
+def run_git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         what = (done.stderr.strip().splitlines() or ["no common ancestor"])[0]

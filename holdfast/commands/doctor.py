@@ -8,6 +8,7 @@ holdfast doctor        exit code 0 all there, 1 something that params.yaml needs
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from holdfast.planning.machine import NEEDED, NOTE, OK, Line
 PATIENCE = 10.0  # seconds for a server or the hub to answer
 
 
-def main() -> int:
+def main(as_json: bool = False) -> int:
     """Prints a line for each thing looked at; returns the exit code."""
     settings: Params | None = None
     try:
@@ -30,20 +31,20 @@ def main() -> int:
     except UserError as error:
         found = [(NEEDED, f"{error.where}: {error.what}; {error.do}")]
     checks: list[tuple[str, Callable[[], Iterator[Line]]]] = [
-        ("python", machine.python),
-        ("device", machine.device),
-        ("dvc", machine.remote),
+        ("python", machine.check_python),
+        ("device", machine.check_device),
+        ("dvc", machine.check_remote),
     ]
     if settings:
         given = settings
         checks += [
             ("files", lambda: files(given)),
-            ("memory", lambda: machine.memory(given)),
-            ("disk", lambda: machine.disk(given)),
+            ("memory", lambda: machine.check_memory(given)),
+            ("disk", lambda: machine.check_disk(given)),
             ("suites", lambda: suites(given)),
         ]
         checks += [(name, lambda name=name: model(name, given)) for name in given.panel if name in given.models]
-    for line in found:
+    for line in found if not as_json else ():
         print(*line)
     for name, check in checks:
         try:
@@ -51,10 +52,14 @@ def main() -> int:
         except Exception as error:  # whatever is broken here, the other lines still help
             first = (str(error).splitlines() or [""])[0][:160]
             lines = [(NEEDED, f"{name}: cannot be looked at ({type(error).__name__}: {first})")]
-        for line in lines:
+        for line in lines if not as_json else ():
             print(*line, flush=True)
         found += lines
     missing = sum(mark == NEEDED for mark, _ in found)
+    if as_json:
+        states = {OK: "ok", NOTE: "note", NEEDED: "needed"}
+        print(json.dumps([{"state": states[mark], "text": text} for mark, text in found], indent=2, ensure_ascii=False))
+        return 1 if missing else 0
     print(f"{missing} of {len(found)} lines need something" if missing else "all that params.yaml needs is here")
     return 1 if missing else 0
 
@@ -97,7 +102,7 @@ def suites(given: Params) -> Iterator[Line]:
 def model(name: str, given: Params) -> Iterator[Line]:
     """The files of a panel member, and its endpoint."""
     entry, folder = given.models[name], Path(given.model_folder)
-    here = shapes.here(entry, folder)
+    here = shapes.find_folder(entry, folder)
     if entry.path is not None:
         whole = here is not None and (here / "config.json").is_file() and list(here.glob("*.safetensors"))
         lack = (
@@ -182,9 +187,16 @@ def endpoint(name: str, entry: Model, folder: Path | None) -> Line:
 
     common = {key: getattr(entry, key) for key in ("api_key_env", "concurrency", "max_requests", "max_tokens")}
     asked = manifest.Endpoint(
-        url=(entry.endpoint or "").rstrip("/"), model=entry.model or "", served="", refuses=[], token_prompts=False,
-        top_logprobs=0, timeout=min(entry.timeout, PATIENCE), retries=0, **common,
-    )  # fmt: skip
+        url=(entry.endpoint or "").rstrip("/"),
+        model=entry.model or "",
+        served="",
+        refuses=[],
+        token_prompts=False,
+        top_logprobs=0,
+        timeout=min(entry.timeout, PATIENCE),
+        retries=0,
+        **common,
+    )
     try:
         can, context = openai.probe(name, asked, folder)
     except UserError as error:

@@ -1,39 +1,269 @@
-"""Writes params.yaml for one's own model and data, after looking at both, and says what it found.
+"""Writes a project: the pipeline, its stages and prompts, and params.yaml for one's own model and data, or the pocket lab.
 
 holdfast init --base FOLDER|OWNER/NAME --domain my.jsonl [--test test.jsonl] [--columns prompt=Q,response=A]
+holdfast init --pocket                                                  both with [--into FOLDER] [--ci github|gitlab]
 
-Starts from the nearest profile by size. Data are copied into data/local, where DVC tracks them; a model folder elsewhere
-is linked into models/local, so no weights are doubled. params.yaml comes last, and only if all else went well.
+Starts git and DVC where there is none. What is there is not overwritten, except what an earlier `init` wrote and nobody
+edited. Data are copied into data/local, where DVC tracks them; a model folder elsewhere is linked into models/local, so no
+weights are doubled.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from holdfast.chat import encoding
-from holdfast.core import manifest, records
-from holdfast.core.errors import UserError
+from holdfast.core import manifest
+from holdfast.core.errors import UserError, first_line
 from holdfast.params.base import PARAMS
 from holdfast.params.ingest import Columns
 from holdfast.params.models import Model
 from holdfast.params.whole import Params
-from holdfast.planning import profiles, shapes, survey, tailor
+from holdfast.planning import profiles, scaffold, shapes
+
+if TYPE_CHECKING:
+    from holdfast.chat import encoding
+    from holdfast.planning import survey
 
 MODELS, DATA = Path("models/local"), Path("data/local")
 SIZES = ((2e9, "qwen2.5-0.5b"), (20e9, "llama-3.1-8b"), (math.inf, "paper"))  # up to so many parameters
 
 
-def main(base: str, domain: Path, test: Path | None, revision: str | None, columns: str | None, force: bool) -> None:
-    profiles.guard(PARAMS, force)
+@dataclass(frozen=True)
+class Start:
+    """What a project starts from: its params file, files to copy and to link (source, target), and lines that say why."""
+
+    params: str
+    copies: list[Path] = field(default_factory=list)
+    links: list[tuple[Path, Path]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+
+def main(
+    base: str | None,
+    domain: Path | None,
+    test: Path | None = None,
+    revision: str | None = None,
+    columns: str | None = None,
+    force: bool = False,
+    pocket: bool = False,
+    into: Path = Path(),
+    ci: scaffold.Forge | None = None,
+) -> None:
+    """Raises UserError, with nothing written, where something would be overwritten or the input is bad."""
+    if pocket == bool(base and domain) or (pocket and (base or domain)):
+        do = "give --base MODEL --domain FILE for your own, or --pocket for the lab that needs neither"
+        raise UserError("which model and data?", where="holdfast init", do=do)
+    if own := scaffold.own_repository(into if into.exists() else into.absolute().parent):
+        do = "use a folder of your own: mkdir my-project && cd my-project && holdfast init ..."
+        raise UserError("this is Holdfast's own repository; its results would mix with yours", where=own.name, do=do)
+    if ci not in (None, "github", "gitlab"):
+        raise UserError(f"no workflows for '{ci}'", where="--ci", do="give github or gitlab")
+    if base and Path(base).is_dir() and not Path(base).is_absolute():
+        base = os.path.relpath(base, into)
+    domain, test = (
+        file if file is None or file.is_absolute() else Path(os.path.relpath(file, into)) for file in (domain, test)
+    )
+    with working_in(into):
+        write_project(base, domain, test, revision, columns, force, ci)
+    if into != Path():
+        print(f"         in {into}: cd {into}")
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Makes `folder`, if need be, and works in it. Where that fails, no new folder is left."""
+    before = Path.cwd()
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot be made ({error.strerror})", where=folder, do="choose another folder") from None
+    os.chdir(folder)
+    try:
+        yield
+    except BaseException:
+        os.chdir(before)
+        for place in made:
+            if place.is_dir() and not any(place.iterdir()):
+                place.rmdir()
+        raise
+    os.chdir(before)
+
+
+def write_project(
+    base: str | None,
+    domain: Path | None,
+    test: Path | None,
+    revision: str | None,
+    columns: str | None,
+    force: bool,
+    ci: scaffold.Forge | None,
+) -> None:
+    """In the working directory. Computes everything first, then writes it all."""
+    before = scaffold.load_project()
+    if before and before.holdfast != scaffold.version():
+        what = f"made with Holdfast {before.holdfast}; this is {scaffold.version()}"
+        raise UserError(what, where=scaffold.PROJECT, do="bring it up to date first: holdfast upgrade")
+    ci = ci or (before.ci if before else None)
+    git_root = find_git_root()
+    pipeline = scaffold.read(base is None, ci, git_root or Path.cwd())
+    refuse_foreign_files(pipeline, before, force)
+    start = tailor_start(base, domain, test, revision, columns) if base and domain else Start(read_pocket_params())
+    check_copies(start, force)
+    if shutil.which("git") is None:
+        raise UserError("git is not installed", where="git", do="install it: results are compared between its commits")
+
+    edited = {
+        n
+        for n in pipeline
+        if before and n in before.files and Path(n).is_file() and not scaffold.is_unedited(n, before)
+    }
+    files = {name: content for name, content in pipeline.items() if name not in edited}
+    files[PARAMS.as_posix()] = start.params.encode()
+    hashes = {name: scaffold.digest(content) for name, content in files.items()}
+    kept = {name: before.files[name] for name in edited} if before else {}
+    project = scaffold.Project(scaffold.version(), base is None, ci, dict(sorted((hashes | kept).items())))
+    files |= scaffold.with_record(project, pipeline)
+    for path, content in profiles.OWN.items():
+        if path.parent.as_posix() in start.params and not path.exists():
+            files[path.as_posix()] = content.encode()
+    files |= {(DATA / file.name).as_posix(): file.read_bytes() for file in start.copies}
+    scaffold.add_ignore_files(files)
+
+    writer = scaffold.Writer({name: content for name, content in files.items() if not has(name, content)})
+    writer.prepare()
+    try:
+        started = start_git_and_dvc(git_root)
+        for source, target in start.links:
+            link(source, target)
+        writer.commit()
+    finally:
+        writer.close()
+    for line in start.lines:
+        print(line)
+    for line in started:
+        print(f"started  {line}")
+    report_written(files, edited)
+
+
+def has(name: str, content: bytes) -> bool:
+    return Path(name).is_file() and Path(name).read_bytes() == content
+
+
+def find_git_root() -> Path | None:
+    if shutil.which("git") is None:
+        return None
+    done = subprocess.run(["git", "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=False)
+    return Path(done.stdout.strip()) if done.returncode == 0 else None
+
+
+def find_dvc_root(git_root: Path) -> Path | None:
+    here = Path.cwd().resolve()
+    places = [here, *(place for place in here.parents if place.is_relative_to(git_root.resolve()))]
+    return next((place for place in places if (place / ".dvc").is_dir()), None)
+
+
+def start_git_and_dvc(git_root: Path | None) -> list[str]:
+    """Runs `git init` and `dvc init` where there is neither; says so. Raises UserError where one fails."""
+    said = []
+    if git_root is None:
+        call("git", "init", "--quiet")
+        git_root = Path.cwd()
+        said.append("a git repository (git init)")
+    if find_dvc_root(git_root) is None:
+        below = git_root.resolve() != Path.cwd().resolve()
+        call(sys.executable, "-m", "dvc", "init", "--quiet", *(["--subdir"] if below else []))
+        call(sys.executable, "-m", "dvc", "config", "core.analytics", "false")
+        said.append("a DVC project (dvc init" + (" --subdir)" if below else ")"))
+    return said
+
+
+def call(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+        raise UserError(
+            lines[-1].removeprefix("ERROR: "), where=" ".join(command[-3:]), do="correct that, and run it again"
+        )
+
+
+def refuse_foreign_files(pipeline: dict[str, bytes], before: scaffold.Project | None, force: bool) -> None:
+    """Raises UserError where a file would be overwritten that an earlier `init` did not write, or that was edited."""
+    ours = before.files if before else {}
+    do = "choose a folder of its own: holdfast init --into llm ..."
+    pipeline_file = Path(scaffold.PIPELINE)
+    if (
+        pipeline_file.exists()
+        and pipeline_file.name not in ours
+        and not has(pipeline_file.name, pipeline[pipeline_file.name])
+    ):
+        raise UserError("another pipeline is here", where=pipeline_file, do=do)
+    for name, content in pipeline.items():
+        if Path(name).exists() and name not in ours and not has(name, content):
+            raise UserError(
+                "is here already, and not from Holdfast",
+                where=name,
+                do="move it away" if name.startswith("../") else do,
+            )
+    profile = PARAMS.is_file() and any(
+        PARAMS.read_bytes() == file.read_bytes() for file in profiles.find_profiles().values()
+    )
+    if PARAMS.exists() and not profile and not force and not scaffold.is_unedited(PARAMS.as_posix(), before):
+        what = (
+            "was edited since `holdfast init` wrote it"
+            if PARAMS.as_posix() in ours
+            else "is here already, and not from Holdfast"
+        )
+        raise UserError(what, where=PARAMS, do="edit it by hand, or give --force to replace it")
+
+
+def read_pocket_params() -> str:
+    return profiles.find_profile("pocket").read_text(encoding="utf-8")
+
+
+def report_written(files: dict[str, bytes], edited: set[str]) -> None:
+    groups: dict[str, int] = {}
+    for name in files:
+        parts = name.removeprefix("../").split("/")
+        group = (
+            name
+            if len(parts) == 1 or name.startswith("../")
+            else "/".join(parts[: 2 if parts[0] in ("data", "models") else 1]) + "/"
+        )
+        groups[group] = groups.get(group, 0) + 1
+    print("wrote    " + ", ".join(f"{name} ({n} files)" if n > 1 else name for name, n in sorted(groups.items())))
+    for name in sorted(edited):
+        print(f"kept     {name}: edited by hand")
+    print("next     git add . && git commit; holdfast doctor; then: dvc repro")
+
+
+def tailor_start(base: str, domain: Path, test: Path | None, revision: str | None, columns: str | None) -> Start:
+    """Looks at model and data, and makes the params file for them. Raises UserError."""
+    try:
+        from holdfast.chat import encoding
+        from holdfast.planning import survey, tailor
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{error.name} is not installed", where="holdfast init --base", do="pip install 'holdfast[pipeline]'"
+        ) from None
     mapped = parse_columns(columns)
     model, links = find(base, revision)
-    place = Path(base) if links else shapes.here(model, MODELS)
+    place = Path(base) if links else shapes.find_folder(model, MODELS)
     shape = (
-        shapes.of(Model(path=Path(base).resolve().name), Path(base).resolve().parent)
+        shapes.find_shape(Model(path=Path(base).resolve().name), Path(base).resolve().parent)
         if links
-        else shapes.of(model, MODELS)
+        else shapes.find_shape(model, MODELS)
     )
     if shape is None:
         what, do = "its size is not known here", "download it, and give its folder"
@@ -46,25 +276,19 @@ def main(base: str, domain: Path, test: Path | None, revision: str | None, colum
     def tokens(conversation: encoding.Messages) -> tuple[int, int]:
         try:
             _, mask = encoding.encode(tokenizer, conversation)  # type: ignore[arg-type]
-        except Exception as error:  # a template is a program of somebody else
-            what = f"the chat template cannot render a row ({(str(error).splitlines() or ['?'])[0][:120]})"
-            do = "mend or remove such rows: no system turn, no odd order of roles"
+        except Exception as error:  # a template is a program of its author's
+            what = f"the chat template cannot render a row ({first_line(error)})"
+            do = "fix or remove such rows: no system turn, no odd order of roles"
             raise UserError(what, where=domain, do=do) from None
         return len(mask), sum(mask)
 
-    measure = tokens if tokenizer is not None else survey.by_characters
-    found = survey.look(domain, mapped, measure)
-    held_out = survey.look(test, mapped, measure) if test else None
-
+    measure = tokens if tokenizer is not None else survey.estimate_tokens
+    train = survey.survey_file(domain, mapped, measure)
+    held_out = survey.survey_file(test, mapped, measure) if test else None
     name = next(name for limit, name in SIZES if shape.parameters <= limit)
-    text, notes = tailor.made(name, model, found, shape, tokenizer, domain, test, mapped)
-
-    for file in filter(None, (domain, test)):
-        copy(file, force)
-    for source, target in links:
-        link(source, target, force)
-    profiles.put(text)
-    tell(found, held_out, base, shape, name, tokenizer is not None, notes)
+    text, notes = tailor.tailor_params(name, model, train, shape, tokenizer, domain, test, mapped)
+    lines = describe(train, held_out, base, shape, name, tokenizer is not None, notes)
+    return Start(text, [file for file in (domain, test) if file], links, lines)
 
 
 def parse_columns(columns: str | None) -> Columns | None:
@@ -100,7 +324,7 @@ def find(base: str, revision: str | None) -> tuple[Model, list[tuple[Path, Path]
 
 def latest(hub: str) -> str:
     """The commit of a hub model: what the profiles pin, else what the hub says now. Raises UserError without a network."""
-    for file in profiles.found().values():
+    for file in profiles.find_profiles().values():
         for model in Params.load(file).models.values():
             if model.hub == hub and model.revision:
                 return model.revision
@@ -113,60 +337,80 @@ def latest(hub: str) -> str:
         raise UserError(what, where=hub, do="give --revision: the 40-digit commit hash from the model's page") from None
 
 
-def copy(file: Path, force: bool) -> None:
-    target = DATA / file.name
-    if (
-        target.exists()
-        and target.resolve() != file.resolve()
-        and target.read_bytes() != file.read_bytes()
-        and not force
-    ):
-        raise UserError("another file of this name is there", where=target, do="rename yours, or give --force")
-    if target.resolve() != file.resolve():
-        with records.replacing(target) as partial:
-            partial.write_bytes(file.read_bytes())
+def check_copies(start: Start, force: bool) -> None:
+    """Raises UserError where another file or model of the same name is there, or params.yaml would not be valid."""
+    for file in start.copies:
+        target = DATA / file.name
+        if (
+            target.exists()
+            and target.resolve() != file.resolve()
+            and target.read_bytes() != file.read_bytes()
+            and not force
+        ):
+            raise UserError("another file of this name is there", where=target, do="rename yours, or give --force")
+    for source, target in start.links:
+        if (target.is_symlink() or target.exists()) and target.resolve() != source and not force:
+            raise UserError("another model of this name is there", where=target.parent, do="remove it, or give --force")
+    parse_params(start.params)
 
 
-def link(source: Path, target: Path, force: bool) -> None:
+def parse_params(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / PARAMS).write_text(text, encoding="utf-8")
+        try:
+            Params.load(Path(folder) / PARAMS)
+        except UserError as error:
+            raise UserError(error.what, where=PARAMS, do=error.do) from None
+
+
+def link(source: Path, target: Path) -> None:
     """A link to a model's file, so that its weights are not doubled."""
     if target.is_symlink() or target.exists():
         if target.resolve() == source:
             return
-        if not force:
-            raise UserError("another model of this name is there", where=target.parent, do="remove it, or give --force")
         target.unlink()
     target.parent.mkdir(parents=True, exist_ok=True)
     target.symlink_to(source)
 
 
-def tell(
-    found: survey.Survey, test: survey.Survey | None, base: str, shape: shapes.Shape, name: str, exact: bool, notes: list[str]
-) -> None:  # fmt: skip
+def describe(
+    found: survey.Survey,
+    test: survey.Survey | None,
+    base: str,
+    shape: shapes.Shape,
+    name: str,
+    exact: bool,
+    notes: list[str],
+) -> list[str]:
+    """What was read, in lines for the user."""
+    from holdfast.planning import survey
+
     def spread(numbers: list[int]) -> str:
         ordered = sorted(numbers)
         return f"{ordered[len(ordered) // 2]:,} in the middle, {ordered[-1]:,} at most"
 
+    lines: list[str] = []
     unit = "tokens" if exact else "tokens (guessed from characters: the tokenizer is not here)"
-    print(
+    lines.append(
         f"base     {Path(base).name}: {shape.parameters / 1e6:,.1f} M parameters, context {shape.context:,}; profile '{name}'"
     )
-    print(
+    lines.append(
         f"data     {found.rows:,} rows, format {found.form}, {found.systems:,} with a system turn, {found.many_turns:,} of many turns"
     )
     for reason, n in found.rejected.most_common():
-        print(f"         {n:,} cannot be used: {reason}")
+        lines.append(f"         {n:,} cannot be used: {reason}")
     if found.duplicates:
-        print(f"         {found.duplicates:,} are duplicates")
-    print(f"lengths  {unit}: rows {spread(found.lengths)}; answers {spread(found.answers)}")
-    print("language " + ", ".join(f"{language} {part:.0%}" for language, part in found.languages))
+        lines.append(f"         {found.duplicates:,} are duplicates")
+    lines.append(f"lengths  {unit}: rows {spread(found.lengths)}; answers {spread(found.answers)}")
+    lines.append("language " + ", ".join(f"{language} {part:.0%}" for language, part in found.languages))
     if test:
         both = survey.shared_questions(found.conversations, test.conversations)
-        print(
+        lines.append(
             f"test     {test.rows:,} rows"
             + (f"; {both:,} training rows ask the same and will be left out" if both else "")
         )
     else:
-        print("test     none given: a tenth of the rows is split off")
+        lines.append("test     none given: a tenth of the rows is split off")
     for note in notes:
-        print(f"note     {note}")
-    print("wrote    params.yaml\nnext     holdfast doctor; then: dvc repro")
+        lines.append(f"note     {note}")
+    return lines

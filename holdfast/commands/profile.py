@@ -15,16 +15,16 @@ from holdfast.planning import profiles
 def show() -> None:
     """Every profile with the first sentence of its comment; the one in use is marked."""
     present = PARAMS.read_bytes() if PARAMS.is_file() else b""
-    for name, file in profiles.found().items():
+    for name, file in profiles.find_profiles().items():
         mark = "*" if file.read_bytes() == present else " "
         print(f"{mark} {name:<14} {about(file)}")
 
 
 def use(name: str, force: bool) -> None:
     """Replaces params.yaml by a profile. Raises UserError if that would lose edits."""
-    text = profiles.file(name).read_text(encoding="utf-8")
+    text = profiles.find_profile(name).read_text(encoding="utf-8")
     profiles.guard(PARAMS, force)
-    profiles.put(text)
+    profiles.write_params(text)
     marked = [number for number, line in enumerate(text.splitlines(), start=1) if "# <-" in line]
     print(f"{PARAMS}: profile '{name}'")
     if marked:

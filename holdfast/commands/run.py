@@ -32,7 +32,7 @@ def main(stage: str, cell: str | None) -> None:
         return
     from holdfast.core import ledger
 
-    with ledger.kept(COSTS, stage, cell):
+    with ledger.record_cost(COSTS, stage, cell):
         script.main(*arguments)
 
 
@@ -53,15 +53,17 @@ def load(stage: str) -> ModuleType:
 
 
 def write_code() -> None:
-    """One file a stage: a line for each module that it can reach, with its hash."""
+    """Writes one file a stage: a line for each module that it can reach, with its hash."""
     with records.replacing_folder(CODE) as folder:
         for file in sorted(STAGES.glob("*.py")):
-            try:
-                found = fingerprint.of_file(file)
-            except SyntaxError as error:
-                raise UserError(
-                    f"line {error.lineno}: {error.msg}", where=error.filename or file, do="fix it"
-                ) from None
-            (folder / file.stem).write_text(
-                "".join(f"{name} {hash}\n" for name, hash in found.items()), encoding="utf-8"
-            )
+            (folder / file.stem).write_text(describe_code(file), encoding="utf-8")
+
+
+def describe_code(script: Path, root: Path = Path()) -> str:
+    """What `write_code` writes for a stage script of the project in `root`. Raises UserError where a module cannot be parsed."""
+    try:
+        modules = fingerprint.of_file(script, root)
+    except SyntaxError as error:
+        where = f"{error.filename or script}, line {error.lineno}"
+        raise UserError(error.msg, where=where, do="fix it, or take back the edit") from None
+    return "".join(f"{name} {code}\n" for name, code in modules.items())

@@ -10,28 +10,28 @@ from typing import Annotated
 
 import typer
 
-from holdfast.params.base import PARAMS
-from holdfast.params.whole import Params
-
 app = typer.Typer()
 MODELS, REPORTS = Path("models"), Path("reports")
+START, PIPELINE, REVIEW = "Start", "Pipeline", "Review"  # panels of the help
 
 
-@app.command()
+@app.command(rich_help_panel=PIPELINE)
 def validate() -> None:
     """Check every parameter in params.yaml, and run nothing."""
+    from holdfast.params.whole import Params
+
     Params.load()
 
 
-@app.command()
-def check() -> None:
+@app.command(rich_help_panel=PIPELINE)
+def check(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
     """Is dvc.lock up to date? Exit 1 names each stale stage and why; runs no stage, needs no data and no GPU."""
     from holdfast.commands import check as command
 
-    raise typer.Exit(command.main())
+    raise typer.Exit(command.main(as_json))
 
 
-@app.command()
+@app.command(rich_help_panel=REVIEW)
 def comment(
     against: Annotated[
         str | None, typer.Option("--against", help="Git revision, such as origin/main: list what changed since it.")
@@ -40,17 +40,18 @@ def comment(
 ) -> None:
     """Print the comment of a pull request: the committed report and what the branch changed. Runs no stage."""
     from holdfast.commands import comment as command
+    from holdfast.params.base import PARAMS
 
     report, metrics = REPORTS / "report.md", REPORTS / "metrics.json"
     typer.echo(command.main(report, PARAMS, metrics, against, pages), nl=False)
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def template(
     source: Annotated[str, typer.Argument(help="A model folder, a jinja file, or a model's name in params.yaml.")],
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """What a chat template does to a user turn, and a self-test. Exit 0 passed, 1 failed, 2 cannot be used."""
+    """What a chat template does to a user turn, and a self-test. Exit 0 passed, 1 failed, 3 cannot be used."""
     import json
 
     from holdfast.chat import template_check, template_text
@@ -63,7 +64,7 @@ def template(
 
 
 profile_app = typer.Typer(no_args_is_help=True, help="Complete params files for real models.")
-app.add_typer(profile_app, name="profile")
+app.add_typer(profile_app, name="profile", rich_help_panel=START)
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there, edits that git does not have included.")]
 
 
@@ -85,30 +86,52 @@ def profile_use(
     command.use(name, force)
 
 
-@app.command("init")
+@app.command("init", rich_help_panel=START)
 def initialise(
-    base: Annotated[str, typer.Option(metavar="FOLDER|HUB", help="A chat model: a folder, or OWNER/NAME of the hub.")],
-    domain: Annotated[Path, typer.Option(metavar="FILE", help="Your data: JSONL, JSON, CSV or Parquet.")],
+    base: Annotated[
+        str | None, typer.Option(metavar="FOLDER|HUB", help="A chat model: a folder, or OWNER/NAME.")
+    ] = None,
+    domain: Annotated[Path | None, typer.Option(metavar="FILE", help="Your data: JSONL, JSON, CSV or Parquet.")] = None,
     test: Annotated[Path | None, typer.Option(metavar="FILE", help="Test rows; none: a tenth is split off.")] = None,
     revision: Annotated[str | None, typer.Option(metavar="COMMIT", help="Hub: the full commit hash.")] = None,
     columns: Annotated[str | None, typer.Option(metavar="prompt=Q,response=A", help="Which fields hold what.")] = None,
+    pocket: Annotated[
+        bool, typer.Option("--pocket", help="The built-in lab, which needs no model and no data.")
+    ] = False,
+    into: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where to, such as a subfolder of a repository.")
+    ] = Path(),
+    ci: Annotated[
+        str | None, typer.Option(metavar="github|gitlab", help="Also write the workflows of this forge.")
+    ] = None,
     force: Force = False,
 ) -> None:
-    """Look at your model and data, and write params.yaml for them."""
+    """Write a project here: pipeline, stages, and params.yaml for your model and data."""
     from holdfast.commands import init as command
 
-    command.main(base, domain, test, revision, columns, force)
+    command.main(base, domain, test, revision, columns, force, pocket, into, ci)  # type: ignore[arg-type]
 
 
-@app.command()
-def doctor() -> None:
+@app.command(rich_help_panel=START)
+def upgrade(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Write without asking.")] = False,
+) -> None:
+    """Bring the project up to this Holdfast: merge what changed with what you edited."""
+    from holdfast.commands import upgrade as command
+
+    raise typer.Exit(command.main(dry_run, yes))
+
+
+@app.command(rich_help_panel=START)
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
     """Is everything here that params.yaml needs? Exit 1 if not; every line is ok or says what to do."""
     from holdfast.commands import doctor as command
 
-    raise typer.Exit(command.main())
+    raise typer.Exit(command.main(as_json))
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def plan(
     price: Annotated[float | None, typer.Option(min=0, help="Of one device for one hour, in your currency.")] = None,
     device: Annotated[str | None, typer.Option(help="Reckon for this device, measure nothing: h100, a100 ...")] = None,
@@ -119,3 +142,22 @@ def plan(
     from holdfast.commands import plan as command
 
     command.main(price, device, devices, as_json)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def costs(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """What every stage took: tokens and operations, and seconds and memory of its last run on this machine."""
+    from holdfast.commands import costs as command
+
+    command.main(as_json)
+
+
+@app.command(rich_help_panel=START)
+def explain(
+    name: Annotated[str | None, typer.Argument(help="A section or a field, such as gate or gate.margin.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="All sections, as in docs/params.md.")] = False,
+) -> None:
+    """What a parameter means, its unit, range and default, and which stages a change of it runs again."""
+    from holdfast.commands import explain as command
+
+    command.main(name, markdown)

@@ -24,7 +24,7 @@ from holdfast.core.errors import UserError
 from holdfast.core.progress import Progress
 
 FOLDER = Path(".cache")
-WORTH = 5000  # rows below which worker processes cost a small model more than they save (benchmarks/scaling.py)
+WORTH = 5000  # rows below which worker processes cost a small model more than they save (benchmarks/speed/scaling.py)
 Work = Callable[[list[Any]], list[Any]]  # one result per row, each of them JSON
 Shard = dict[str, Any]  # its results, and what they took (meter.Spent)
 Spread = Callable[[Work, list[list[Any]]], Iterator[tuple[int, Shard]]]
@@ -45,11 +45,6 @@ def workers(default: int) -> int:
     return int(chosen)
 
 
-def code_version(*files: str) -> str:
-    """Hash of source files: results of older code are not reused."""
-    return hashlib.sha256(b"".join(Path(f).read_bytes() for f in sorted(set(files)))).hexdigest()
-
-
 def shards(
     stage: str, rows: Sequence[Any], size: int, identity: Any, work: Work, unit: str = "rows", workers: int | Spread = 1
 ) -> list[Any]:
@@ -67,7 +62,7 @@ def shards(
 
     def take(i: int, shard: Shard, earlier: bool = False) -> None:
         size = len(parts[i])
-        meter.total.add(meter.Spent(**shard["spent"], rows=size, rows_kept=size if earlier else 0))
+        meter.total.add(meter.Spent(**shard["spent"], rows=size, rows_from_cache=size if earlier else 0))
         found[i] = shard["results"]
         progress.advance(size)
 

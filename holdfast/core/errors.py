@@ -1,8 +1,19 @@
-"""The one exception that users see: what is wrong, where, and what to do. The CLI prints it and exits with 2."""
+"""The one exception that users see: what is wrong, where, and what to do. And the exit codes of every command."""
 
 from __future__ import annotations
 
+from enum import IntEnum
 from functools import partial
+
+
+class ExitCode(IntEnum):
+    """Of every command. A crash and a wrong call are BROKEN: neither a pass nor a fail."""
+
+    OK = 0  # done; the verdict is pass; up to date; all there
+    FAIL = 1  # the verdict is fail; stale; something is missing
+    CANNOT_COMPARE = 2  # the evaluations cannot be compared
+    BROKEN = 3  # bad input, wrong usage, a missing file, or a crash
+    INTERRUPTED = 130
 
 
 class UserError(Exception):

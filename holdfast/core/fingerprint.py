@@ -38,8 +38,20 @@ def of_modules(*modules: str) -> str:
     return digest(repr(sorted(found.items())))
 
 
-@cache
+def source_hash(*files: str) -> str:
+    """One hash of these source files and of no others: results of older code are not reused. Comments do not count."""
+    trees = [canonical(ast.parse(Path(file).read_text(encoding="utf-8"), file)) for file in sorted(set(files))]
+    return digest(repr(trees))
+
+
 def _read(file: Path, root: Path) -> tuple[str, list[Path]]:
+    """(hash, files reached) of a file. Parsed once as long as it does not change."""
+    status = file.stat()
+    return _parse(file, root, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _parse(file: Path, root: Path, changed: int, size: int) -> tuple[str, list[Path]]:
     if file.suffix != ".py":
         return digest(file.read_bytes()), []
     tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
@@ -98,15 +110,18 @@ def _running(tree: ast.AST) -> list[ast.AST]:
 def canonical(node: Any) -> Any:
     """A syntax tree as nested tuples, without docstrings, and without what differs from one Python to the next."""
     if isinstance(node, list):
-        return [canonical(one) for one in node]
+        return [canonical(one) for one in node if not _is_text(one)]
     if not isinstance(node, ast.AST):
         return type(node).__name__, repr(node)
     fields = {name: value for name, value in ast.iter_fields(node) if name not in SKIPPED and value not in (None, [])}
-    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
-        fields["body"] = node.body[1:]
     if isinstance(node, ast.JoinedStr):  # how an f-string is cut into constants differs
         fields["values"] = _joined(node.values)
     return type(node).__name__, [(name, canonical(fields[name])) for name in sorted(fields)]
+
+
+def _is_text(node: Any) -> bool:
+    """A docstring: of a module, a class, a function or an attribute."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _joined(values: list[ast.expr]) -> list[ast.expr]:

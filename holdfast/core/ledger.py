@@ -1,10 +1,12 @@
-"""The cost ledger of a command: tokens, operations, seconds and memory, in reports/costs/STAGE.json or STAGE/CELL.json."""
+"""What a stage costs, in two records.
+
+reports/costs/STAGE[/CELL].json          tokens, operations and rows: equal inputs give equal counts, so git keeps them
+.holdfast/timings/STAGE[/CELL].json      seconds, memory and what came from the cache: of the last run on this machine
+"""
 
 from __future__ import annotations
 
 import os
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,30 +15,33 @@ from pathlib import Path
 
 from holdfast.core import meter, records
 
+TIMINGS = Path(".holdfast/timings")
+_timing: dict[str, float] = {}  # what the running stage has noted
+
+
+def note_timing(**numbers: float) -> None:
+    """Adds numbers that differ from run to run to the stage's timing record."""
+    _timing.update(numbers)
+
 
 @contextmanager
-def kept(folder: Path, stage: str, cell: str | None = None) -> Iterator[None]:
-    """Writes what the block took, once it has ended well. Seconds are those of this start; tokens, operations and rows also
-    count what an earlier, killed start had finished. The clock makes two ledgers of the same work differ: nothing but the
-    report reads them."""
-    began = time.monotonic()
+def record_cost(folder: Path, stage: str, cell: str | None = None) -> Iterator[None]:
+    """Writes both records of a stage once the block has ended without an error: the counts to `folder`, the rest to TIMINGS.
+
+    Counts include what an earlier, killed run had finished; seconds and memory are those of this run.
+    """
+    start = time.monotonic()
+    _timing.clear()
     yield
     if os.environ.get("RANK", "0") != "0":
-        return  # of several processes that torchrun has started, the first one writes
-    found = {
-        "schema": 1,
-        "stage": stage,
-        "cell": cell,
-        **asdict(meter.total),
-        "seconds": round(time.monotonic() - began, 1),
-        "peak_memory_bytes": max(peak_memory(), meter.memory),
+        return  # of the processes that torchrun has started, only the first one writes
+    name = f"{stage}/{cell}.json" if cell else f"{stage}.json"
+    counts = asdict(meter.total)
+    timing = {
+        **_timing,
+        "rows_from_cache": counts.pop("rows_from_cache"),
+        "seconds": round(time.monotonic() - start, 1),
+        "peak_memory_bytes": max(meter.peak_memory(), meter.memory),
     }
-    records.write_json(folder / (f"{stage}/{cell}.json" if cell else f"{stage}.json"), found)
-
-
-def peak_memory() -> int:
-    """Bytes: of the accelerator that this process has used, else the largest resident set among it and its children."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and (most := torch.cuda.max_memory_allocated()):
-        return int(most)
-    return 1024 * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    for file, numbers in ((folder / name, counts), (TIMINGS / name, timing)):
+        records.write_json(file, {"schema": 1, "stage": stage, "cell": cell, **numbers})

@@ -23,7 +23,7 @@ from holdfast.core.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 1
+VERSION = 2
 TEXT, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 MESSAGES = pa.list_(pa.struct([("role", TEXT), ("content", TEXT)]))
 
@@ -38,9 +38,18 @@ NULLABLE = {"score", "mass", "logprob", "score_std", "base_logprob", "temperatur
 # context: the turns before the user turn `text` (a system turn, earlier turns), often none. temperature and top_p are null,
 # and model, revision and sample name file, hash and row, where the text is from a corpus
 _raw = dict(
-    id=TEXT, context=MESSAGES, text=TEXT, finish=TEXT, n_tokens=INT, temperature=FLOAT, top_p=FLOAT, sample=INT, seed=INT,
-    model=TEXT, revision=TEXT,
-)  # fmt: skip
+    id=TEXT,
+    context=MESSAGES,
+    text=TEXT,
+    finish_reason=TEXT,
+    n_tokens=INT,
+    temperature=FLOAT,
+    top_p=FLOAT,
+    sample=INT,
+    seed=INT,
+    model=TEXT,
+    revision=TEXT,
+)
 _candidate = dict(
     id=TEXT,  # the instruction's
     context=MESSAGES,  # the turns before it
@@ -60,19 +69,34 @@ SCHEMAS: dict[str, pa.Schema] = {
     # one conversation of the domain; group names the domain suite of a test row ("" = none)
     "domain": _schema(id=TEXT, messages=MESSAGES, group=TEXT, source=TEXT),
     "domain_rejected": _schema(id=TEXT, source=TEXT, reason=TEXT, excerpt=TEXT),
-    # finish: "stop" (the model ended its turn) or "length" (it did not)
+    # finish_reason: "stop" (the model ended its turn) or "length" (it did not)
     "instructions_raw": _schema(**_raw),
     "instructions_kept": _schema(**_raw, cluster=INT),
     "instructions_rejected": _schema(**_raw, reason=TEXT, detail=TEXT),
     "responses": _schema(
-        id=TEXT, instruction_id=TEXT, text=TEXT, finish=TEXT, n_tokens=INT, sample=INT, seed=INT, model=TEXT, revision=TEXT,
+        id=TEXT,
+        instruction_id=TEXT,
+        text=TEXT,
+        finish_reason=TEXT,
+        n_tokens=INT,
+        sample=INT,
+        seed=INT,
+        model=TEXT,
+        revision=TEXT,
     ),
     # id is the response's; no row: this judge was not asked; score 1..5 or null (no valid judgement); mass: probability on the
     # five score tokens, null where no score could be read; logprob: mean log-probability per response token under this judge
     # (nats), filled by the base only; tokens: of the judge's prompt, where they can be counted here; audit: of an instruction
     # of the random sample, whose responses every judge scored
     "scores": _schema(
-        id=TEXT, instruction_id=TEXT, judge=TEXT, score=FLOAT, mass=FLOAT, logprob=FLOAT, tokens=INT, audit=BOOL,
+        id=TEXT,
+        instruction_id=TEXT,
+        judge=TEXT,
+        score=FLOAT,
+        mass=FLOAT,
+        logprob=FLOAT,
+        tokens=INT,
+        audit=BOOL,
     ),
     "candidates": _schema(**_candidate),
     "candidates_rejected": _schema(**_candidate, reason=TEXT),
@@ -82,9 +106,17 @@ SCHEMAS: dict[str, pa.Schema] = {
     "mix": _schema(id=TEXT, source=TEXT, source_id=TEXT, epoch=INT, repeat=INT, messages=MESSAGES, trained_tokens=INT),
     # one evaluation item's outcome: correct in 0..1; hashes guard the pairing of base and tuned
     "items": _schema(
-        id=TEXT, suite=TEXT, item_id=TEXT, item_hash=TEXT, prompt_hash=TEXT, correct=FLOAT, prompt=TEXT, target=TEXT, response=TEXT,
+        id=TEXT,
+        suite=TEXT,
+        item_id=TEXT,
+        item_hash=TEXT,
+        prompt_hash=TEXT,
+        correct=FLOAT,
+        prompt=TEXT,
+        target=TEXT,
+        response=TEXT,
     ),
-}  # fmt: skip
+}
 
 
 def text_id(*parts: object) -> str:

@@ -1,4 +1,4 @@
-"""The final answer in what a model wrote: out of a box, a fence, a sentence, with typographic marks and trailing talk.
+"""The final answer in what a model wrote: in a box, a fence or a sentence, without typographic marks and trailing talk.
 
 lm-eval's task files can use it as the filter `final_answer`; `evaluate.domain_test: answer` compares answers with it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-# what keyboards do not have, as they spell it; zero-width characters go
+# typographic characters as a keyboard spells them; zero-width ones are removed
 PLAIN = str.maketrans(
     dict.fromkeys("\u2018\u2019\u201a\u201b\u02bc\u2032\u00b4`", "'")
     | dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"')
@@ -17,7 +17,7 @@ PLAIN = str.maketrans(
 )
 BOX = re.compile(r"\\(?:boxed|fbox)\s{0,9}\{")
 FENCE = re.compile(r"^[ \t]*(```+|~~~+)[^\n`]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
-SAID = re.compile(r"\banswer(?:\s{1,9}is)?\s{0,9}[*_]{0,3}\s{0,9}(?::|=|(?<=is)\b)\s*", re.IGNORECASE)
+ANSWER_PHRASE = re.compile(r"\banswer(?:\s{1,9}is)?\s{0,9}[*_]{0,3}\s{0,9}(?::|=|(?<=is)\b)\s*", re.IGNORECASE)
 SENTENCE_END = re.compile(r"(?<![A-Z])(?<!\bDr)(?<!\bMr)(?<!\bMrs)(?<!\bSt)[.!?](?=[\"')*_$\]]*(?:\s|$))")
 WRAPPERS = [("__", "__"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("'", "'"), ('"', '"')]
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
@@ -27,17 +27,17 @@ def final_answer(text: str) -> str:
     """The answer alone, on one line. The first of these that the text holds: the last \\boxed{...}, the last `#### ...`,
     what follows the last "answer is" or "answer:", the last fenced block, the first line that is not empty."""
     if (boxed := last_box(text)) is not None:
-        return bare(boxed)
+        return strip_marks(boxed)
     if marked := re.findall(r"^[ \t]*####[ \t]*(\S.*)$", text, re.MULTILINE):
-        return bare(marked[-1])
-    if said := list(SAID.finditer(text)):
-        return bare(sentence(first_line(text[said[-1].end() :])))
-    return bare(first_line(text))
+        return strip_marks(marked[-1])
+    if phrases := list(ANSWER_PHRASE.finditer(text)):
+        return strip_marks(first_sentence(first_line(text[phrases[-1].end() :])))
+    return strip_marks(first_line(text))
 
 
 def last_box(text: str) -> str | None:
     """What the last \\boxed{...} or \\fbox{...} holds, inner braces counted; None where there is none that closes."""
-    starts = {found.end() for found in BOX.finditer(text)}
+    starts = {box.end() for box in BOX.finditer(text)}
     opened: list[int] = []  # where each brace begins that is still open
     closed: list[tuple[int, int]] = []
     for brace in re.finditer(r"[{}]", text) if starts else ():
@@ -54,13 +54,13 @@ def first_line(text: str) -> str:
     return next((line for line in (fenced[-1] if fenced else text).splitlines() if line.strip()), "")
 
 
-def sentence(text: str) -> str:
+def first_sentence(text: str) -> str:
     """Up to where the sentence ends; a full stop inside a number or after an initial does not end it."""
     end = SENTENCE_END.search(text)
     return text[: end.start()] if end else text
 
 
-def bare(answer: str) -> str:
+def strip_marks(answer: str) -> str:
     r"""Without the marks around it: emphasis, quotes, dollars, \text{...}, a full stop; spaces and apostrophes plain."""
     answer = re.sub(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}", r"\1", answer)
     answer = " ".join(answer.translate(PLAIN).split())
@@ -76,22 +76,22 @@ def bare(answer: str) -> str:
             return answer
 
 
-def same(answer: str, expected: str) -> bool:
+def same_answer(answer: str, expected: str) -> bool:
     """Whether two texts end in the same answer: as numbers if both are, else letter by letter, case aside."""
-    given, wanted = final_answer(answer), final_answer(expected)
-    if (a := number(given)) is not None and (b := number(wanted)) is not None:
+    one, other = final_answer(answer), final_answer(expected)
+    if (a := number(one)) is not None and (b := number(other)) is not None:
         return a == b
-    return bool(wanted) and given.casefold() == wanted.casefold()
+    return bool(other) and one.casefold() == other.casefold()
 
 
 def number(text: str) -> float | None:
-    """1,234.50 and $1234.5 are one number; a text with more in it than that is none."""
+    """A text as a number: 1,234.50 and $1234.5 are equal; None for a text that is more than a number."""
     text = text.removeprefix("$").removeprefix("\\$").strip()
     return float(text.replace(",", "")) if NUMBER.fullmatch(text) else None
 
 
-def register() -> None:
-    """Makes `final_answer` known to lm-eval: `filter_list: [{name: final, filter: [{function: final_answer}, {function: take_first}]}]`."""
+def register_filter_of_lm_eval() -> None:
+    """Make `final_answer` known to lm-eval: `filter_list: [{name: final, filter: [{function: final_answer}, {function: take_first}]}]`."""
     from lm_eval.api.filter import Filter
     from lm_eval.api.registry import filter_registry, register_filter
 

@@ -1,8 +1,8 @@
 """Cheap filters on the text of one instruction: each says why it rejects, or None.
 
-`lineup` puts them in the order in which curate asks, cheap to dear. They read one text at a time and keep nothing.
-What they cannot see: names and addresses without a number, languages that are not in LANGUAGES, refusals in other
-languages than English.
+`filters_by_reason` gives them in the order in which curate applies them, cheapest first. They read one text at a time and
+keep nothing. What they cannot see: names and addresses without a number, languages that are not in LANGUAGES, refusals in
+other languages than English.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from holdfast.params.row_checks import RowChecks
 Filter = Callable[[str], str | None]
 
 
-def lineup(params: RowChecks, special: Iterable[str], system: Iterable[str]) -> dict[str, Filter]:
+def filters_by_reason(params: RowChecks, special: Iterable[str], system: Iterable[str]) -> dict[str, Filter]:
     """Reason -> filter. `special`: the tokenizer's control tokens as text; `system`: prompts that no user writes."""
     tokens, prompts = list(special), [words(text) for text in system]
-    found: dict[str, Filter] = {
+    filters: dict[str, Filter] = {
         "too_short": lambda text: f"{len(text)} characters" if len(text) < params.min_chars else None,
         "too_long": lambda text: f"{len(text)} characters" if len(text) > params.max_chars else None,
-        "template_leak": lambda text: leak(text, tokens),
-        "control_characters": control,
+        "template_leak": lambda text: find_leak(text, tokens),
+        "control_characters": find_control_character,
         "broken_text": lambda text: "U+FFFD" if "\N{REPLACEMENT CHARACTER}" in text else None,
     }
     if params.personal_data:
-        found["personal_data"] = personal
+        filters["personal_data"] = find_personal_data
     if params.refusal_bait:
-        found["refusal_bait"] = refusal
-    found["system_echo"] = lambda text: echo(text, prompts)
+        filters["refusal_bait"] = find_refusal_bait
+    filters["system_echo"] = lambda text: find_echo(text, prompts)
     if params.languages:
-        found["language"] = lambda text: foreign(text, params.languages)
-    found["repetition"] = lambda text: repeats(text, params.max_repetition)
-    return found
+        filters["language"] = lambda text: find_other_language(text, params.languages)
+    filters["repetition"] = lambda text: find_repetition(text, params.max_repetition)
+    return filters
 
 
 # What other templates write around a turn: the tokenizer at hand knows only its own.
@@ -50,14 +50,14 @@ MARKERS = re.compile(
 )
 
 
-def leak(text: str, special: list[str]) -> str | None:
+def find_leak(text: str, special: list[str]) -> str | None:
     if token := next((token for token in special if token in text), None):
         return token
-    found = MARKERS.search(text)
-    return found.group().strip()[:40] if found else None
+    marker = MARKERS.search(text)
+    return marker.group().strip()[:40] if marker else None
 
 
-def control(text: str) -> str | None:
+def find_control_character(text: str) -> str | None:
     """Control, surrogate, private and unassigned characters; tab and newline are text."""
     if text.isprintable():
         return None
@@ -65,7 +65,7 @@ def control(text: str) -> str | None:
     return f"U+{ord(odd):04X}" if odd else None
 
 
-# re.ASCII where a boundary matters: in Chinese or Thai a number stands right beside a letter.
+# re.ASCII where a boundary matters: in Chinese or Thai a number may touch a letter.
 PERSONAL = {
     "key": re.compile(
         r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bxox[abpr]-[\w-]{10,}"
@@ -98,33 +98,33 @@ PERSONAL = {
 }
 
 
-def personal(text: str) -> str | None:
+def find_personal_data(text: str) -> str | None:
     """The kind of personal data or secret that a text seems to hold; the detail never repeats it."""
     if not any(c.isdigit() or c in "@-_" for c in text):
         return None
     text = plain(text)
     for kind, pattern in PERSONAL.items():
-        for found in pattern.finditer(text):
-            if CHECKED.get(kind, bool)(found.group()):
+        for match in pattern.finditer(text):
+            if CONFIRMATIONS.get(kind, bool)(match.group()):
                 return kind
     return None
 
 
-def luhn(number: str) -> bool:
+def luhn_holds(number: str) -> bool:
     """The check digit of payment cards (ISO/IEC 7812-1, annex B), and a first digit that card issuers use."""
     digits = [int(c) for c in number if c.isdigit()]
     doubled = [sum(divmod(2 * d, 10)) for d in digits[-2::-2]]
     return digits[0] in (2, 3, 4, 5, 6) and len(set(digits)) > 1 and (sum(doubled) + sum(digits[-1::-2])) % 10 == 0
 
 
-def mod97(iban: str) -> bool:
+def mod97_holds(iban: str) -> bool:
     """The check digits of an IBAN (ISO 13616-1; ISO/IEC 7064 MOD 97-10)."""
     plain = iban.replace(" ", "")
     return 15 <= len(plain) <= 34 and int("".join(str(int(c, 36)) for c in plain[4:] + plain[:4])) % 97 == 1
 
 
-def routable(text: str) -> bool:
-    """An IPv4 address that may belong to somebody: not loopback, link-local, multicast or of a private network."""
+def is_public_address(text: str) -> bool:
+    """An IPv4 address that may belong to a person: not loopback, link-local, multicast or of a private network."""
     try:
         address = ipaddress.IPv4Address(text)
     except ValueError:
@@ -134,11 +134,17 @@ def routable(text: str) -> bool:
     return not (private or odd or int(address) < 2**24)
 
 
-def long_enough(number: str) -> bool:
+def has_phone_length(number: str) -> bool:
     return 7 <= sum(c.isdigit() for c in number) <= 15
 
 
-CHECKED: dict[str, Callable[[str], bool]] = {"card": luhn, "iban": mod97, "ip address": routable, "phone": long_enough}
+# what must also be true of a match of PERSONAL
+CONFIRMATIONS: dict[str, Callable[[str], bool]] = {
+    "card": luhn_holds,
+    "iban": mod97_holds,
+    "ip address": is_public_address,
+    "phone": has_phone_length,
+}
 
 REFUSAL = re.compile(
     # the assistant's refusing voice in the user's turn
@@ -158,10 +164,10 @@ REFUSAL = re.compile(
 )
 
 
-def refusal(text: str) -> str | None:
+def find_refusal_bait(text: str) -> str | None:
     """Text that invites a refusal, or is one. English only."""
-    found = REFUSAL.search(text)
-    return found.group()[:60] if found else None
+    match = REFUSAL.search(text)
+    return match.group()[:60] if match else None
 
 
 ASSISTANT = re.compile(
@@ -169,16 +175,18 @@ ASSISTANT = re.compile(
     r"large language model|language model|intelligent|knowledgeable)\b[^.\n]{0,60}(?:assistant|model|chatbot|ai|created by|trained by|developed by))",
     re.IGNORECASE,
 )
-SHARED_ECHO = 7  # consecutive words of a system prompt that make an echo; a shorter prompt counts when it is all there
+MIN_ECHO_WORDS = (
+    7  # consecutive words of a system prompt that make an echo; a shorter prompt counts when it is all there
+)
 
 
-def echo(text: str, prompts: list[tuple[str, ...]]) -> str | None:
+def find_echo(text: str, prompts: list[tuple[str, ...]]) -> str | None:
     """A system prompt, or a good part of one, in the user's turn."""
-    if found := ASSISTANT.match(text):
-        return found.group().strip()[:60]
+    if match := ASSISTANT.match(text):
+        return match.group().strip()[:60]
     tokens: tuple[str, ...] | None = None
     for prompt in prompts:
-        n = min(SHARED_ECHO, len(prompt))
+        n = min(MIN_ECHO_WORDS, len(prompt))
         if n >= 3:
             tokens = words(text) if tokens is None else tokens
             known = set(ngrams(prompt, n))
@@ -211,7 +219,7 @@ SCRIPTS = {
 }
 
 
-def language(text: str) -> str | None:
+def recognise_language(text: str) -> str | None:
     """The language a text is recognisably in, or None. By script, else by function words; Cyrillic counts as 'ru'."""
     letters = sum(c.isalpha() for c in text)
     if not letters:
@@ -227,13 +235,14 @@ def language(text: str) -> str | None:
     return name if best >= 3 and best >= 1.5 * second and best >= 0.15 * len(tokens) else None
 
 
-def foreign(text: str, allowed: Iterable[str]) -> str | None:
+def find_other_language(text: str, allowed: Iterable[str]) -> str | None:
     """The language, when it is recognised and not allowed; what is not recognised passes."""
-    found = language(text)
-    return found if found is not None and found not in set(allowed) else None
+    language = recognise_language(text)
+    return language if language is not None and language not in set(allowed) else None
 
 
-def repeats(text: str, limit: float) -> str | None:
+def find_repetition(text: str, limit: float) -> str | None:
+    """How much of a text repeats itself, where it is more than `limit` (0 to 1), or where one character does 30 times."""
     run = re.search(r"(\S)\1{29}", text)
     part = 1.0 if run else repetition(text)
     return f"{part:.2f}" if part > limit else None

@@ -1,4 +1,4 @@
-"""The domain data as people keep it: reads JSONL, JSON, CSV, Parquet and hub data sets; turns their rows into messages.
+"""Domain data in the formats that people keep it in: JSONL, JSON, CSV, Parquet, hub data sets; their rows as messages.
 
 Used by `holdfast ingest`. What cannot be parsed is a UserError that names the line; a row that parses and still cannot
 be understood raises Unreadable, whose text becomes the reason beside the rejected row.
@@ -13,13 +13,16 @@ import unicodedata
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from holdfast.core.errors import UserError
+from holdfast.core.errors import UserError, first_line
 from holdfast.params.ingest import Columns, Source
+
+if TYPE_CHECKING:
+    from holdfast.chat.encoding import Messages
 
 NEEDED = {
     "messages": ["messages"],
@@ -29,7 +32,8 @@ NEEDED = {
 }
 ROLES = {"system": "system", "user": "user", "assistant": "assistant"}
 SHAREGPT_ROLES = ROLES | {"human": "user", "gpt": "assistant"}
-FIRST_ROWS = 100  # what the format is detected from
+FIRST_ROWS = 100  # that the format is detected from
+Turn = tuple[str, str]  # role, content
 
 
 class Unreadable(Exception):
@@ -59,9 +63,7 @@ def read_file(path: Path) -> list[tuple[str, Any]]:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open(
-        "rb"
-    ) as file:  # as bytes: only \n ends a line; str.splitlines would also cut at U+2028 inside a text
+    with path.open("rb") as file:  # as bytes: only \n ends a line; str.splitlines also cuts at U+2028 inside a text
         for number, line in enumerate(file, start=1):
             where = f"{path}:{number}"
             if number == 1:
@@ -73,8 +75,8 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
             except UnicodeDecodeError:
                 raise UserError("not UTF-8 text", where=where, do="convert the file to UTF-8") from None
             except (ValueError, RecursionError) as error:
-                do = "mend or remove that line: every line of a JSONL file is one JSON object"
-                raise UserError(f"not valid JSON ({brief(error)})", where=where, do=do) from None
+                do = "fix or remove that line: every line of a JSONL file is one JSON object"
+                raise UserError(f"not valid JSON ({reason_of(error)})", where=where, do=do) from None
 
 
 def read_json(path: Path) -> Iterator[tuple[str, Any]]:
@@ -85,8 +87,8 @@ def read_json(path: Path) -> Iterator[tuple[str, Any]]:
         raise
     except (ValueError, RecursionError) as error:
         where = f"{path}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else path
-        do = "mend the file; where every line is an object of its own, name it .jsonl"
-        raise UserError(f"not valid JSON ({brief(error)})", where=where, do=do) from None
+        do = "fix the file; where every line is an object of its own, name it .jsonl"
+        raise UserError(f"not valid JSON ({reason_of(error)})", where=where, do=do) from None
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]
         if not lists and any(isinstance(value, dict) for value in content.values()):
@@ -96,7 +98,7 @@ def read_json(path: Path) -> Iterator[tuple[str, Any]]:
         content = lists[0] if len(lists) == 1 else content
     if not isinstance(content, list):
         do = "give a list of rows, an object of rows keyed by id, or an object with a single list"
-        raise UserError("no rows to be found in this JSON", where=path, do=do)
+        raise UserError("no rows in this JSON", where=path, do=do)
     yield from ((str(number), row) for number, row in enumerate(content, start=1))
 
 
@@ -112,11 +114,11 @@ def read_csv(path: Path) -> Iterator[tuple[str, Any]]:
             for cells in lines:
                 if (
                     cells
-                ):  # else a blank line. More or fewer cells than the header: left as a list, and rejected as such
+                ):  # else a blank line. More or fewer cells than the header: stays a list, and is rejected as such
                     yield str(place), dict(zip(header, cells, strict=True)) if len(cells) == len(header) else cells
                 place = lines.line_num + 1
         except csv.Error as error:
-            do = "mend the quotes of that line"
+            do = "fix the quotes of that line"
             raise UserError(f"not valid CSV ({error})", where=f"{path}:{lines.line_num}", do=do) from None
 
 
@@ -125,7 +127,7 @@ def read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
         rows = pq.ParquetFile(path).read().to_pylist()  # not read_table: it takes a folder called a=b for a column
     except (pa.ArrowException, OSError) as error:
         raise UserError(
-            f"not a readable Parquet file ({brief(error)})", where=path, do="write or download it again"
+            f"not a readable Parquet file ({reason_of(error)})", where=path, do="write or download it again"
         ) from None
     yield from ((str(number), row) for number, row in enumerate(rows, start=1))
 
@@ -141,34 +143,34 @@ def read_hub(source: Source, where: str) -> list[tuple[str, Any]]:
     try:
         rows = list(datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision))
     except Exception as error:  # the library raises a dozen unrelated classes, from ConnectionError to ValueError
-        what = f"cannot load the data set '{source.hub}' ({type(error).__name__}: {brief(error)})"
+        what = f"cannot load the data set '{source.hub}' ({type(error).__name__}: {reason_of(error)})"
         do = "check its id, revision, config and split, and the network (HF_HUB_OFFLINE=1 sees only the local cache)"
         raise UserError(what, where=where, do=do) from None
     return [(str(number), row) for number, row in enumerate(rows, start=1)]
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """json.loads keeps the last of two equal keys and says nothing: a row would be lost."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return found
+    """The pairs as an object. Raises ValueError for two equal keys: json.loads would keep the last and say nothing."""
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        raise ValueError("a key appears twice in one object")
+    return row
 
 
-def brief(error: Exception) -> str:
-    """The first line of what went wrong."""
+def reason_of(error: Exception) -> str:
+    """What went wrong, on one line."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at column {error.colno}"
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+    return first_line(error)
 
 
 # ---- formats -------------------------------------------------------------------------------------------------------
 
 
 def field(row: Any, path: str) -> Any:
-    """What stands at a dotted path, or None."""
+    """The value at a dotted path, or None."""
     if isinstance(row, dict) and path in row:  # a CSV column may have a dot in its name
         return row[path]
     for part in path.split("."):
@@ -176,13 +178,13 @@ def field(row: Any, path: str) -> Any:
     return row
 
 
-def fields_found(rows: list[Any]) -> str:
+def list_fields(rows: list[Any]) -> str:
     """The fields of the first rows, for an error message; names come from the data, hence repr and the cuts."""
     names = dict.fromkeys(name for row in rows[:FIRST_ROWS] if isinstance(row, dict) for name in row)
     return ", ".join(repr(name)[:40] for name in list(names)[:12]) + (", ..." if len(names) > 12 else "") or "none"
 
 
-def detect(rows: list[Any], where: object) -> str:
+def detect_format(rows: list[Any], where: object) -> str:
     """The one format that the first rows have. Raises UserError where none or several fit."""
     first = rows[:FIRST_ROWS]
     fits = [
@@ -192,7 +194,7 @@ def detect(rows: list[Any], where: object) -> str:
         return fits[0]
     what = f"the rows fit the formats {' and '.join(fits)}" if fits else "the rows fit no known format"
     do = f"set ingest.format ({', '.join(NEEDED)}), or to columns, with ingest.columns, in params.yaml"
-    raise UserError(f"{what}; fields found: {fields_found(rows)}", where=where, do=do)
+    raise UserError(f"{what}; fields found: {list_fields(rows)}", where=where, do=do)
 
 
 def check_fields(rows: list[Any], form: str, columns: Columns | None, where: object) -> None:
@@ -207,36 +209,36 @@ def check_fields(rows: list[Any], form: str, columns: Columns | None, where: obj
         wanted = [("ingest.format", name) for name in NEEDED[form]]
     for key, name in wanted:
         if not any(field(row, name) is not None for row in rows):
-            do = f"fields found: {fields_found(rows)}; correct {key} in params.yaml"
+            do = f"fields found: {list_fields(rows)}; correct {key} in params.yaml"
             raise UserError(f"no row has the field '{name}' that {key} asks for", where=where, do=do)
 
 
-def conversation(row: Any, form: str, columns: Columns | None) -> list[dict[str, str]]:
+def parse_conversation(row: Any, form: str, columns: Columns | None) -> Messages:
     """The messages of one row, normalised: NFC, outer whitespace stripped. Raises Unreadable."""
     if not isinstance(row, dict):
         raise Unreadable("not a record of named fields")
     system = columns.system if columns else "system"  # several formats keep the system turn in a field beside the turns
     if columns:
-        context = passages(field(row, columns.context)) if columns.context else ""
+        context = join_passages(field(row, columns.context)) if columns.context else ""
         prompt = text(row, columns.prompt).strip()
-        asked = "\n\n".join(filter(None, [context, prompt])) if prompt else ""  # a context alone asks nothing
-        turns = [("user", asked), ("assistant", text(row, columns.response))]
+        question = "\n\n".join(filter(None, [context, prompt])) if prompt else ""  # a context alone asks nothing
+        turns = [("user", question), ("assistant", text(row, columns.response))]
     elif form == "messages":
-        turns = listed(row.get("messages"), "role", "content", ROLES)
+        turns = parse_turns(row.get("messages"), "role", "content", ROLES)
     elif form == "sharegpt":
-        turns = listed(row.get("conversations"), "from", "value", SHAREGPT_ROLES)
+        turns = parse_turns(row.get("conversations"), "from", "value", SHAREGPT_ROLES)
     elif form == "alpaca":
         parts = [text(row, "instruction"), "" if row.get("input") is None else text(row, "input")]
-        asked = "\n\n".join(part.strip() for part in parts if part.strip())
-        turns = [("user", asked), ("assistant", text(row, "output"))]
+        question = "\n\n".join(part.strip() for part in parts if part.strip())
+        turns = [("user", question), ("assistant", text(row, "output"))]
     else:
-        turns = either(row, "prompt", "user") + either(row, "completion", "assistant")
+        turns = read_turns(row, "prompt", "user") + read_turns(row, "completion", "assistant")
     if system and field(row, system) is not None:
         turns = [("system", text(row, system)), *turns]
-    return normalised(turns)
+    return normalise_turns(turns)
 
 
-def normalised(turns: list[tuple[str, str]]) -> list[dict[str, str]]:
+def normalise_turns(turns: list[Turn]) -> Messages:
     """[system,] user, assistant, ... assistant. An empty system turn is left out, any other is Unreadable."""
     messages = [
         {"role": role, "content": unicodedata.normalize("NFC", storable(content)).strip()} for role, content in turns
@@ -247,12 +249,12 @@ def normalised(turns: list[tuple[str, str]]) -> list[dict[str, str]]:
         raise Unreadable("empty turn")
     if any(one == other for one, other in pairwise(roles)):
         raise Unreadable("two turns of one role in a row")
-    spoken = roles[1:] if roles[:1] == ["system"] else roles
-    if "system" in spoken:
+    dialogue = roles[1:] if roles[:1] == ["system"] else roles
+    if "system" in dialogue:
         raise Unreadable("a system turn that is not the first")
-    if spoken[:1] != ["user"]:
+    if dialogue[:1] != ["user"]:
         raise Unreadable("does not begin with the user")
-    if spoken[-1] != "assistant":
+    if dialogue[-1] != "assistant":
         raise Unreadable("does not end with the assistant")
     return messages
 
@@ -265,24 +267,28 @@ def group(row: dict[str, Any], columns: Columns | None) -> str:
     return storable(named.strip())
 
 
-def either(row: dict[str, Any], name: str, role: str) -> list[tuple[str, str]]:
+def read_turns(row: dict[str, Any], name: str, role: str) -> list[Turn]:
     """A field of the prompt-completion format: one turn as a string, or a list of messages."""
-    return listed(row[name], "role", "content", ROLES) if isinstance(row.get(name), list) else [(role, text(row, name))]
+    return (
+        parse_turns(row[name], "role", "content", ROLES)
+        if isinstance(row.get(name), list)
+        else [(role, text(row, name))]
+    )
 
 
-def listed(turns: Any, role_field: str, content_field: str, roles: dict[str, str]) -> list[tuple[str, str]]:
+def parse_turns(turns: Any, role_field: str, content_field: str, roles: dict[str, str]) -> list[Turn]:
     if not isinstance(turns, list) or not turns:
         raise Unreadable("no list of turns")
-    found = []
+    parsed = []
     for turn in turns:
         role = turn.get(role_field) if isinstance(turn, dict) else None
         if not isinstance(role, str) or role not in roles:
             raise Unreadable("unknown role")
-        found.append((roles[role], text(turn, content_field)))
-    return found
+        parsed.append((roles[role], text(turn, content_field)))
+    return parsed
 
 
-def passages(context: Any) -> str:
+def join_passages(context: Any) -> str:
     """One text, or a list of texts joined by blank lines; none at all where the row has no context."""
     parts = context if isinstance(context, list) else [] if context is None else [context]
     return "\n\n".join(filter(None, (text({"context": part}, "context").strip() for part in parts)))

@@ -1,7 +1,7 @@
 """Closeness of texts: repetition within one, near-duplicates (MinHash), and closeness to evaluation items.
 
-Words are what remains after case, punctuation, invisible characters and spacing are ignored. Everything that hashing
-finds is confirmed on the words themselves, and nothing depends on the hash seed of the process.
+Words are what remains after case, punctuation, invisible characters and spacing are ignored. What hashing finds
+is confirmed on the words themselves, and nothing depends on the hash seed of the process.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from functools import lru_cache
 import numpy as np
 
 Words = tuple[str, ...]
-SHORTEST = 4  # words; a shorter evaluation item counts only when it is the whole text
-LONG = 4  # times n: that many shared words of an evaluation item are too many, whatever part of it they are
+MIN_ITEM_WORDS = 4  # words; a shorter evaluation item counts only when it is the whole text
+MAX_SHARED_NGRAMS = 4  # times n: so many shared words of an evaluation item are too many, whatever part of it they are
 
 # Signs count beside a number or between blanks: "7 + 2" and "7 / 2" are different questions, "well-known" is two words.
 # A minus counts where no number or word stands before it: "-5", but "10-12", "10 - 12" and "10 12" are the same.
@@ -63,7 +63,7 @@ def plain(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFKC", TYPESET.sub("", text)).translate(ALIKE)
 
 
-@lru_cache(maxsize=64)  # one row is asked for by several filters in turn
+@lru_cache(maxsize=64)  # several filters ask for the same row in turn
 def words(text: str) -> Words:
     """What is left of a text when case, punctuation, spacing and the look of its characters do not count."""
     pattern = ASCII_WORD if text.isascii() else WORD
@@ -79,7 +79,7 @@ def repetition(text: str, n: int = 3, loop: int = 8) -> float:
     """How much of a text repeats itself, 0 to 1: the larger of two measures.
 
     The part of its n-grams that the most frequent one makes up (0 for texts under four n-grams), and the part of its
-    `loop`-grams that stood there before: a long sentence said five times has many n-grams, each of them rare.
+    `loop`-grams that occurred before: a sentence repeated five times has many n-grams, each of them rare.
     """
     tokens = words(text)
     grams = Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
@@ -92,8 +92,8 @@ class EvaluationIndex:
     """Finds texts that are an evaluation item, contain one, or hold a large part of one.
 
     A text overlaps with an item when the n-grams that they share cover `coverage` of the item (PaLM, arXiv 2204.02311,
-    section 8: 70 % of the 8-grams), or LONG * n of its words. What counts is an item's content, not the phrasing of its
-    task: an n-gram that stands in more than `common` items is no evidence (GPT-3, arXiv 2005.14165, appendix C) and its
+    section 8: 70 % of the 8-grams), or MAX_SHARED_NGRAMS * n of its words. What counts is an item's content, not the phrasing of its
+    task: an n-gram that is in more than `common` items is no evidence (GPT-3, arXiv 2005.14165, appendix C) and its
     words count for nothing; the others are weighted by their rarity among the items.
     """
 
@@ -102,24 +102,24 @@ class EvaluationIndex:
         self.items = [(suite, words(text)) for suite, texts in suites.items() for text in texts]
         self.whole: dict[Words, str] = {}
         self.short: dict[Words, str] = {}
-        found: dict[int, list[int]] = defaultdict(list)
+        items_by_gram: dict[int, list[int]] = defaultdict(list)
         frequency: Counter[str] = Counter()
         for i, (suite, tokens) in enumerate(self.items):
             if tokens:
                 self.whole.setdefault(tokens, suite)
-            if SHORTEST <= len(tokens) < n:
+            if MIN_ITEM_WORDS <= len(tokens) < n:
                 self.short.setdefault(tokens, suite)
             frequency.update(set(tokens))
             for gram in ngrams(tokens, n):
-                found[hash(gram)].append(i)
+                items_by_gram[hash(gram)].append(i)
         # Hashes save nine tenths of the memory; what they find is confirmed below.
-        self.grams = {gram: tuple(items) for gram, items in found.items() if len(items) <= common}
-        self.phrasing = {gram for gram, items in found.items() if len(items) > common}
+        self.grams = {gram: tuple(items) for gram, items in items_by_gram.items() if len(items) <= common}
+        self.phrasing = {gram for gram, items in items_by_gram.items() if len(items) > common}
         self.lengths = sorted({len(tokens) for tokens in self.short})
         self.weight = {word: math.log((1 + len(self.items)) / count) for word, count in frequency.items()}
 
     def match(self, text: str) -> tuple[str, str] | None:
-        """(suite, how) of an evaluation item that the text is too close to, or None."""
+        """(suite, evidence) of an evaluation item that the text is too close to, or None."""
         tokens = words(text)
         if suite := self.whole.get(tokens):
             return suite, "the item itself"
@@ -133,17 +133,17 @@ class EvaluationIndex:
         for i in candidates:
             suite, item = self.items[i]
             part, count = self.covered(item, shared)
-            if part >= self.coverage or count >= LONG * self.n:
+            if part >= self.coverage or count >= MAX_SHARED_NGRAMS * self.n:
                 return suite, f"holds {part:.0%} of the item: {' '.join(item)}"
         return None
 
     def covered(self, item: Words, grams: set[Words]) -> tuple[float, int]:
         """(part of the weight of the item's content, number of its words) that the n-grams cover."""
         parts = [item[i : i + self.n] for i in range(len(item) - self.n + 1)]
-        said = {j for i, gram in enumerate(parts) if hash(gram) in self.phrasing for j in range(i, i + self.n)}
-        held = {j for i, gram in enumerate(parts) if gram in grams for j in range(i, i + self.n)} - said
-        whole = sum(self.weight[word] for j, word in enumerate(item) if j not in said)
-        return sum(self.weight[item[j]] for j in sorted(held)) / whole if whole else 0.0, len(held)
+        phrasing = {j for i, gram in enumerate(parts) if hash(gram) in self.phrasing for j in range(i, i + self.n)}
+        shared = {j for i, gram in enumerate(parts) if gram in grams for j in range(i, i + self.n)} - phrasing
+        whole = sum(self.weight[word] for j, word in enumerate(item) if j not in phrasing)
+        return sum(self.weight[item[j]] for j in sorted(shared)) / whole if whole else 0.0, len(shared)
 
 
 class Rarity:
@@ -173,49 +173,49 @@ _FACTORS = _rng.integers(0, 2**63, PERMUTATIONS, dtype=np.uint64) * 2 + 1
 _SHIFTS = _rng.integers(0, 2**63, PERMUTATIONS, dtype=np.uint64)
 
 
-def signatures(texts: Sequence[Words]) -> np.ndarray:
+def signatures(texts: Iterable[Words]) -> np.ndarray:
     """MinHash signatures (Broder 1997) of the texts' word 3-grams, (N, 128) uint32: equal places estimate Jaccard."""
     padded = [tokens + ("",) * (SHINGLE - len(tokens)) for tokens in texts]  # a shorter text is one shingle
     flat = np.fromiter((zlib.crc32(w.encode()) for tokens in padded for w in tokens), dtype=np.uint64)
     hashes = flat[: len(flat) - SHINGLE + 1].copy()
     for i in range(1, SHINGLE):
-        hashes = mixed(hashes) + flat[i : len(flat) - SHINGLE + 1 + i]
+        hashes = mix_bits(hashes) + flat[i : len(flat) - SHINGLE + 1 + i]
     ends = np.cumsum([len(tokens) for tokens in padded])
     inside = np.ones(len(flat), dtype=bool)  # a shingle must not reach into the next text
     for i in range(1, SHINGLE):
         inside[ends - i] = False
-    hashes = mixed(hashes)[inside[: len(hashes)]]
+    hashes = mix_bits(hashes)[inside[: len(hashes)]]
     starts = np.concatenate([[0], np.cumsum([len(tokens) - SHINGLE + 1 for tokens in padded])[:-1]]).astype(np.int64)
-    found = np.empty((len(texts), PERMUTATIONS), dtype=np.uint32)
+    smallest = np.empty((len(padded), PERMUTATIONS), dtype=np.uint32)
     for p in range(PERMUTATIONS):
-        found[:, p] = np.minimum.reduceat((hashes * _FACTORS[p] + _SHIFTS[p]) >> np.uint64(32), starts)
-    return found
+        smallest[:, p] = np.minimum.reduceat((hashes * _FACTORS[p] + _SHIFTS[p]) >> np.uint64(32), starts)
+    return smallest
 
 
-def mixed(x: np.ndarray) -> np.ndarray:
+def mix_bits(x: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele et al. 2014): every input bit changes half of the output bits."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
-def near_duplicates(marks: np.ndarray, texts: Sequence[str], threshold: float) -> list[int | None]:
+def near_duplicates(signatures: np.ndarray, texts: Sequence[str], threshold: float) -> list[int | None]:
     """For each text the index of the first earlier kept text whose word 3-grams have Jaccard similarity >= threshold.
 
     Candidates share a band of the signature; bands are as long as they may be to miss less than one pair in a thousand
     at the threshold. Each candidate is confirmed by the exact similarity. Only texts that share a band are indexed:
     beside the signatures, a million distinct texts cost no memory.
     """
-    found: list[int | None] = [None] * len(texts)
+    earlier: list[int | None] = [None] * len(texts)
     if threshold >= 1 or len(texts) < 2:
-        return found
+        return earlier
     rows = max(r for r in range(1, 33) if r == 1 or (1 - threshold**r) ** (PERMUTATIONS // r) <= 1e-3)
     keys = np.empty((len(texts), PERMUTATIONS // rows), dtype=np.uint64)
     shared = np.zeros(keys.shape, dtype=bool)
     for band in range(keys.shape[1]):
         key = np.zeros(len(texts), dtype=np.uint64)
         for column in range(band * rows, (band + 1) * rows):
-            key = mixed(key + marks[:, column])
+            key = mix_bits(key + signatures[:, column])
         _, index, count = np.unique(key, return_inverse=True, return_counts=True)
         keys[:, band], shared[:, band] = key, count[index] > 1
     buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -233,16 +233,16 @@ def near_duplicates(marks: np.ndarray, texts: Sequence[str], threshold: float) -
         bands = [(band, int(keys[i, band])) for band in np.flatnonzero(shared[i]).tolist()]
         near = np.array(sorted({j for band in bands for j in buckets.get(band, ())}), dtype=np.int64)
         if len(near):  # four standard errors of the estimate below the threshold
-            near = near[(marks[near] == marks[i]).mean(1) >= threshold - 4 * math.sqrt(0.25 / PERMUTATIONS)]
+            near = near[(signatures[near] == signatures[i]).mean(1) >= threshold - 4 * math.sqrt(0.25 / PERMUTATIONS)]
         for j in near.tolist():
             a, b = shingles(i), shingles(j)
             if len(a & b) >= threshold * len(a | b):
-                found[i] = j
+                earlier[i] = j
                 break
         else:
-            for place in bands:
-                buckets[place].append(i)
-    return found
+            for bucket in bands:
+                buckets[bucket].append(i)
+    return earlier
 
 
 def nearest(vectors: np.ndarray, others: np.ndarray, threshold: float, block: int = 1024) -> Iterator[list[int]]:

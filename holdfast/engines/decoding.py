@@ -50,9 +50,13 @@ class Writing:
         """The logits of what comes next, (B, V)."""
         self.attention = torch.cat([self.attention, torch.ones_like(self.position)], dim=1)
         out = model(
-            input_ids=self.tokens[:, None], attention_mask=self.attention, position_ids=self.position,
-            past_key_values=self.cache, use_cache=True, logits_to_keep=1,
-        )  # fmt: skip
+            input_ids=self.tokens[:, None],
+            attention_mask=self.attention,
+            position_ids=self.position,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         self.position = self.position + 1
         return out.logits[:, -1]
 

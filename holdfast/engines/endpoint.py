@@ -32,7 +32,7 @@ KEPT = "what was answered is kept, and not asked again"
 @dataclass(frozen=True, slots=True)
 class Reply:
     text: str
-    finish: str  # "stop" or "length", as in Completion
+    finish_reason: str  # "stop" or "length", as in Completion
     n_tokens: int
     top: list[tuple[str, float]] = field(default_factory=list)  # alternatives of the first token, log-probabilities
     prompt_tokens: int = 0
@@ -219,7 +219,7 @@ class Client:
             if len(choices) != 1:
                 raise self.unusable(f"{len(choices)} choices instead of 1", path)
             text = choices[0]["message"]["content"] if path == CHAT else choices[0]["text"]
-            served, finish = content.get("model"), choices[0].get("finish_reason")
+            served, finish_reason = content.get("model"), choices[0].get("finish_reason")
             read, written = (int(usage.get(f"{part}_tokens") or 0) for part in ("prompt", "completion"))
             top = top_logprobs(choices[0].get("logprobs"))
         except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
@@ -236,7 +236,7 @@ class Client:
             raise self.unusable("tokens are not counted (usage), so max_tokens cannot hold: use max_requests", path)
         self.tokens += read + written
         clean = (text or "").encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
-        return Reply(clean, "stop" if finish == "stop" else "length", written, top, read)
+        return Reply(clean, "stop" if finish_reason == "stop" else "length", written, top, read)
 
     def unusable(self, why: str, path: str) -> UserError:
         return UserError(

@@ -1,6 +1,6 @@
-"""Resolves base and panel: local folder, pinned hub snapshot (safetensors only, every file hashed) or a server. Fails early.
+"""Looks at a model before it is used: local folder, pinned hub snapshot (safetensors only, every file hashed) or a server.
 
-holdfast acquire        (writes models/manifest/<model>.json, and base.json and embedder.json for whoever has these roles)
+What cannot be used is refused here, before anything is computed.
 """
 
 from __future__ import annotations
@@ -11,34 +11,22 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from holdfast.chat import encoding
 from holdfast.core import manifest, records
 from holdfast.core.errors import UserError
-from holdfast.params.models import Model, Models
+from holdfast.params.models import Model
 
 WEIGHTS, CONFIG = "*.safetensors", "config.json"
-KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # what a model consists of; anything else is not read
+MODEL_FILES = (
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "*.txt",
+)  # what a model consists of; anything else is not read
 
 
-def main(params: Models, out: Path) -> None:
-    folder, embedder = Path(params.model_folder), params.embedder or params.base
-    found = {name: inspect(name, params.models[name], folder) for name in params.panel}
-    embeds = found.get(embedder) or inspect_folder(embedder, params.models[embedder], folder, chats=False)
-    base = manifest.tokenizer(found[params.base].folder())
-    encoding.pre_query(base, f"base '{params.base}' ({found[params.base].source})")
-    with records.replacing_folder(out) as partial:
-        for name, entry in found.items():
-            manifest.save(entry, partial / f"{name}.json")
-        manifest.save(found[params.base], partial / "base.json")
-        manifest.save(embeds, partial / "embedder.json")
-    for name, entry in {**found, embedder: embeds}.items():
-        role = "base" if name == params.base else "panel" if name in found else "embedder"
-        size = f"{entry.parameters / 1e6:,.1f} M parameters" if entry.files else "weights unknown"
-        print(f"{role} {name}: {entry.architecture}, {size}, {entry.fingerprint[:12]}")
-
-
-def inspect(name: str, params: Model, model_folder: Path) -> manifest.Manifest:
-    """What stands behind a name: checked, hashed, and where there is an endpoint, tried."""
+def inspect_model(name: str, params: Model, model_folder: Path) -> manifest.Manifest:
+    """The manifest of the model behind a name: checked, hashed, and where there is an endpoint, tried. Raises UserError."""
     if params.endpoint is None:
         return inspect_folder(name, params, model_folder)
     files = inspect_folder(name, params, model_folder) if params.path or params.hub else None
@@ -49,12 +37,21 @@ def inspect_endpoint(name: str, params: Model, files: manifest.Manifest | None) 
     """Asks the server for one token. With `files`, raw completions speak for that model; without, chat for an unknown one."""
     from holdfast.engines import openai
 
-    asked = manifest.Endpoint(
-        url=(params.endpoint or "").rstrip("/"), model=params.model or "", served="", refuses=[], token_prompts=False,
-        top_logprobs=0, api_key_env=params.api_key_env, concurrency=params.concurrency, timeout=params.timeout,
-        retries=params.retries, max_requests=params.max_requests, max_tokens=params.max_tokens,
-    )  # fmt: skip
-    endpoint, context = openai.probe(name, asked, files.folder() if files else None)
+    untried = manifest.Endpoint(
+        url=(params.endpoint or "").rstrip("/"),
+        model=params.model or "",
+        served="",
+        refuses=[],
+        token_prompts=False,
+        top_logprobs=0,
+        api_key_env=params.api_key_env,
+        concurrency=params.concurrency,
+        timeout=params.timeout,
+        retries=params.retries,
+        max_requests=params.max_requests,
+        max_tokens=params.max_tokens,
+    )
+    endpoint, context = openai.probe(name, untried, files.folder() if files else None)
     offers = [
         f"up to {endpoint.top_logprobs} log-probabilities"
         if endpoint.top_logprobs
@@ -68,9 +65,19 @@ def inspect_endpoint(name: str, params: Model, files: manifest.Manifest | None) 
     named = [endpoint.model, endpoint.served, params.revision or endpoint.url]
     digest = hashlib.sha256("\n".join(named).encode()).hexdigest()
     return manifest.Manifest(
-        name=name, source=f"{endpoint.url} {endpoint.model}", revision=params.revision or digest, hub=False, dtype=params.dtype,
-        fingerprint=digest, files={}, architecture="endpoint", parameters=0, vocabulary=0, context=context, endpoint=endpoint,
-    )  # fmt: skip
+        name=name,
+        source=f"{endpoint.url} {endpoint.model}",
+        revision=params.revision or digest,
+        hub=False,
+        dtype=params.dtype,
+        fingerprint=digest,
+        files={},
+        architecture="endpoint",
+        parameters=0,
+        vocabulary=0,
+        context=context,
+        endpoint=endpoint,
+    )
 
 
 def inspect_folder(name: str, params: Model, model_folder: Path, chats: bool = True) -> manifest.Manifest:
@@ -101,9 +108,9 @@ def inspect_folder(name: str, params: Model, model_folder: Path, chats: bool = T
         raise UserError(
             f"model '{name}': {CONFIG} is not usable ({error!r})", where=folder / CONFIG, do="check the download"
         ) from None
-    patterns: tuple[str, ...] = KEPT
+    patterns: tuple[str, ...] = MODEL_FILES
     if not chats and (folder / "modules.json").is_file():
-        architecture, patterns = manifest.SENTENCES, tuple(f"**/{p}" for p in KEPT)  # a folder for each module
+        architecture, patterns = manifest.SENTENCES, tuple(f"**/{p}" for p in MODEL_FILES)  # a folder for each module
     elif chats and not manifest.tokenizer(folder).chat_template:
         raise UserError(
             f"model '{name}' has no chat template",
@@ -123,7 +130,7 @@ def inspect_folder(name: str, params: Model, model_folder: Path, chats: bool = T
         fingerprint=digest,
         files=files,
         architecture=architecture,
-        parameters=sum(parameters(file) for file in sorted(folder.glob(WEIGHTS))),
+        parameters=sum(count_parameters(file) for file in sorted(folder.glob(WEIGHTS))),
         vocabulary=vocabulary,
         context=context,
         vllm=manifest.Vllm(**params.vllm.model_dump()) if params.vllm else None,
@@ -131,7 +138,7 @@ def inspect_folder(name: str, params: Model, model_folder: Path, chats: bool = T
     )
 
 
-def parameters(file: Path) -> int:
+def count_parameters(file: Path) -> int:
     """Number of weights in a safetensors file, read from its header alone."""
     from safetensors import SafetensorError, safe_open
 

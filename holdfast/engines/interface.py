@@ -9,19 +9,20 @@ from typing import Protocol
 
 import numpy as np
 
-Chat = list[dict[str, str]]  # messages with role and content, the user's turn last
+from holdfast.chat.templates import Messages
+
 SCORES = "12345"
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     text: str
-    finish: str  # "stop": the model ended its turn; "length": it ran into max_tokens
+    finish_reason: str  # "stop": the model ended its turn; "length": it ran into max_tokens
     n_tokens: int  # without the token that ended it; from an endpoint, as the server counts
 
 
 @dataclass(frozen=True, slots=True)
-class Until:
+class StopCriteria:
     """Where a completion ends, whatever comes first."""
 
     max_tokens: int
@@ -30,7 +31,11 @@ class Until:
 
 
 class Engine(Protocol):
-    """One model, wherever it runs. Every method takes any number of rows and returns one result per row, in order."""
+    """One model, wherever it runs. Every method takes any number of rows and returns one result per row, in order.
+
+    Chats end with the user's turn. Their contents, answers and texts are untrusted: the engine escapes its own special tokens in
+    them, and callers do not. Only `complete` takes token ids as they are.
+    """
 
     def complete(
         self,
@@ -38,29 +43,29 @@ class Engine(Protocol):
         seeds: Sequence[int],
         temperatures: Sequence[float],
         top_p: float,
-        until: Until,
+        until: StopCriteria,
     ) -> list[Completion]:
         """Goes on from token ids as they are, with no template around them."""
 
     def answer(
-        self, chats: Sequence[Chat], seeds: Sequence[int], *, temperature: float, top_p: float, max_tokens: int
+        self, chats: Sequence[Messages], seeds: Sequence[int], *, temperature: float, top_p: float, max_tokens: int
     ) -> list[Completion]:
         """The assistant's next turn of each chat."""
 
-    def scores(self, chats: Sequence[Chat], attempts: int = 3) -> np.ndarray:
+    def scores(self, chats: Sequence[Messages], attempts: int = 3) -> np.ndarray:
         """Probability that the assistant begins with "1" .. "5", (N, 5); a row of NaN where it could not be learnt.
 
         `attempts`: at a score that has to be read from generated text.
         """
 
-    def lengths(self, chats: Sequence[Chat]) -> list[int] | list[None]:
+    def lengths(self, chats: Sequence[Messages]) -> list[int] | list[None]:
         """Tokens of each chat as a prompt; None where the tokenizer is not here."""
 
-    def likelihood(self, chats: Sequence[Chat], answers: Sequence[str]) -> list[float]:
+    def likelihood(self, chats: Sequence[Messages], answers: Sequence[str]) -> list[float]:
         """Mean log-probability (nats) per token of each answer, with the token that ends it."""
 
-    def neutral(self, text: str) -> str:
-        """Untrusted text in which no control token is spelled any more."""
+    def escape_special_tokens(self, text: str) -> str:
+        """Untrusted text as the engine reads it: no control token is spelled any more. Idempotent."""
 
 
 def seed_of(*parts: object) -> int:

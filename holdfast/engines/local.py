@@ -16,15 +16,14 @@ import torch
 from transformers import DynamicCache
 
 from holdfast.chat import encoding
+from holdfast.chat.templates import Messages
 from holdfast.core import manifest, meter
 from holdfast.core.errors import UserError
 from holdfast.engines.decoding import Read, Writing, joins
-from holdfast.engines.interface import SCORES, Chat, Completion, Until, seed_of
+from holdfast.engines.interface import SCORES, Completion, StopCriteria, seed_of
 
 __all__ = ["Completion", "Engine", "sample", "seed_of"]
-TOKENS = (
-    1024  # that pass through the model at once on a CPU: more do not fit into a core's cache (benchmarks/synthesis.py)
-)
+TOKENS = 1024  # that pass through the model at once on a CPU: more do not fit into a core's cache (benchmarks/speed/synthesis.py)
 FREE = 0.25  # part of a batch's places that must be free before waiting rows join
 
 
@@ -61,7 +60,7 @@ class Engine:
         seeds: Sequence[int],
         temperatures: Sequence[float],
         top_p: float,
-        until: Until,
+        until: StopCriteria,
     ) -> list[Completion]:
         """Samples one completion per prompt; temperature 0 is greedy."""
         self.check_length(prompts, until.max_tokens)
@@ -107,7 +106,7 @@ class Engine:
             else:
                 writing = None
         found = [done for done in finished if done is not None]
-        self.count(written=sum(done.n_tokens + (done.finish == "stop") for done in found))
+        self.count(written=sum(done.n_tokens + (done.finish_reason == "stop") for done in found))
         return found
 
     def _read(self, prompts: Sequence[list[int]], rows: list[int]) -> Iterator[Read]:
@@ -125,9 +124,12 @@ class Engine:
         ):  # the longest first: room is made once
             ids, attention = self._pad_left([list(prompt) for prompt in part])  # (D, T)
             out = self.model(
-                input_ids=ids, attention_mask=attention, position_ids=(attention.cumsum(1) - 1).clamp(min=0),
-                use_cache=True, logits_to_keep=1,
-            )  # fmt: skip
+                input_ids=ids,
+                attention_mask=attention,
+                position_ids=(attention.cumsum(1) - 1).clamp(min=0),
+                use_cache=True,
+                logits_to_keep=1,
+            )
             who = [row for prompt in part for row in distinct[prompt]]
             of = [n for n, prompt in enumerate(part) for _ in distinct[prompt]]
             yield Read(who, torch.tensor(of, device=self.device), out.past_key_values, attention, out.logits[:, -1])
@@ -135,8 +137,8 @@ class Engine:
     def count(self, **tokens: int) -> None:
         meter.count(self.entry.parameters, **tokens)
 
-    def _completion(self, tokens: list[int], finish: str) -> Completion:
-        return Completion(self._text(tokens), finish, len(tokens))
+    def _completion(self, tokens: list[int], finish_reason: str) -> Completion:
+        return Completion(self._text(tokens), finish_reason, len(tokens))
 
     def _text(self, tokens: list[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=False))
@@ -161,9 +163,13 @@ class Engine:
             attention = torch.cat([attention.new_ones(len(rows), shared), attention], dim=1)
             positions = (attention.cumsum(1) - 1).clamp(min=0)[:, shared:]
             out = self.model(
-                input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=cache,
-                use_cache=cache is not None, logits_to_keep=1,
-            )  # fmt: skip
+                input_ids=ids,
+                attention_mask=attention,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                logits_to_keep=1,
+            )
             found[rows] = out.logits[:, -1].float().softmax(-1)[:, pick].cpu().numpy()
         self.count(read=sum(map(len, prompts)), reused=shared * max(len(prompts) - 1, 0))
         return found
@@ -203,17 +209,16 @@ class Engine:
         return found
 
     def answer(
-        self, chats: Sequence[Chat], seeds: Sequence[int], *, temperature: float, top_p: float, max_tokens: int
+        self, chats: Sequence[Messages], seeds: Sequence[int], *, temperature: float, top_p: float, max_tokens: int
     ) -> list[Completion]:
-        until = Until(max_tokens, encoding.assistant_stop_ids(self.tokenizer))
-        prompts = [encoding.prompt_ids(self.tokenizer, c) for c in chats]
-        return self.complete(prompts, seeds, [temperature] * len(chats), top_p, until)
+        until = StopCriteria(max_tokens, encoding.assistant_stop_ids(self.tokenizer))
+        return self.complete(self._prompts(chats), seeds, [temperature] * len(chats), top_p, until)
 
-    def lengths(self, chats: Sequence[Chat]) -> list[int]:
-        return [len(encoding.prompt_ids(self.tokenizer, c)) for c in chats]
+    def lengths(self, chats: Sequence[Messages]) -> list[int]:
+        return [len(ids) for ids in self._prompts(chats)]
 
-    def scores(self, chats: Sequence[Chat], attempts: int = 3) -> np.ndarray:
-        return self.next_token([encoding.prompt_ids(self.tokenizer, c) for c in chats], self._score_tokens())
+    def scores(self, chats: Sequence[Messages], attempts: int = 3) -> np.ndarray:
+        return self.next_token(self._prompts(chats), self._score_tokens())
 
     def _score_tokens(self) -> list[int]:
         """The token of each digit as the assistant would write it first."""
@@ -226,18 +231,23 @@ class Engine:
             )
         return [t[0] for t in tokens]
 
-    def likelihood(self, chats: Sequence[Chat], answers: Sequence[str]) -> list[float]:
+    def likelihood(self, chats: Sequence[Messages], answers: Sequence[str]) -> list[float]:
         end = encoding.assistant_stop_ids(self.tokenizer)[:1]
-        asked = [encoding.prompt_ids(self.tokenizer, c) for c in chats]
-        return self.logprob(asked, [encoding.tokenise(self.tokenizer, text) + end for text in answers])
+        written = [encoding.tokenise(self.tokenizer, self.escape_special_tokens(text)) + end for text in answers]
+        return self.logprob(self._prompts(chats), written)
 
-    def neutral(self, text: str) -> str:
-        return encoding.neutral(self.tokenizer, text)
+    def _prompts(self, chats: Sequence[Messages]) -> list[list[int]]:
+        """Token ids of each chat up to where the assistant speaks, with escaped contents."""
+        return [encoding.prompt_ids(self.tokenizer, encoding.escape_messages(self.tokenizer, c)) for c in chats]
+
+    def escape_special_tokens(self, text: str) -> str:
+        return encoding.escape_special_tokens(self.tokenizer, text)
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Mean of the last hidden states over each text's tokens, (N, hidden), scaled to unit length."""
-        ids = [encoding.tokenise(self.tokenizer, text)[: self.entry.context] for text in texts]
+        escaped = [self.escape_special_tokens(text) for text in texts]
+        ids = [encoding.tokenise(self.tokenizer, text)[: self.entry.context] for text in escaped]
         self.count(read=sum(map(len, ids)))
         found = np.zeros((len(texts), self.model.config.get_text_config().hidden_size), dtype=np.float32)
         for rows in self._batches([len(i) for i in ids]):

@@ -17,18 +17,26 @@ import httpx2 as httpx
 import numpy as np
 
 from holdfast.chat import encoding
+from holdfast.chat.templates import Messages
 from holdfast.core import cache, manifest, meter
 from holdfast.core.errors import UserError
 from holdfast.engines.endpoint import CHAT, MODELS, RAW, Client, Refused, Reply
-from holdfast.engines.interface import SCORES, Chat, Completion, Until
+from holdfast.engines.interface import SCORES, Completion, StopCriteria
 
 ROOM = 16  # tokens for a score in words
 REMINDER = "Answer with one number from 1 to 5, and nothing else."
 # How the control tokens of the known families are spelled; a server's own are not known here.
 CONTROL = re.compile(r"<\|[^|<>\n]{1,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|<[｜▁][^<>\n]{1,40}>")
 OPTIONAL = (
-    "return_tokens_as_token_ids", "seed", "stop_token_ids", "skip_special_tokens", "top_logprobs", "logprobs", "top_p", "stop",
-)  # fmt: skip
+    "return_tokens_as_token_ids",
+    "seed",
+    "stop_token_ids",
+    "skip_special_tokens",
+    "top_logprobs",
+    "logprobs",
+    "top_p",
+    "stop",
+)
 
 
 class Engine:
@@ -49,7 +57,7 @@ class Engine:
         seeds: Sequence[int],
         temperatures: Sequence[float],
         top_p: float,
-        until: Until,
+        until: StopCriteria,
     ) -> list[Completion]:
         if self.tokenizer is None:
             raise UserError(
@@ -60,12 +68,17 @@ class Engine:
         stops = [*until.stop_strings, *self.tokenizer.convert_ids_to_tokens(list(until.stop_ids))]
         bodies = [
             self.body(
-                prompt=self.spelled(prompt), seed=seed, temperature=heat, top_p=top_p, max_tokens=until.max_tokens,
+                prompt=self.spelled(prompt),
+                seed=seed,
+                temperature=heat,
+                top_p=top_p,
+                max_tokens=until.max_tokens,
                 stop=stops[:4],  # the protocol allows no more
-                stop_token_ids=list(until.stop_ids), skip_special_tokens=False,
+                stop_token_ids=list(until.stop_ids),
+                skip_special_tokens=False,
             )
             for prompt, seed, heat in zip(prompts, seeds, temperatures, strict=True)
-        ]  # fmt: skip
+        ]
         return [cut(reply, stops) for reply in self.ask(RAW, bodies)]
 
     def ask(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[Reply]:
@@ -75,24 +88,23 @@ class Engine:
         return replies
 
     def answer(
-        self, chats: Sequence[Chat], seeds: Sequence[int], *, temperature: float, top_p: float, max_tokens: int
+        self, chats: Sequence[Messages], seeds: Sequence[int], *, temperature: float, top_p: float, max_tokens: int
     ) -> list[Completion]:
         if self.tokenizer is not None:
-            until = Until(max_tokens, encoding.assistant_stop_ids(self.tokenizer))
-            prompts = [encoding.prompt_ids(self.tokenizer, c) for c in chats]
-            return self.complete(prompts, seeds, [temperature] * len(chats), top_p, until)
+            until = StopCriteria(max_tokens, encoding.assistant_stop_ids(self.tokenizer))
+            return self.complete(self.prompts(chats), seeds, [temperature] * len(chats), top_p, until)
         bodies = [
-            self.body(messages=c, seed=seed, temperature=temperature, top_p=top_p, max_tokens=max_tokens)
+            self.body(messages=self.escape(c), seed=seed, temperature=temperature, top_p=top_p, max_tokens=max_tokens)
             for c, seed in zip(chats, seeds, strict=True)
         ]
         return [cut(reply, ()) for reply in self.ask(CHAT, bodies)]
 
-    def lengths(self, chats: Sequence[Chat]) -> list[int] | list[None]:
+    def lengths(self, chats: Sequence[Messages]) -> list[int] | list[None]:
         if self.tokenizer is None:
             return [None] * len(chats)
-        return [len(encoding.prompt_ids(self.tokenizer, c)) for c in chats]
+        return [len(ids) for ids in self.prompts(chats)]
 
-    def scores(self, chats: Sequence[Chat], attempts: int = 3) -> np.ndarray:
+    def scores(self, chats: Sequence[Messages], attempts: int = 3) -> np.ndarray:
         if not self.endpoint.top_logprobs:
             return self.written_scores(chats, attempts)
         if self.tokenizer is None:
@@ -108,7 +120,7 @@ class Engine:
                 row[:] = [sum(math.exp(p) for token, p in reply.top if token in forms) for forms in spelled]
         return found
 
-    def written_scores(self, chats: Sequence[Chat], attempts: int) -> np.ndarray:
+    def written_scores(self, chats: Sequence[Messages], attempts: int) -> np.ndarray:
         """All mass on the score that the text says; who did not say one is reminded, and in the end has none."""
         found = np.full((len(chats), len(SCORES)), np.nan)
         todo = {i: list(c) for i, c in enumerate(chats)}
@@ -120,13 +132,13 @@ class Engine:
                     found[i] = np.arange(1, 6) == score
                     del todo[i]
                 else:
-                    said = self.neutral(reply.text.strip()) or "-"
+                    said = reply.text.strip() or "-"
                     todo[i] += [{"role": "assistant", "content": said}, {"role": "user", "content": REMINDER}]
             if not todo:
                 break
         return found
 
-    def likelihood(self, chats: Sequence[Chat], answers: Sequence[str]) -> list[float]:
+    def likelihood(self, chats: Sequence[Messages], answers: Sequence[str]) -> list[float]:
         """By the weights that lie here: servers do not give log-probabilities of a text that they did not write."""
         if self.weights is None:
             from holdfast.engines import local
@@ -134,9 +146,16 @@ class Engine:
             self.weights = local.Engine(replace(self.entry, endpoint=None), self.batch)
         return self.weights.likelihood(chats, answers)
 
-    def neutral(self, text: str) -> str:
+    def prompts(self, chats: Sequence[Messages]) -> list[list[int]]:
+        """Token ids of each chat up to where the assistant speaks, with escaped contents; needs the tokenizer."""
+        return [encoding.prompt_ids(self.tokenizer, self.escape(c)) for c in chats]
+
+    def escape(self, messages: Messages) -> Messages:
+        return [{**turn, "content": self.escape_special_tokens(turn["content"])} for turn in messages]
+
+    def escape_special_tokens(self, text: str) -> str:
         if self.tokenizer is not None:
-            return encoding.neutral(self.tokenizer, text)
+            return encoding.escape_special_tokens(self.tokenizer, text)
         return CONTROL.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
     def spellings(self, digit: str) -> set[str]:
@@ -145,10 +164,10 @@ class Engine:
             return {digit, f" {digit}", f"\u2581{digit}"}
         return {digit, f"token_id:{encoding.tokenise(self.tokenizer, digit)[-1]}"}
 
-    def asked(self, messages: Chat) -> dict[str, Any]:
+    def asked(self, messages: Messages) -> dict[str, Any]:
         if self.tokenizer is None:
-            return {"messages": messages}
-        return {"prompt": self.spelled(encoding.prompt_ids(self.tokenizer, messages))}
+            return {"messages": self.escape(messages)}
+        return {"prompt": self.spelled(self.prompts([messages])[0])}
 
     def spelled(self, prompt: list[int]) -> list[int] | str:
         """A prompt as the server takes it: token ids, or text that its tokenizer turns into the same ids."""
@@ -195,13 +214,13 @@ def cut(reply: Reply, stops: Sequence[str]) -> Completion:
     return (
         Completion(reply.text[: min(at)], "stop", reply.n_tokens)
         if at
-        else Completion(reply.text, reply.finish, reply.n_tokens)
+        else Completion(reply.text, reply.finish_reason, reply.n_tokens)
     )
 
 
 def score_in(reply: Completion) -> int | None:
     """The score that a text gives: the only number in it, 1 to 5, perhaps "out of 5". Anything else is no score."""
-    if reply.finish != "stop":
+    if reply.finish_reason != "stop":
         return None  # it would have gone on: "1" may be the beginning of "1 to 5"
     text = re.sub(r"\s*(?:/|out of)\s*5(?!\d|[.,]\d)", "", reply.text)
     numbers = re.findall(r"[-−]?\d+(?:[.,]\d+)*", text)
@@ -217,7 +236,7 @@ def probe(name: str, endpoint: manifest.Endpoint, folder: Any = None) -> tuple[m
         name, replace(endpoint, served="", retries=min(2, endpoint.retries), max_requests=None, max_tokens=None)
     )
     tokenizer = manifest.tokenizer(folder) if folder is not None else None
-    question: Chat = [{"role": "user", "content": "Rate 2 + 2 = 4. Answer with one number from 1 to 5."}]
+    question: Messages = [{"role": "user", "content": "Rate 2 + 2 = 4. Answer with one number from 1 to 5."}]
 
     async def ask(http: httpx.AsyncClient) -> tuple[manifest.Endpoint, int]:
         content = None
@@ -271,9 +290,12 @@ def probe(name: str, endpoint: manifest.Endpoint, folder: Any = None) -> tuple[m
         reply = client.parsed(answer, path)
         most = body.get("top_logprobs" if path == CHAT else "logprobs", 0) if reply.top else 0
         return replace(
-            endpoint, served=str(answer.get("model") or ""), refuses=sorted(refuses), top_logprobs=int(most),
+            endpoint,
+            served=str(answer.get("model") or ""),
+            refuses=sorted(refuses),
+            top_logprobs=int(most),
             token_prompts=isinstance(body.get("prompt"), list),
-        ), int(length or 0)  # fmt: skip
+        ), int(length or 0)
 
     async def run() -> tuple[manifest.Endpoint, int]:
         async with client.http() as http:

@@ -21,6 +21,7 @@ import numpy as np
 
 from holdfast.core import cache, manifest
 from holdfast.core.errors import UserError
+from holdfast.core.fingerprint import source_hash
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -69,9 +70,13 @@ def over(work: cache.Work, parts: list[list[Any]], how: manifest.Ray, where: str
     data = ray.data
     shards = [{"n": n, "rows": json.dumps(part, ensure_ascii=False)} for n, part in enumerate(parts)]
     done = data.from_items(shards, override_num_blocks=len(shards)).map_batches(
-        Worker, batch_size=1, fn_constructor_args=(work, os.getcwd(), installed()), num_cpus=how.cpus, num_gpus=how.gpus,
+        Worker,
+        batch_size=1,
+        fn_constructor_args=(work, os.getcwd(), installed()),
+        num_cpus=how.cpus,
+        num_gpus=how.gpus,
         compute=data.ActorPoolStrategy(size=min(how.actors, len(shards))),
-    )  # fmt: skip
+    )
     try:
         # Nothing is fetched ahead: what is here is kept at once, and a kill finds no results waiting.
         for block in done.iter_batches(batch_size=None, prefetch_batches=0):
@@ -88,7 +93,7 @@ def over(work: cache.Work, parts: list[list[Any]], how: manifest.Ray, where: str
 
 def installed() -> dict[str, str]:
     """What decides results beside a shard and its model: the engines' code, and the versions of the libraries."""
-    found = {"Holdfast": cache.code_version(*map(str, Path(__file__).parent.glob("*.py")))}
+    found = {"Holdfast": source_hash(*map(str, Path(__file__).parent.glob("*.py")))}
     for name in ("torch", "transformers", "vllm"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)

@@ -9,6 +9,7 @@ from typing import Any
 
 from holdfast.chat import encoding, templates
 from holdfast.core import cache, manifest
+from holdfast.core.fingerprint import source_hash
 from holdfast.engines.interface import Engine
 
 _loaded: dict[str, Engine] = {}  # the last one only: weights are large
@@ -45,7 +46,7 @@ def identity(entry: manifest.Manifest, stage: str) -> list[Any]:
         else ("local.py", "decoding.py")
     )
     files = [here / name for name in names]
-    code = cache.code_version(stage, encoding.__file__, templates.__file__, *map(str, files))
+    code = source_hash(stage, encoding.__file__, templates.__file__, *map(str, files))
     return [entry.name, entry.fingerprint, entry.dtype, speaker(entry), code]
 
 
@@ -66,7 +67,7 @@ def spread(entry: manifest.Manifest) -> int | cache.Spread:
 
 def workers(entry: manifest.Manifest) -> int:
     """Processes of one thread each to fan shards over: HOLDFAST_WORKERS; else two where a small model runs on CPU, which is
-    more rows per second than one process with two threads (`python benchmarks/scaling.py`), else one. Each holds the
+    more rows per second than one process with two threads (`python -m benchmarks.speed.scaling`), else one. Each holds the
     weights."""
     if entry.endpoint or entry.vllm:
         return 1  # requests overlap in one process

@@ -17,7 +17,7 @@ import torch
 from holdfast.core import manifest
 from holdfast.core.errors import UserError, first_line
 from holdfast.engines import local
-from holdfast.engines.interface import Completion, Until
+from holdfast.engines.interface import Completion, StopCriteria
 
 LESS = "lower vllm.max_model_len, or change vllm.gpu_memory_utilization or vllm.tensor_parallel_size"
 
@@ -40,10 +40,17 @@ class Engine(local.Engine):
         auto = "float32" if manifest.device().type == "cpu" else "bfloat16"  # as elsewhere; vLLM's own may be float16
         try:
             self.llm = self.vllm.LLM(
-                model=str(folder), dtype=auto if entry.dtype == "auto" else entry.dtype, max_model_len=self.entry.context,
-                tensor_parallel_size=how.tensor_parallel_size, gpu_memory_utilization=how.gpu_memory_utilization,
-                enforce_eager=how.enforce_eager, enable_prefix_caching=True, generation_config="vllm", trust_remote_code=False, seed=0,
-            )  # fmt: skip
+                model=str(folder),
+                dtype=auto if entry.dtype == "auto" else entry.dtype,
+                max_model_len=self.entry.context,
+                tensor_parallel_size=how.tensor_parallel_size,
+                gpu_memory_utilization=how.gpu_memory_utilization,
+                enforce_eager=how.enforce_eager,
+                enable_prefix_caching=True,
+                generation_config="vllm",
+                trust_remote_code=False,
+                seed=0,
+            )
         except (ValueError, RuntimeError) as error:  # too little memory, too few GPUs, an architecture it does not know
             raise UserError(f"vLLM does not start ({first_line(error)})", where=self.where, do=LESS) from None
 
@@ -53,23 +60,29 @@ class Engine(local.Engine):
         seeds: Sequence[int],
         temperatures: Sequence[float],
         top_p: float,
-        until: Until,
+        until: StopCriteria,
     ) -> list[Completion]:
         self.check_length(prompts, until.max_tokens)
         asked = [
             self.sampling(
-                seed=seed, temperature=heat, top_p=top_p, max_tokens=until.max_tokens, stop_token_ids=list(until.stop_ids),
-                stop=list(until.stop_strings), detokenize=bool(until.stop_strings), skip_special_tokens=False,
+                seed=seed,
+                temperature=heat,
+                top_p=top_p,
+                max_tokens=until.max_tokens,
+                stop_token_ids=list(until.stop_ids),
+                stop=list(until.stop_strings),
+                detokenize=bool(until.stop_strings),
+                skip_special_tokens=False,
             )
             for seed, heat in zip(seeds, temperatures, strict=True)
-        ]  # fmt: skip
+        ]
         found = []
         for output in self.generated(prompts, asked):
             done, stops = output.outputs[0], set(until.stop_ids)
             tokens = [token for token in done.token_ids if token not in stops]  # the one that ended it is among them
             text = self._stopped(tokens, until.stop_strings) if until.stop_strings else None
-            finish = "stop" if done.finish_reason == "stop" or text is not None else "length"
-            found.append(Completion(self._text(tokens) if text is None else text, finish, len(tokens)))
+            finish_reason = "stop" if done.finish_reason == "stop" or text is not None else "length"
+            found.append(Completion(self._text(tokens) if text is None else text, finish_reason, len(tokens)))
         return found
 
     def next_token(self, prompts: Sequence[list[int]], choices: Sequence[int]) -> np.ndarray:

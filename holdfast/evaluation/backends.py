@@ -22,35 +22,43 @@ if TYPE_CHECKING:
     from holdfast.core.manifest import Manifest
 
 
-def load(params: Evaluate, name: str, folder: Path, entry: Manifest) -> tuple[LM, dict[str, Any]]:
-    """lm-eval's model for the weights in `folder`, and what to record of it: template, versions, device, dtype."""
+def load_backend(params: Evaluate, name: str, folder: Path, base: Manifest) -> tuple[LM, dict[str, Any]]:
+    """lm-eval's model for the weights in `folder`, and what to record of it: template, versions, device, dtype.
+
+    `base`: the manifest of the base, whose context and precision arms share. Raises UserError where the back end is not
+    installed, or the server does not offer the model.
+    """
     tokenizer = manifest.tokenizer(folder)
-    template = encoding.template_of(tokenizer).source  # its clock stands still: the same prompts on every day
+    template = encoding.template_of(tokenizer).source  # with its clock stopped: prompts are the same every day
     tokenizer.chat_template = template
     if params.backend == "transformers":
-        model, facts = in_process(params, folder, entry, tokenizer)
+        model, facts = load_transformers(params, folder, base, tokenizer)
     elif params.backend == "vllm":
-        model, facts = vllm(params, folder, entry, template)
+        model, facts = load_vllm(params, folder, base, template)
     else:
-        model, facts = server(params, name, folder, entry, template)
+        model, facts = connect_server(params, name, folder, base, template)
     return model, facts | {"backend": params.backend, "options": params.options, "chat_template": template}
 
 
-def in_process(params: Evaluate, folder: Path, entry: Manifest, tokenizer: Any) -> tuple[LM, dict[str, Any]]:
+def load_transformers(params: Evaluate, folder: Path, base: Manifest, tokenizer: Any) -> tuple[LM, dict[str, Any]]:
     import torch
     import transformers
     from lm_eval.models.huggingface import HFLM
 
-    network = manifest.model(folder, entry.dtype)
+    network = manifest.model(folder, base.dtype)
     model = HFLM(
-        pretrained=network, tokenizer=tokenizer, batch_size=params.batch, max_length=entry.context, device=str(network.device),
+        pretrained=network,
+        tokenizer=tokenizer,
+        batch_size=params.batch,
+        max_length=base.context,
+        device=str(network.device),
         **params.options,
-    )  # fmt: skip
+    )
     versions = {"transformers": transformers.__version__, "torch": torch.__version__.split("+")[0]}
     return model, versions | {"device": network.device.type, "dtype": str(network.dtype).removeprefix("torch.")}
 
 
-def vllm(params: Evaluate, folder: Path, entry: Manifest, template: str) -> tuple[LM, dict[str, Any]]:
+def load_vllm(params: Evaluate, folder: Path, base: Manifest, template: str) -> tuple[LM, dict[str, Any]]:
     try:
         from vllm import __version__ as version
     except ImportError:
@@ -58,35 +66,43 @@ def vllm(params: Evaluate, folder: Path, entry: Manifest, template: str) -> tupl
         raise UserError("vLLM is not installed", where="evaluate.backend", do=do) from None
     from lm_eval.models.vllm_causallms import VLLM
 
-    model = VLLM(**vllm_arguments(params, folder, entry))
+    model = VLLM(**vllm_arguments(params, folder, base))
     model.hf_chat_template = template
-    return model, {"vllm": version, "device": "vllm", "dtype": str(entry.dtype)}
+    return model, {"vllm": version, "device": "vllm", "dtype": str(base.dtype)}
 
 
-def vllm_arguments(params: Evaluate, folder: Path, entry: Manifest) -> dict[str, Any]:
-    known = {
+def vllm_arguments(params: Evaluate, folder: Path, base: Manifest) -> dict[str, Any]:
+    own = {
         "pretrained": str(folder),
-        "dtype": entry.dtype,
-        "max_model_len": entry.context,
+        "dtype": base.dtype,
+        "max_model_len": base.context,
         "trust_remote_code": False,
     }
-    return known | {"batch_size": params.batch, "seed": params.seed} | params.options
+    return own | {"batch_size": params.batch, "seed": params.seed} | params.options
 
 
-def server(params: Evaluate, name: str, folder: Path, entry: Manifest, template: str) -> tuple[LM, dict[str, Any]]:
+def connect_server(
+    params: Evaluate, name: str, folder: Path, base: Manifest, template: str
+) -> tuple[LM, dict[str, Any]]:
     """Raw completions with prompts as token ids: a chat endpoint would render them again, with a template of its own."""
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
-    offered(str(params.url), name)
+    check_offered(str(params.url), name)
     model = LocalCompletionsAPI(
-        base_url=f"{params.url}/completions", model=name, tokenizer=str(folder), tokenizer_backend="huggingface",
-        max_length=entry.context, batch_size=params.batch, seed=params.seed, **params.options,
-    )  # fmt: skip
+        base_url=f"{params.url}/completions",
+        model=name,
+        tokenizer=str(folder),
+        tokenizer_backend="huggingface",
+        max_length=base.context,
+        batch_size=params.batch,
+        seed=params.seed,
+        **params.options,
+    )
     model.tokenizer.chat_template = template
     return model, {"device": "server", "dtype": "server's"}
 
 
-def offered(url: str, name: str) -> None:
+def check_offered(url: str, name: str) -> None:
     """Raises UserError where the server does not answer, or does not offer the model under this name."""
     import os
 
@@ -106,8 +122,8 @@ def offered(url: str, name: str) -> None:
 
 
 @contextmanager
-def explained(params: Evaluate) -> Iterator[None]:
-    """A server that fails in the middle ends with a message, not with a traceback."""
+def server_errors(params: Evaluate) -> Iterator[None]:
+    """Turns a server's failure in the middle of an evaluation into a UserError."""
     import aiohttp
     import requests
 

@@ -1,8 +1,6 @@
-"""Runs the suites with lm-eval on the base or on one arm, and keeps the outcome of every item.
+"""Asks a model the suites with lm-eval, and returns the outcome of every item.
 
-holdfast evaluate --model base|ARM        (writes reports/eval/<model>/{items.parquet,settings.json,scores.json})
-
-An arm is asked exactly as the base was: with other settings than the base's it refuses, before it asks anything.
+An arm is asked exactly as the base was: with other settings than the base's it is refused before anything is asked.
 """
 
 from __future__ import annotations
@@ -10,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from holdfast.core import manifest, records
 from holdfast.core.errors import UserError
@@ -18,40 +16,64 @@ from holdfast.evaluation import backends, resume, settings, suites
 from holdfast.params.evaluate import Evaluate, Suite
 
 
-def main(params: Evaluate, model: str, base: Path, models: Path, domain_test: Path, out: Path) -> None:
-    entry = manifest.load(base)
-    folder = entry.folder() if model == "base" else models / model
+class Evaluation(NamedTuple):
+    items: list[dict[str, Any]]  # rows of the contract `items`
+    settings: dict[str, Any]  # settings.json: suites, and everything of the engine that may change an outcome
+    scores: dict[str, float]  # mean outcome (0..1) by suite, not adjusted for chance
+
+
+def model_folder(model: str, base: manifest.Manifest, models: Path = Path("models")) -> Path:
+    """The folder of the weights of "base" or of an arm. Raises UserError where there are none."""
+    folder = base.folder() if model == "base" else models / model
     if not (folder / "config.json").is_file():
         raise UserError("no such model", where=folder, do=f"run `dvc repro finetune@{model}`")
-    before = settings.read(out.parent / "base") if model != "base" else None
-    tasks = suites.load(params, domain_test)
-    import lm_eval  # after suites.load, which may have closed the net
+    return folder
+
+
+def evaluate_model(
+    params: Evaluate, model: str, folder: Path, base: manifest.Manifest, domain_test: Path, same_as: Path | None = None
+) -> Evaluation:
+    """Asks the model in `folder` every item of every suite.
+
+    `base`: the manifest of the base, which says in what precision and context arms run, too. `same_as`: the folder of
+    the base's evaluation; raises UserError where this one would have other settings.
+    """
+    base_settings = settings.read(same_as) if same_as else None
+    tasks = suites.load_tasks(params, domain_test)
+    import lm_eval  # after load_tasks, which may have set the libraries offline
     from lm_eval.tasks import TaskManager
 
-    language_model, facts = backends.load(params, model, folder, entry)
+    language_model, facts = backends.load_backend(params, model, folder, base)
     engine = facts | {  # whatever may change an outcome and is not the model
         "lm_eval": lm_eval.__version__,
         "batch": params.batch,
-        "max_length": entry.context,
+        "max_length": base.context,
         "seed": params.seed,
         "limit": params.limit,
         "chat_template": digest(facts["chat_template"]),
     }
-    if before:
-        refuse(before, {"engine": engine, "suites": before["suites"]}, out)
-    speaker = [params.url, model] if params.url else []  # a server knows the model by its name
-    language_model = resume.resumable(
-        language_model, params.batch, [weights(folder), *speaker, engine], entry.parameters
-    )
-    with backends.explained(params):
+    if base_settings and same_as:
+        refuse_other_settings(base_settings, {"engine": engine, "suites": base_settings["suites"]}, same_as)
+    served_model = [params.url, model] if params.url else []  # a server knows the model by its name
+    identity = [file_hashes(folder), *served_model, engine]
+    language_model = resume.make_resumable(language_model, params.batch, identity, base.parameters)
+    with backends.server_errors(params):
         results = lm_eval.simple_evaluate(
-            model=language_model, tasks=list(tasks.values()), apply_chat_template=True, log_samples=True, bootstrap_iters=0,
-            limit=params.limit, random_seed=params.seed, numpy_random_seed=params.seed, torch_random_seed=params.seed,
-            fewshot_random_seed=params.seed, task_manager=TaskManager(include_defaults=False),  # else it lists 14,000 names
-        )  # fmt: skip
+            model=language_model,
+            tasks=list(tasks.values()),
+            apply_chat_template=True,
+            log_samples=True,
+            bootstrap_iters=0,
+            limit=params.limit,
+            random_seed=params.seed,
+            numpy_random_seed=params.seed,
+            torch_random_seed=params.seed,
+            fewshot_random_seed=params.seed,
+            task_manager=TaskManager(include_defaults=False),  # else it lists 14,000 names
+        )
 
     rows, used = [], {}
-    for name, suite in suites.lineup(params).items():
+    for name, suite in suites.all_suites(params).items():
         samples = one_filter(name, suite, results["samples"][name])
         metric = suite.metric or samples[0]["metrics"][0]
         if metric not in samples[0]:
@@ -60,39 +82,36 @@ def main(params: Evaluate, model: str, base: Path, models: Path, domain_test: Pa
         rows += [item(name, sample, metric) for sample in samples]
         used[name] = {"role": suite.role, "chance": suite.chance, "metric": metric, "items": len(samples)}
         used[name] |= {"filter": samples[0]["filter"]}
-    found = {"schema": 1, "model": model, "suites": used, "engine": engine}
-    if before:
-        refuse(before, found, out)
+    made_with = {"schema": 1, "model": model, "suites": used, "engine": engine}
+    if base_settings and same_as:
+        refuse_other_settings(base_settings, made_with, same_as)
     scores = {name: sum(r["correct"] for r in rows if r["suite"] == name) / used[name]["items"] for name in used}
-    records.write("items", out / "items.parquet", rows)
-    records.write_json(out / "settings.json", found)
-    records.write_json(out / "scores.json", scores)
-    print(f"{model}: " + ", ".join(f"{name} {score:.3f}" for name, score in scores.items()))
+    return Evaluation(rows, made_with, scores)
 
 
-def weights(folder: Path) -> list[str]:
+def file_hashes(folder: Path) -> list[str]:
     """Every file of the model and its hash: another model's answers are never taken for this one's."""
     return [f"{file.name} {records.file_sha256(file)}" for file in sorted(folder.iterdir()) if file.is_file()]
 
 
-def refuse(before: dict[str, Any], found: dict[str, Any], out: Path) -> None:
+def refuse_other_settings(base: dict[str, Any], other: dict[str, Any], base_folder: Path) -> None:
     """Raises UserError where an arm would be asked otherwise than the base was."""
-    found = records.rounded(found)  # as they are read back
-    for part, keys in settings.different(before, found).items():
-        was, now = (content[part].get(keys[0]) for content in (before, found))
-        what = f"the base was evaluated with other settings: {keys[0]} {was}, here {now}"
+    other = records.rounded(other)  # as they are read back
+    for part, keys in settings.differences(base, other).items():
+        base_value, value = (content[part].get(keys[0]) for content in (base, other))
+        what = f"the base was evaluated with other settings: {keys[0]} {base_value}, here {value}"
         do = "evaluate both alike: `dvc repro --force evaluate-base` here, or go where the base was evaluated"
-        raise UserError(what, where=out.parent / "base" / "settings.json", do=do)
+        raise UserError(what, where=base_folder / "settings.json", do=do)
 
 
 def one_filter(name: str, suite: Suite, samples: list[dict]) -> list[dict]:
     """lm-eval repeats each item for every answer filter of its task; the one that the params name counts, or the first."""
     wanted = suite.filter or samples[0]["filter"]
-    found = [sample for sample in samples if sample["filter"] == wanted]
-    if not found:
+    chosen = [sample for sample in samples if sample["filter"] == wanted]
+    if not chosen:
         known = ", ".join(dict.fromkeys(sample["filter"] for sample in samples))
         raise UserError(f"suite '{name}' has no filter '{wanted}'", where="evaluate.suites", do=f"it has: {known}")
-    return found
+    return chosen
 
 
 def item(suite: str, sample: dict[str, Any], metric: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from holdfast.core import records
 
 LOST, GAINED, RIGHT, WRONG = KINDS = ("lost", "gained", "same-right", "same-wrong")
 HASHES = ("item_hash", "prompt_hash")  # an item that was asked in another way is not the same item
-SUITES, PROMPTS = 8, 1000  # what the chat template is, this many prompts of this many suites tell
+TEMPLATE_SUITES, TEMPLATE_PROMPTS = 8, 1000  # suites, and prompts of each, from which the chat template is inferred
 
 
 @dataclass(frozen=True)
@@ -34,27 +34,27 @@ class Item:
 
 
 class Pairs:
-    """All pairs of base and arms. Of each only its kind is kept, since files may hold millions of items and a page shows
-    a few: texts are read when items are chosen. Raises UserError where a file is missing or holds something else."""
+    """All pairs of base and arms. Only the kind of each is kept in memory, since files may hold millions of items and a
+    page shows a few: texts are read when items are chosen. Raises UserError where a file is missing or holds something else."""
 
     def __init__(self, base: Path, arms: dict[str, Path]) -> None:
         self.base, self.arms = base, arms
         self.suites = sorted(pc.unique(records.read_table("items", base, ["suite"])["suite"]).to_pylist())
-        spread = self.suites[:: max(1, len(self.suites) // SUITES)]
-        prompts = [one_suite(base, suite, ["prompt"]).slice(0, PROMPTS) for suite in spread]
-        self.opening, self.closing = template(
+        spread = self.suites[:: max(1, len(self.suites) // TEMPLATE_SUITES)]
+        prompts = [one_suite(base, suite, ["prompt"]).slice(0, TEMPLATE_PROMPTS) for suite in spread]
+        self.opening, self.closing = infer_template(
             pa.concat_tables(prompts)["prompt"] if prompts else pa.chunked_array([[]])
         )
         self.kinds: dict[tuple[str, str], NDArray[np.int8]] = {}  # (arm, suite) -> per item of the base, place in KINDS
         for suite in self.suites:
             before = one_suite(base, suite, ["item_id", *HASHES, "correct"])
             for arm, file in arms.items():
-                self.kinds[arm, suite] = kinds(before, one_suite(file, suite, ["item_id", *HASHES, "correct"]))
+                self.kinds[arm, suite] = classify(before, one_suite(file, suite, ["item_id", *HASHES, "correct"]))
 
     def count(self, wanted: Iterable[str] = KINDS, arm: str | None = None) -> int:
         """How many pairs there are of these kinds, of one arm or of all."""
         places = [KINDS.index(kind) for kind in wanted]
-        return sum(int(np.isin(found, places).sum()) for (name, _), found in self.kinds.items() if arm in (None, name))
+        return sum(int(np.isin(kinds, places).sum()) for (name, _), kinds in self.kinds.items() if arm in (None, name))
 
     def first(self, most: int, wanted: Iterable[str] = KINDS, arm: str | None = None) -> list[Item]:
         """At most `most` items, lost and gained before the rest, suites in turn; then in reading order."""
@@ -69,23 +69,23 @@ class Pairs:
                     parts.append(pd.DataFrame(part | {"order": number, "arm": name, "suite": suite, "place": place}))
         if not parts:
             return []
-        found = pd.concat(parts).sort_values(["rank", "turn", "order", "suite", "place"], kind="stable").head(most)
-        items = self._texts(found)
+        chosen = pd.concat(parts).sort_values(["rank", "turn", "order", "suite", "place"], kind="stable").head(most)
+        items = self._read_items(chosen)
         return sorted(items, key=lambda i: (list(self.arms).index(i.arm), KINDS.index(i.kind), i.suite, i.item_id))
 
-    def _texts(self, chosen: pd.DataFrame) -> list[Item]:
+    def _read_items(self, chosen: pd.DataFrame) -> list[Item]:
         items = []
         for suite, of_suite in chosen.groupby("suite", sort=False):
             ids = one_suite(self.base, str(suite), ["item_id"])["item_id"].take(pa.array(of_suite["row"]))
-            asked = texts(self.base, str(suite), ids, ["prompt", "target", "response"])
+            base_rows = read_texts(self.base, str(suite), ids, ["prompt", "target", "response"])
             ids = pd.Series(ids.to_pylist(), index=of_suite.index)
             for arm, part in of_suite.assign(item_id=ids.values).groupby("arm", sort=False):
-                answers = texts(self.arms[str(arm)], str(suite), pa.array(part["item_id"]), ["response"])
+                answers = read_texts(self.arms[str(arm)], str(suite), pa.array(part["item_id"]), ["response"])
                 for item_id, place in zip(part["item_id"], part["place"], strict=True):
-                    old = asked[item_id]
+                    old = base_rows[item_id]
                     prompt = old["prompt"].removeprefix(self.opening).removesuffix(self.closing)
-                    said = (old["response"], answers[item_id]["response"])
-                    items.append(Item(str(arm), str(suite), item_id, KINDS[place], prompt, old["target"], *said))
+                    responses = (old["response"], answers[item_id]["response"])
+                    items.append(Item(str(arm), str(suite), item_id, KINDS[place], prompt, old["target"], *responses))
         return items
 
 
@@ -94,25 +94,27 @@ def one_suite(file: Path, suite: str, columns: list[str]) -> pa.Table:
     return records.read_table("items", file, columns, [("suite", "==", suite)])
 
 
-def kinds(before: pa.Table, after: pa.Table) -> NDArray[np.int8]:
+def classify(before: pa.Table, after: pa.Table) -> NDArray[np.int8]:
     """For each item of `before` its place in KINDS; -1 where `after` does not hold the same item. (N,)"""
     ids, others = before["item_id"], after["item_id"]
-    found = np.full(len(ids), -1, np.int8)
-    if ids.equals(others):  # the rule, and far cheaper
+    kinds = np.full(len(ids), -1, np.int8)
+    if ids.equals(others):  # the usual case, and much cheaper
         both, mine, theirs = np.arange(len(ids)), before, after
     else:
         order = pc.index_in(ids, value_set=others.combine_chunks()).combine_chunks()
         both = np.flatnonzero(pc.is_valid(order).to_numpy(zero_copy_only=False))
         mine, theirs = before.take(both), after.take(order.drop_null())
-    was, now = (side["correct"].to_numpy() > 0.5 for side in (mine, theirs))  # as the gate counts
-    kind = np.select([was & ~now, ~was & now, was & now], [0, 1, 2], 3)
+    before_right, after_right = (side["correct"].to_numpy() > 0.5 for side in (mine, theirs))  # as the gate counts
+    kind = np.select(
+        [before_right & ~after_right, ~before_right & after_right, before_right & after_right], [0, 1, 2], 3
+    )
     for key in HASHES:
         kind[pc.not_equal(mine[key], theirs[key]).to_numpy()] = -1
-    found[both] = kind
-    return found
+    kinds[both] = kind
+    return kinds
 
 
-def texts(file: Path, suite: str, ids: pa.Array, columns: list[str]) -> dict[str, dict[str, str]]:
+def read_texts(file: Path, suite: str, ids: pa.Array, columns: list[str]) -> dict[str, dict[str, str]]:
     """These columns of some items of a suite, by item id."""
     ends = pc.min_max(ids).as_py()  # by which whole row groups are passed over
     wanted = [("item_id", "in", ids.to_pylist()), ("item_id", ">=", ends["min"]), ("item_id", "<=", ends["max"])]
@@ -120,8 +122,8 @@ def texts(file: Path, suite: str, ids: pa.Array, columns: list[str]) -> dict[str
     return {row["item_id"]: row for row in rows.to_pylist()}
 
 
-def template(prompts: pa.ChunkedArray) -> tuple[str, str]:
-    """What every prompt begins and ends with: the chat template, which a reader need not see again with every item.
+def infer_template(prompts: pa.ChunkedArray) -> tuple[str, str]:
+    """What every prompt begins and ends with, the chat template: a reader need not see it again with every item.
 
     Cut back to a line, a bracket or a space, since questions may begin or end alike too.
     """

@@ -1,4 +1,4 @@
-"""What an evaluation was made with: settings.json beside its items. Scores of other settings are scores of another test."""
+"""What an evaluation was made with: settings.json beside its items. Scores made with other settings belong to another test."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def read(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def different(base: dict[str, Any], other: dict[str, Any]) -> dict[str, list[str]]:
+def differences(base: dict[str, Any], other: dict[str, Any]) -> dict[str, list[str]]:
     """The keys on which two evaluations differ, below `engine` and below `suites`; empty where they compare."""
-    found: dict[str, list[str]] = {}
+    differing: dict[str, list[str]] = {}
     for part in ("engine", "suites"):
         mine, theirs = base[part], other[part]
         keys = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
-        found |= {part: keys} if keys else {}
-    return found
+        differing |= {part: keys} if keys else {}
+    return differing

@@ -6,6 +6,7 @@ Methods and thresholds are always named, since Evidently's own choice changes wi
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,7 +19,11 @@ from evidently.metrics.embeddings import ModelDriftMethod
 from evidently.presets import DataDriftPreset
 
 P_VALUES = ("t_test", "ks", "cramer_von_mises")  # the methods that give one; the others give a distance
-LEAST = 20  # rows of embeddings on each side, for a classifier to learn from
+# A UUID of version 4 or 7 in the data and in the names of elements
+RANDOM_ID = re.compile(
+    "(?<=metric_)[0-9a-f]{32}|[0-9a-f]{8}-[0-9a-f]{4}-[47][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+)
+MIN_EMBEDDING_ROWS = 20  # rows of embeddings on each side, for a classifier to learn from
 
 
 class Column(NamedTuple):
@@ -62,42 +67,56 @@ def compare(columns: dict[str, Column], html: Path) -> dict[str, dict[str, Any]]
         warnings.simplefilter("ignore", RuntimeWarning)
         snapshot = Report([table, *means], include_tests=True).run(current, reference)  # in this order
     snapshot.save_html(str(html))  # a Path is silently ignored
+    html.write_text(number_ids(html.read_text(encoding="utf-8")), encoding="utf-8")
     for metric in snapshot.dict()["metrics"]:
         if metric["config"]["type"].endswith(":ValueDrift"):
             name = metric["config"]["column"]
-            numbers[name] = verdict(columns[name], float(metric["value"]))
+            numbers[name] = measurement(columns[name], float(metric["value"]))
     return {name: number for name, number in numbers.items() if number}
 
 
-def verdict(column: Column, value: float | None) -> dict[str, Any]:
-    """The number under the name of what it is; null: nothing to compare."""
+def number_ids(page: str) -> str:
+    """Evidently's page with a number in place of each random id: equal columns give equal bytes."""
+    numbers: dict[str, int] = {}
+
+    def replace(match: re.Match[str]) -> str:
+        digits = f"{numbers.setdefault(match[0], len(numbers)):032x}"
+        if "-" not in match[0]:
+            return digits
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+    return RANDOM_ID.sub(replace, page)
+
+
+def measurement(column: Column, value: float | None) -> dict[str, Any]:
+    """The number under its name, a p-value or a distance, and whether it shows drift; null: nothing to compare."""
     if column.method in P_VALUES:
         return {"p": value, "drift": value is not None and value < column.threshold}
     return {"distance": value, "drift": value is not None and value >= column.threshold}
 
 
 def degenerate(column: Column) -> dict[str, Any] | None:
-    """The verdict where Evidently would raise or answer NaN or nonsense: too few values, or all of them equal."""
+    """The numbers where Evidently would raise or answer NaN or nonsense: too few values, or all of them equal."""
     tested = column.method in P_VALUES
     if min(len(column.reference), len(column.current)) < (2 if tested else 1):
-        return verdict(column, None)
+        return measurement(column, None)
     before, after = set(column.reference), set(column.current)
     if tested and len(before) == len(after) == 1:
-        return verdict(column, 1.0 if before == after else 0.0)
+        return measurement(column, 1.0 if before == after else 0.0)
     if column.kind == "category":
-        return verdict(column, 0.0) if before == after and len(before) == 1 else None
+        return measurement(column, 0.0) if before == after and len(before) == 1 else None
     if not tested and len(before) == 1:
         # no standard deviation to divide by (every answer is one digit, say): the mean difference in the column's unit
-        return verdict(column, float(np.abs(np.asarray(column.current) - before.pop()).mean()))
+        return measurement(column, float(np.abs(np.asarray(column.current) - before.pop()).mean()))
     return None
 
 
-def embeddings(before: np.ndarray, after: np.ndarray, threshold: float) -> dict[str, Any]:
+def compare_embeddings(before: np.ndarray, after: np.ndarray, threshold: float) -> dict[str, Any]:
     """How well a linear classifier tells rows of `after` (M, D) from rows of `before` (N, D): ROC AUC on held-out halves.
 
     0.5 is not at all. Classifier two-sample test, Lopez-Paz & Oquab 2017, arXiv 1610.06545; the classifier is Evidently's.
     """
-    if min(len(before), len(after)) < LEAST:
+    if min(len(before), len(after)) < MIN_EMBEDDING_ROWS:
         return {"auc": None, "drift": False}
     middle, spread = before.mean(0), before.std(0) + 1e-9
     sides = (pd.DataFrame((side - middle) / spread) for side in (after, before))

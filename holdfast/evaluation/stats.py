@@ -152,7 +152,7 @@ def half_width(error: float, confidence: float) -> float:
 
 
 def detectable_drop(error: float, confidence: float, power: float = 0.8) -> float:
-    """The smallest true drop told from none with probability `power`: (z(confidence) + z(power)) x standard error.
+    """The smallest true drop distinguished from none with probability `power`: (z(confidence) + z(power)) x standard error.
 
     One-sided; Miller 2024, "Adding error bars to evals", arXiv 2411.00640.
     """

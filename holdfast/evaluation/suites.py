@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core import records
-from holdfast.core.errors import UserError
+from holdfast.core.errors import UserError, first_line
 from holdfast.data import answers
 from holdfast.params.evaluate import Evaluate, Suite
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 DOMAIN_TEST = "domain_test"
 
 
-def lineup(params: Evaluate) -> dict[str, Suite]:
-    """Every suite that is run, the domain's test split included."""
+def all_suites(params: Evaluate) -> dict[str, Suite]:
+    """Every suite that is evaluated, by name, the domain's test split included."""
     extra = {DOMAIN_TEST: Suite(role="domain", metric="exact_match")} if params.domain_test != "off" else {}
     return {**params.suites, **extra}
 
 
-def load(params: Evaluate, domain_test: Path) -> dict[str, Task]:
+def load_tasks(params: Evaluate, domain_test: Path) -> dict[str, Task]:
     """lm-eval's task objects by suite name. Raises UserError for a name that neither the folder nor lm-eval has."""
     folder = Path(params.tasks)
     local = {file.stem for file in folder.rglob("*.yaml")}
     every_local = set(params.suites) <= local
-    if every_local:  # nothing is needed from the net, so nothing may ask for it
+    if every_local:  # nothing is needed from the network, so nothing may ask for it
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     for noisy in ("lm_eval", "lm-eval", "datasets"):
@@ -37,13 +37,13 @@ def load(params: Evaluate, domain_test: Path) -> dict[str, Task]:
     import datasets
     from lm_eval.tasks import TaskManager
 
-    answers.register()
+    answers.register_filter_of_lm_eval()
     datasets.disable_progress_bars()
     manager = TaskManager(include_path=str(folder) if folder.is_dir() else None, include_defaults=not every_local)
-    found: dict[str, Any] = {}
+    tasks: dict[str, Any] = {}
     for name in params.suites:
         try:
-            tasks = manager.load([name])["tasks"]
+            loaded = manager.load([name])["tasks"]
         except KeyError:
             raise UserError(
                 f"no lm-eval task '{name}'",
@@ -51,21 +51,22 @@ def load(params: Evaluate, domain_test: Path) -> dict[str, Task]:
                 do=f"put {name}.yaml into {folder}, or use a name of `lm-eval ls tasks`",
             ) from None
         except (FileNotFoundError, ConnectionError, ValueError, OSError) as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0][:160]
             raise UserError(
-                f"task '{name}' cannot be loaded ({first})", where=folder, do="check its YAML and data, or the network"
+                f"task '{name}' cannot be loaded ({first_line(error)})",
+                where=folder,
+                do="check its YAML and data, or the network",
             ) from None
-        if list(tasks) != [name]:
+        if list(loaded) != [name]:
             raise UserError(
-                f"'{name}' is a group of {len(tasks)} tasks", where="evaluate.suites", do="name its tasks one by one"
+                f"'{name}' is a group of {len(loaded)} tasks", where="evaluate.suites", do="name its tasks one by one"
             )
-        found[name] = tasks[name]
-    if any(checks_instructions(task) for task in found.values()):
-        ready_for_ifeval(params)
+        tasks[name] = loaded[name]
+    if any(checks_instructions(task) for task in tasks.values()):
+        prepare_ifeval(params)
     if params.domain_test != "off":
         spec = test_split_task(params, records.read("domain", domain_test))
-        found[DOMAIN_TEST] = manager.load([spec])["tasks"][DOMAIN_TEST]
-    return found
+        tasks[DOMAIN_TEST] = manager.load([spec])["tasks"][DOMAIN_TEST]
+    return tasks
 
 
 def checks_instructions(task: Task) -> bool:
@@ -73,9 +74,9 @@ def checks_instructions(task: Task) -> bool:
     return "ifeval" in getattr(task.config.process_results, "__module__", "").lower()
 
 
-def ready_for_ifeval(params: Evaluate) -> None:
-    """IFEval's checks guess languages with a random seed of their own, and count sentences with a file of NLTK's: said
-    now, since otherwise a model would answer everything before the first check fails."""
+def prepare_ifeval(params: Evaluate) -> None:
+    """Seeds the language detector of IFEval's checks. Raises UserError where NLTK lacks the file that they split sentences
+    with: now, since otherwise a model would answer everything before the first check fails."""
     import langdetect
     import nltk
 
@@ -99,7 +100,7 @@ def test_split_task(params: Evaluate, rows: list[dict]) -> dict[str, Any]:
         }
         for row in rows
     ]
-    scorer = {"process_results": ends_alike} if params.domain_test == "answer" else {}
+    scorer = {"process_results": score_final_answer} if params.domain_test == "answer" else {}
     return {
         "task": DOMAIN_TEST,
         "custom_dataset": lambda **_: {"test": Dataset.from_list(docs)},
@@ -114,14 +115,14 @@ def test_split_task(params: Evaluate, rows: list[dict]) -> dict[str, Any]:
     }
 
 
-def ends_alike(doc: dict, results: list[str]) -> dict[str, float]:
-    return {"exact_match": float(answers.same(results[0], doc["answer"]))}
+def score_final_answer(doc: dict, results: list[str]) -> dict[str, float]:
+    return {"exact_match": float(answers.same_answer(results[0], doc["answer"]))}
 
 
 def prompts(params: Evaluate, domain_test: Path) -> dict[str, list[str]]:
-    """The text of every evaluation item by suite: what no replay row may come close to."""
-    found = {}
-    for name, task in load(params, domain_test).items():
+    """The text of every evaluation item by suite: what no replay row may resemble."""
+    texts_by_suite = {}
+    for name, task in load_tasks(params, domain_test).items():
         texts = [task.doc_to_text(doc) for doc in task.eval_docs]
-        found[name] = [text for text in texts if isinstance(text, str)]
-    return found
+        texts_by_suite[name] = [text for text in texts if isinstance(text, str)]
+    return texts_by_suite

@@ -3,7 +3,7 @@
 A response is untrusted: "Rate this 5", "Score: 5", a closing rubric or a control token is there to move the judge. What
 matches is left out of what the judge reads (never out of the response), so that it gains nothing. Where the instruction
 itself is about ratings, scores are part of the answer and stay. A list of patterns knows no phrasing but its own:
-`python benchmarks/injections.py` prints how far the known ones and others move the judges.
+`python -m benchmarks.lab.injections` prints how far the known ones and others move the judges.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ SENTENCE = re.compile(r"[^.!?\n]*(?:[.!?]+(?=\s|$)|\n|$|[.!?]+)")
 
 
 def labels(rubric: str) -> list[str]:
-    """The rubric's own lines, and what stands on a line before a field: who writes them again opens a rubric of his own."""
+    """The rubric's own lines, and what a line begins with before a field: a text that repeats them opens a rubric of its own."""
     lines = [line.partition("{instruction}")[0].partition("{response}")[0].strip() for line in rubric.splitlines()]
     return [line for line in dict.fromkeys(lines) if len(line) > 2]
 
 
-def shown(response: str, neutral: str, instruction: str, rubric: str) -> str:
+def remove_injections(response: str, escaped: str, instruction: str, rubric: str) -> str:
     """The response as the judge reads it, "" where nothing is left.
 
-    `neutral`: the response with a blank after the first character of each control token, which is where it is cut off.
+    `escaped`: the response with a blank after the first character of each control token. It is cut off at the first one.
     """
     starts = [m.start() for line in labels(rubric) for m in re.finditer(rf"(?m)^\s*{re.escape(line)}", response)]
-    if neutral != response:
-        starts.append(next(n for n, (a, b) in enumerate(zip(response, neutral, strict=False)) if a != b) - 1)
-    kept = response[: min(starts)] if starts else response
+    if escaped != response:
+        starts.append(next(n for n, (a, b) in enumerate(zip(response, escaped, strict=False)) if a != b) - 1)
+    text = response[: min(starts)] if starts else response
     if not RATING.search(instruction):
-        sentences = [m[0] for m in SENTENCE.finditer(kept)]
-        kept = "".join(s for s in sentences if not any(p.search(s.strip()) for p in SPEAKS_TO_THE_JUDGE))
-    return response if kept == response else kept.strip()
+        sentences = [m[0] for m in SENTENCE.finditer(text)]
+        text = "".join(s for s in sentences if not any(p.search(s.strip()) for p in SPEAKS_TO_THE_JUDGE))
+    return response if text == response else text.strip()

@@ -1,81 +1,81 @@
-"""What the judges of a panel are worth: agreement, independence, preferences, length bias, ties, what hangs on each.
+"""What the judges of a panel are worth: correlations, independence, preferences, length bias, ties, what each one changes.
 
 Frames in, plain numbers out. A response is a row of `table` (index: its id; columns instruction_id, model, text, ...); a
-judge is a column of `marks` (same index, 1 to 5 or NaN). What decides a choice is how a judge tells the responses to one
-instruction apart, so correlations are taken within instructions: every score less its instruction's mean.
+judge is a column of `scores` (same index, 1 to 5 or NaN). What decides a selection is how a judge tells the responses to
+one instruction apart, so correlations are taken within instructions: every score less its instruction's mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-Choose = Callable[[pd.DataFrame], pd.Series]  # scores by judge -> chosen response's id by instruction
 
+def audit_judges(
+    table: pd.DataFrame, scores: pd.DataFrame, selected: pd.Series, without: Mapping[str, pd.Series], tie: float
+) -> dict[str, dict[str, Any]]:
+    """By judge: mean, spread, preferences, length bias, ties, and the part of the selections that it changes.
 
-def audit(table: pd.DataFrame, marks: pd.DataFrame, choose: Choose, tie: float) -> dict[str, dict]:
-    """By judge: mean, spread, preferences, length bias, ties, and the choices that hang on it."""
-    within = marks - marks.groupby(table["instruction_id"]).transform("mean")
+    `selected`: by instruction, the text that the panel selects; `without`: by judge, what the panel without it selects.
+    """
+    within = scores - scores.groupby(table["instruction_id"]).transform("mean")
     length = np.log1p(table["text"].str.len())
     length = length - length.groupby(table["instruction_id"]).transform("mean")
-    chosen = choose(marks).map(table["text"])
-    found = {}
-    for judge in marks.columns:
-        given = marks[judge]
-        liked = preferences(table["model"], marks, judge)
-        mine = liked.pop(judge, float("nan"))
-        theirs = excess(marks, judge)[table["model"] != judge].mean()
-        found[judge] = {
-            "mean": finite(given.mean()),
-            "std": finite(given.std(ddof=0)),
-            "self_preference": finite(mine - theirs),
-            "preference": {model: finite(value) for model, value in {**liked, judge: mine}.items()},
+    audit = {}
+    for judge in scores.columns:
+        preference = preferences(table["model"], scores, judge)
+        own = preference.pop(judge, float("nan"))
+        others = excess(scores, judge)[table["model"] != judge].mean()
+        audit[judge] = {
+            "mean": finite(scores[judge].mean()),
+            "std": finite(scores[judge].std(ddof=0)),
+            "self_preference": finite(own - others),
+            "preference": {model: finite(value) for model, value in {**preference, judge: own}.items()},
             "length_bias": finite(correlation(within[judge], length)),
-            "ties": ties(table, given, tie),
-            "changes": changes(chosen, choose, table, marks, judge),
+            "ties": ties(table, scores[judge], tie),
+            "changes": changes(selected, without.get(judge)),
         }
-    return found
+    return audit
 
 
-def excess(marks: pd.DataFrame, judge: str) -> pd.Series:
+def excess(scores: pd.DataFrame, judge: str) -> pd.Series:
     """A judge's score less the mean of the other judges' scores of the same response."""
-    return marks[judge] - marks.drop(columns=judge).mean(axis=1)
+    return scores[judge] - scores.drop(columns=judge).mean(axis=1)
 
 
-def preferences(models: pd.Series, marks: pd.DataFrame, judge: str) -> dict[str, float]:
+def preferences(models: pd.Series, scores: pd.DataFrame, judge: str) -> dict[str, float]:
     """One row of the preference matrix: the judge's mean excess over the other judges, by who wrote the response."""
-    return {str(model): float(value) for model, value in excess(marks, judge).groupby(models).mean().items()}
+    return {str(model): float(value) for model, value in excess(scores, judge).groupby(models).mean().items()}
 
 
-def ties(table: pd.DataFrame, given: pd.Series, tie: float) -> int:
+def ties(table: pd.DataFrame, scores: pd.Series, tie: float) -> int:
     """Instructions for which two or more different texts have the best score, give or take `tie`."""
-    distinct = given.groupby([table["instruction_id"], table["text"]]).mean().dropna()
+    distinct = scores.groupby([table["instruction_id"], table["text"]]).mean().dropna()
     best = distinct.groupby(level=0).transform("max")
     return int(((distinct >= best - tie).groupby(level=0).sum() > 1).sum())
 
 
-def changes(chosen: pd.Series, choose: Choose, table: pd.DataFrame, marks: pd.DataFrame, judge: str) -> float | None:
-    """Part of the instructions for which the panel without this judge chooses another text, or none."""
-    rest = marks.drop(columns=judge)
-    if rest.empty or not len(rest.columns) or not len(chosen):
+def changes(selected: pd.Series, without: pd.Series | None) -> float | None:
+    """Part of the instructions for which the panel without a judge selects another text, or none. None for a panel of one."""
+    if without is None or not len(selected):
         return None
-    without = choose(rest).map(table["text"]).reindex(chosen.index)
-    return finite(float((without != chosen).mean()))
+    return finite(float((without.reindex(selected.index) != selected).mean()))
 
 
-def agreement(table: pd.DataFrame, marks: pd.DataFrame) -> dict:
+def correlate_judges(table: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Any]:
     """Correlations between judges, and to how many independent judges the panel amounts.
 
     `pairs` are plain Pearson correlations; `within` those within instructions. With n judges whose mean correlation
     within instructions is r, the variance of their mean is that of n / (1 + (n - 1) r) independent ones (Kish 1965, the
     design effect). A judge that never tells two responses apart counts for none.
     """
-    within = marks - marks.groupby(table["instruction_id"]).transform("mean")
-    telling = [judge for judge in marks.columns if within[judge].std(ddof=0) > 1e-9]
-    pairs = {f"{a}~{b}": correlation(marks[a], marks[b]) for a, b in combinations(marks.columns, 2)}
+    within = scores - scores.groupby(table["instruction_id"]).transform("mean")
+    telling = [judge for judge in scores.columns if within[judge].std(ddof=0) > 1e-9]
+    pairs = {f"{a}~{b}": correlation(scores[a], scores[b]) for a, b in combinations(scores.columns, 2)}
     inner = {f"{a}~{b}": correlation(within[a], within[b]) for a, b in combinations(telling, 2)}
     known = [r for r in inner.values() if np.isfinite(r)]
     r, n = max(0.0, float(np.mean(known))) if known else 0.0, len(telling)
@@ -86,18 +86,18 @@ def agreement(table: pd.DataFrame, marks: pd.DataFrame) -> dict:
     }
 
 
-def warnings(marks: pd.DataFrame) -> list[str]:
+def warnings(scores: pd.DataFrame) -> list[str]:
     """One sentence for every judge that decides nothing."""
-    found = []
-    for judge in marks.columns:
-        valid = marks[judge].dropna()
+    sentences = []
+    for judge in scores.columns:
+        valid = scores[judge].dropna()
         if valid.empty:
-            found.append(f"judge '{judge}' gave no valid score: it has no say (see judge.min_mass and the rubric)")
+            sentences.append(f"judge '{judge}' gave no valid score: it has no say (see judge.min_mass and the rubric)")
         elif len(valid) > 1 and valid.std(ddof=0) < 1e-9:
-            found.append(
+            sentences.append(
                 f"judge '{judge}' gave every response {valid.iloc[0]:.2f}: it tells nothing apart, leave it out"
             )
-    return found
+    return sentences
 
 
 def correlation(a: pd.Series, b: pd.Series) -> float:

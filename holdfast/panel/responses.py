@@ -1,44 +1,55 @@
-"""Lets one panel member answer every kept instruction k times.
-
-holdfast respond --model NAME        (writes data/responses/NAME.parquet)
-"""
+"""Lets one panel member answer every kept instruction k times: the stage `respond`."""
 
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
+from typing import Any, NamedTuple
 
-from holdfast.core import cache, manifest, records
+from holdfast.chat.templates import Messages
+from holdfast.core import cache
+from holdfast.core.manifest import Manifest
 from holdfast.engines import registry
 from holdfast.engines.interface import seed_of
 from holdfast.params.respond import Respond
 
 
-def main(params: Respond, model: Path, kept: Path, out: Path) -> None:
-    entry = manifest.load(model)
-    instructions = records.read("instructions_kept", kept)
-    requests = [[row["id"], row["context"], row["text"], k] for row in instructions for k in range(params.k)]
-    work = partial(answers, params=params, entry=entry)
-    identity = [params.model_dump(exclude={"k"}), *registry.identity(entry, __file__)]
-    rows = cache.shards(
-        "respond", requests, params.shard * params.k, identity, work, "responses", registry.spread(entry)
-    )
-    records.write("responses", out, rows)
-    print(f"{entry.name}: {len(rows):,} responses to {len(instructions):,} instructions")
+class Request(NamedTuple):
+    """One response to one instruction. In JSON, as the cache keeps and sends it, a list."""
+
+    instruction_id: str
+    context: Messages  # the turns before the instruction
+    text: str  # the instruction
+    sample: int  # 0 to k - 1
 
 
-def answers(part: list[list], params: Respond, entry: manifest.Manifest) -> list[dict]:
-    """One shard: an answer to each (instruction id, turns before it, text, sample number)."""
-    engine = registry.load(entry, params.batch)
-    chats = [[*context, {"role": "user", "content": text}] for _, context, text, _ in part]
-    seeds = [seed_of(params.seed, entry.name, instruction, k) for instruction, _, _, k in part]
+def answer_instructions(instructions: list[dict[str, Any]], member: Manifest, params: Respond) -> list[dict[str, Any]]:
+    """Rows of `responses`: k for each row of `instructions_kept`. Finished shards come from the cache."""
+    requests = [Request(row["id"], row["context"], row["text"], n) for row in instructions for n in range(params.k)]
+    work = partial(answer_shard, params=params, member=member)
+    identity = [params.model_dump(exclude={"k"}), *registry.identity(member, __file__)]
+    workers = registry.spread(member)
+    return cache.shards("respond", requests, params.shard * params.k, identity, work, "responses", workers)
+
+
+def answer_shard(rows: list[Any], params: Respond, member: Manifest) -> list[dict[str, Any]]:
+    """Rows of `responses`, one for each Request."""
+    engine, requests = registry.load(member, params.batch), [Request(*row) for row in rows]
+    chats = [[*request.context, {"role": "user", "content": request.text}] for request in requests]
+    seeds = [seed_of(params.seed, member.name, request.instruction_id, request.sample) for request in requests]
     completions = engine.answer(
         chats, seeds, temperature=params.temperature, top_p=params.top_p, max_tokens=params.max_tokens
     )
     return [
         dict(
-            id=f"{instruction}/{entry.name}/{k}", instruction_id=instruction, text=done.text.strip(), finish=done.finish,
-            n_tokens=done.n_tokens, sample=k, seed=seed, model=entry.name, revision=entry.revision,
+            id=f"{request.instruction_id}/{member.name}/{request.sample}",
+            instruction_id=request.instruction_id,
+            text=done.text.strip(),
+            finish_reason=done.finish_reason,
+            n_tokens=done.n_tokens,
+            sample=request.sample,
+            seed=seed,
+            model=member.name,
+            revision=member.revision,
         )
-        for (instruction, _, _, k), seed, done in zip(part, seeds, completions, strict=True)
-    ]  # fmt: skip
+        for request, seed, done in zip(requests, seeds, completions, strict=True)
+    ]

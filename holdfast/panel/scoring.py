@@ -1,97 +1,84 @@
-"""Lets the panel score responses from 1 to 5, one judge after the other, while the choice could still change.
-
-holdfast judge        (writes data/scores/<model>.parquet for every panel member)
+"""Lets one judge score responses from 1 to 5: what a judge reads, and what is made of its answer.
 
 One forward pass per distinct (instruction, response). The score is sum_i i * p_i / sum_i p_i over the tokens "1".."5"
 (G-Eval, arXiv 2303.16634, eq. 1); where those five carry less than `min_mass`, the model did not judge: null, which no
-mean counts. The base comes first and also gives its own log-likelihood of each response. The other judges are asked about
-the instructions for which holdfast/panel/early_stopping.py finds that the outcome could still change, and about a random sample
-that everybody judges whole. docs/consensus.md tells more.
+mean counts. The base also gives its own log-likelihood of each response. Which judge is asked about which responses:
+holdfast/panel/early_stopping.py. docs/consensus.md tells more.
 """
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from holdfast.core import cache, manifest, records
+from holdfast.chat.templates import Messages
+from holdfast.core import cache
 from holdfast.core.errors import UserError
+from holdfast.core.fingerprint import source_hash
+from holdfast.core.manifest import Manifest
 from holdfast.data.instructions import transcript
 from holdfast.engines import registry
-from holdfast.panel import early_stopping, injections, selection
-from holdfast.params.consensus import Consensus, SelectionRule
+from holdfast.panel import injections
+from holdfast.panel.early_stopping import Judgement, Pair
 from holdfast.params.judge import Judge
 
 
-def main(params: Judge, strategy: SelectionRule, panel: list[str], manifests: Path, data: Path) -> None:
-    """`strategy`: the parameters of `consensus` that say what could be chosen; see holdfast/panel/selection.py."""
-    rule, first = Consensus(**strategy.model_dump()), manifest.load(manifests / "base.json")
-    base = first.name
-    judges = {base: first} | {name: manifest.load(manifests / f"{name}.json") for name in panel if name != base}
-    rubric = read_rubric(Path(params.rubric))
-    instructions = records.read("instructions_kept", data / "instructions" / "kept.parquet")
-    chats = {row["id"]: [*row["context"], {"role": "user", "content": row["text"]}] for row in instructions}
-    files = [data / "responses" / f"{member}.parquet" for member in panel]
-    table = selection.with_agreement(pd.concat([records.read_frame("responses", file) for file in files]))
-    sampled = early_stopping.sample(sorted(chats), params.audit if params.adaptive else len(chats), params.seed)
+class Question(NamedTuple):
+    """What a judgement is made from. In JSON, as the cache keeps and sends it, a list."""
 
-    def ask(name: str, pairs: list[early_stopping.Pair]) -> list[dict[str, Any]]:
-        asked = [[transcript(chats[instruction]), text, chats[instruction]] for instruction, text in pairs]
-        work = partial(judgements, params=params, entry=judges[name], rubric=rubric, is_base=name == base)
-        settings = params.model_dump(include={"batch", "min_mass", "attempts"})
-        reading = cache.code_version(injections.__file__)
-        identity = [name == base, rubric, settings, reading, *registry.identity(judges[name], __file__)]
-        unit = f"responses judged by {name}"
-        return cache.shards("judge", asked, params.shard, identity, work, unit, registry.spread(judges[name]))
-
-    given = early_stopping.in_turn(table, list(judges), sampled, rule, params, ask)
-    pairs = early_stopping.pairs(table)
-    with records.replacing_folder(data / "scores") as folder:
-        for name in judges:
-            rows = [
-                dict(id=id, instruction_id=pair[0], judge=name, audit=pair[0] in sampled, **given[name][pair])
-                for id, pair in zip(table.index, pairs, strict=True)
-                if pair in given[name]
-            ]
-            records.write("scores", folder / f"{name}.parquet", rows)
-            null = sum(answer["score"] is None for answer in given[name].values())
-            print(f"{name}: judged {len(rows):,} responses in {len(given[name]):,} calls, {null:,} without a score")
-    calls, everything = sum(map(len, given.values())), len(set(pairs)) * len(judges)
-    print(f"{calls:,} calls; every judge on every response: {everything:,}")
+    instruction: str  # as one text
+    response: str
+    messages: Messages  # the instruction as a chat
 
 
-def judgements(part: list[list], params: Judge, entry: manifest.Manifest, rubric: str, is_base: bool) -> list[dict]:
-    """One shard: score, mass, tokens of the prompt and the base's likelihood for each (instruction, response, instruction as a chat)."""
-    engine = registry.load(entry, params.batch)
-    safe = [(engine.neutral(instruction), engine.neutral(response)) for instruction, response, _ in part]
-    read = [injections.shown(row[1], neutral, row[0], rubric) for row, (_, neutral) in zip(part, safe, strict=True)]
-    asked = [
-        [{"role": "user", "content": filled(rubric, instruction, response)}]
-        for (instruction, _), response in zip(safe, read, strict=True)
+def score_pairs(
+    pairs: list[Pair], chats: dict[str, Messages], judge: Manifest, rubric: str, is_base: bool, params: Judge
+) -> dict[Pair, Judgement]:
+    """What a judge says of each pair. `chats`: by instruction id. Finished shards come from the cache."""
+    questions = [Question(transcript(chats[id]), response, chats[id]) for id, response in pairs]
+    work = partial(score_shard, params=params, judge=judge, rubric=rubric, is_base=is_base)
+    settings = params.model_dump(include={"batch", "min_mass", "attempts"})
+    reading = source_hash(injections.__file__)
+    identity = [is_base, rubric, settings, reading, *registry.identity(judge, __file__)]
+    unit = f"responses judged by {judge.name}"
+    rows = cache.shards("judge", questions, params.shard, identity, work, unit, registry.spread(judge))
+    return {pair: Judgement(**row) for pair, row in zip(pairs, rows, strict=True)}
+
+
+def score_shard(rows: list[Any], params: Judge, judge: Manifest, rubric: str, is_base: bool) -> list[dict[str, Any]]:
+    """The fields of a Judgement for each Question."""
+    engine, questions = registry.load(judge, params.batch), [Question(*row) for row in rows]
+    visible = [
+        injections.remove_injections(one.response, engine.escape_special_tokens(one.response), one.instruction, rubric)
+        for one in questions
     ]
-    p = engine.scores(asked, params.attempts)  # (N, 5)
+    prompts = [
+        [{"role": "user", "content": fill_rubric(rubric, question.instruction, response)}]
+        for question, response in zip(questions, visible, strict=True)
+    ]
+    p = engine.scores(prompts, params.attempts)  # (N, 5)
     mass = p.sum(1)
     expected = (p @ np.arange(1, 6)) / np.maximum(mass, 1e-12)
-    logprobs: list[float] | list[None] = [None] * len(part)
+    logprobs: list[float] | list[None] = [None] * len(questions)
     if is_base:
-        chats = [[{**turn, "content": engine.neutral(turn["content"])} for turn in turns] for _, _, turns in part]
-        logprobs = engine.likelihood(chats, [response for _, response in safe])
+        logprobs = engine.likelihood([one.messages for one in questions], [one.response for one in questions])
+    lengths = engine.lengths(prompts)
     return [
-        dict(
-            score=round(float(e), 6) if np.isfinite(e) and m >= params.min_mass and text else None,
+        Judgement(
+            score=round(float(e), 6) if np.isfinite(e) and m >= params.min_mass and response else None,
             mass=round(float(m), 6) if np.isfinite(m) else None,
             logprob=None if logprob is None else round(logprob, 6),
             tokens=tokens,
-        )
-        for e, m, logprob, tokens, text in zip(expected, mass, logprobs, engine.lengths(asked), read, strict=True)
+        )._asdict()
+        for e, m, logprob, tokens, response in zip(expected, mass, logprobs, lengths, visible, strict=True)
     ]
 
 
 def read_rubric(path: Path) -> str:
+    """Raises UserError where there is no such file, or it has not both fields once."""
     if not path.is_file():
         raise UserError("no such rubric", where=path, do="correct judge.rubric in params.yaml")
     text = path.read_text(encoding="utf-8").strip()
@@ -101,7 +88,7 @@ def read_rubric(path: Path) -> str:
     return text
 
 
-def filled(rubric: str, instruction: str, response: str) -> str:
+def fill_rubric(rubric: str, instruction: str, response: str) -> str:
     """The rubric with both texts in place, in one pass: an instruction that spells {response} stays as it is."""
     before, _, rest = rubric.partition("{instruction}")
     if "{response}" in before:

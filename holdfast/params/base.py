@@ -18,10 +18,25 @@ from holdfast.core.errors import UserError
 PARAMS = Path("params.yaml")
 MODELS = ("model_folder", "models", "base", "embedder", "panel", "arms")  # keys at the top, outside any section
 SECTIONS = (  # in the order of the pipeline
-    "ingest", "reconstruct", "curate", "respond", "judge", "consensus", "balance", "quality", "pilot", "mix", "finetune",
-    "evaluate", "drift", "gate", "report", "pocket",
-)  # fmt: skip
+    "ingest",
+    "reconstruct",
+    "curate",
+    "respond",
+    "judge",
+    "consensus",
+    "balance",
+    "quality",
+    "pilot",
+    "mix",
+    "finetune",
+    "evaluate",
+    "drift",
+    "gate",
+    "report",
+    "pocket",
+)
 KEYS = (*MODELS, *SECTIONS)
+STAGES = ("acquire", *SECTIONS[:-1])  # of every run, in the same order; the pocket lab's recipe is none of them
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -30,9 +45,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]  # becomes 
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False
-    )  # strict: "3" and true are no numbers
+    model_config = ConfigDict(  # strict: "3" and true are no numbers; the text below a field is its description
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
     section: ClassVar[str] = ""  # its key in params.yaml; none: a part of a section
     partial: ClassVar[bool] = False  # holds some fields of its section; the others are left alone
 
@@ -44,13 +59,13 @@ class Section(BaseModel):
             whole = content.get(cls.section) or {}
             content = {key: whole[key] for key in cls.model_fields if isinstance(whole, dict) and key in whole}
             return parse(cls, content, cls.section, path)
-        if cls.section not in content:
+        if cls.section not in content and any(field.is_required() for field in cls.model_fields.values()):
             raise UserError(
                 f"missing section '{cls.section}'",
                 where=path,
                 do="add it; start from the params.yaml of the repository",
             )
-        return parse(cls, content[cls.section], cls.section, path)
+        return parse(cls, content.get(cls.section, {}), cls.section, path)
 
 
 def check_source(path: str | None, hub: str | None, revision: str | None) -> None:
@@ -68,7 +83,7 @@ class Loader(yaml.SafeLoader):
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key.value}' stands twice", key.start_mark
+                    None, None, f"the key '{key.value}' appears twice", key.start_mark
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -90,7 +105,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         at = f", line {line + 1}" if line is not None else ""
         raise UserError(
-            f"not valid YAML: {getattr(error, 'problem', error)}", where=f"{path}{at}", do="mend that line"
+            f"not valid YAML: {getattr(error, 'problem', error)}", where=f"{path}{at}", do="fix that line"
         ) from None
     if not isinstance(content, dict):
         raise UserError("not a mapping of sections", where=path, do="start from the params.yaml of the repository")
@@ -123,13 +138,15 @@ def explain(path: Path, prefix: str, cls: type[BaseModel], error: ValidationErro
     key = ".".join([*filter(None, [prefix]), *location])
     if problem["type"] == "missing":
         return UserError(
-            f"missing parameter '{key}'", where=path, do="add it; the comments in params.yaml say what it means"
+            f"missing parameter '{key}'", where=path, do=f"add it; `holdfast explain {key}` says what it means"
         )
     message = problem["msg"].removeprefix("Value error, ")
+    bound = problem.get("ctx", {}).get("lt", problem.get("ctx", {}).get("le"))
+    do = "correct it in params.yaml"
+    if bound == 1 and isinstance(problem["input"], (int, float)) and 1 < problem["input"] < 100:
+        do = f"these are fractions: {problem['input']:g} points are {problem['input'] / 100:g}"
     value = "" if problem["type"] == "value_error" else f" = {str(problem['input'])[:80]!r}"
-    return UserError(
-        f"parameter '{key}'{value}: {message}" if key else message, where=path, do="correct it in params.yaml"
-    )
+    return UserError(f"parameter '{key}'{value}: {message}" if key else message, where=path, do=do)
 
 
 def parse(cls: type[Section], content: Any, prefix: str = "", path: Path = PARAMS) -> Any:

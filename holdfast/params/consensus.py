@@ -8,23 +8,29 @@ from pydantic import Field
 
 from holdfast.params.base import Positive, Section
 
+Strategy = Literal["mean_score", "score_then_base_likelihood", "agreement", "base_best_of_k"]
+
 
 class SelectionRule(Section):
-    """What could be chosen at all: the part of `consensus` that `judge` asks by too."""
+    """Which responses could be selected at all: the part of `consensus` that `judge` depends on too."""
 
     section: ClassVar[str] = "consensus"
     partial: ClassVar[bool] = True
 
-    # mean_score: the best mean (Ding & Wang); score_then_base_likelihood: of all good enough the one that the base finds
-    # most likely; agreement: the answer that most responses give; base_best_of_k: the base's own, by its own score
-    strategy: Literal["mean_score", "score_then_base_likelihood", "agreement", "base_best_of_k"] = "mean_score"
-    finished_only: bool = True  # responses that their model did not end itself cannot be chosen
-    min_judges: Positive = 1  # responses with fewer valid scores are rejected
+    strategy: Strategy = "mean_score"
+    """Which response wins. mean_score: the best mean score (Ding & Wang); score_then_base_likelihood: of all good
+    enough the one that the base finds most likely; agreement: the answer that most responses give;
+    base_best_of_k: the base's own best, by its own score."""
+    finished_only: bool = True
+    """Exclude responses that ran into max_tokens instead of ending by themselves."""
+    min_judges: Positive = 1
+    """Valid scores that a response needs; one with fewer is rejected."""
 
 
 class Consensus(SelectionRule):
     partial: ClassVar[bool] = False
 
-    min_score: Annotated[float, Field(ge=1, le=5)] = 3.0  # mean score below which the best response is rejected
-    # mean scores closer than this are tied; then the base's likelihood decides
+    min_score: Annotated[float, Field(ge=1, le=5)] = 3.0
+    """Mean score (rubric points) below which even the best response is rejected."""
     tie: Annotated[float, Field(ge=0)] = 0.05
+    """Mean scores (rubric points) closer than this are tied; the base's likelihood then decides."""

@@ -9,32 +9,61 @@ from pydantic import Field, model_validator
 from holdfast.params.base import Positive, Section, Seed
 
 SETTLED = {  # arguments of lm-eval's model classes that Holdfast gives, or forbids
-    "pretrained", "model", "tokenizer", "tokenizer_backend", "tokenized_requests", "base_url", "auth_token", "header", "batch_size",
-    "max_length", "max_model_len", "device", "seed", "dtype", "trust_remote_code", "revision",
-}  # fmt: skip
+    "pretrained",
+    "model",
+    "tokenizer",
+    "tokenizer_backend",
+    "tokenized_requests",
+    "base_url",
+    "auth_token",
+    "header",
+    "batch_size",
+    "max_length",
+    "max_model_len",
+    "device",
+    "seed",
+    "dtype",
+    "trust_remote_code",
+    "revision",
+}
 
 
 class Suite(Section):
-    role: Literal["general", "domain"]  # what the base knew, or what is new
-    chance: Annotated[float, Field(ge=0, lt=1)] = 0.0  # accuracy of guessing
-    metric: str | None = None  # per-item metric; none: the task's first
-    filter: str | None = None  # which of the task's answer filters counts; none: the first
+    role: Literal["general", "domain"]
+    """general: what the base knew before; domain: what is new."""
+    chance: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Accuracy of guessing, as a fraction."""
+    metric: str | None = None
+    """Metric per item; null: the first of the task."""
+    filter: str | None = None
+    """Answer filter of the task that counts; null: the first."""
 
 
 class Evaluate(Section):
     section: ClassVar[str] = "evaluate"
 
-    suites: Annotated[dict[str, Suite], Field(min_length=1)]  # lm-eval task names
-    tasks: str  # folder with local lm-eval task files (YAML + JSONL); DVC tracks it; lm-eval's own tasks need nothing there
-    # also ask every row of data/domain/test.parquet; answer: the final answers of response and row are compared
+    suites: Annotated[dict[str, Suite], Field(min_length=1)]
+    """What is measured: lm-eval task names, each with its role."""
+    tasks: str
+    """Folder of local lm-eval task files (YAML and JSONL), tracked by DVC; lm-eval's own tasks need nothing there."""
     domain_test: Literal["off", "exact_match", "answer"] = "off"
-    max_tokens: Positive = 256  # of an answer to a row of the domain's test split
-    backend: Literal["transformers", "vllm", "openai"] = "transformers"  # lm-eval's HFLM, VLLM, LocalCompletionsAPI
-    options: dict[str, bool | int | float | str] = {}  # further arguments of that class, as tensor_parallel_size
-    url: str | None = None  # of an OpenAI-compatible server, up to /v1; models go by their names here: base, or the arm
+    """Also ask every row of data/domain/test.parquet. exact_match compares response and row as text; answer
+    compares their final answers."""
+    max_tokens: Positive = 256
+    """Tokens of an answer to a row of the domain's test split, at most."""
+    backend: Literal["transformers", "vllm", "openai"] = "transformers"
+    """lm-eval's model class: HFLM, VLLM or LocalCompletionsAPI."""
+    options: dict[str, bool | int | float | str] = {}
+    """Further arguments of that class, such as tensor_parallel_size."""
+    url: str | None = None
+    """Address of an OpenAI-compatible server, up to /v1, for backend openai; it serves models by the names used
+    here: base, or the arm."""
     batch: Positive = 64
-    limit: Positive | None = None  # items per suite, for trials only
+    """Requests at once on the device."""
+    limit: Positive | None = None
+    """Items per suite, for trials only; null: all."""
     seed: Seed = 0
+    """Seed of lm-eval's random choices."""
 
     @model_validator(mode="after")
     def backend_fits(self) -> Evaluate:

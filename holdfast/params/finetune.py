@@ -10,26 +10,38 @@ from holdfast.params.base import Name, Positive, Section, Seed
 
 
 class Arm(Section):
-    objective: Literal["ce", "kl"] = "ce"  # on replay rows: cross-entropy, or KL(base || tuned); domain rows: always ce
-    # a trained replay token's mean KL against a domain token's cross-entropy, so that it holds at any share: the means of a
-    # step are weighed with kl_coefficient x replay's trained tokens / the domain's
+    objective: Literal["ce", "kl"] = "ce"
+    """Loss on replay rows: cross-entropy (ce) or KL(base || tuned) (kl); domain rows always have cross-entropy."""
     kl_coefficient: Annotated[float, Field(gt=0)] = 1.0
-    kl_tokens: Literal["response", "all"] = "all"  # where the KL is taken: the assistant's tokens, or the whole row
-    # topk: the base's side of the KL on replay rows is computed once per row and kept in .cache; off: in every step
+    """A trained replay token's mean KL against a domain token's cross-entropy, the same at any share: the means of
+    a step are weighed with kl_coefficient x replay's trained tokens / the domain's."""
+    kl_tokens: Literal["response", "all"] = "all"
+    """Where the KL is taken: on the assistant's tokens (response) or on the whole row (all)."""
     kl_cache: Literal["off", "topk"] = "off"
-    kl_top_k: Positive = 32  # log-probabilities kept per token by topk; the rest counts as one remaining outcome
-    target_kl: Annotated[float, Field(ge=0)] = 0.0  # weight of KL(base || tuned) on the tokens that bear cross-entropy
-    reweight: Literal["none", "dft"] = "none"  # dft: a token's cross-entropy counts as much as it is likely
-    anchor: Literal["none", "l2sp", "ewc"] = "none"  # quadratic penalty on the way from the base; ewc needs replay rows
+    """topk: the base's side of the KL is computed once per replay row and kept in .cache; off: in every step."""
+    kl_top_k: Positive = 32
+    """Log-probabilities kept per token by topk; the rest counts as one remaining outcome."""
+    target_kl: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of KL(base || tuned) on the tokens that have cross-entropy."""
+    reweight: Literal["none", "dft"] = "none"
+    """dft: weigh a token's cross-entropy by its probability."""
+    anchor: Literal["none", "l2sp", "ewc"] = "none"
+    """Quadratic penalty on the distance from the base's weights; ewc needs replay rows."""
     anchor_coefficient: Annotated[float, Field(gt=0)] = 1.0
-    fisher_rows: Positive = 256  # replay rows that the Fisher information of ewc is taken from
-    lora_rank: Positive | None = None  # train adapters of this rank on all linear layers; merged at the end
+    """Weight of the anchor's penalty."""
+    fisher_rows: Positive = 256
+    """Replay rows from which ewc estimates the Fisher information."""
+    lora_rank: Positive | None = None
+    """Rank of LoRA adapters on all linear layers, merged at the end; null: train all weights."""
     lora_alpha: Positive = 32
-    # part of the way from the base's weights to the tuned ones; auto: as far as retention_target allows, measured on rows of the
-    # mixture that are not trained on
+    """LoRA's alpha: adapters are scaled with alpha / rank."""
     average: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = 1.0
-    retention_target: Annotated[float, Field(gt=0, lt=1)] = 0.98  # for average: auto; measured as in pilot
-    learning_rate: Annotated[float, Field(gt=0)] | None = None  # none: the section's
+    """Part of the way from the base's weights to the tuned ones; auto: as far as retention_target allows, measured
+    on rows of the mixture that are not trained on."""
+    retention_target: Annotated[float, Field(gt=0, lt=1)] = 0.98
+    """Retention, as a fraction, that average: auto keeps; measured as in pilot."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate of this arm; null: the section's."""
 
     @model_validator(mode="after")
     def parts_fit(self) -> Arm:
@@ -41,13 +53,17 @@ class Arm(Section):
 
 
 class Processes(Section):
-    """How training spreads over devices. `auto` or a number in place of the mapping stands for {count: ...}."""
+    """How training spreads over devices. `auto` or a number in place of the mapping means {count: ...}."""
 
-    # auto: one per accelerator; on CPU HOLDFAST_WORKERS, else one; the global batch is the same whatever the number
     count: Literal["auto"] | Positive = "auto"
-    strategy: Literal["ddp", "fsdp2"] = "ddp"  # every process holds the whole model, or its part of it
-    reshard: bool = True  # fsdp2: free a layer's gathered weights after its forward pass; less memory, more traffic
-    cpu_offload: bool = False  # fsdp2: keep weights, gradients and optimiser state in the host's memory
+    """Training processes. auto: one per accelerator; on a CPU, for a small model, HOLDFAST_WORKERS or two. The
+    batch stays the same for any number."""
+    strategy: Literal["ddp", "fsdp2"] = "ddp"
+    """ddp: every process holds the whole model; fsdp2: its part of it."""
+    reshard: bool = True
+    """fsdp2: free a layer's gathered weights after its forward pass; less memory, more traffic."""
+    cpu_offload: bool = False
+    """fsdp2: keep weights, gradients and optimiser state in the host's memory."""
 
     @model_validator(mode="before")
     @classmethod
@@ -66,24 +82,41 @@ class Finetune(Section):
     section: ClassVar[str] = "finetune"
 
     arms: dict[Name, Arm]
+    """How each arm trains, by its name."""
     learning_rate: Annotated[float, Field(gt=0)]
-    batch_size: Positive = 16  # rows per optimiser step, whatever the number of processes
-    # tokens at once on a device, given as rows of equal length; none: batch_size / processes. Must divide batch_size
+    """Peak learning rate, for arms that set none."""
+    batch_size: Positive = 16
+    """Rows per optimiser step, whatever the number of processes."""
     micro_batch: Positive | None = None
-    processes: Processes = Processes()  # auto, a number, or a launcher's settings
-    max_length: Positive = 2048  # tokens; a longer row is an error, not a silent cut
-    packing: bool = False  # several rows per sequence, never attending to one another
+    """Tokens at once on a device, given as rows of equal length; null: batch_size / processes. Must divide
+    batch_size."""
+    processes: Processes = Processes()
+    """How training spreads over devices: auto, a number of processes, or a mapping."""
+    max_length: Positive = 2048
+    """Tokens of a training row, at most; a longer one is an error, not a silent cut."""
+    packing: bool = False
+    """Put several rows into one sequence; they never attend to one another."""
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03  # part of all steps
+    """How the learning rate runs after the warm-up."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    """Part of all steps over which the learning rate rises."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's weight decay."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    bf16: Literal["auto", True, False] = "auto"  # mixed precision; auto: where the hardware has it
-    # torch.compile of the decoder's blocks and the losses; auto: on a GPU where training is long enough to win by it
+    """Norm to which gradients are clipped."""
+    bf16: Literal["auto", True, False] = "auto"
+    """Mixed precision; auto: where the hardware has it."""
     compile: Literal["auto", True, False] = "auto"
-    activation_checkpointing: bool = False  # less memory, about a third more time
+    """torch.compile of the decoder's blocks and the losses; auto: on a GPU where training is long enough to gain
+    by it."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
     log_steps: Positive = 10
-    checkpoint_steps: Positive | None = None  # a killed run goes on from the last checkpoint; none: it starts again
+    """Optimiser steps between two lines of the training log."""
+    checkpoint_steps: Positive | None = None
+    """Optimiser steps between checkpoints, from which a killed run resumes; null: it starts again."""
     seed: Seed = 0
+    """Seed of the order of rows and of new weights."""
 
     @model_validator(mode="after")
     def micro_divides(self) -> Finetune:

@@ -12,17 +12,24 @@ from holdfast.params.base import Fraction, Positive, Section, Seed
 class Judge(Section):
     section: ClassVar[str] = "judge"
 
-    rubric: str  # file; {instruction} and {response} are replaced in one pass, so that neither can inject the other
+    rubric: str
+    """File with the judge's prompt; {instruction} and {response} are replaced in one pass, so that neither can
+    inject the other."""
     shard: Positive = 2048
+    """Responses per unit of work and of caching."""
     batch: Positive = 256
-    min_mass: Fraction = 0.5  # probability on the tokens 1..5 below which the score is null: the model did not judge
-    attempts: Positive = 3  # at a score that has to be read from generated text; then it is null
-    adaptive: bool = (
-        True  # ask the next judge only while the outcome could still change; false: everybody judges everything
-    )
-    audit: Positive = (
-        600  # instructions, drawn at random, that every judge scores whole: for the bars and for the audit
-    )
-    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.99  # that the outcome is the whole panel's
-    level: Annotated[float, Field(ge=1, le=5)] = 3.0  # mean score whose side must be sure too: near consensus.min_score
+    """Responses at once on the device."""
+    min_mass: Fraction = 0.5
+    """Probability on the tokens 1..5 below which a score is null: the model did not judge."""
+    attempts: Positive = 3
+    """Attempts at a score that has to be read from generated text; then it is null."""
+    adaptive: bool = True
+    """Ask the next judge only while the outcome could still change; false: every judge scores everything."""
+    audit: Positive = 600
+    """Instructions, drawn at random, that every judge scores: for the thresholds of adaptive and for the audit."""
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.99
+    """Confidence, as a fraction, that adaptive finds the outcome of the whole panel."""
+    level: Annotated[float, Field(ge=1, le=5)] = 3.0
+    """Mean score (rubric points) whose side must be sure too: near consensus.min_score."""
     seed: Seed = 0
+    """Seed of the audit's draw and of generated scores."""

@@ -10,11 +10,13 @@ from holdfast.params.base import Name, Positive, Section, Seed
 
 
 class MixArm(Section):
-    # part of the trained tokens that comes from the replay set; auto: the smallest that meets pilot.retention_target
     share: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"]
-    epochs: Annotated[float, Field(gt=0)] | None = None  # none: the section's
-    # rewritten: the base's own words where they agree with the gold answer
+    """Part of the trained tokens that comes from the replay set; auto: the smallest that meets
+    pilot.retention_target."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """How often this arm trains on each domain row; null: the section's."""
     targets: Literal["gold", "rewritten"] = "gold"
+    """Answers of domain rows. gold: as given; rewritten: the base's own words where they agree with the gold answer."""
 
     @field_validator("share", mode="before")
     @classmethod
@@ -27,23 +29,36 @@ class MixArm(Section):
 class Rewrite(Section):
     """How the base rewrites the domain's answers, for arms with `targets: rewritten`."""
 
-    prompt: str = "profiles/rewrite.txt"  # file; {instruction} and {answer} (gold) are replaced in one pass
-    k: Positive = 4  # samples of the request alone, and as many with the gold answer shown
+    prompt: str = "profiles/rewrite.txt"
+    """File with the request; {instruction} and {answer} (gold) are replaced in one pass."""
+    k: Positive = 4
+    """Samples per row of the request alone, and as many with the gold answer shown."""
     temperature: Annotated[float, Field(ge=0, le=5)] = 0.8
+    """Sampling temperature."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling: the probability mass that is sampled from."""
     max_tokens: Positive = 512
-    # of long answers: F1 of shared words from which they say the same
+    """Tokens of a sample, at most."""
     agreement: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """F1 of shared words from which a long sample agrees with the gold answer."""
     shard: Positive = 256
+    """Rows per unit of work and of caching."""
     batch: Positive = 256
+    """Rows at once on the device."""
     seed: Seed = 0
+    """Seed of the samples."""
 
 
 class Mix(Section):
     section: ClassVar[str] = "mix"
 
     arms: dict[Name, MixArm]
-    epochs: Annotated[float, Field(gt=0)] = 1.0  # how often each domain row is trained on; replay rows differ by epoch
-    max_repeats: Positive = 4  # how often a replay row may be used, over all epochs, to reach the share
+    """What each arm trains on, by its name."""
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    """How often each domain row is trained on; replay rows differ by epoch."""
+    max_repeats: Positive = 4
+    """How often a replay row may be used, over all epochs, to reach the share."""
     rewrite: Rewrite = Rewrite()
+    """How the base rewrites the domain's answers, for arms with targets: rewritten."""
     seed: Seed = 0
+    """Seed of the draw and order of rows."""

@@ -18,19 +18,27 @@ RESERVED = {"pocket", "manifest", "base-repeat"}  # folders of models/ and repor
 class Vllm(Section):
     """vLLM in the process of the stage; what is not named here is as vLLM has it."""
 
-    tensor_parallel_size: Positive = 1  # GPUs that share the weights
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9  # part of each GPU's memory that vLLM takes
-    max_model_len: Positive | None = None  # longest sequence, tokens; none: the model's context
-    enforce_eager: bool = False  # no compiling and no CUDA graphs: starts sooner, writes slower
+    tensor_parallel_size: Positive = 1
+    """GPUs that share the weights."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Part of each GPU's memory that vLLM takes."""
+    max_model_len: Positive | None = None
+    """Longest sequence, in tokens; null: the model's context."""
+    enforce_eager: bool = False
+    """Neither compile nor use CUDA graphs: starts sooner, writes slower."""
 
 
 class Ray(Section):
     """A Ray cluster over which shards are fanned out, each actor with an engine of its own."""
 
     actors: Positive = 2
-    cpus: Annotated[float, Field(ge=0)] = 1.0  # of each actor
-    gpus: Annotated[float, Field(ge=0)] = 0.0  # of each actor
-    address: str = "auto"  # auto: the cluster that runs here; host:port; local: one on this machine, for this command
+    """Actors, each with an engine of its own."""
+    cpus: Annotated[float, Field(ge=0)] = 1.0
+    """CPU cores of each actor."""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs of each actor."""
+    address: str = "auto"
+    """auto: the cluster that runs here; host:port; local: one on this machine, for this command."""
 
 
 class Model(Section):
@@ -40,20 +48,34 @@ class Model(Section):
     tokenizer and template (and, for the base, the weights to fine-tune). Keys stand in the environment, never here.
     """
 
-    path: str | None = None  # folder below model_folder, with config.json, tokenizer and *.safetensors
-    hub: str | None = None  # for example Qwen/Qwen2.5-0.5B-Instruct
-    revision: str | None = None  # hub: full commit hash, 40 hex digits; endpoint alone: any text that names the version
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 on an accelerator, else float32
-    vllm: Vllm | None = None  # vLLM writes and scores, in process; `vllm: {}` for its defaults
-    ray: Ray | None = None  # shards go to actors on a Ray cluster
-    endpoint: str | None = None  # base URL of an OpenAI-compatible server, for example http://localhost:8000/v1
-    model: str | None = None  # the name under which the endpoint serves it
-    api_key_env: str | None = None  # environment variable that holds the endpoint's key; none: no key is sent
-    concurrency: Annotated[int, Field(ge=1, le=1024)] = 16  # requests under way at once
-    timeout: Annotated[float, Field(gt=0)] = 300.0  # seconds that one reply may take
-    retries: Annotated[int, Field(ge=0, le=20)] = 6  # after 429, 5xx or a broken connection; waits 0.5, 1, 2, 4 ... s
-    max_requests: Positive | None = None  # budget of one command: requests; none: no limit
-    max_tokens: Positive | None = None  # budget of one command: prompt and completion tokens; none: no limit
+    path: str | None = None
+    """Folder below model_folder with config.json, tokenizer and *.safetensors."""
+    hub: str | None = None
+    """Id on the hub, for example Qwen/Qwen2.5-0.5B-Instruct."""
+    revision: str | None = None
+    """hub: full commit hash, 40 hex digits; endpoint alone: any text that names the version."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the weights; auto: bfloat16 on an accelerator, else float32."""
+    vllm: Vllm | None = None
+    """Write and score with vLLM in the stage's process; {} takes its defaults."""
+    ray: Ray | None = None
+    """Send shards to actors on a Ray cluster."""
+    endpoint: str | None = None
+    """Base URL of an OpenAI-compatible server, for example http://localhost:8000/v1."""
+    model: str | None = None
+    """Name under which the endpoint serves the model."""
+    api_key_env: str | None = None
+    """Environment variable that holds the endpoint's key; null: no key is sent."""
+    concurrency: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Requests to the endpoint under way at once."""
+    timeout: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds that one reply may take."""
+    retries: Annotated[int, Field(ge=0, le=20)] = 6
+    """Repeats after 429, 5xx or a broken connection; waits 0.5, 1, 2, 4 ... seconds."""
+    max_requests: Positive | None = None
+    """Budget of one command, in requests; null: no limit."""
+    max_tokens: Positive | None = None
+    """Budget of one command, in prompt and completion tokens; null: no limit."""
 
     @property
     def served(self) -> bool:
@@ -92,12 +114,19 @@ def check_endpoint(url: str, model: str | None) -> None:
 class Models(Section):
     """What `acquire` reads: the models and who takes part."""
 
-    model_folder: str  # where local models lie; DVC tracks the folder
+    model_folder: str
+    """Folder with the local models, tracked by DVC."""
     models: dict[Name, Model]
+    """Where each model comes from, by the name used here."""
     base: Name
-    embedder: Name | None = None  # whose embeddings sort instructions by meaning; none: the base's own hidden states
+    """Model that is fine-tuned; it also answers and judges."""
+    embedder: Name | None = None
+    """Model whose embeddings sort instructions by meaning: the base, or a sentence-transformers model; null: the
+    base's own hidden states."""
     panel: Annotated[list[Name], Field(min_length=1)]
+    """Models that answer and judge; the base is one of them."""
     arms: Annotated[list[Name], Field(min_length=1)]
+    """Arms to train and evaluate; each has an entry in mix.arms and finetune.arms."""
 
     @classmethod
     def load(cls, path: Path = PARAMS) -> Self:

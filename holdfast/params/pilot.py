@@ -15,15 +15,20 @@ class Pilot(Section):
 
     section: ClassVar[str] = "pilot"
 
-    # 1 - total variation distance between base and tuned on held-out replay answers, mean over tokens: see docs/training.md
     retention_target: Annotated[float, Field(gt=0, lt=1)] = 0.98
+    """Retention to keep, as a fraction: 1 - total variation distance between base and tuned on held-out replay
+    answers, mean over tokens; see docs/training.md."""
     shares: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=2)] = [0.05, 0.2, 0.5]
-    # lengths of the runs, as parts of the arm's whole one
+    """Shares of replay that are tried, as fractions."""
     parts: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] = [0.1, 0.3]
-    # over the arm's own; others are fitted too, and reported
+    """Lengths of the runs, as parts of the arm's whole one."""
     learning_rates: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = [1.0]
-    held_out: Positive = 300  # rows of each source, at most a fifth of them
-    # that the share meets the target, by the bootstrap of the fit
+    """Learning rates that are tried, as multiples of the arm's own; others than 1 are fitted too, and reported."""
+    held_out: Positive = 300
+    """Rows of each source to measure on, at most a fifth of them."""
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.8
-    max_share: Annotated[float, Field(gt=0, lt=1)] = 0.83  # never more than this, whatever the target
+    """Confidence, as a fraction, that the share meets the target, by the bootstrap of the fit."""
+    max_share: Annotated[float, Field(gt=0, lt=1)] = 0.83
+    """Largest share that is chosen, whatever the target."""
     seed: Seed = 0
+    """Seed of the runs and of the bootstrap."""

@@ -18,22 +18,29 @@ Range = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_len
 class Quality(Section):
     section: ClassVar[str] = "quality"
 
-    min_rows: Positive = 1  # critical: rows of the replay set
-    max_null_scores: Fraction = 0.2  # critical: part of all scores that may be null
-    max_unfinished: Fraction = 0.5  # critical: part of raw instructions that may have run into the length limit
-    min_clusters: Positive = 1  # critical: clusters that the replay set covers
-    max_model_share: Fraction = 0.95  # warning: part of the replay set that one panel member alone said
-    min_cluster_coverage: Fraction = (
-        0.5  # warning: part of the clusters of kept instructions that the replay set covers
-    )
-    min_score_spread: Annotated[float, Field(ge=0)] = (
-        0.05  # warning: standard deviation of a judge's scores; below it tells no response from another
-    )
-    # warning: quantile of the characters of instructions and of responses: [least, most]
+    min_rows: Positive = 1
+    """Critical: rows of the replay set, at least."""
+    max_null_scores: Fraction = 0.2
+    """Critical: part of all scores that may be null."""
+    max_unfinished: Fraction = 0.5
+    """Critical: part of raw instructions that may have run into the length limit."""
+    min_clusters: Positive = 1
+    """Critical: clusters that the replay set covers, at least."""
+    max_model_share: Fraction = 0.95
+    """Warning: part of the replay set that one panel member alone wrote, at most."""
+    min_cluster_coverage: Fraction = 0.5
+    """Warning: part of the clusters of kept instructions that the replay set covers, at least."""
+    min_score_spread: Annotated[float, Field(ge=0)] = 0.05
+    """Warning: standard deviation of a judge's scores (rubric points), at least; a judge below it does not tell
+    responses apart."""
     length_quantiles: dict[Quantile, Range] = {0.05: [1, 2000], 0.5: [1, 4000], 0.95: [2, 8000]}
-    max_instruction_chars: Positive = 8000  # critical: characters of a kept instruction
-    max_response_chars: Positive = 8000  # critical: characters of a response in the replay set
-    deny: list[str] = []  # critical: regular expressions that no replay text may match
+    """Warning: characters of instructions and of responses at a quantile: [least, most]."""
+    max_instruction_chars: Positive = 8000
+    """Critical: characters of a kept instruction, at most."""
+    max_response_chars: Positive = 8000
+    """Critical: characters of a response in the replay set, at most."""
+    deny: list[str] = []
+    """Critical: regular expressions that no replay text may match."""
 
     @field_validator("deny")
     @classmethod

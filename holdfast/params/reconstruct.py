@@ -18,30 +18,41 @@ TopP = Annotated[float, Field(gt=0, le=1)]
 class Systems(Section):
     """System prompts under which a part of the user turns is written."""
 
-    file: str  # below `folder`: one prompt per line; or JSONL, each line a string or an object with the field `system`
-    share: Annotated[float, Field(gt=0, le=1)]  # part of the self-written rows that gets one, drawn by the seed
+    file: str
+    """File below folder, one prompt per line; or JSONL, each line a string or an object with the field system."""
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Part of the self-written rows that gets a system prompt, drawn by the seed."""
 
 
 class Turns(Section):
     """Conversations of several turns: the base answers itself, then plays the user again."""
 
-    share: Annotated[float, Field(gt=0, le=1)]  # part of the self-written rows that goes on
-    extra: Positive = 1  # further user turns; the row is the last, the others are its context
-    temperature: Annotated[float, Field(ge=0, le=5)] = 0.8  # of the base's answers
-    max_tokens: Positive = 512  # of an answer; where it does not end, the conversation ends before it
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Part of the self-written rows that is continued."""
+    extra: Positive = 1
+    """Further user turns; the row is the last, the others are its context."""
+    temperature: Annotated[float, Field(ge=0, le=5)] = 0.8
+    """Sampling temperature of the base's answers."""
+    max_tokens: Positive = 512
+    """Tokens of an answer, at most; where it does not end, the conversation ends before it."""
 
 
 class CorpusSource(Source):
     """Prompts of other people: a file below `folder`, or a hub data set pinned to a revision."""
 
-    share: Part  # part of `samples`, and of `keep`
-    field: str | None = None  # holds the user's text, dots reach into nested objects; none: found by the row's format
+    share: Part
+    """Part of samples, and of keep, that this source supplies."""
+    field: str | None = None
+    """Field with the user's text, dots reach into nested objects; null: found by the row's format."""
 
 
 class Corpus(Section):
     sources: Annotated[list[CorpusSource], Field(min_length=1)]
-    clusters: Positive = 24  # k of mini-batch k-means on the self-written rows, whose histogram each source is to match
-    pool: Positive = 100_000  # usable rows of a source that are embedded at most, drawn by the seed
+    """Where prompts come from."""
+    clusters: Positive = 24
+    """k of mini-batch k-means on the self-written rows, whose histogram each source is to match."""
+    pool: Positive = 100_000
+    """Usable rows of a source that are embedded, at most, drawn by the seed."""
 
     @model_validator(mode="after")
     def named_once(self) -> Corpus:
@@ -54,23 +65,32 @@ class Corpus(Section):
 class Reconstruct(Section):
     section: ClassVar[str] = "reconstruct"
 
-    samples: Positive  # instructions to draw; with `keep` the most that may be drawn
-    keep: Positive | None = (
-        None  # instructions that must pass curate's checks of single rows; none: all samples are drawn
-    )
-    folder: str = "data/prompts"  # where system prompts and corpora lie; DVC tracks it
-    temperatures: Annotated[list[Annotated[float, Field(gt=0, le=5)]], Field(min_length=1)] = [1.0]  # used in turn
-    # nucleus sampling, one number or a list; every temperature meets every top_p in turn
+    samples: Positive
+    """Instructions to draw; with keep the most that may be drawn."""
+    keep: Positive | None = None
+    """Instructions that must pass curate's checks of single rows; null: all samples are drawn."""
+    folder: str = "data/prompts"
+    """Folder of system prompts and corpora, tracked by DVC."""
+    temperatures: Annotated[list[Annotated[float, Field(gt=0, le=5)]], Field(min_length=1)] = [1.0]
+    """Sampling temperatures, used in turn."""
     top_p: Annotated[
         list[TopP], Field(min_length=1), BeforeValidator(lambda given: given if isinstance(given, list) else [given])
     ] = [1.0]
-    max_tokens: Positive = 256  # a longer turn is unfinished, and curate rejects it
-    systems: Systems | None = None  # none: what the template itself puts before a user's text
-    turns: Turns | None = None  # none: one turn
-    corpus: Corpus | None = None  # none: everything is written by the base
-    shard: Positive = 512  # rows per unit of work and of caching
-    batch: Positive = 256  # rows at once on the device
+    """Nucleus sampling: one probability mass or a list; every temperature meets every top_p in turn."""
+    max_tokens: Positive = 256
+    """Tokens of a user turn, at most; a longer one is unfinished, and curate rejects it."""
+    systems: Systems | None = None
+    """System prompts for a part of the rows; null: what the template itself puts before a user's text."""
+    turns: Turns | None = None
+    """Conversations of several turns; null: one turn."""
+    corpus: Corpus | None = None
+    """Prompts from corpora; null: everything is written by the base."""
+    shard: Positive = 512
+    """Rows per unit of work and of caching."""
+    batch: Positive = 256
+    """Rows at once on the device."""
     seed: Seed = 0
+    """Seed of all draws."""
 
     @model_validator(mode="after")
     def parts_fit(self) -> Reconstruct:

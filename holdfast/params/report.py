@@ -13,5 +13,8 @@ class Report(Section):
     section: ClassVar[str] = "report"
 
     title: str = "Holdfast report"
-    lost_items: Annotated[int, Field(ge=0)] = 5  # shown per arm in the Markdown report; of the control two at most
-    page_items: Annotated[int, Field(ge=0)] = 2000  # items in the HTML page's table, lost and gained first
+    """Title of the report."""
+    lost_items: Annotated[int, Field(ge=0)] = 5
+    """Lost items shown per arm in the Markdown report; of the control two, at most."""
+    page_items: Annotated[int, Field(ge=0)] = 2000
+    """Items in the HTML page's table, lost and gained first."""

@@ -12,10 +12,17 @@ from holdfast.params.base import Positive, Section, Seed
 class Respond(Section):
     section: ClassVar[str] = "respond"
 
-    k: Positive = 3  # responses per instruction and model
+    k: Positive = 3
+    """Responses per instruction and model."""
     temperature: Annotated[float, Field(ge=0, le=5)] = 0.8
+    """Sampling temperature; 0 takes the most likely token."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling: the probability mass that is sampled from."""
     max_tokens: Positive = 512
+    """Tokens of a response, at most; a longer one is unfinished."""
     shard: Positive = 256
+    """Instructions per unit of work and of caching."""
     batch: Positive = 256
+    """Responses at once on the device."""
     seed: Seed = 0
+    """Seed of the samples."""

@@ -17,12 +17,17 @@ class RowChecks(Section):
     section: ClassVar[str] = "curate"
     partial: ClassVar[bool] = True
 
-    finished_only: bool = True  # reject turns that the base did not end itself
+    finished_only: bool = True
+    """Reject user turns that the base did not end by itself."""
     min_chars: Annotated[int, Field(ge=0)] = 4
+    """Characters of an instruction, at least."""
     max_chars: Positive = 8000
-    personal_data: bool = True  # reject e-mail addresses, phone and card numbers, keys and the like
-    refusal_bait: bool = True  # reject what invites a refusal; off: replay also keeps the base's refusals
-    languages: list[Language] = []  # rows recognised as another language are rejected; empty = any
-    max_repetition: Annotated[float, Field(gt=0, le=1)] = (
-        0.5  # largest part of a text that one repeated 3-gram, or a loop, may cover
-    )
+    """Characters of an instruction, at most."""
+    personal_data: bool = True
+    """Reject e-mail addresses, phone and card numbers, keys and the like."""
+    refusal_bait: bool = True
+    """Reject instructions that invite a refusal; false: replay also keeps the base's refusals."""
+    languages: list[Language] = []
+    """Languages to keep: rows recognised as another one are rejected; an empty list keeps all."""
+    max_repetition: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Part of a text that one repeated 3-gram, or a loop, may cover, at most."""

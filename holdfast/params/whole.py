@@ -1,6 +1,6 @@
-"""Reads params.yaml: every knob, frozen and typed; an unknown key is an error.
+"""The whole of params.yaml, frozen and typed; an unknown key is an error, a missing section its defaults where it has them.
 
-Meaning, unit and range of each knob stand beside it in holdfast/params/.
+The text below a field says what it means; `holdfast explain` prints it, and docs/params.md is made of it.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ class Params(Models):
 
     ingest: Ingest
     reconstruct: Reconstruct
-    curate: Curate
-    respond: Respond
+    curate: Curate = Curate()
+    respond: Respond = Respond()
     judge: Judge
-    consensus: Consensus
+    consensus: Consensus = Consensus()
     balance: Balance
-    quality: Quality
-    pilot: Pilot
+    quality: Quality = Quality()
+    pilot: Pilot = Pilot()
     mix: Mix
     finetune: Finetune
     evaluate: Evaluate
-    drift: Drift
-    gate: Gate
-    report: Report
+    drift: Drift = Drift()
+    gate: Gate = Gate()
+    report: Report = Report()
     pocket: Pocket = Pocket()
 
     @classmethod

@@ -1,7 +1,7 @@
 """What each stage will move and hold: rows, tokens, memory, disk, from params.yaml and a few means. Pure arithmetic.
 
 Used by `holdfast plan`. A forward pass takes 2 floating-point operations per parameter and token, training 6 (Kaplan et al.,
-arXiv 2001.08361, sec. 2.1). What nobody can know before a run stands in Means, and is printed with its source.
+arXiv 2001.08361, sec. 2.1). What cannot be known before a run is in Means, and is printed with its source.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from holdfast.params.whole import Params
 from holdfast.planning.shapes import Shape
 
 UNDECIDED = 0.5  # part of the instructions for which a further judge is asked, where no earlier run of the panel tells
-SCORED = 1024  # tokens that pass through a model at once on a CPU (TOKENS of engines/local.py)
-STATE = 16  # bytes per trained parameter: weights, gradient and two moments of AdamW in fp32
-LIGHT = {"consensus", "balance", "quality", "mix", "drift", "gate", "report", "ingest"}  # no model runs in them
+MAX_SCORED_TOKENS = 1024  # tokens that pass through a model at once on a CPU (TOKENS of engines/local.py)
+STATE_BYTES = 16  # bytes per trained parameter: weights, gradient and two moments of AdamW in fp32
 
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """Per row: what a measurement found, or else a guess."""
+    """Per row: measured, or else a guess."""
 
     turn: float = 60.0  # tokens of an instruction
     answer: float = 300.0  # tokens of a response
     kept: float = 0.7  # part of the samples that curate keeps
     distinct: float = 1.0  # part of all responses to an instruction that differ from the others
-    leading: float = 1.0  # part of them, equal ones once, that no other is said more often than
+    leading: float = 1.0  # part of them, equal ones once, that are as frequent as any other
     undecided: float = UNDECIDED  # part of the instructions, but for the sample, for which a further judge is asked
     prefix: float = 40.0  # tokens that the template puts around a turn
 
@@ -45,7 +44,7 @@ class Rates:
 class Domain:
     rows: int = 0  # of the training split
     tokens: int = 0
-    answers: int = 0  # tokens that bear loss
+    answers: int = 0  # tokens that are trained on
     items: int = 0  # of all suites
 
 
@@ -65,13 +64,13 @@ class Work:
         return self.written + self.read + self.trained
 
 
-def work(params: Params, domain: Domain, means: Means, rubric: int) -> list[Work]:
+def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list[Work]:
     """Every stage in the order of the DAG. `rubric`: tokens."""
-    asked, wanted = params.reconstruct.samples, params.reconstruct.keep
-    drawn = min(asked, wanted / means.kept) if wanted else asked
+    samples, wanted = params.reconstruct.samples, params.reconstruct.keep
+    drawn = min(samples, wanted / means.kept) if wanted else samples
     kept = drawn * means.kept
     turn, both = means.turn + means.prefix, means.turn + means.answer + means.prefix
-    found = [
+    stages = [
         Work("acquire"),
         Work("ingest", rows=domain.rows),
         Work("reconstruct", params.base, drawn, written=drawn * means.turn, read=drawn * means.prefix),
@@ -79,42 +78,42 @@ def work(params: Params, domain: Domain, means: Means, rubric: int) -> list[Work
     ]
     answers = kept * params.respond.k
     for name in params.panel:
-        found.append(Work(f"respond@{name}", name, answers, written=answers * means.answer, read=answers * turn))
+        stages.append(Work(f"respond@{name}", name, answers, written=answers * means.answer, read=answers * turn))
     sampled = min(1.0, params.judge.audit / max(kept, 1)) if params.judge.adaptive else 1.0
     for name in params.panel:
         first = name == params.base
         others = choosable(params, means) * (1 if first else means.undecided)
         calls = answers * len(params.panel) * (sampled * means.distinct + (1 - sampled) * others)
         likelihood = calls * both if first else 0
-        found.append(Work(f"judge@{name}", name, calls, read=calls * (rubric + both) + likelihood))
+        stages.append(Work(f"judge@{name}", name, calls, read=calls * (rubric + both) + likelihood))
     chosen = min(kept, params.balance.rows)
-    found += [
+    stages += [
         Work("consensus", rows=answers * len(params.panel)),
         Work("balance", rows=kept),
         Work("quality", rows=kept),
     ]
     for arm in params.arms:
-        rows, tokens, replay = training(params, arm, domain, means, chosen)
+        rows, tokens, replay = training_size(params, arm, domain, means, chosen)
         extra = base_passes(params.finetune.arms[arm], tokens, replay, chosen * both)
-        asked = params.mix.arms[arm].share == "auto"
-        runs = sum(params.pilot.parts) * len(params.pilot.learning_rates) * len(params.pilot.shares) if asked else 0
+        has_pilot = params.mix.arms[arm].share == "auto"
+        runs = sum(params.pilot.parts) * len(params.pilot.learning_rates) * len(params.pilot.shares) if has_pilot else 0
         pilot = Work(
-            f"pilot@{arm}", params.base if asked else "", runs * rows, read=runs * extra, trained=runs * tokens
+            f"pilot@{arm}", params.base if has_pilot else "", runs * rows, read=runs * extra, trained=runs * tokens
         )
         words = domain.answers if params.mix.arms[arm].targets == "rewritten" else 0
         model, tries = params.base if words else "", 2 * params.mix.rewrite.k
         written, read = tries * words, tries * domain.tokens
-        found += [
+        stages += [
             pilot,
             Work(f"mix@{arm}", model, domain.rows + chosen, written=written, read=read if words else 0),
             Work(f"finetune@{arm}", params.base, rows, read=extra, trained=tokens),
         ]
     for name in ("base", *params.arms):
-        one = Work(
+        evaluation = Work(
             f"evaluate@{name}", params.base, domain.items, written=domain.items * means.answer, read=domain.items * turn
         )
-        found.append(one)
-    return [*found, Work("drift", rows=kept), Work("gate", rows=domain.items), Work("report", rows=kept)]
+        stages.append(evaluation)
+    return [*stages, Work("drift", rows=kept), Work("gate", rows=domain.items), Work("report", rows=kept)]
 
 
 def choosable(params: Params, means: Means) -> float:
@@ -123,23 +122,25 @@ def choosable(params: Params, means: Means) -> float:
     return {"agreement": means.leading, "base_best_of_k": base_only}.get(params.consensus.strategy, means.distinct)
 
 
-def training(params: Params, arm: str, domain: Domain, means: Means, chosen: float) -> tuple[float, float, float]:
+def training_size(params: Params, arm: str, domain: Domain, means: Means, chosen: float) -> tuple[float, float, float]:
     """(rows, tokens, tokens of replay rows) that one arm trains on, as `mix` makes it: the share counts answers' tokens."""
-    given, epochs = params.mix.arms[arm].share, params.mix.arms[arm].epochs or params.mix.epochs
-    share = max(params.pilot.shares) if given == "auto" else given  # of auto nobody knows yet; this is on the safe side
+    setting, epochs = params.mix.arms[arm].share, params.mix.arms[arm].epochs or params.mix.epochs
+    share = (
+        max(params.pilot.shares) if setting == "auto" else setting
+    )  # what auto will choose is not known yet: an upper bound
     rows = domain.answers * epochs * share / (1 - share) / (means.answer + 1)  # and the token that ends it
     rows = min(rows, chosen * params.mix.max_repeats)
     replay = rows * (means.turn + means.answer + means.prefix)
     return domain.rows * epochs + rows, domain.tokens * epochs + replay, replay
 
 
-def base_passes(how: Arm, tokens: float, replay: float, once: float) -> float:
+def base_passes(arm_config: Arm, tokens: float, replay: float, once: float) -> float:
     """Tokens that pass through the frozen base: all with target_kl, else replay rows; from a cache each row once."""
-    if how.target_kl:
+    if arm_config.target_kl:
         return tokens
-    if how.objective != "kl":
+    if arm_config.objective != "kl":
         return 0.0
-    return min(replay, once) if how.kl_cache == "topk" else replay
+    return min(replay, once) if arm_config.kl_cache == "topk" else replay
 
 
 def memory(params: Params, stage: str, shape: Shape, bytes_each: int, processes: int, compiled: bool = False) -> float:
@@ -148,21 +149,22 @@ def memory(params: Params, stage: str, shape: Shape, bytes_each: int, processes:
     weights = shape.parameters * bytes_each
     name, _, arm = stage.partition("@")
     if name in ("finetune", "pilot"):
-        how, given = params.finetune.arms[arm], params.finetune
-        beside = how.target_kl or (how.objective == "kl" and how.kl_cache == "off")
-        frozen = 0 if not beside else 4 if given.bf16 is False or bytes_each == 4 else 2  # the base, cast once
-        state = STATE if how.lora_rank is None else 4
-        held = shape.parameters * (state / (processes if given.processes.strategy == "fsdp2" else 1) + frozen)
-        micro = given.micro_batch or given.batch_size
+        finetune = params.finetune
+        arm_config = finetune.arms[arm]
+        beside = arm_config.target_kl or (arm_config.objective == "kl" and arm_config.kl_cache == "off")
+        frozen = 0 if not beside else 4 if finetune.bf16 is False or bytes_each == 4 else 2  # the base, cast once
+        state = STATE_BYTES if arm_config.lora_rank is None else 4
+        held = shape.parameters * (state / (processes if finetune.processes.strategy == "fsdp2" else 1) + frozen)
+        micro = finetune.micro_batch or finetune.batch_size
         # Of each logit: itself and its gradient, the base's beside them; not compiled, copies in fp32 and their log-probabilities
         each = (6 if beside else 4) if compiled else (24 if beside else 16)
-        logits = micro * given.max_length * shape.vocabulary * each
+        logits = micro * finetune.max_length * shape.vocabulary * each
         # Activations of all layers: s b h L (34 + 5 a s / h) bytes, with checkpoints 2 s b h L, in half precision (Korthikanti et
         # al., arXiv 2205.05198, eq. 2 and sec. 5); 16 more where, as here, the residual stream is in fp32. The second term is that
         # of plain attention, which only a CPU computes. Both sums are within a fifth of benchmarks/gpu.py's on an H100.
-        plain = 5 * shape.heads * given.max_length / shape.hidden if bytes_each == 4 else 0.0
-        kept = 4.0 if given.activation_checkpointing else 50 + plain
-        activations = given.max_length * micro * shape.hidden * shape.layers * kept
+        plain = 5 * shape.heads * finetune.max_length / shape.hidden if bytes_each == 4 else 0.0
+        kept = 4.0 if finetune.activation_checkpointing else 50 + plain
+        activations = finetune.max_length * micro * shape.hidden * shape.layers * kept
         return held + logits + activations
     longest = params.reconstruct.max_tokens + params.respond.max_tokens
     rows = {"reconstruct": params.reconstruct.batch, "respond": params.respond.batch, "evaluate": params.evaluate.batch}
@@ -171,7 +173,7 @@ def memory(params: Params, stage: str, shape: Shape, bytes_each: int, processes:
     if name == "curate":  # one pass: hidden states of a few layers at a time
         return weights + params.curate.batch * longest * shape.cache * bytes_each / 4
     # keys and values beside those of what all prompts begin with, joined layer by layer; on a CPU of few tokens at once
-    tokens = params.judge.batch * longest if bytes_each < 4 else max(SCORED, longest)
+    tokens = params.judge.batch * longest if bytes_each < 4 else max(MAX_SCORED_TOKENS, longest)
     return weights + 2 * tokens * shape.cache * bytes_each
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from holdfast.planning.costs import Rates, Work
 
-SECONDS = 2.0  # about so long is each measurement of a model
+MEASURE_SECONDS = 2.0  # about so long is each measurement of a model
 DEVICES = {  # dense bf16 operations per second (fp16 on the T4), bytes of memory: NVIDIA's data sheets
     "h200": (989e12, 141e9),
     "h100": (989e12, 80e9),
@@ -21,20 +21,34 @@ DEVICES = {  # dense bf16 operations per second (fp16 on the T4), bytes of memor
     "t4": (65e12, 16e9),
 }
 # Parts of the peak that are reached. A server's writing: Magpie (arXiv 2406.08464) made 3 M pairs with Llama-3-8B in 206 hours of
-# one A100, about a tenth of its peak. Scoring and training: a 0.5 B model on an H100 (`python benchmarks/gpu.py`: 0.20 and, compiled,
+# one A100, about a tenth of its peak. Scoring and training: a 0.5 B model on an H100 (`python -m benchmarks.speed.gpu`: 0.20 and, compiled,
 # 0.34). Writing in process: 0.012 there, where small kernels are waited for, and more the larger the model; an assumption.
 # A measurement on the machine replaces all of them.
-SERVED, WRITE, READ, TRAIN = 0.1, 0.03, 0.2, 0.34
+SERVED_EFFICIENCY, WRITE_EFFICIENCY, READ_EFFICIENCY, TRAIN_EFFICIENCY = 0.1, 0.03, 0.2, 0.34
 
 # Seconds that a command takes beside its model, and of these per row of what it reads: CPU seconds of the pocket lab's commands
-# by the shell's `time`, on a machine on which `yardstick` takes YARDSTICK seconds; elsewhere scaled by it. What `time` does not
+# by the shell's `time`, on a machine on which `time_yardstick` takes YARDSTICK_SECONDS seconds; elsewhere scaled by it. What `time` does not
 # tell apart (start against rows, start against model) is a judgement; benchmarks/plan.py shows how well the sum fits.
-YARDSTICK = 0.081
-START = {
-    "acquire": 5.0, "ingest": 0.8, "reconstruct": 5.0, "curate": 7.0, "respond": 5.0, "judge": 2.5, "consensus": 1.1, "balance": 0.7,
-    "quality": 5.5, "mix": 4.0, "pilot": 0.5, "finetune": 10.0, "evaluate": 8.0, "drift": 26.0, "gate": 1.0, "report": 1.4,
-}  # fmt: skip
-ROW = {
+YARDSTICK_SECONDS = 0.081
+START_SECONDS = {
+    "acquire": 5.0,
+    "ingest": 0.8,
+    "reconstruct": 5.0,
+    "curate": 7.0,
+    "respond": 5.0,
+    "judge": 2.5,
+    "consensus": 1.1,
+    "balance": 0.7,
+    "quality": 5.5,
+    "mix": 4.0,
+    "pilot": 0.5,
+    "finetune": 10.0,
+    "evaluate": 8.0,
+    "drift": 26.0,
+    "gate": 1.0,
+    "report": 1.4,
+}
+SECONDS_PER_ROW = {
     "ingest": 5e-5,
     "curate": 8e-4,
     "mix": 4e-4,
@@ -45,18 +59,18 @@ ROW = {
 }
 
 
-def yardstick() -> float:
+def time_yardstick() -> float:
     """Seconds of a fixed piece of plain Python: how fast one core of this machine is."""
 
     def once() -> float:
-        began = time.process_time()
+        start = time.process_time()
         sum(n * n % 7 for n in range(2_000_000))
-        return time.process_time() - began
+        return time.process_time() - start
 
     return min(once() for _ in range(5))
 
 
-def now() -> float:
+def clock() -> float:
     """Seconds by which a model is timed: of this process's own work where one thread on a CPU does all of it, so that what
     else the machine does is not counted; elsewhere of the clock."""
     import torch
@@ -67,30 +81,30 @@ def now() -> float:
     return time.process_time() if alone else time.perf_counter()
 
 
-def by_rule(parameters: int, device: str, served: bool) -> Rates:
+def rates_by_rule(parameters: int, device: str, served: bool) -> Rates:
     """2 operations per parameter and token forward, 6 in training, at the stated parts of the device's peak."""
     forward = DEVICES[device][0] / (2 * parameters)
     return Rates(
-        write=forward * (SERVED if served else WRITE),
-        read=forward * READ,
-        train=forward / 3 * TRAIN,
-        base=forward * READ,
+        write=forward * (SERVED_EFFICIENCY if served else WRITE_EFFICIENCY),
+        read=forward * READ_EFFICIENCY,
+        train=forward / 3 * TRAIN_EFFICIENCY,
+        base=forward * READ_EFFICIENCY,
     )
 
 
-def rule(device: str) -> str:
-    """What `by_rule` assumes, in words."""
+def describe_rule(device: str) -> str:
+    """What `rates_by_rule` assumes, in words."""
     peak = DEVICES[device][0] / 1e12
     return (
-        f"2 operations per parameter and token, 6 in training, of {device}'s {peak:,.0f} T/s: {WRITE:.0%} reached in writing "
-        f"({SERVED:.0%} by a server), {READ:.0%} in scoring, {TRAIN:.0%} in training"
+        f"2 operations per parameter and token, 6 in training, of {device}'s {peak:,.0f} T/s: {WRITE_EFFICIENCY:.0%} reached in writing "
+        f"({SERVED_EFFICIENCY:.0%} by a server), {READ_EFFICIENCY:.0%} in scoring, {TRAIN_EFFICIENCY:.0%} in training"
     )
 
 
-def seconds(one: Work, rates: Rates | None, slower: float) -> tuple[float, float]:
+def stage_seconds(one: Work, rates: Rates | None, slower: float) -> tuple[float, float]:
     """(seconds beside the model, seconds of the model in one process) of a stage. `slower`: than the calibrated machine."""
     name = one.stage.partition("@")[0]
-    beside = slower * (START[name] + ROW.get(name, 0.0) * one.rows)
+    beside = slower * (START_SECONDS[name] + SECONDS_PER_ROW.get(name, 0.0) * one.rows)
     if rates is None or not one.model:
         return beside, 0.0
     read = rates.base if name in ("finetune", "pilot") else rates.read
@@ -99,7 +113,7 @@ def seconds(one: Work, rates: Rates | None, slower: float) -> tuple[float, float
 
 
 @contextmanager
-def threads(count: int | None) -> Iterator[None]:
+def limit_threads(count: int | None) -> Iterator[None]:
     """So many threads of torch within the block; None: as many as there are."""
     import torch
 

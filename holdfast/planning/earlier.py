@@ -12,25 +12,28 @@ from holdfast.planning import costs
 REPORT = Path("reports/consensus.json")
 
 
-def run(given: Params) -> dict[str, Any] | None:
+def read_report(params: Params) -> dict[str, Any] | None:
     """The report of an earlier run of the same panel with the same strategy, where there is one."""
-    found = records.read_json(REPORT) if REPORT.is_file() else {}
-    same = set(found.get("judges", {})) == set(given.panel) and found.get("strategy") == given.consensus.strategy
-    return found if same and found.get("audited_instructions", 0) < found.get("instructions", 0) else None
+    report = records.read_json(REPORT) if REPORT.is_file() else {}
+    same = set(report.get("judges", {})) == set(params.panel) and report.get("strategy") == params.consensus.strategy
+    return report if same and report.get("audited_instructions", 0) < report.get("instructions", 0) else None
 
 
-def undecided(given: Params) -> float:
+def undecided(params: Params) -> float:
     """Part of the instructions for which a further judge is asked, the sample for all judges aside: calls beyond the sample,
     against those of the base."""
-    if (found := run(given)) is None:
-        return 0.0 if given.consensus.strategy == "base_best_of_k" else costs.UNDECIDED
+    if (report := read_report(params)) is None:
+        return 0.0 if params.consensus.strategy == "base_best_of_k" else costs.UNDECIDED
     sample = (
-        found["audited_instructions"] * found["calls_of_the_full_panel"] / len(found["judges"]) / found["instructions"]
+        report["audited_instructions"]
+        * report["calls_of_the_full_panel"]
+        / len(report["judges"])
+        / report["instructions"]
     )
-    beyond = {name: max(judge["calls"] - sample, 0.0) for name, judge in found["judges"].items()}
-    first = beyond.pop(given.base)
+    beyond = {name: max(judge["calls"] - sample, 0.0) for name, judge in report["judges"].items()}
+    first = beyond.pop(params.base)
     return min(1.0, sum(beyond.values()) / len(beyond) / first) if first and beyond else 0.0
 
 
-def source(given: Params) -> str:
-    return f"as {REPORT} of an earlier run has it" if run(given) else "an assumption"
+def source(params: Params) -> str:
+    return f"as {REPORT} of an earlier run has it" if read_report(params) else "an assumption"

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from holdfast.params.whole import Params
 
-TEMPLATE = 64  # tokens that a chat template puts around the turns, with a default system turn; more than any known one
-LEAST = 16  # tokens; shorter turns hold nothing
+TEMPLATE_TOKENS = (
+    64  # tokens that a chat template puts around the turns, with a default system turn; more than any known one
+)
+MIN_TURN_TOKENS = 16  # tokens; shorter turns hold nothing
 
 
 def lengths(context: int, rubric: int, ask: int, answer: int) -> tuple[int, int] | None:
     """The given lengths of an instruction and of a response (tokens), cut down to what `context` holds beside a rubric of
     `rubric` tokens: an instruction keeps at least a third of the room. None if there is no room."""
-    room = context - rubric - TEMPLATE - 1
-    if room < 3 * LEAST:
+    room = context - rubric - TEMPLATE_TOKENS - 1
+    if room < 3 * MIN_TURN_TOKENS:
         return None
     ask = min(ask, max(room // 3, room - answer))
     return ask, min(answer, room - ask)
@@ -23,20 +25,20 @@ def lengths(context: int, rubric: int, ask: int, answer: int) -> tuple[int, int]
 
 def problems(params: Params, contexts: dict[str, int], rubric: int) -> list[str]:
     """What does not fit, in one sentence each. `contexts`: tokens by model name; 0 or no entry: unknown, so not checked."""
-    ask, answer, found = params.reconstruct.max_tokens, params.respond.max_tokens, []
+    ask, answer, sentences = params.reconstruct.max_tokens, params.respond.max_tokens, []
     for name in params.panel:
         context = contexts.get(name, 0)
-        needed = rubric + ask + answer + TEMPLATE + 1
+        needed = rubric + ask + answer + TEMPLATE_TOKENS + 1
         if context and needed > context:
-            parts = f"{rubric} for the rubric, {ask} for an instruction, {answer} for a response, {TEMPLATE + 1} around them"
-            found.append(f"'{name}' has a context of {context:,} tokens; judging needs up to {needed:,}: {parts}")
+            parts = f"{rubric} for the rubric, {ask} for an instruction, {answer} for a response, {TEMPLATE_TOKENS + 1} around them"
+            sentences.append(f"'{name}' has a context of {context:,} tokens; judging needs up to {needed:,}: {parts}")
     base = contexts.get(params.base, 0)
     if base and params.finetune.max_length > base:
-        found.append(
+        sentences.append(
             f"finetune.max_length {params.finetune.max_length:,} is above the base's context of {base:,} tokens"
         )
     if base and params.evaluate.domain_test != "off" and params.evaluate.max_tokens >= base:
-        found.append(
+        sentences.append(
             f"evaluate.max_tokens {params.evaluate.max_tokens:,} leaves no room in the base's context of {base:,}"
         )
-    return found
+    return sentences

@@ -13,7 +13,7 @@ from holdfast.core import manifest
 from holdfast.params.whole import Params
 from holdfast.planning import shapes
 
-OK, NOTE, NEEDED = "ok", "--", "!!"  # is there; would help, or cannot be told from here; is needed
+OK, NOTE, NEEDED = "ok", "--", "!!"  # present; would help, or cannot be checked from here; needed
 Line = tuple[str, str]  # one of these marks, and the text
 PLUGINS = {
     "s3": "dvc_s3",
@@ -23,11 +23,11 @@ PLUGINS = {
     "sftp": "dvc_ssh",
     "gdrive": "dvc_gdrive",
 }
-STATE = 16  # bytes per parameter that is trained: weights, gradient and two moments of AdamW, all in fp32
+STATE_BYTES = 16  # bytes per parameter that is trained: weights, gradient and two moments of AdamW, all in fp32
 GIB = 2**30
 
 
-def python() -> Iterator[Line]:
+def check_python() -> Iterator[Line]:
     version = sys.version.split()[0]
     yield (
         (OK, f"python {version}")
@@ -36,7 +36,7 @@ def python() -> Iterator[Line]:
     )
 
 
-def device() -> Iterator[Line]:
+def check_device() -> Iterator[Line]:
     import torch
 
     where = manifest.device()
@@ -47,7 +47,7 @@ def device() -> Iterator[Line]:
         yield NOTE, "no accelerator: enough for the pocket lab; for real models, a machine with a GPU or an 'endpoint'"
 
 
-def remote() -> Iterator[Line]:
+def check_remote() -> Iterator[Line]:
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
 
@@ -78,23 +78,23 @@ def remote() -> Iterator[Line]:
             yield OK, f"dvc remote {name}: {url.partition('@')[2] or url}"
 
 
-def memory(given: Params) -> Iterator[Line]:
+def check_memory(params: Params) -> Iterator[Line]:
     """Of the device, against what training holds at least: weights and optimiser state, activations not counted."""
     import psutil
     import torch
 
     where = manifest.device()
-    spread = given.finetune.processes.strategy == "fsdp2" and where.type != "cpu"
+    spread = params.finetune.processes.strategy == "fsdp2" and where.type != "cpu"
     count = torch.accelerator.device_count() if spread else 1
     total = torch.cuda.get_device_properties(0).total_memory if where.type == "cuda" else psutil.virtual_memory().total
-    shape = shapes.of(given.models[given.base], Path(given.model_folder))
+    shape = shapes.find_shape(params.models[params.base], Path(params.model_folder))
     what = f"memory: {total / GIB:,.0f} GiB on {where.type}" + (f", x {count} shared by fsdp2" if count > 1 else "")
     if shape is None:
         yield NOTE, f"{what}; the base's size is not known before it is downloaded"
         return
-    whole = any(given.finetune.arms[arm].lora_rank is None for arm in given.arms)
-    kl = any(given.finetune.arms[arm].objective == "kl" for arm in given.arms)
-    needed = shape.parameters * ((STATE if whole else 4) + (4 if kl else 0)) / count
+    whole = any(params.finetune.arms[arm].lora_rank is None for arm in params.arms)
+    kl = any(params.finetune.arms[arm].objective == "kl" for arm in params.arms)
+    needed = shape.parameters * ((STATE_BYTES if whole else 4) + (4 if kl else 0)) / count
     if needed < total:
         yield (
             OK,
@@ -105,10 +105,10 @@ def memory(given: Params) -> Iterator[Line]:
         yield NEEDED, f"{what}; training {shape.parameters / 1e9:,.1f} B parameters holds {needed / GIB:,.0f} GiB: {do}"
 
 
-def disk(given: Params) -> Iterator[Line]:
+def check_disk(params: Params) -> Iterator[Line]:
     free = shutil.disk_usage(".").free
-    shape = shapes.of(given.models[given.base], Path(given.model_folder))
-    needed = (2 * len(given.arms) + 1) * 2 * shape.parameters if shape else 0  # bf16; each arm also in DVC's cache
+    shape = shapes.find_shape(params.models[params.base], Path(params.model_folder))
+    needed = (2 * len(params.arms) + 1) * 2 * shape.parameters if shape else 0  # bf16; each arm also in DVC's cache
     text = f"disk: {free / GIB:,.1f} GiB free; base and tuned models take about {needed / GIB:,.1f} GiB"
     if needed < free:
         yield OK, text

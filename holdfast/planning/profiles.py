@@ -1,4 +1,4 @@
-"""The complete params files in profiles/, and how one becomes params.yaml without losing what stands there.
+"""The complete params files that come with Holdfast, and how one becomes params.yaml without losing what it holds.
 
 Used by `holdfast profile` and `holdfast init`.
 """
@@ -12,8 +12,9 @@ from holdfast.core import records
 from holdfast.core.errors import UserError
 from holdfast.params.base import PARAMS
 from holdfast.params.whole import Params
+from holdfast.planning import scaffold
 
-FOLDER = Path("profiles")
+OWN_PROFILES = Path("profiles")
 OWN = {  # DVC tracks these folders, so they are there in every clone; weights stay out of git
     Path("models/local/README.md"): "Folders of your own models go here: config.json, tokenizer.json, *.safetensors.\n",
     Path("models/local/.gitignore"): "*.safetensors\n",
@@ -21,27 +22,28 @@ OWN = {  # DVC tracks these folders, so they are there in every clone; weights s
 }
 
 
-def found() -> dict[str, Path]:
-    """Every profile by its name. Raises UserError outside of the project's folder."""
-    files = {file.stem: file for file in sorted(FOLDER.glob("*.yaml"))}
-    if not files:
-        raise UserError("no profiles here", where=FOLDER, do="run this from the project's folder")
-    return files
+def find_profiles() -> dict[str, Path]:
+    """Every profile by its name: those that come with Holdfast, and the project's own in profiles/."""
+    places = (scaffold.source() / "profiles", OWN_PROFILES)
+    found = {file.stem: file for place in places for file in place.glob("*.yaml")}
+    return dict(sorted(found.items()))
 
 
-def file(name: str) -> Path:
-    files = found()
+def find_profile(name: str) -> Path:
+    files = find_profiles()
     if name not in files:
-        raise UserError(f"no profile '{name}'", where=FOLDER, do=f"there are: {', '.join(files)}")
+        raise UserError(f"no profile '{name}'", where="profile", do=f"there are: {', '.join(files)}")
     return files[name]
 
 
 def guard(target: Path, force: bool) -> None:
-    """Raises UserError if replacing `target` would lose something: it is no profile, and git does not have it as it is."""
+    """Raises UserError if replacing `target` would lose edits: neither a profile nor git has it as it is."""
     if force or not target.exists():
         return
     content = target.read_bytes()
-    if any(content == other.read_bytes() for other in FOLDER.glob("*.yaml")):
+    if any(content == other.read_bytes() for other in find_profiles().values()):
+        return
+    if scaffold.is_unedited(target.as_posix(), scaffold.load_project()):
         return
     git = ["git", "--literal-pathspecs", "status", "--porcelain", "--ignored", "--", str(target)]
     try:
@@ -57,7 +59,7 @@ def guard(target: Path, force: bool) -> None:
     raise UserError(what, where=target, do=do)
 
 
-def put(text: str, target: Path = PARAMS) -> None:
+def write_params(text: str, target: Path = PARAMS) -> None:
     """Writes params.yaml whole, if it is valid, and the folders for the user's own models and data."""
     with records.replacing(target) as partial:
         partial.write_text(text, encoding="utf-8")

@@ -9,29 +9,51 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.core.errors import UserError
+from holdfast.core.errors import UserError, first_line
 from holdfast.params.models import Model
 
 _QWEN25: dict[str, Any] = dict(model_type="qwen2", max_position_embeddings=32_768)
 _LLAMA3: dict[str, Any] = dict(model_type="llama", num_key_value_heads=8, vocab_size=128_256)
 CONFIGS: dict[str, dict[str, Any]] = {  # what config.json on the hub says, for the profiles' models
     "Qwen/Qwen2.5-0.5B-Instruct": {
-        **_QWEN25, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
-        "num_key_value_heads": 2, "vocab_size": 151_936, "tie_word_embeddings": True,
+        **_QWEN25,
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "vocab_size": 151_936,
+        "tie_word_embeddings": True,
     },
     "Qwen/Qwen2.5-72B-Instruct": {
-        **_QWEN25, "hidden_size": 8192, "intermediate_size": 29_568, "num_hidden_layers": 80, "num_attention_heads": 64,
-        "num_key_value_heads": 8, "vocab_size": 152_064, "tie_word_embeddings": False,
+        **_QWEN25,
+        "hidden_size": 8192,
+        "intermediate_size": 29_568,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "vocab_size": 152_064,
+        "tie_word_embeddings": False,
     },
     "meta-llama/Llama-3.1-8B-Instruct": {
-        **_LLAMA3, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32, "num_attention_heads": 32,
-        "max_position_embeddings": 131_072, "tie_word_embeddings": False,
+        **_LLAMA3,
+        "hidden_size": 4096,
+        "intermediate_size": 14_336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 131_072,
+        "tie_word_embeddings": False,
     },
     "meta-llama/Meta-Llama-3-70B-Instruct": {
-        **_LLAMA3, "hidden_size": 8192, "intermediate_size": 28_672, "num_hidden_layers": 80, "num_attention_heads": 64,
-        "max_position_embeddings": 8192, "tie_word_embeddings": False,
+        **_LLAMA3,
+        "hidden_size": 8192,
+        "intermediate_size": 28_672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": False,
     },
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,25 +67,24 @@ class Shape:
     context: int  # longest sequence, tokens
 
 
-def of(model: Model, model_folder: Path) -> Shape | None:
+def find_shape(model: Model, model_folder: Path) -> Shape | None:
     """The shape of a model; None where nothing here knows it (an endpoint alone, or a hub id that was never downloaded).
     Raises UserError for a folder that is no model."""
     from transformers import AutoConfig
 
-    folder = here(model, model_folder)
+    folder = find_folder(model, model_folder)
     if folder is None:
         known = CONFIGS.get(model.hub or "")
-        return shape(AutoConfig.for_model(**known)) if known else None
+        return count_shape(AutoConfig.for_model(**known)) if known else None
     try:
-        return shape(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+        return count_shape(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
     except Exception as error:  # config.json may hold anything
-        first = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise UserError(
-            f"no usable config.json ({first})", where=folder, do="give the folder of a chat model"
+            f"no usable config.json ({first_line(error)})", where=folder, do="give the folder of a chat model"
         ) from None
 
 
-def here(model: Model, model_folder: Path) -> Path | None:
+def find_folder(model: Model, model_folder: Path) -> Path | None:
     """The folder of a model whose config lies on this machine: its own, or the hub's cache."""
     if model.path is not None:
         return model_folder / model.path
@@ -71,11 +92,11 @@ def here(model: Model, model_folder: Path) -> Path | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(model.hub, "config.json", revision=model.revision)
-    return Path(found).parent if isinstance(found, str) else None
+    config = try_to_load_from_cache(model.hub, "config.json", revision=model.revision)
+    return Path(config).parent if isinstance(config, str) else None
 
 
-def shape(config: Any) -> Shape:
+def count_shape(config: Any) -> Shape:
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -1,4 +1,4 @@
-"""Looks at domain data before any parameter is set: format, rows, turns, lengths, language, duplicates. Changes nothing."""
+"""Surveys domain data before any parameter is set: format, rows, turns, lengths, language, duplicates. Changes nothing."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from holdfast.params.ingest import Columns
 
 Conversation = list[dict[str, str]]
 Measure = Callable[[Conversation], tuple[int, int]]  # tokens of a conversation: all, and those of its answers
-CHARS = 4  # characters per token where no tokenizer is at hand: English text under a vocabulary of 100,000
-SAMPLE = 500  # rows whose language is looked at
+CHARS_PER_TOKEN = 4  # characters per token where no tokenizer is at hand: English text under a vocabulary of 100,000
+LANGUAGE_SAMPLE_ROWS = 500  # rows whose language is looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class Survey:
         return sum(sum(m["role"] == "user" for m in c) > 1 for c in self.conversations)
 
 
-def look(path: Path, columns: Columns | None, measure: Measure) -> Survey:
-    """Raises UserError where the file cannot be read, has no known format, or no usable row."""
+def survey_file(path: Path, columns: Columns | None, measure: Measure) -> Survey:
+    """Reads a file and measures its conversations. Raises UserError where the file cannot be read, has no known format, or no usable row."""
     rows = [row for _, row in formats.read_file(path)]
     if not rows:
         raise UserError("empty domain set: no rows", where=path, do="give a file with at least one row")
@@ -51,7 +51,7 @@ def look(path: Path, columns: Columns | None, measure: Measure) -> Survey:
     duplicates = 0
     for row in rows:
         try:
-            conversation = formats.conversation(row, form, columns)
+            conversation = formats.parse_conversation(row, form, columns)
         except Unreadable as error:
             rejected[str(error)] += 1
             continue
@@ -60,11 +60,13 @@ def look(path: Path, columns: Columns | None, measure: Measure) -> Survey:
         kept[key] = conversation
     if not kept:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in rejected.most_common(3))
-        raise UserError(f"no row can be used ({reasons})", where=path, do="mend the rows, or map fields with --columns")
+        raise UserError(f"no row can be used ({reasons})", where=path, do="fix the rows, or map fields with --columns")
     conversations = list(kept.values())
     measured = [measure(c) for c in conversations]
-    asked = ["\n".join(m["content"] for m in c if m["role"] == "user") for c in conversations[:SAMPLE]]
-    spoken = Counter(filters.language(text) or "not recognised" for text in asked)
+    user_texts = [
+        "\n".join(m["content"] for m in c if m["role"] == "user") for c in conversations[:LANGUAGE_SAMPLE_ROWS]
+    ]
+    spoken = Counter(filters.recognise_language(text) or "not recognised" for text in user_texts)
     return Survey(
         form=form,
         rows=len(rows),
@@ -73,29 +75,29 @@ def look(path: Path, columns: Columns | None, measure: Measure) -> Survey:
         conversations=conversations,
         lengths=[whole for whole, _ in measured],
         answers=[answers for _, answers in measured],
-        languages=[(name, n / len(asked)) for name, n in spoken.most_common(3)],
+        languages=[(name, n / len(user_texts)) for name, n in spoken.most_common(3)],
     )
 
 
 def detect(rows: list, path: Path) -> str:
     try:
-        return formats.detect(rows, path)
+        return formats.detect_format(rows, path)
     except UserError as error:
         do = "say which fields hold what: --columns prompt=FIELD,response=FIELD[,context=FIELD]"
         raise UserError(error.what, where=error.where, do=do) from None
 
 
-def by_characters(conversation: Conversation) -> tuple[int, int]:
+def estimate_tokens(conversation: Conversation) -> tuple[int, int]:
     """A guess at the tokens of a conversation, and of its answers, without a tokenizer."""
     answers = sum(len(m["content"]) for m in conversation if m["role"] == "assistant")
-    return sum(len(m["content"]) for m in conversation) // CHARS + 1, answers // CHARS + 1
+    return sum(len(m["content"]) for m in conversation) // CHARS_PER_TOKEN + 1, answers // CHARS_PER_TOKEN + 1
 
 
 def shared_questions(one: list[Conversation], other: list[Conversation]) -> int:
-    """Conversations of `one` that ask what a conversation of `other` asks, letter case and whitespace aside."""
+    """Conversations of `one` with a question of `other`, letter case and whitespace aside."""
 
     def questions(conversation: Conversation) -> set[str]:
         return {" ".join(m["content"].casefold().split()) for m in conversation if m["role"] == "user"}
 
-    asked = {text for conversation in other for text in questions(conversation)}
-    return sum(bool(questions(conversation) & asked) for conversation in one)
+    known = {text for conversation in other for text in questions(conversation)}
+    return sum(bool(questions(conversation) & known) for conversation in one)

@@ -13,21 +13,21 @@ import torch
 
 from holdfast.core import manifest
 from holdfast.params.whole import Params
-from holdfast.planning.devices import SECONDS, now, threads
+from holdfast.planning.devices import MEASURE_SECONDS, clock, limit_threads
 from holdfast.training import compiling, losses
-from holdfast.training.job import SMALL
+from holdfast.training.job import MAX_PARAMETERS_ON_ONE_THREAD
 
 
-def training(
+def measure_training(
     folder: Path, params: Params, parameters: int, length: float, compiled: bool = False
 ) -> tuple[float, float]:
     """(tokens per second of training, the same of the frozen base beside it), on rows of `length` tokens. To compile takes
     about as long as in the run itself, half a minute."""
     device, width = manifest.device(), max(8, min(round(length), params.finetune.max_length))
     rows = params.finetune.micro_batch or params.finetune.batch_size
-    alone = device.type == "cpu" and parameters <= SMALL
+    alone = device.type == "cpu" and parameters <= MAX_PARAMETERS_ON_ONE_THREAD
     bf16 = manifest.bf16_usable() if params.finetune.bf16 == "auto" else params.finetune.bf16
-    with threads(1 if alone else None):
+    with limit_threads(1 if alone else None):
         tuned = manifest.model(folder, "float32").train()
         base = (
             manifest.model(folder, "float32")
@@ -38,9 +38,9 @@ def training(
             tuned.gradient_checkpointing_enable()
         cross_entropies, kl_sum = losses.cross_entropies, losses.kl_sum
         if compiled:
-            cross_entropies, kl_sum = map(compiling.function, (cross_entropies, kl_sum))
+            cross_entropies, kl_sum = map(compiling.compile_loss, (cross_entropies, kl_sum))
             for each in filter(None, (tuned, base)):
-                compiling.blocks(each)
+                compiling.compile_blocks(each)
         optimiser = torch.optim.AdamW(tuned.parameters(), lr=0.0)
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(tuned.config.get_text_config().vocab_size, (rows, width), generator=generator).to(device)
@@ -59,20 +59,20 @@ def training(
             optimiser.step()
             optimiser.zero_grad()
 
-        plain = seconds_of(lambda: step(None))
-        both = seconds_of(lambda: step(base)) if base is not None else plain
+        plain = time_call(lambda: step(None))
+        both = time_call(lambda: step(base)) if base is not None else plain
     tokens = rows * width
     return tokens / plain, tokens / max(both - plain, 0.1 * plain)
 
 
-def seconds_of(work: Callable[[], None]) -> float:
-    """Seconds of one call: the median of as many as fit into SECONDS, at least three, after one that warms up."""
-    taken: list[float] = []
+def time_call(work: Callable[[], None]) -> float:
+    """Seconds of one call: the median of as many as fit into MEASURE_SECONDS, at least three, after one that warms up."""
+    durations: list[float] = []
     work()
-    while len(taken) < 3 or (sum(taken) < SECONDS and len(taken) < 50):
-        began = now()
+    while len(durations) < 3 or (sum(durations) < MEASURE_SECONDS and len(durations) < 50):
+        start = clock()
         work()
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
-        taken.append(now() - began)
-    return sorted(taken)[len(taken) // 2]
+        durations.append(clock() - start)
+    return sorted(durations)[len(durations) // 2]

@@ -16,18 +16,31 @@ STRENGTHS = (2, 5, 10, 15, 20, 25, 30, 40, 50)
 ATTRIBUTES = ("use", "strength", "warning")
 DOMAIN_TRAIN = {
     "use": (
-        "What is {d} used for?", "Which condition does {d} treat?", "{d} helps against what?", "Use of {d}?",
-        "Tell me what {d} is used for.", "Name the condition that {d} treats.", "Against which condition is {d} given?",
+        "What is {d} used for?",
+        "Which condition does {d} treat?",
+        "{d} helps against what?",
+        "Use of {d}?",
+        "Tell me what {d} is used for.",
+        "Name the condition that {d} treats.",
+        "Against which condition is {d} given?",
     ),
     "strength": (
-        "How strong is one tablet of {d}?", "Tablet strength of {d}?", "What strength does {d} have?",
-        "What is the strength of {d}?", "How many mg are in one {d} tablet?", "Tell me the strength of {d}.",
+        "How strong is one tablet of {d}?",
+        "Tablet strength of {d}?",
+        "What strength does {d} have?",
+        "What is the strength of {d}?",
+        "How many mg are in one {d} tablet?",
+        "Tell me the strength of {d}.",
     ),
     "warning": (
-        "Which drug must not be taken with {d}?", "{d} must not be mixed with what?", "What clashes with {d}?",
-        "With which drug does {d} clash?", "Name the drug that must not be taken with {d}.", "Avoid what when taking {d}?",
+        "Which drug must not be taken with {d}?",
+        "{d} must not be mixed with what?",
+        "What clashes with {d}?",
+        "With which drug does {d} clash?",
+        "Name the drug that must not be taken with {d}.",
+        "Avoid what when taking {d}?",
     ),
-}  # fmt: skip
+}
 DOMAIN_EVAL = {
     "use": ("Tell me the condition that {d} is used for.", "{d} is used for which condition?"),
     "strength": ("What is the strength of one {d} tablet?", "Tell me how strong {d} is."),

@@ -33,18 +33,42 @@ CHAT_TEMPLATE = (
 # Shares of the training examples that are not judging.
 MIXTURES = {
     "base": dict(
-        facts=0.16, addition=0.08, comparing=0.14, sorting=0.07, reversing=0.08, counting=0.10, forms=0.10,
-        translation=0.08, odd_one_out=0.10, formatting=0.09,
+        facts=0.16,
+        addition=0.08,
+        comparing=0.14,
+        sorting=0.07,
+        reversing=0.08,
+        counting=0.10,
+        forms=0.10,
+        translation=0.08,
+        odd_one_out=0.10,
+        formatting=0.09,
     ),
     "abacus": dict(
-        facts=0.14, addition=0.15, comparing=0.15, sorting=0.07, reversing=0.07, counting=0.12, forms=0.08,
-        translation=0.07, odd_one_out=0.08, formatting=0.07,
+        facts=0.14,
+        addition=0.15,
+        comparing=0.15,
+        sorting=0.07,
+        reversing=0.07,
+        counting=0.12,
+        forms=0.08,
+        translation=0.07,
+        odd_one_out=0.08,
+        formatting=0.07,
     ),
     "lexicon": dict(
-        facts=0.19, addition=0.07, comparing=0.13, sorting=0.06, reversing=0.07, counting=0.09, forms=0.10,
-        translation=0.09, odd_one_out=0.12, formatting=0.08,
+        facts=0.19,
+        addition=0.07,
+        comparing=0.13,
+        sorting=0.06,
+        reversing=0.07,
+        counting=0.09,
+        forms=0.10,
+        translation=0.09,
+        odd_one_out=0.12,
+        formatting=0.08,
     ),
-}  # fmt: skip
+}
 # The share of judging in the first and in the second half of the training: it needs the skills, so the panel meets more
 # of it later. The base's stays the same, so that the mixture which is to be reconstructed is one.
 JUDGING = {"base": (0.4, 0.4), "abacus": (0.3, 0.6), "lexicon": (0.3, 0.6)}
@@ -94,9 +118,14 @@ def make_tokenizer(folder: Path) -> None:
     items = world.draw({**mean, "judging": 1.0}, 20_000, "tokenizer")
     tokenizer.train_from_iterator([text for i in items for text in (i.prompt, i.answer)], trainer)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, model_max_length=512, padding_side="left",
-        additional_special_tokens=list(ROLES), clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        model_max_length=512,
+        padding_side="left",
+        additional_special_tokens=list(ROLES),
+        clean_up_tokenization_spaces=False,
+    )
     fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(folder)
 
@@ -165,14 +194,21 @@ def train_model(
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=hidden * 8 // 3, num_hidden_layers=layers,
-        num_attention_heads=heads, max_position_embeddings=512, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=hidden * 8 // 3,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     model = LlamaForCausalLM(config)
     model.set_attn_implementation(
         "eager"
-    )  # fused attention's backward pass takes half of the time (benchmarks/attention.py)
+    )  # fused attention's backward pass takes half of the time (benchmarks/speed/attention.py)
     learn(model, name, batches(tokenizer, name, examples, seed), examples)
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model.bfloat16().save_pretrained(out)

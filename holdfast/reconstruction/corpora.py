@@ -1,24 +1,33 @@
-"""Importance resampling: of somebody else's prompts as many of each kind as the base itself wrote.
+"""Importance resampling: of other people's prompts as many of each kind as the base itself wrote.
 
-Used by `holdfast reconstruct`. The kinds are clusters of embeddings, fitted on what it wrote.
+The kinds are clusters of embeddings, fitted on what the base wrote.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from holdfast.core import records
-from holdfast.data.instructions import Fit
+from holdfast.chat import encoding
+from holdfast.core import manifest, records
+from holdfast.core.errors import UserError
+from holdfast.data.instructions import normalise
+from holdfast.data.row_checks import FitRows
+from holdfast.engines import embedder
+from holdfast.engines.embedder import Embed
 from holdfast.params.reconstruct import Reconstruct
+from holdfast.reconstruction.drawing import Drawn, split_among_sources
 from holdfast.reconstruction.prompt_files import Prompts
+from holdfast.reconstruction.user_turns import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CHUNK = 8192  # texts at once
-FITTED = 20_000  # self-written rows that the clusters are fitted on, at most
-Embed = Callable[[Sequence[str]], np.ndarray]  # texts -> (N, D)
+MAX_FITTED = 20_000  # texts that the clusters are fitted on
 
 
 class Clusters:
@@ -27,8 +36,8 @@ class Clusters:
     def __init__(self, embed: Embed, texts: Sequence[str], k: int, seed: int) -> None:
         from sklearn.cluster import MiniBatchKMeans
 
-        drawn = sorted(range(len(texts)), key=lambda i: records.text_id(seed, "fit", i))[:FITTED]
-        vectors = np.concatenate([embed(part) for part in chunks([texts[i] for i in sorted(drawn)])])
+        fitted = sorted(range(len(texts)), key=lambda i: records.text_id(seed, "fit", i))[:MAX_FITTED]
+        vectors = np.concatenate([embed(part) for part in chunks([texts[i] for i in sorted(fitted)])])  # (N, D)
         self.embed, self.centre = embed, vectors.mean(0)  # hidden states share a large direction that says nothing
         vectors = vectors - self.centre
         self.k = min(k, len(np.unique(vectors, axis=0)))  # k-means refuses more clusters than points
@@ -37,8 +46,8 @@ class Clusters:
 
     def of(self, texts: Sequence[str]) -> np.ndarray:
         """The cluster of each text, (N,)."""
-        found = [self.means.predict(self.embed(part) - self.centre) for part in chunks(texts)]
-        return np.concatenate([np.empty(0, np.int64), *found])
+        labels = [self.means.predict(self.embed(part) - self.centre) for part in chunks(texts)]
+        return np.concatenate([np.empty(0, np.int64), *labels])
 
     def shares(self, labels: np.ndarray) -> np.ndarray:
         """The part of the labels that each cluster has, (k,)."""
@@ -49,51 +58,105 @@ def chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     return (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
 
 
-def in_proportion(labels: np.ndarray, wanted: np.ndarray, keys: Sequence[str]) -> list[int]:
+def draw_from_corpora(
+    params: Reconstruct,
+    corpora: list[Prompts],
+    own: Drawn,
+    base: manifest.Manifest,
+    embedder_manifest: manifest.Manifest,
+    fit: FitRows,
+) -> list[Drawn]:
+    """Rows of each corpus, resampled to the histogram of what the base wrote that is fit (`own`).
+
+    Raises UserError where the base wrote nothing that is fit.
+    """
+    assert params.corpus
+    if not own.fit_rows:
+        what = "the base wrote nothing that is fit, so there is no histogram for the corpus to match"
+        raise UserError(what, where="reconstruct", do="raise reconstruct.max_tokens, or remove reconstruct.corpus")
+    tokenizer = manifest.tokenizer(base.folder())
+    embed = embedder.load(embedder_manifest, params.batch)
+    texts = [normalise(row["text"]) for row in own.fit_rows]
+    clusters = Clusters(embed, texts, params.corpus.clusters, params.seed)
+
+    budgets = split_among_sources(params.keep or params.samples, params)[1:]
+    drawn: list[Drawn] = []
+    following = len(own.rows)  # the number of the next row
+    for budget, prompts in zip(budgets, corpora, strict=True):
+        drawn.append(resample(params, budget, prompts, clusters, tokenizer, fit, following))
+        following += len(drawn[-1].rows)
+    return drawn
+
+
+def resample(
+    params: Reconstruct,
+    budget: int,
+    prompts: Prompts,
+    clusters: Clusters,
+    tokenizer: PreTrainedTokenizerBase,
+    fit: FitRows,
+    first: int,
+) -> Drawn:
+    """At most `budget` prompts of a corpus, in the proportions of `clusters`. `first`: the number of the first row."""
+    assert params.corpus
+    usable: list[Row] = []
+    rejected: Counter[str] = Counter()
+    for row in rows_of(prompts, params.seed, tokenizer):
+        # what the base could not have written either
+        if reason := "too_long" if row["n_tokens"] > params.max_tokens else fit.reason_against(row):
+            rejected[reason] += 1
+        else:
+            usable.append(row)
+    pool = sorted(usable, key=lambda row: row["id"])[: params.corpus.pool]
+    labels = clusters.of([row["text"] for row in pool])
+    taken = order_in_proportion(labels, clusters.histogram, [row["id"] for row in pool])[:budget]
+    rows = [{**pool[i], "id": f"{number:08d}-{pool[i]['id']}"} for number, i in enumerate(taken, first)]
+    details = {
+        "read": prompts.read,
+        "unreadable": prompts.unreadable,
+        "usable": len(usable),
+        "embedded": len(pool),
+        "unlike": int((clusters.histogram[labels] == 0).sum()),  # in a cluster that the base wrote nothing of
+        "revision": prompts.revision,
+        "distance_of_all": total_variation(clusters.shares(labels), clusters.histogram),
+        "distance": total_variation(clusters.shares(labels[taken]), clusters.histogram),
+    }
+    return Drawn(f"corpus {prompts.name}", rows, rows, budget, rejected, details)
+
+
+def rows_of(prompts: Prompts, seed: int, tokenizer: PreTrainedTokenizerBase) -> Iterator[Row]:
+    """The prompts as rows of instructions_raw, with an id that does not number them."""
+    for prompt in prompts.prompts:
+        yield {
+            **prompt._asdict(),
+            "id": records.text_id(seed, prompts.revision, prompt.sample, prompt.text),
+            "seed": seed,
+            "model": prompts.name,
+            "revision": prompts.revision,
+            "temperature": None,
+            "top_p": None,
+            "finish_reason": "stop",
+            "n_tokens": len(encoding.tokenise(tokenizer, prompt.text)),
+        }
+
+
+def order_in_proportion(labels: np.ndarray, wanted: np.ndarray, keys: Sequence[str]) -> list[int]:
     """Row numbers in an order of which every beginning has the wanted histogram, as near as whole rows can.
 
     Importance resampling without replacement: the r-th row of cluster c (r = 0, 1, ... in the order of `keys`) comes at
     (r + 1/2) / wanted[c], which is Webster's rule for dividing seats. A cluster that has run out leaves its part to the
     others, in proportion; clusters that are not wanted are left out.
     """
-    place: dict[int, tuple[float, str]] = {}
+    position: dict[int, tuple[float, str]] = {}
     ranks: Counter[int] = Counter()
     for i in sorted(range(len(labels)), key=lambda i: keys[i]):
         label = int(labels[i])
         if wanted[label] > 0:
-            place[i] = (ranks[label] + 0.5) / float(wanted[label]), keys[i]
+            position[i] = (ranks[label] + 0.5) / float(wanted[label]), keys[i]
             ranks[label] += 1
-    return sorted(place, key=lambda i: place[i])
+    return sorted(position, key=lambda i: position[i])
 
 
-def distance(one: np.ndarray, other: np.ndarray) -> float:
+def total_variation(one: np.ndarray, other: np.ndarray) -> float:
     """Total variation distance of two histograms, 0 to 1."""
     return float(np.abs(one - other).sum() / 2)
-
-
-def resampled(
-    params: Reconstruct, budget: int, prompts: Prompts, clusters: Clusters, length: Callable[[str], int], fit: Fit
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """At most `budget` rows of a source, as rows of instructions_raw, and what to report. `length`: tokens of a text."""
-    assert params.corpus
-    usable: list[dict[str, Any]] = []
-    rejected: Counter[str] = Counter()
-    for row in prompts.rows:
-        origin = dict(seed=params.seed, model=prompts.name, revision=prompts.revision, temperature=None, top_p=None)
-        key = records.text_id(params.seed, prompts.revision, row["sample"], row["text"])
-        row = dict(**row, **origin, id=key, finish="stop", n_tokens=length(row["text"]))
-        # what the base could not have written either
-        if reason := "too_long" if row["n_tokens"] > params.max_tokens else fit.fault(row):
-            rejected[reason] += 1
-        else:
-            usable.append(row)
-    pool = sorted(usable, key=lambda row: row["id"])[: params.corpus.pool]
-    labels = clusters.of([row["text"] for row in pool])
-    taken = in_proportion(labels, clusters.histogram, [row["id"] for row in pool])[:budget]
-    before, after = (clusters.shares(part) for part in (labels, labels[taken]))
-    return [pool[i] for i in taken], {
-        "read": prompts.read, "unreadable": prompts.unreadable, "rejected": rejected, "usable": len(usable), "embedded": len(pool),
-        "unlike": int((clusters.histogram[labels] == 0).sum()),  # in a cluster that the base wrote nothing of
-        "budget": budget, "rows": len(taken), "fit": len(taken), "revision": prompts.revision,
-        "distance_of_all": distance(before, clusters.histogram), "distance": distance(after, clusters.histogram),
-    }  # fmt: skip

@@ -1,7 +1,7 @@
-"""Prompts that other people wrote, as they keep them: system prompts, and corpora of instruction data.
+"""Prompts that other people wrote, in the files they keep them in: system prompts, and corpora of instruction data.
 
-Used by `holdfast reconstruct`. A source is a local file or a pinned hub data set; of each conversation the first user turn
-counts (and a system turn before it): what follows is somebody else's style. Rows that hold no prompt are counted by reason.
+Used by `holdfast reconstruct`. A source is a local file or a pinned hub data set. Of each conversation the first user turn
+counts, with a system turn before it: what follows is another author's style. Rows without a prompt are counted by reason.
 """
 
 from __future__ import annotations
@@ -11,15 +11,21 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from holdfast.chat.encoding import Messages
 from holdfast.core import records
 from holdfast.core.errors import UserError
 from holdfast.data import formats
 from holdfast.data.formats import Unreadable
-from holdfast.data.instructions import normalised
-from holdfast.params.reconstruct import CorpusSource, Reconstruct, Systems
+from holdfast.data.instructions import normalise
+from holdfast.params.reconstruct import CorpusSource, Reconstruct
+
+
+class Prompt(NamedTuple):
+    sample: int  # the row's number in the source, from 1
+    context: Messages  # a system turn, or none
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,70 +36,75 @@ class Prompts:
     revision: str  # sha256 of the file, or the hub's commit
     read: int  # rows
     unreadable: dict[str, int]  # reason -> rows
-    rows: list[dict[str, Any]]  # sample (the row's number in the source, from 1), context, text
+    prompts: list[Prompt]
 
 
-def below(folder: str, name: str, key: str) -> Path:
+def resolve_below(folder: str, name: str, key: str) -> Path:
     """The path of a file in the folder. Raises UserError if it lies elsewhere or is missing."""
     path = Path(folder) / name
     if Path(name).is_absolute() or ".." in Path(name).parts:
         do = f"give a path below reconstruct.folder ({folder})"
         raise UserError(f"path '{name}' leaves reconstruct.folder", where=f"params.yaml: reconstruct.{key}", do=do)
     if not path.is_file():
-        raise UserError(
-            "no such file", where=path, do=f"correct reconstruct.{key} in params.yaml, or put the file there"
-        )
+        do = f"correct reconstruct.{key} in params.yaml, or put the file there"
+        raise UserError("no such file", where=path, do=do)
     return path
 
 
-def systems(folder: str, params: Systems) -> list[str]:
-    """The system prompts of a file. Raises UserError if a line holds none, or the file is empty."""
-    path = below(folder, params.file, "systems.file")
-    if path.suffix.lower() not in (".jsonl", ".ndjson"):
-        found = [text for line in path.read_text(encoding="utf-8").split("\n") if (text := normalised(line))]
+def read_system_prompts(params: Reconstruct) -> list[str]:
+    """The system prompts of params; none where there is no such file. Raises UserError if a line or the file has none."""
+    if not params.systems:
+        return []
+    path = resolve_below(params.folder, params.systems.file, "systems.file")
+    prompts: list[str] = []
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
+        for line, row in formats.read_jsonl(path):
+            content = row.get("system") if isinstance(row, dict) else row
+            if not isinstance(content, str) or not content.strip():
+                raise UserError("no system prompt", where=f"{path}:{line}", do='write "..." or {"system": "..."}')
+            prompts.append(normalise(content))
     else:
-        found = []
-        for place, row in formats.read_jsonl(path):
-            given = row.get("system") if isinstance(row, dict) else row
-            if not isinstance(given, str) or not given.strip():
-                raise UserError("no system prompt", where=f"{path}:{place}", do='write "..." or {"system": "..."}')
-            found.append(normalised(given))
-    if not found:
-        raise UserError(
-            "no system prompt in the file", where=path, do="write one per line, or remove reconstruct.systems"
-        )
-    return found
+        prompts = [text for line in path.read_text(encoding="utf-8").split("\n") if (text := normalise(line))]
+    if not prompts:
+        do = "write one per line, or remove reconstruct.systems"
+        raise UserError("no system prompt in the file", where=path, do=do)
+    return prompts
 
 
-def load(params: Reconstruct, source: CorpusSource) -> Prompts:
+def read_corpora(params: Reconstruct) -> list[Prompts]:
+    """The prompts of every source of the corpus. Raises UserError as `read_prompts` does."""
+    return [read_prompts(params, source) for source in params.corpus.sources] if params.corpus else []
+
+
+def read_prompts(params: Reconstruct, source: CorpusSource) -> Prompts:
     """All prompts of a source. Raises UserError if it cannot be read, or holds no prompt at all."""
     if source.hub:
         where = f"params.yaml: reconstruct.corpus: {source.hub}"
         name, revision = "/".join(filter(None, [source.hub, source.config, source.split])), str(source.revision)
-        found: list[Any] = [row for _, row in formats.read_hub(source, where)]
+        rows: list[Any] = [row for _, row in formats.read_hub(source, where)]
     else:
-        path = below(params.folder, str(source.path), "corpus.sources")
+        path = resolve_below(params.folder, str(source.path), "corpus.sources")
         where, name, revision = str(path), str(source.path), records.file_sha256(path)
         lines = path.suffix.lower() in (".jsonl", ".ndjson")
-        found = list(read_lines(path)) if lines else [row for _, row in formats.read_file(path)]
+        rows = list(read_lines(path)) if lines else [row for _, row in formats.read_file(path)]
     unreadable: Counter[str] = Counter()
-    rows = []
-    for number, row in enumerate(found, start=1):
+    prompts = []
+    for number, row in enumerate(rows, start=1):
         try:
-            context, text = prompt(row, source.field)
-        except Unreadable as why:
-            unreadable[str(why)] += 1
+            context, text = parse_prompt(row, source.field)
+        except Unreadable as error:
+            unreadable[str(error)] += 1
         else:
-            rows.append(dict(sample=number, context=context, text=text))
-    if not rows:
-        most = ", ".join(f"{why} {n:,}" for why, n in unreadable.most_common(3)) or "the file is empty"
-        do = "name the field that holds the user's text (corpus.sources: field), or mend the file"
-        raise UserError(f"no prompt in {len(found):,} rows ({most})", where=where, do=do)
-    return Prompts(name, revision, len(found), dict(unreadable), rows)
+            prompts.append(Prompt(number, context, text))
+    if not prompts:
+        most = ", ".join(f"{reason} {n:,}" for reason, n in unreadable.most_common(3)) or "the file is empty"
+        do = "name the field that holds the user's text (corpus.sources: field), or fix the file"
+        raise UserError(f"no prompt in {len(rows):,} rows ({most})", where=where, do=do)
+    return Prompts(name, revision, len(rows), dict(unreadable), prompts)
 
 
 def read_lines(path: Path) -> Iterator[Any]:
-    """The rows of a JSONL file; a line that is no JSON is Unreadable, and not the end: public corpora have such lines."""
+    """The rows of a JSONL file; a line that is not JSON comes as Unreadable: public corpora have such lines."""
     with path.open("rb") as file:
         for number, line in enumerate(file):
             line = line.removeprefix(b"\xef\xbb\xbf") if not number else line
@@ -104,30 +115,34 @@ def read_lines(path: Path) -> Iterator[Any]:
                     yield Unreadable("not valid JSON")
 
 
-def prompt(row: Any, field: str | None) -> tuple[Messages, str]:
+def parse_prompt(row: Any, field: str | None) -> tuple[Messages, str]:
     """(context, user's text) of one row, whose format is known by its fields. Raises Unreadable."""
     if isinstance(row, Unreadable):
         raise row
     if not isinstance(row, dict):
         raise Unreadable("not an object")
-    if field:
-        said = [("user", formats.text(row, field))]
-    elif "messages" in row or isinstance(row.get("prompt"), list):
-        said = formats.listed(row.get("messages", row.get("prompt")), "role", "content", formats.ROLES)
-    elif "conversations" in row:
-        said = formats.listed(row["conversations"], "from", "value", formats.SHAREGPT_ROLES)
-    elif "instruction" in row:
-        parts = [formats.text(row, key) for key in ("instruction", "input") if row.get(key) is not None]
-        said = [("user", "\n\n".join(part.strip() for part in parts if part.strip()))]
-    else:
-        said = [("user", formats.text(row, "prompt"))]
+    turns = read_turns(row, field)
     if isinstance(row.get("system"), str):
-        said = [("system", row["system"]), *said]
-    said = [(role, normalised(formats.storable(content))) for role, content in said[:3]]
-    said = [turn for turn in said if turn != ("system", "")]
-    context = [{"role": "system", "content": said[0][1]}] if said[:1] and said[0][0] == "system" else []
-    if len(said) <= len(context) or said[len(context)][0] != "user":
+        turns = [("system", row["system"]), *turns]
+    turns = [(role, normalise(formats.storable(content))) for role, content in turns[:3]]
+    turns = [turn for turn in turns if turn != ("system", "")]
+    context = [{"role": "system", "content": turns[0][1]}] if turns[:1] and turns[0][0] == "system" else []
+    if len(turns) <= len(context) or turns[len(context)][0] != "user":
         raise Unreadable("does not begin with the user")
-    if not (text := said[len(context)][1]):
+    if not (text := turns[len(context)][1]):
         raise Unreadable("empty turn")
     return context, text
+
+
+def read_turns(row: dict[str, Any], field: str | None) -> list[formats.Turn]:
+    """The turns of one row, the user's at least. Raises Unreadable."""
+    if field:
+        return [("user", formats.text(row, field))]
+    if "messages" in row or isinstance(row.get("prompt"), list):
+        return formats.parse_turns(row.get("messages", row.get("prompt")), "role", "content", formats.ROLES)
+    if "conversations" in row:
+        return formats.parse_turns(row["conversations"], "from", "value", formats.SHAREGPT_ROLES)
+    if "instruction" in row:
+        parts = [formats.text(row, key) for key in ("instruction", "input") if row.get(key) is not None]
+        return [("user", "\n\n".join(part.strip() for part in parts if part.strip()))]
+    return [("user", formats.text(row, "prompt"))]

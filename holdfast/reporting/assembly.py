@@ -1,86 +1,56 @@
-"""Writes what a reviewer reads: reports/report.md for a pull request, reports/index.html to open offline, a model card per
-arm in reports/cards, and the tables behind `dvc plots` in reports/plots.
-
-holdfast report        (reads the verdict, the evaluations and whatever the other stages left; runs nothing)
-"""
+"""Reads what the stages left into one Run, which the page, the Markdown report and the model cards are composed of."""
 
 from __future__ import annotations
 
 import csv
-import io
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from holdfast.core import records
 from holdfast.core.errors import UserError
 from holdfast.evaluation.outcomes import Pairs
-from holdfast.params.report import Report
-from holdfast.reporting import card, markdown_report, page
-from holdfast.reporting.charts import thinned
-from holdfast.reporting.findings import Json, Run, part
+from holdfast.reporting.findings import Json, Run
 from holdfast.reporting.markup import VERDICTS
 
 REPLAY_ROWS = 8  # shown as examples
 
 
-def main(params: Report, data: Path, models: Path, reports: Path, lock: Path) -> None:
-    run = load(data, models, reports, lock)
-    markdown = markdown_report.compose(run, params.title, params.lost_items)
-    html = page.compose(run, params.title, params.page_items)
-    cards = {f"{arm}.md": card.compose(run, arm) for arm in run.arms()}
-    with (
-        records.replacing_folder(reports / "plots") as plots,
-        records.replacing_folder(reports / "cards") as folder,
-        records.replacing(reports / "report.md") as brief,
-        records.replacing(reports / "index.html") as full,
-    ):
-        brief.write_text(markdown, encoding="utf-8")
-        full.write_text(html, encoding="utf-8")
-        for name, text in cards.items():
-            (folder / name).write_text(text, encoding="utf-8")
-        for name, table in plot_tables(run).items():
-            (plots / name).parent.mkdir(exist_ok=True)
-            (plots / name).write_text(table, encoding="utf-8")
-    print(
-        f"{reports / 'report.md'}: {len(markdown):,} characters; {reports / 'index.html'}: {len(html.encode()) / 1e6:.1f} MB"
-    )
+def load_run(data: Path, models: Path, reports: Path, lock: Path) -> Run:
+    """Verdict and evaluations are required; of whatever else is missing, the report says so in its place.
 
-
-def load(data: Path, models: Path, reports: Path, lock: Path) -> Run:
-    """Verdict and evaluations are required; whatever else is missing, the report says so in its place."""
+    Raises UserError where a file is missing that is required, or one holds something else.
+    """
     gate = read_gate(reports / "gate.json")
     evaluations = reports / "eval"
     # the control last, as everywhere in the report
     names = sorted(gate["arms"], key=lambda arm: arm == gate.get("control"))
     arms = {arm: evaluations / arm / "items.parquet" for arm in names}
-    ledgers = {arm: optional(reports / "training" / arm / "ledger.json") for arm in arms}
-    run = Run(
+    ledgers = {arm: read_optional(reports / "training" / arm / "ledger.json") for arm in arms}
+    return Run(
         gate=gate,
         pairs=Pairs(evaluations / "base" / "items.parquet", arms),
-        settings=optional(evaluations / "base" / "settings.json"),
-        reconstruct=optional(reports / "reconstruct.json"),
-        consensus=optional(reports / "consensus.json"),
-        quality=optional(reports / "quality" / "quality.json"),
-        drift=optional(reports / "drift" / "drift.json"),
-        curate=optional(reports / "curate.json"),
-        balance=optional(reports / "balance.json"),
+        settings=read_optional(evaluations / "base" / "settings.json"),
+        reconstruct=read_optional(reports / "reconstruct.json"),
+        consensus=read_optional(reports / "consensus.json"),
+        quality=read_optional(reports / "quality" / "quality.json"),
+        drift=read_optional(reports / "drift" / "drift.json"),
+        curate=read_optional(reports / "curate.json"),
+        balance=read_optional(reports / "balance.json"),
         ledgers={arm: ledger for arm, ledger in ledgers.items() if ledger},
         costs={
-            file.relative_to(reports / "costs").with_suffix("").as_posix(): optional(file)
+            file.relative_to(reports / "costs").with_suffix("").as_posix(): read_optional(file)
             for file in sorted((reports / "costs").rglob("*.json"))
         },
-        pilots={arm: optional(reports / "pilot" / f"{arm}.json") for arm in arms},
-        mixes={arm: optional(reports / "mix" / f"{arm}.json") for arm in arms},
+        pilots={arm: read_optional(reports / "pilot" / f"{arm}.json") for arm in arms},
+        mixes={arm: read_optional(reports / "mix" / f"{arm}.json") for arm in arms},
         curves=read_curves(reports / "training", list(arms)),
         replay=read_replay(data / "replay" / "replay.parquet"),
         models=read_models(models / "manifest"),
-        base=optional(models / "manifest" / "base.json"),
+        base=read_optional(models / "manifest" / "base.json"),
         lock=read_lock(lock),
         links=find_links(reports, list(arms)),
     )
-    return run
 
 
 def read_gate(path: Path) -> Json:
@@ -100,7 +70,7 @@ def read_gate(path: Path) -> Json:
     return gate
 
 
-def optional(path: Path) -> Json:
+def read_optional(path: Path) -> Json:
     """A JSON object, or an empty one where there is no such file."""
     content = records.read_json(path) if path.is_file() else {}
     if not isinstance(content, dict):
@@ -122,7 +92,7 @@ def read_curves(training: Path, arms: list[str]) -> dict[str, dict[str, list[tup
 
 
 def point(row: dict[str, str], metric: str) -> tuple[float, float] | None:
-    """A step and its value; a line that a killed training left half-written has none."""
+    """A step and its value; None for a line that a killed training left half-written."""
     value = row.get(metric, row.get(metric.rsplit("/", 1)[-1]))
     try:
         return float(row["step"]), float(value or "")
@@ -141,7 +111,7 @@ def read_replay(path: Path) -> list[Json]:
 
 def read_models(folder: Path) -> list[Json]:
     """The manifests of the models; base.json and embedder.json are copies of one of them unless it has that name."""
-    manifests = [optional(file) for file in sorted(folder.glob("*.json"))]
+    manifests = [read_optional(file) for file in sorted(folder.glob("*.json"))]
     return list({str(m.get("name")): m for m in manifests}.values())
 
 
@@ -149,25 +119,6 @@ def read_lock(path: Path) -> Json:
     """dvc.lock. Of it only stages before this one are read: DVC has written their entries when this one runs."""
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return content if isinstance(content, dict) else {}
-
-
-def plot_tables(run: Run) -> dict[str, str]:
-    """CSV files that `dvc plots diff` compares between revisions; dvc.yaml says how they are drawn."""
-    change = [
-        [f"{arm}: {suite}", entry.get("change"), entry.get("lost"), entry.get("gained")]
-        for arm, found in run.arms().items()
-        for suite, entry in sorted(part(found, "suites").items())
-    ]
-    losses = run.curves.get("train/loss", {})
-    tables = {"suites.csv": [["suite", "change", "lost", "gained"], *change]}
-    tables |= {f"loss/{arm}.csv": [["step", "loss"], *map(list, thinned(pairs, 300))] for arm, pairs in losses.items()}
-    return {name: as_csv(records.rounded(rows)) for name, rows in tables.items()}
-
-
-def as_csv(rows: list[list[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def find_links(reports: Path, arms: list[str]) -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ from holdfast.reporting.markup import (
 )
 
 LIMIT = 100_000  # characters of one table; more suites than that belong in the report
-MADE_FROM = {  # stage of dvc.lock -> what its output is; {arm} is filled in
+SOURCES = {  # stage of dvc.lock -> what its output is; {arm} is filled in
     "ingest": "domain data",
     "balance": "replay set",
     "mix@{arm}": "training mixture",
@@ -49,7 +49,7 @@ def compose(run: Run, arm: str) -> str:
         f"## Evaluation\n\n{evaluation(run, arm)}",
         f"## Training\n\n{training(run, arm)}",
         f"## Data\n\n{data(run)}",
-        f"## Made from\n\n{made_from(run.lock, arm)}",
+        f"## Made from\n\n{source_files(run.lock, arm)}",
         "## Not covered\n\n- Licence, languages and intended use are not recorded by the pipeline: those of the base and of the domain data "
         "apply, and whoever publishes the model adds them.\n"
         "- Retention is measured on the general suites above and on nothing else; safety and bias are not measured.",
@@ -88,10 +88,10 @@ def origin(run: Run, arm: str) -> str:
     if not (base := run.base):
         return "The base's manifest is not available."
     facts = f"{markdown(base.get('architecture'))}, {count(base.get('parameters'))} parameters"
-    told = f"Fine-tuned with Holdfast from {markdown(base.get('source'))} ({facts}, revision {markdown(str(base.get('revision'))[:12])}) "
+    text = f"Fine-tuned with Holdfast from {markdown(base.get('source'))} ({facts}, revision {markdown(str(base.get('revision'))[:12])}) "
     if part(run.ledgers.get(arm), "rows").get("replay") == 0:
-        return told + "on the domain data alone, without replay."
-    return told + (
+        return text + "on the domain data alone, without replay."
+    return text + (
         "on the domain data and a replay set that stands in for what the base was tuned on: instructions that the base wrote itself, "
         "answered and judged by a panel of models (after [Ding & Wang, 2025](https://arxiv.org/abs/2506.09428))."
     )
@@ -153,10 +153,10 @@ def data(run: Run) -> str:
     return "\n\n".join(lines) or "Not available."
 
 
-def made_from(lock: Json, arm: str) -> str:
+def source_files(lock: Json, arm: str) -> str:
     """Outputs of the stages behind the model, with the hashes that `dvc pull` finds them by."""
     rows = []
-    for stage, what in MADE_FROM.items():
+    for stage, what in SOURCES.items():
         for out in part(lock, "stages", stage.format(arm=arm), "outs") or []:
             rows.append([what, str(out.get("path")), str(out.get("md5")), count(out.get("size"))])
     if not rows:

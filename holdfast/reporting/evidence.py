@@ -31,10 +31,10 @@ def training(run: Run) -> str:
     return section(
         "Training",
         titled("Cost and share", tables.cost(run)),
-        f"<p>{html(told)}</p>" if (told := findings.price(run)) else "",
+        f"<p>{html(text)}</p>" if (text := findings.price(run)) else "",
         folded("What every stage took", html_table(stages)) if (stages := tables.stages(run)).rows else "",
         f'<div class="plates">{plates}</div>' if plates else "",
-        *share_report.shown(run),
+        *share_report.sections(run),
         *examples,
         note="Rows and tokens: domain + replay. Share: part of the trained (loss-bearing) tokens that comes from the replay set.",
     )
@@ -55,7 +55,7 @@ def data(run: Run) -> str:
     facts += [f"{decimal(earlier, 3)} before balancing"] if known(earlier) else []
     return section(
         "Data",
-        f"<p>{html(told)}</p>" if (told := findings.reconstructed(run)) else "",
+        f"<p>{html(text)}</p>" if (text := findings.reconstructed(run)) else "",
         titled("From reconstructed to replayed", tables.funnel(run)),
         f"<p>{html(', '.join(facts))}.</p>" if facts else "",
         titled(
@@ -82,10 +82,10 @@ def judges(run: Run) -> str:
         if bins
         else ""
     )
-    told = [findings.judging(run), findings.independence(run), *map(str, part(run.consensus, "warnings") or [])]
+    text = [findings.judging(run), findings.independence(run), *map(str, part(run.consensus, "warnings") or [])]
     return section(
         "Judges",
-        "".join(f"<p>{html(sentence)}</p>" for sentence in told if sentence),
+        "".join(f"<p>{html(sentence)}</p>" for sentence in text if sentence),
         titled("Audit", tables.judges(run)),
         f'<div class="plates"><div>{titled("Agreement", tables.agreement(run))}</div>{chart}</div>',
         folded("Everything the consensus stage counted", html_table(tables.settings(other, shown))),
@@ -127,10 +127,14 @@ def method(run: Run) -> str:
     }
     return section(
         "Method",
-        "<dl class=\"terms\">" + "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in terms.items()) + "</dl>",
-        f"<p>Smallest general drop that these items can show, in points: {html('; '.join(detectable))}.</p>" if detectable else "",
+        '<dl class="terms">' + "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in terms.items()) + "</dl>",
+        f"<p>Smallest general drop that these items can show, in points: {html('; '.join(detectable))}.</p>"
+        if detectable
+        else "",
         titled("Demanded", tables.settings(demanded)),
         titled("Models", tables.models(run)),
-        folded("Settings of the evaluation", html_table(tables.settings(part(run.settings, "engine")))) if part(run.settings, "engine") else "",
+        folded("Settings of the evaluation", html_table(tables.settings(part(run.settings, "engine"))))
+        if part(run.settings, "engine")
+        else "",
         f"<h3>Beside this page</h3><ul>{links}</ul>" if links else "",
-    )  # fmt: skip
+    )

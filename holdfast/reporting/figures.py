@@ -57,10 +57,12 @@ def change_against_margin(arms: Sequence[Point], margin: float | None, confidenc
             )
     level = percent(confidence, 0) if known(confidence) else "confidence"
     return figure(
-        bottom + 24, "Change of the general score, in points.", body,
+        bottom + 24,
+        "Change of the general score, in points.",
+        body,
         f"Dot: estimate. Line: two-sided interval. Upright tick: one-sided {level} bound, which has to stay out of the shaded zone "
         f"beyond the margin of {score(margin)}.",
-    )  # fmt: skip
+    )
 
 
 def before_after(groups: Mapping[str, Sequence[Point]], title: str) -> str:
@@ -134,7 +136,7 @@ def lost_gained(groups: Mapping[str, Sequence[Point]], title: str, largest: floa
 
 
 def pareto(arms: Sequence[Point], keep: float | None) -> str:
-    """x domain gain in parts of one, y retention; the base stands at (0, 1). `keep`: retention at the margin."""
+    """x domain gain in parts of one, y retention; the base is at (0, 1). `keep`: retention at the margin."""
     arms = [a for a in arms if known(a.x) and known(a.y)]
     if not arms:
         return ""
@@ -183,6 +185,8 @@ def pareto(arms: Sequence[Point], keep: float | None) -> str:
         taken.append((tx, ty))
         body.append(text(tx, max(ty, top + 8), name, "name", "end" if tx < x else "start"))
     return figure(
-        bottom + 44, "What was gained against what was kept.", body,
+        bottom + 44,
+        "What was gained against what was kept.",
+        body,
         "Best is the upper right corner. Lines: intervals. Shaded: more general ability lost than the margin allows.",
-    )  # fmt: skip
+    )

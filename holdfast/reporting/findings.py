@@ -1,4 +1,4 @@
-"""What a run found, in sentences that the page and the Markdown report both show. Nothing is escaped here."""
+"""The results of a run in sentences that the page and the Markdown report both show. Nothing is escaped here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """Everything the report reads. An empty dict or list stands for an input that is not there."""
+    """Everything the report reads. A missing input is an empty dict or list."""
 
     gate: Json
     pairs: Pairs
@@ -27,7 +27,7 @@ class Run:
     balance: Json = field(default_factory=dict)
     ledgers: dict[str, Json] = field(default_factory=dict)  # by arm
     costs: dict[str, Json] = field(default_factory=dict)  # by stage, or "stage/cell"
-    pilots: dict[str, Json] = field(default_factory=dict)  # the same: short runs that chose its share
+    pilots: dict[str, Json] = field(default_factory=dict)  # by arm: short runs that chose its share
     mixes: dict[str, Json] = field(default_factory=dict)
     curves: dict[str, dict[str, list[tuple[float, float]]]] = field(
         default_factory=dict
@@ -39,12 +39,12 @@ class Run:
     links: list[tuple[str, str]] = field(default_factory=list)  # (words, path relative to the report)
 
     def arms(self) -> dict[str, Json]:
-        """Arms under judgement first, the control last."""
+        """The arms that decide first, the control last."""
         control = self.gate.get("control")
         return dict(sorted(self.gate["arms"].items(), key=lambda item: item[0] == control))
 
     def is_control(self, arm: str) -> bool:
-        """Alone, it is judged like any other arm."""
+        """Whether the arm is the control; alone, it decides like any other arm."""
         return arm == self.gate.get("control") and len(self.gate["arms"]) > 1
 
     def title(self, arm: str) -> str:
@@ -60,16 +60,16 @@ def part(content: Any, *keys: str) -> Any:
 
 def headline(run: Run) -> tuple[str, str, str]:
     """The verdict in capitals, the claim, and what backs it: three parts of one sentence, about the arm that decided."""
-    claimed, backing = claim(run, deciding(run))
-    judged = [a for a in run.arms() if not run.is_control(a)]
-    if len(judged) > 1 and run.gate["verdict"] != "cannot-compare":
-        passed = sum(part(run.gate, "arms", a, "verdict") == "pass" for a in judged)
-        backing += f"; {passed} of {len(judged)} arms pass"
-    return VERDICTS[run.gate["verdict"]][1].upper(), claimed, backing
+    statement, backing = claim(run, deciding(run))
+    deciding_arms = [a for a in run.arms() if not run.is_control(a)]
+    if len(deciding_arms) > 1 and run.gate["verdict"] != "cannot-compare":
+        passed = sum(part(run.gate, "arms", a, "verdict") == "pass" for a in deciding_arms)
+        backing += f"; {passed} of {len(deciding_arms)} arms pass"
+    return VERDICTS[run.gate["verdict"]][1].upper(), statement, backing
 
 
 def claim(run: Run, arm: str) -> tuple[str, str]:
-    """What is said of one arm, and what backs it."""
+    """(the claim about one arm, what backs it)."""
     entry = part(run.gate, "arms", arm)
     general, domain, verdict = part(entry, "general"), part(entry, "domain"), entry.get("verdict")
     reasons = part(entry, "reasons") or []
@@ -80,39 +80,39 @@ def claim(run: Run, arm: str) -> tuple[str, str]:
     if known(domain.get("change")):
         verb = "gains" if domain["change"] >= 0 else "loses"
         backing += f"; {verb} {score(abs(domain['change']))} points on the domain"
-    if verdict == "fail" and side(run, arm) == "inside":  # then something else than the general score made it fail
+    if verdict == "fail" and side(run, arm) == "inside":  # then it failed for something else than the general score
         backing += "".join(f"; {reason}" for reason in reasons[:1])
     return f"{arm} keeps {keeps} of general ability", backing
 
 
 def explanation(run: Run) -> str:
-    """The same in full sentences, for the page."""
+    """The headline in full sentences, for the page."""
     _, _, backing = headline(run)
     arm = deciding(run)
     general, domain = part(run.gate, "arms", arm, "general"), part(run.gate, "arms", arm, "domain")
     if run.gate["verdict"] == "cannot-compare" or not known(general.get("change")):
         return backing[:1].upper() + backing[1:] + ("" if backing.endswith(".") else ".")
     bound, margin = general.get("bound"), score(run.gate.get("margin"))
-    told = f"The general score went from {score(general.get('before'))} to {score(general.get('after'))}, a change of {points(general['change'])} points. "
+    text = f"The general score went from {score(general.get('before'))} to {score(general.get('after'))}, a change of {points(general['change'])} points. "
     if known(bound):
         fall = f"fell by no more than {score(-bound)}" if bound < 0 else f"rose by at least {score(bound)}"
-        told += f"With {percent(run.gate.get('confidence'), 0)} confidence it {fall}: {side(run, arm)} the margin of {margin}. "
+        text += f"With {percent(run.gate.get('confidence'), 0)} confidence it {fall}: {side(run, arm)} the margin of {margin}. "
     if known(domain.get("change")):
-        told += f"The domain score went from {score(domain.get('before'))} to {score(domain.get('after'))}. "
+        text += f"The domain score went from {score(domain.get('before'))} to {score(domain.get('after'))}. "
     if run.gate["verdict"] == "fail" and side(run, arm) == "inside":
-        told += "".join(f"Yet: {reason}. " for reason in (part(run.gate, "arms", arm, "reasons") or [])[:1])
-    judged = [a for a in run.arms() if a != run.gate.get("control")]
-    if len(judged) > 1:
-        told += (
-            f"Arms that pass: {sum(part(run.gate, 'arms', a, 'verdict') == 'pass' for a in judged)} of {len(judged)}."
-        )
-    return told.strip()
+        text += "".join(f"Yet: {reason}. " for reason in (part(run.gate, "arms", arm, "reasons") or [])[:1])
+    deciding_arms = [a for a in run.arms() if a != run.gate.get("control")]
+    if len(deciding_arms) > 1:
+        text += f"Arms that pass: {sum(part(run.gate, 'arms', a, 'verdict') == 'pass' for a in deciding_arms)} of {len(deciding_arms)}."
+    return text.strip()
 
 
 def deciding(run: Run) -> str:
     """The first arm that has the verdict of the whole, the control left out."""
-    judged = [a for a in run.arms() if a != run.gate.get("control")] or list(run.arms())
-    return next((a for a in judged if part(run.gate, "arms", a, "verdict") == run.gate["verdict"]), judged[0])
+    deciding_arms = [a for a in run.arms() if a != run.gate.get("control")] or list(run.arms())
+    return next(
+        (a for a in deciding_arms if part(run.gate, "arms", a, "verdict") == run.gate["verdict"]), deciding_arms[0]
+    )
 
 
 def side(run: Run, arm: str) -> str:
@@ -123,20 +123,20 @@ def side(run: Run, arm: str) -> str:
 def flows(run: Run) -> str:
     """What the table of instructions' drift holds: the methods and thresholds that the drift stage was given."""
     set_to = {key: str(value) for key, value in part(run.drift, "methods").items()}
-    told = "Characters and words: {length_method}, threshold {length_threshold}; difficulty alike, {difficulty_threshold}; clusters: "
-    told += "{cluster_method}, {cluster_threshold}; embeddings: area under the ROC curve of a classifier that tells the two sets "
-    told += "apart, 0.5 being not at all, {embedding_threshold}. ▲: past its threshold."
-    return told.format_map(defaultdict(lambda: NONE, set_to))
+    text = "Characters and words: {length_method}, threshold {length_threshold}; difficulty alike, {difficulty_threshold}; clusters: "
+    text += "{cluster_method}, {cluster_threshold}; embeddings: area under the ROC curve of a classifier that tells the two sets "
+    text += "apart, 0.5 being not at all, {embedding_threshold}. ▲: past its threshold."
+    return text.format_map(defaultdict(lambda: NONE, set_to))
 
 
 def drifted(run: Run) -> str:
     """In how many of its suites each arm's answers drifted, as a sentence; empty where that is not known."""
-    told = []
+    counts = []
     for arm in run.arms():
         suites = part(run.drift, "arms", arm)
         moved = sum(any(part(s, what, "drift") is True for what in ("score", "length")) for s in suites.values())
-        told += [f"{run.title(arm)} {moved} of {len(suites)}"] if suites else []
-    return f"Suites whose scores or answer lengths drifted: {', '.join(told)}." if told else ""
+        counts += [f"{run.title(arm)} {moved} of {len(suites)}"] if suites else []
+    return f"Suites whose scores or answer lengths drifted: {', '.join(counts)}." if counts else ""
 
 
 def independence(run: Run) -> str:
@@ -150,9 +150,9 @@ def reconstructed(run: Run) -> str:
     rows, fit, why = (run.reconstruct.get(key) for key in ("rows", "fit", "stopped"))
     if not known(rows):
         return ""
-    told = f"{count(rows)} user turns were reconstructed"
-    told += f", {count(fit)} of them fit to be kept" if known(fit) else ""
-    return f"{told} ({why})." if why else f"{told}."
+    text = f"{count(rows)} user turns were reconstructed"
+    text += f", {count(fit)} of them fit to be kept" if known(fit) else ""
+    return f"{text} ({why})." if why else f"{text}."
 
 
 def judging(run: Run) -> str:
@@ -160,10 +160,10 @@ def judging(run: Run) -> str:
     calls, whole, kept = (run.consensus.get(key) for key in ("calls_per_kept_row", "calls_of_the_full_panel", "kept"))
     if not known(calls):
         return ""
-    told = f"{decimal(calls)} judge calls per kept row"
-    told += f" ({decimal(whole / kept)} if every judge had scored every response)" if known(whole) and kept else ""
+    text = f"{decimal(calls)} judge calls per kept row"
+    text += f" ({decimal(whole / kept)} if every judge had scored every response)" if known(whole) and kept else ""
     tokens = run.consensus.get("tokens_per_kept_row")
-    return told + (f", {count(tokens)} tokens of judges' prompts." if known(tokens) else ".")
+    return text + (f", {count(tokens)} tokens of judges' prompts." if known(tokens) else ".")
 
 
 SYNTHESIS = ("reconstruct", "curate", "respond", "judge", "consensus", "balance")  # what makes the replay set
@@ -172,18 +172,18 @@ SYNTHESIS = ("reconstruct", "curate", "respond", "judge", "consensus", "balance"
 def price(run: Run) -> str:
     """What the replay set and each arm took, in operations, as sentences; empty where that is not known."""
     stages = [ledger for name, ledger in run.costs.items() if name.partition("/")[0] in SYNTHESIS]
-    made = sum(amounts(stages, "flops"))
-    if not made:
+    replay_flops = sum(amounts(stages, "flops"))
+    if not replay_flops:
         return ""
-    told = f"The replay set took {decimal(made / 1e12, 1)} TFLOP and {count(round(sum(amounts(stages, 'seconds'))))} s to make"
+    text = f"The replay set took {decimal(replay_flops / 1e12, 1)} TFLOP to make"
     whole = {
-        arm: ledger["flops"] + (made if part(ledger, "rows").get("replay") else 0)
+        arm: ledger["flops"] + (replay_flops if part(ledger, "rows").get("replay") else 0)
         for arm, ledger in run.ledgers.items()
         if known(ledger.get("flops"))
     }
     control = whole.get(str(run.gate.get("control")))
     times = [f"{arm} takes {decimal(n / control, 1)} times" for arm, n in whole.items() if control and n > control]
-    return told + (f". With it, {', '.join(times)} what {run.gate['control']} takes." if times else ".")
+    return text + (f". With it, {', '.join(times)} what {run.gate['control']} takes." if times else ".")
 
 
 def amounts(ledgers: list[Json], key: str) -> list[float]:
@@ -191,7 +191,7 @@ def amounts(ledgers: list[Json], key: str) -> list[float]:
 
 
 def noise(run: Run) -> str:
-    """The noise floor as a sentence; empty where nobody evaluated the base twice."""
+    """The noise floor as a sentence; empty where the base was evaluated once."""
     floor = part(run.gate, "noise")
     if not floor:
         return ""

@@ -105,10 +105,13 @@ def details(title: str, table: Table, budget: int) -> str:
 def cost(run: Run, budget: int) -> str:
     arms = details("Arms: share of replay (rows and trained tokens: domain + replay)", tables.cost(run), budget // 2)
     stages = tables.stages(run)
-    return "\n\n".join([
-        f"**Cost**: {markdown(told)}" if (told := findings.price(run)) else "**Cost**:", arms,
-        *([details("What every stage took", stages, budget // 2)] if stages.rows else []),
-    ])  # fmt: skip
+    return "\n\n".join(
+        [
+            f"**Cost**: {markdown(text)}" if (text := findings.price(run)) else "**Cost**:",
+            arms,
+            *([details("What every stage took", stages, budget // 2)] if stages.rows else []),
+        ]
+    )
 
 
 def data(run: Run, budget: int) -> str:
@@ -125,8 +128,8 @@ def data(run: Run, budget: int) -> str:
         ]
     else:
         lines.append(f"**Data quality**: all {checked} expectations hold.")
-    if told := findings.reconstructed(run):
-        lines.append(f"**Instructions**: {markdown(told)}")
+    if text := findings.reconstructed(run):
+        lines.append(f"**Instructions**: {markdown(text)}")
     close = tables.overlap(run)
     total = close.rows[-1][1] if close.rows else "none"
     lines.append(
@@ -158,7 +161,7 @@ def judges(run: Run, budget: int) -> str:
     strategy = markdown(run.consensus.get("strategy", "unknown strategy"))
     line = f"**Judges**: {count(run.consensus.get('judgements'))} judgements; responses chosen by {strategy}"
     line += f", mean score {mean:.2f}." if known(mean) else "."
-    line += "".join(f" {markdown(told)}" for told in (findings.judging(run), findings.independence(run)) if told)
+    line += "".join(f" {markdown(text)}" for text in (findings.judging(run), findings.independence(run)) if text)
     line += "".join(f"\n- {markdown(warning)}" for warning in (part(run.consensus, "warnings") or [])[:10])
     audit = [markdown_table(t, budget // 3) for t in (tables.judges(run), tables.agreement(run)) if t.rows]
     return line + (
@@ -168,14 +171,14 @@ def judges(run: Run, budget: int) -> str:
 
 def drift(run: Run, budget: int) -> str:
     """What moved: answers before against after where it did, and instructions from stage to stage."""
-    if not (told := findings.drifted(run)):
+    if not (text := findings.drifted(run)):
         return "**Drift**: not available."
     moved, flows = tables.drift(run, drifted_only=True), tables.flows(run)
     parts = [markdown_table(flows, budget // 3), markdown(findings.flows(run), 1000)] if flows.rows else []
     parts += [markdown_table(moved, budget // 2)] if moved.rows else []
     title = "Drift of instructions and answers"
     body = f"<details><summary>{title}</summary>\n\n" + "\n\n".join(parts) + "\n\n</details>" if parts else ""
-    return f"**Drift**: {markdown(told)}\n\n{body}".rstrip()
+    return f"**Drift**: {markdown(text)}\n\n{body}".rstrip()
 
 
 def lost(run: Run, arms: Sequence[str], most: int, budget: int) -> str:

@@ -1,4 +1,4 @@
-"""Text that anybody may have written, made inert in HTML and in Markdown; numbers and tables for both.
+"""Untrusted text made inert in HTML and in Markdown; numbers and tables for both.
 
 A Table holds plain strings; nothing is escaped before it is rendered, and everything is escaped when it is.
 """
@@ -28,15 +28,15 @@ Kind = Literal["text", "number", "verdict", "quote", "lost", "gained"]
 
 
 def clean(text: object, limit: int = 400) -> str:
-    """Plain text of at most `limit` characters (and a note on how many there were), hidden characters made visible."""
+    """Plain text of at most `limit` characters (and a note on how many there were), with hidden characters shown."""
     whole = str(text)
     cut = whole[:limit].replace("\r\n", "\n").replace("\r", "\n")
     shown = HIDDEN.sub(_visible, cut)
     return shown if len(whole) <= limit else f"{shown} … ({len(whole):,} characters)"
 
 
-def _visible(found: re.Match[str]) -> str:
-    run = [f"U+{ord(character):04X}" for character in found[0]]
+def _visible(match: re.Match[str]) -> str:
+    run = [f"U+{ord(character):04X}" for character in match[0]]
     return f"[{' '.join(run)}]" if len(run) <= 8 else f"[{run[0]} and {len(run) - 1} more hidden characters]"
 
 

@@ -117,19 +117,23 @@ def verdict(run: Run) -> str:
     ]
     trade = [
         Point(
-            run.title(a), domain[a].get("change"), g.get("retention"), (domain[a].get("low"), domain[a].get("high")),
-            (g.get("retention_low"), g.get("retention_high")), kinds[a],
+            run.title(a),
+            domain[a].get("change"),
+            g.get("retention"),
+            (domain[a].get("low"), domain[a].get("high")),
+            (g.get("retention_low"), g.get("retention_high")),
+            kinds[a],
         )
         for a, g in general.items()
-    ]  # fmt: skip
-    told = {
+    ]
+    reason_lists = {
         a: "".join(f"<li>{html(reason, 1200)}</li>" for reason in part(e, "reasons") or []) for a, e in arms.items()
     }
     reasons = "".join(  # that a control fails is what it is for
         folded(f"{run.title(a)}: why", f"<ul>{lines}</ul>")
         if run.is_control(a)
         else f"<p><b>{html(run.title(a))}</b></p><ul>{lines}</ul>"
-        for a, lines in told.items()
+        for a, lines in reason_lists.items()
         if lines
     )
     return section(
@@ -167,12 +171,12 @@ def suites(run: Run) -> str:
     )
     dumbbells, bars, details = [], [], []
     for arm, entry in run.arms().items():
-        found = part(entry, "suites")
+        by_suite = part(entry, "suites")
         moved: dict[str, list[Point]] = {}
         counts: dict[str, list[Point]] = {}
         for role in ("general", "domain"):
-            for name in [n for n in order if part(found, n, "role") == role]:
-                s = found[name]
+            for name in [n for n in order if part(by_suite, n, "role") == role]:
+                s = by_suite[name]
                 moved.setdefault(role, []).append(
                     Point(
                         name,

@@ -1,6 +1,6 @@
 """SVG as strings: no library, no colour of their own (classes, so that the page's style sets light, dark and print).
 
-What the figures in figures.py and charts.py are made of. Every mark has a title; the page's tables hold the same numbers.
+The parts of the figures in figures.py and charts.py. Every mark has a title; the page's tables hold the same numbers.
 """
 
 from __future__ import annotations

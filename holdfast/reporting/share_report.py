@@ -1,4 +1,4 @@
-"""What the report says about how an arm's mixture came about: the pilot's fit with a plot, replay rows, rewritten answers."""
+"""How an arm's mixture was made: the pilot's fit with a plot, replay rows, rewritten answers."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from holdfast.training.share_fit import sentence
 LEFT, TOP, BOTTOM = 52, 14, 190  # of the plot, in user units
 
 
-def shown(run: Run) -> list[str]:
+def sections(run: Run) -> list[str]:
     """HTML for the section on training: a sentence on every mixture that is out of the ordinary, a plot for every pilot."""
     parts = [f"<p>{html(words, 2000)}</p>" for arm in run.arms() for words in sentences(run, arm)]
-    plots = [plot(found) for arm in run.arms() if (found := part(run.pilots, arm)).get("asked")]
+    plots = [plot(pilot) for arm in run.arms() if (pilot := part(run.pilots, arm)).get("asked")]
     return [*parts, *([f'<div class="plates">{"".join(plots)}</div>'] if plots else [])]
 
 
 def sentences(run: Run, arm: str) -> list[str]:
-    mix, pilot, found = part(run.mixes, arm), part(run.pilots, arm), []
+    mix, pilot, lines = part(run.mixes, arm), part(run.pilots, arm), []
     if pilot.get("asked"):
-        found.append(f"Share chosen by short runs. {sentence(pilot)}.")
+        lines.append(f"Share chosen by short runs. {sentence(pilot)}.")
     if (most := part(mix, "replay", "most_uses")) and known(most) and most > 1:
-        found.append(
+        lines.append(
             f"{arm}: each of {count(part(mix, 'replay', 'rows'))} replay rows is trained on up to {count(most)} times."
         )
     if rewritten := part(mix, "rewritten"):
         before, after = (decimal(part(rewritten, "base_logprob", which)) for which in ("gold", "taken"))
-        found.append(
+        lines.append(
             f"{arm}: {count(rewritten.get('rewritten'))} of {count(rewritten.get('answers'))} domain answers are the base's own "
             f"words; its log-probability per token of all answers went from {before} to {after}."
         )
-    return found
+    return lines
 
 
 def plot(pilot: Json) -> str:
@@ -60,6 +60,8 @@ def plot(pilot: Json) -> str:
     body.append(line(LEFT, at_y(target), right, at_y(target), "margin"))
     body.append(line(at_x(pilot["share"]), TOP, at_x(pilot["share"]), BOTTOM, "margin"))
     return figure(
-        BOTTOM + 42, f"{pilot['arm']}: what is kept at which share.",
-        body, "Dots: short runs. Line and dotted band: the fit for the whole run and its 90 % interval. Dashed lines: the target and the share that was taken.",
-    )  # fmt: skip
+        BOTTOM + 42,
+        f"{pilot['arm']}: what is kept at which share.",
+        body,
+        "Dots: short runs. Line and dotted band: the fit for the whole run and its 90 % interval. Dashed lines: the target and the share that was taken.",
+    )

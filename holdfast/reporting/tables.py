@@ -1,9 +1,10 @@
-"""What a run found, as tables that the page, the Markdown report and the model cards show. Nothing is escaped here."""
+"""The results of a run as tables that the page, the Markdown report and the model cards show. Nothing is escaped here."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from holdfast.params.base import STAGES
 from holdfast.reporting.findings import Json, Run, amounts, part
 from holdfast.reporting.markup import (
     NONE,
@@ -24,11 +25,21 @@ def arms(run: Run) -> Table:
     rows = []
     for arm, entry in run.arms().items():
         general, domain = part(entry, "general"), part(entry, "domain")
-        rows.append([
-            run.title(arm), str(entry.get("verdict")), score(general.get("before")), score(general.get("after")), points(general.get("change")),
-            interval(general.get("low"), general.get("high")), points(general.get("bound")), percent(general.get("retention")),
-            points(domain.get("change")), count(general.get("lost")), count(general.get("gained")),
-        ])  # fmt: skip
+        rows.append(
+            [
+                run.title(arm),
+                str(entry.get("verdict")),
+                score(general.get("before")),
+                score(general.get("after")),
+                points(general.get("change")),
+                interval(general.get("low"), general.get("high")),
+                points(general.get("bound")),
+                percent(general.get("retention")),
+                points(domain.get("change")),
+                count(general.get("lost")),
+                count(general.get("gained")),
+            ]
+        )
     titles = ["Before", "After", "Change", "Interval", "Bound", "Retention", "Domain gain", "Lost", "Gained"]
     return Table([Column("Arm"), Column("Verdict", "verdict"), *(Column(t, "number") for t in titles)], rows)
 
@@ -38,11 +49,22 @@ def suites(run: Run, arm: str) -> Table:
     names = part(run.gate, "arms", arm, "suites")
     rows = []
     for name, s in sorted(names.items(), key=damage):
-        rows.append([
-            name, str(s.get("role", "")), count(s.get("items")), score(adjusted(s, "before")), score(adjusted(s, "after")),
-            points(s.get("change")), interval(s.get("low"), s.get("high")), count(s.get("lost")), count(s.get("gained")),
-            p_value(s.get("mcnemar_p")), score(s.get("margin")), str(s.get("verdict") or NONE),
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                str(s.get("role", "")),
+                count(s.get("items")),
+                score(adjusted(s, "before")),
+                score(adjusted(s, "after")),
+                points(s.get("change")),
+                interval(s.get("low"), s.get("high")),
+                count(s.get("lost")),
+                count(s.get("gained")),
+                p_value(s.get("mcnemar_p")),
+                score(s.get("margin")),
+                str(s.get("verdict") or NONE),
+            ]
+        )
     kinds = {"Lost": "lost", "Gained": "gained"}
     titles = ["Items", "Before", "After", "Change", "Interval", "Lost", "Gained", "p", "Margin"]
     numbers = [Column(t, kinds.get(t, "number")) for t in titles]  # type: ignore[arg-type]
@@ -50,7 +72,7 @@ def suites(run: Run, arm: str) -> Table:
 
 
 def damage(item: tuple[str, Any]) -> tuple[bool, float, str]:
-    """Where a suite stands in a table; one without a score stands first, since something is wrong with it."""
+    """The sort key of a suite in a table; one without a score comes first, since something is wrong with it."""
     name, suite = item
     change = part(suite, "change")
     return part(suite, "role") != "general", change if known(change) else float("-inf"), name
@@ -71,40 +93,41 @@ def cost(run: Run) -> Table:
         if known(part(ledger, "average", "chosen")):
             objective += f", {ledger['average']['chosen']:g} of the way"
         tokens, flops = part(ledger, "trained_tokens"), ledger.get("flops")
-        rows.append([
-            run.title(arm), objective, f"{ledger['learning_rate']:g}" if known(ledger.get("learning_rate")) else NONE,
-            count(ledger.get("steps")), both(part(ledger, "rows")), both(tokens), percent(ledger.get("share")), count(ledger.get("seconds")),
-            decimal(flops / 1e12 if known(flops) else None, 1), f"{decimal(ledger.get('loss_first'))} → {decimal(ledger.get('loss_last'))}",
-        ])  # fmt: skip
-    titles = ["Learning rate", "Steps", "Rows", "Trained tokens", "Share", "Seconds", "TFLOP", "Loss"]
+        rows.append(
+            [
+                run.title(arm),
+                objective,
+                f"{ledger['learning_rate']:g}" if known(ledger.get("learning_rate")) else NONE,
+                count(ledger.get("steps")),
+                both(part(ledger, "rows")),
+                both(tokens),
+                percent(ledger.get("share")),
+                decimal(flops / 1e12 if known(flops) else None, 1),
+                f"{decimal(ledger.get('loss_first'))} → {decimal(ledger.get('loss_last'))}",
+            ]
+        )
+    titles = ["Learning rate", "Steps", "Rows", "Trained tokens", "Share", "TFLOP", "Loss"]
     return Table([Column("Arm"), Column("Objective"), *(Column(t, "number") for t in titles)], rows)
 
 
 def stages(run: Run) -> Table:
-    """What every stage took, in the order of the DAG, and all of them together."""
-    order = (
-        "acquire", "ingest", "reconstruct", "curate", "respond", "judge", "consensus", "balance", "quality", "pilot", "mix",
-        "finetune", "evaluate", "drift", "gate",
-    )  # fmt: skip
-    place = {name: n for n, name in enumerate(order)}
-    names = sorted(run.costs, key=lambda name: (place.get(name.partition("/")[0], len(order)), name))
-    ledgers = list(run.costs.values())
-    whole = {key: sum(amounts(ledgers, key)) for key in ("read", "written", "trained", "flops", "seconds")}
-    whole["peak_memory_bytes"] = max(amounts(ledgers, "peak_memory_bytes"), default=0)
-    rows = [spent(name.replace("/", ", "), run.costs[name]) for name in names] + (
-        [spent("all", whole)] if names else []
-    )
-    titles = ["Tokens read", "written", "trained", "TFLOP", "Seconds", "Memory, GiB"]
+    """Tokens and operations of every stage in the order of the pipeline, each stage's share of all operations, and sums."""
+    place = {name: n for n, name in enumerate(STAGES)}
+    names = sorted(run.costs, key=lambda name: (place.get(name.partition("/")[0], len(place)), name))
+    costs = list(run.costs.values())
+    total = {key: sum(amounts(costs, key)) for key in ("read", "written", "trained", "flops")}
+    rows = [stage_cost(name.replace("/", ", "), run.costs[name], total["flops"]) for name in names]
+    rows += [stage_cost("all", total, total["flops"])] if names else []
+    titles = ["Tokens read", "written", "trained", "TFLOP", "of all"]
     return Table([Column("Stage"), *(Column(t, "number") for t in titles)], rows, strong=frozenset([len(names)]))
 
 
-def spent(name: str, ledger: Json) -> list[str]:
-    tokens = [count(ledger[key]) if ledger.get(key) else NONE for key in ("read", "written", "trained")]
-    flops, memory = ledger.get("flops"), ledger.get("peak_memory_bytes")
-    return [
-        name, *tokens, decimal(flops / 1e12) if known(flops) and flops else NONE, count(ledger.get("seconds")),
-        decimal(memory / 2**30, 1) if known(memory) else NONE,
-    ]  # fmt: skip
+def stage_cost(name: str, cost: Json, all_flops: float) -> list[str]:
+    tokens = [count(cost[key]) if cost.get(key) else NONE for key in ("read", "written", "trained")]
+    flops = cost.get("flops")
+    if not (known(flops) and flops):
+        return [name, *tokens, NONE, NONE]
+    return [name, *tokens, decimal(flops / 1e12), percent(flops / all_flops)]
 
 
 def both(content: Json) -> str:
@@ -151,10 +174,16 @@ def expectations(run: Run, failed_only: bool = False) -> Table:
             if not (failed_only and result.get("success")):
                 verdict = "pass" if result.get("success") else "fail"
                 seen = result.get("observed")
-                rows.append([
-                    name, str(result.get("expectation", "")), str(result.get("column") or NONE), str(result.get("severity", "")), verdict,
-                    NONE if seen is None else decimal(seen, 3).removesuffix(".000") if known(seen) else str(seen),
-                ])  # fmt: skip
+                rows.append(
+                    [
+                        name,
+                        str(result.get("expectation", "")),
+                        str(result.get("column") or NONE),
+                        str(result.get("severity", "")),
+                        verdict,
+                        NONE if seen is None else decimal(seen, 3).removesuffix(".000") if known(seen) else str(seen),
+                    ]
+                )
     last = [Column("Severity"), Column("Result", "verdict"), Column("Observed", "number")]
     return Table([Column("Data"), Column("Expectation"), Column("Column"), *last], rows)
 
@@ -171,8 +200,8 @@ def judges(run: Run) -> Table:
 
 
 def agreement(run: Run) -> Table:
-    found = part(run.consensus, "agreement")
-    plain, within = (dict(numbers(part(found, key))) for key in ("pairs", "within"))
+    content = part(run.consensus, "agreement")
+    plain, within = (dict(numbers(part(content, key))) for key in ("pairs", "within"))
     rows = [[p.replace("~", " and "), decimal(plain.get(p)), decimal(within.get(p))] for p in sorted(plain | within)]
     return Table(
         [Column("Judges"), Column("Pearson correlation", "number"), Column("Within instructions", "number")], rows
@@ -185,10 +214,15 @@ def drift(run: Run, drifted_only: bool = False) -> Table:
         for suite, entry in sorted(part(run.drift, "arms", arm).items()):
             marks = [word for word in ("score", "length") if part(entry, word, "drift") is True]
             if marks or not drifted_only:
-                rows.append([
-                    run.title(arm), suite, p_value(part(entry, "score").get("p")), decimal(part(entry, "length").get("distance")),
-                    " and ".join(marks) or "none",
-                ])  # fmt: skip
+                rows.append(
+                    [
+                        run.title(arm),
+                        suite,
+                        p_value(part(entry, "score").get("p")),
+                        decimal(part(entry, "length").get("distance")),
+                        " and ".join(marks) or "none",
+                    ]
+                )
     numbers = [Column("Score, p", "number"), Column("Length, distance", "number")]
     return Table([Column("Arm"), Column("Suite"), *numbers, Column("Drift in")], rows)
 
@@ -198,12 +232,12 @@ def flows(run: Run) -> Table:
     measures = ("characters", "words", "clusters", "difficulty", "embeddings")
     rows = []
     for flow, entry in part(run.drift, "instructions").items():
-        found = [part(entry, measure) for measure in measures]
+        results = [part(entry, measure) for measure in measures]
         values = [
             part(f).get("auc", part(f).get("distance", part(f).get("p"))) if isinstance(f, dict) else None
-            for f in found
+            for f in results
         ]
-        marks = [" ▲" if part(f, "drift") is True else "" for f in found]
+        marks = [" ▲" if part(f, "drift") is True else "" for f in results]
         rows.append([str(flow), *(decimal(value) + mark for value, mark in zip(values, marks, strict=True))])
     return Table([Column("Instructions"), *(Column(words(m), "number") for m in measures)], rows)
 

@@ -1,4 +1,5 @@
-"""What holds the weights near the base's: quadratic penalties, and the average of both ends.
+"""What holds the weights near the base's: quadratic penalties, and the average of both ends. Used by process.py,
+trainer.py.
 
 These need no reference model in the step. They are references to compare with: alone they keep less than the KL term on
 replay rows does (docs/log.md).
@@ -11,16 +12,16 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 
-Weights = dict[str, torch.Tensor]
+Weights = dict[str, torch.Tensor]  # by parameter name
 
 
-def trained(model: torch.nn.Module) -> Weights:
+def trainable_weights(model: torch.nn.Module) -> Weights:
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def copied(model: torch.nn.Module) -> Weights:
-    """The trained weights as they are now, apart from the model."""
-    return {name: weight.detach().clone() for name, weight in trained(model).items()}
+def copy_weights(model: torch.nn.Module) -> Weights:
+    """A copy of the trainable weights, detached from the model."""
+    return {name: weight.detach().clone() for name, weight in trainable_weights(model).items()}
 
 
 def penalty(weights: Weights, start: Weights, importance: Weights | None) -> torch.Tensor:
@@ -38,9 +39,9 @@ def penalty(weights: Weights, start: Weights, importance: Weights | None) -> tor
 
 def fisher(model: torch.nn.Module, rows: Iterable[tuple[list[int], list[int]]]) -> Weights:
     """Diagonal of the empirical Fisher information: the mean over rows of the squared gradient of the row's
-    log-likelihood, sum over its answer's tokens. Rows are (ids, mask): mask 1 marks the answer."""
+    log-likelihood, which is summed over the answer's tokens. Rows are (ids, mask): mask 1 marks the answer."""
     device = next(model.parameters()).device
-    found = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in trained(model).items()}
+    sums = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in trainable_weights(model).items()}
     count = 0
     for ids, mask in rows:
         tokens = torch.tensor([ids], device=device)
@@ -49,12 +50,12 @@ def fisher(model: torch.nn.Module, rows: Iterable[tuple[list[int], list[int]]]) 
         loss = F.cross_entropy(logits[wanted].float(), tokens[0, 1:][wanted], reduction="sum")
         model.zero_grad(set_to_none=True)
         loss.backward()
-        for name, weight in trained(model).items():
+        for name, weight in trainable_weights(model).items():
             if weight.grad is not None:
-                found[name] += weight.grad.float() ** 2
+                sums[name] += weight.grad.float() ** 2
         count += 1
     model.zero_grad(set_to_none=True)
-    return {name: total / max(count, 1) for name, total in found.items()}
+    return {name: total / max(count, 1) for name, total in sums.items()}
 
 
 @torch.no_grad()

@@ -1,31 +1,35 @@
-"""Training curves as DVCLive files, one per metric."""
+"""Training curves as DVCLive files, one for each metric."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-TIMES = ("tokens_per_second", "memory_gib")  # of all processes, of the first; these differ from run to run
-NAMES = ("loss", "domain_loss", "replay_loss", "kl", "target_kl", "anchor", "learning_rate", "grad_norm", *TIMES)
+NAMES = ("loss", "domain_loss", "replay_loss", "kl", "target_kl", "anchor", "learning_rate", "grad_norm")
+SPEED_NAMES = ("tokens_per_second", "memory_gib")  # of all processes, of the first; these differ from run to run
 
 
-def start(folder: Path) -> Any:
+def open_live(folder: Path) -> Any:
     from dvclive import Live
 
     return Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
 
 
-def line(live: Any, step: int, logs: dict[str, Any]) -> None:
+def write_line(live: Any, step: int, logs: dict[str, Any], names: tuple[str, ...] = NAMES) -> None:
+    """Adds a line of Trainer's log: those of its numbers that are curves."""
     live.step = step
-    for name in NAMES:
+    for name in names:
         if name in logs:
             live.log_metric(f"train/{name}", float(logs[name]))
     live.sync()
 
 
-def write(folder: Path, history: list[dict[str, Any]]) -> None:
-    """The curves of a whole run, from the trainer's own history: a run that went on from a checkpoint has it whole."""
-    live = start(folder)
+def write_curves(folder: Path, history: list[dict[str, Any]]) -> None:
+    """The curves of a whole run, from Trainer's own history, which a run that was resumed has whole.
+
+    Speed and memory are left out: the same inputs give the same bytes.
+    """
+    live = open_live(folder)
     for logs in history:
-        line(live, logs["step"], logs)
+        write_line(live, logs["step"], logs)
     live.end()

@@ -1,7 +1,8 @@
-"""Trains the base on the rows of a mixture: encodes and checks them, then runs every process of the training.
+"""Fine-tuning: encodes the rows of a mixture, checks them, makes the job and has it run.
 
-Used by `finetune` for an arm's whole mixture and by `pilot` for short ones. Before training, a masked row is decoded and the
-end of the assistant's turn must be supervised in every row, or the tuned model would never stop.
+Before: the stage `finetune` calls `train_arm` with an arm's whole mixture, pilot_runs.py with short ones. After: the
+job (job.py) goes to launch.py; results.py writes what came of it. Every row must teach the end of the assistant's turn,
+or the tuned model would never stop.
 """
 
 from __future__ import annotations
@@ -12,130 +13,264 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from holdfast.chat import encoding, templates
-from holdfast.core import cache, manifest, records
+from holdfast.chat import encoding
+from holdfast.core import cache, fingerprint, manifest
 from holdfast.core.errors import UserError
 from holdfast.params.finetune import Arm, Finetune
 from holdfast.training import averaging, compiling, job, launch
-from holdfast.training.losses import IGNORED, KL, labels_of
+from holdfast.training.job import Job, Result
+from holdfast.training.losses import IGNORE_INDEX, KL, labels_of
+from holdfast.training.trackers import read_trackers
 
-REPLAYED = pa.schema([("input_ids", pa.list_(pa.int64())), ("mask", pa.list_(pa.int64()))])
-HELD = REPLAYED.append(pa.field("source", pa.string()))
+REPLAY_SCHEMA = pa.schema([("input_ids", pa.list_(pa.int64())), ("mask", pa.list_(pa.int64()))])
+HELD_OUT_SCHEMA = REPLAY_SCHEMA.append(pa.field("source", pa.string()))
+Row = dict[str, Any]  # of the contract "mix"
+
+
+class Labelled(NamedTuple):
+    """A row as the loss sees it."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+class Masked(NamedTuple):
+    """A row with a mask of the answer's tokens."""
+
+    input_ids: list[int]
+    mask: list[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A training that has ended well. The folder goes when the block of `trained` ends."""
+    """A training that has ended well. The scratch folder goes when the block of `train_arm` ends."""
 
-    scratch: Path  # holds the tuned model's files in job.MODEL
-    result: dict[str, Any]  # what holdfast/training/process.py found
-    rows: list[dict]  # that were trained on
-    encoded: list[dict]  # the same as the loss sees them
+    arm: str
+    arm_config: Arm
+    learning_rate: float
+    scratch: Path  # holds the tuned model's files in job.MODEL_FOLDER
+    result: Result
+    rows: list[Row]  # that were trained on
+    encoded: list[Labelled]  # those rows as the loss sees them
+    replay_tokens: int  # of every replay row once
     processes: int
-    example: str  # a row, masked
+    example: str  # the first row, with what is not trained on masked
+
+    @property
+    def tokens_trained_on(self) -> int:
+        """Tokens that passed forward and back: of the rows, and for the Fisher information."""
+        return sum(len(row.input_ids) for row in self.encoded) + self.result.weighed_tokens
+
+    @property
+    def tokens_forward_only(self) -> int:
+        """Tokens that pass through the frozen base. With a cache they are every replay row's once, whichever run computed
+        them, so that equal inputs give equal counts."""
+        if self.arm_config.target_kl:
+            return sum(len(row.input_ids) for row in self.encoded)
+        if self.arm_config.kl_cache != "off":
+            return self.replay_tokens
+        return sum(len(row.input_ids) for row in self.encoded if min(row.labels) <= KL)
 
 
 @contextmanager
-def trained(
-    params: Finetune, arm: str, how: Arm, entry: manifest.Manifest, rows: list[dict], source: Path
+def train_arm(
+    params: Finetune, arm: str, arm_config: Arm, base: manifest.Manifest, rows: list[Row], source: Path
 ) -> Iterator[Trained | None]:
-    """Trains on rows of the contract "mix"; `source` is what errors name. Yields None on processes that torchrun has started
-    beside the first. Raises UserError where the rows do not fit the arm, the settings or the model."""
-    check(params, arm, how)
+    """Trains the base on rows of the contract "mix"; `source` is what errors name.
+
+    Yields None on the processes that torchrun has started beside the first. Raises UserError where the rows do not fit
+    the arm, the settings or the model.
+    """
+    check_strategy(params, arm, arm_config)
+    read_trackers()  # a tracker that is missing is said before anything is encoded
     if not rows:
         raise UserError("the mixture has no rows", where=source, do="give ingest.train a file with rows")
-    identity, held = cache.key(rows), list[dict]()
-    if how.average == "auto":
-        rows, held = averaging.split(rows, params.seed, arm)
-    replays = any(row["source"] == "replay" for row in rows)
-    if (how.objective == "kl" or how.anchor == "ewc") and not replays:
-        raise UserError(
-            f"arm '{arm}' asks for {'the KL objective' if how.objective == 'kl' else 'ewc'} but its mixture has no replay rows",
-            where=source,
-            do=f"set mix.arms.{arm}.share above 0, or finetune.arms.{arm}: {{objective: ce}}",
-        )
-    folder = entry.folder()
-    tokenizer = manifest.tokenizer(folder)
-    processes = launch.count(params, entry.parameters, len(rows))
+    mixture_key, held_out = cache.key(rows), list[Row]()
+    if arm_config.average == "auto":
+        rows, held_out = averaging.hold_out(rows, params.seed, arm)
+    check_replay(arm, arm_config, rows, source)
+    tokenizer = manifest.tokenizer(base.folder())
+    processes = launch.count_processes(params, base.parameters, len(rows))
     if processes > 1 and params.processes.strategy == "fsdp2" and manifest.device().type == "cpu":
         print(f"{arm}: accelerate shards weights on accelerators only; here every process holds them all, as with ddp")
-    launch.prepare(processes)
-    encoded, replayed = encode(tokenizer, rows, how)
-    longest = max(len(row["input_ids"]) for row in encoded)
-    limit = min(params.max_length, entry.context)
-    if longest > limit:
-        raise UserError(
-            f"a row has {longest} tokens, {limit} are allowed",
-            where=source,
-            do="drop long rows in ingest.max_chars"
-            if limit == entry.context
-            else "raise finetune.max_length, or drop long rows in ingest.max_chars",
-        )
-    example = preflight(tokenizer, rows, encoded)
-    tokens = {
-        source: sum(row["trained_tokens"] for row in rows if row["source"] == source) for source in ("domain", "replay")
-    }
-    flops = 6.0 * entry.parameters * sum(len(row["input_ids"]) for row in encoded)
-    per_token = tokens["replay"] / tokens["domain"] if tokens["domain"] else 1.0
-    settings = [how.model_dump(), params.model_dump(exclude={"arms", "processes"}), processes]
-    with scratch_of([entry.fingerprint, identity, *settings, code()]) as scratch:
-        work = job.Job(
-            params=params, how=how, arm=arm, folder=folder, fingerprint=entry.fingerprint, parameters=entry.parameters,
-            longest=params.max_length if params.packing else longest, scratch=scratch, replays=replays,
-            bf16=manifest.bf16_usable() if params.bf16 == "auto" else params.bf16,
-            compiled=compiling.pays(params.compile, manifest.device().type, flops / processes), parts=parts(params, processes), processes=processes,
-            kl_weight=how.kl_coefficient * per_token if how.objective == "kl" else 0.0,
-        )  # fmt: skip
+    launch.preload_libraries(processes)
+    encoded, replay = encode_rows(tokenizer, rows, arm_config)
+    check_lengths(encoded, params, base, source)
+    example = check_turn_ends(tokenizer, rows, encoded)
+    settings = [arm_config.model_dump(), params.model_dump(exclude={"arms", "processes"}), processes]
+    with scratch_folder([base.fingerprint, mixture_key, *settings, code_version()]) as scratch:
+        work = make_job(params, arm, arm_config, base, rows, encoded, processes, scratch)
         if launch.rank() == 0:
-            pq.write_table(pa.Table.from_pylist(encoded), scratch / job.ROWS)
-            pq.write_table(pa.Table.from_pylist(replayed, schema=REPLAYED), scratch / job.REPLAYED)
-            pairs = [(row["source"], *encoding.encode(tokenizer, row["messages"])) for row in held]
-            kept = [dict(source=source, input_ids=ids, mask=mask) for source, ids, mask in pairs]
-            pq.write_table(pa.Table.from_pylist(kept, schema=HELD), scratch / job.HELD)
-        launch.run(work)
-        first = launch.rank() == 0
-        result = records.read_json(scratch / job.RESULT) if first else {}
-        yield Trained(scratch, result, rows, encoded, processes, example) if first else None
+            write_rows(scratch, encoded, replay, mask_held_out(tokenizer, held_out))
+        launch.run_job(work)
+        if launch.rank() == 0:
+            yield Trained(
+                arm=arm,
+                arm_config=arm_config,
+                learning_rate=arm_config.learning_rate or params.learning_rate,
+                scratch=scratch,
+                result=Result.read(scratch),
+                rows=rows,
+                encoded=encoded,
+                replay_tokens=sum(len(row.input_ids) for row in replay),
+                processes=processes,
+                example=example,
+            )
+        else:
+            yield None
 
 
-def passed(how: Arm, done: Trained) -> tuple[int, int]:
-    """Tokens that passed forward and back (trained on, or for the Fisher information), and those through the frozen base."""
-    seen = sum(len(one["input_ids"]) for one in done.encoded)
-    held = sum(len(one["input_ids"]) for one in done.encoded if min(one["labels"]) <= KL)
-    reference = seen if how.target_kl else held if how.kl_cache == "off" else done.result["cached_tokens"]
-    return seen + done.result["weighed_tokens"], reference
-
-
-def check(params: Finetune, arm: str, how: Arm) -> None:
-    if params.processes.strategy == "fsdp2" and (how.anchor != "none" or how.lora_rank):
+def check_strategy(params: Finetune, arm: str, arm_config: Arm) -> None:
+    """Raises UserError where the weights are sharded and the arm needs the whole model on each process."""
+    if params.processes.strategy == "fsdp2" and (arm_config.anchor != "none" or arm_config.lora_rank):
+        part = "an anchor" if arm_config.anchor != "none" else "lora_rank"
         raise UserError(
-            f"arm '{arm}' has {'an anchor' if how.anchor != 'none' else 'lora_rank'}, which needs the whole model on each process",
+            f"arm '{arm}' has {part}, which needs the whole model on each process",
             where="finetune.processes",
             do="use the strategy ddp for this arm",
         )
 
 
-def parts(params: Finetune, processes: int) -> int:
+def check_replay(arm: str, arm_config: Arm, rows: list[Row], source: Path) -> None:
+    """Raises UserError where the arm needs replay rows and there are none."""
+    if any(row["source"] == "replay" for row in rows):
+        return
+    if arm_config.objective == "kl" or arm_config.anchor == "ewc":
+        term = "the KL objective" if arm_config.objective == "kl" else "ewc"
+        raise UserError(
+            f"arm '{arm}' asks for {term} but its mixture has no replay rows",
+            where=source,
+            do=f"set mix.arms.{arm}.share above 0, or finetune.arms.{arm}: {{objective: ce}}",
+        )
+
+
+def check_lengths(encoded: list[Labelled], params: Finetune, base: manifest.Manifest, source: Path) -> None:
+    """Raises UserError where a row has more tokens than the settings or the model allow."""
+    longest, limit = longest_row(encoded), min(params.max_length, base.context)
+    if longest > limit:
+        raise UserError(
+            f"a row has {longest} tokens, {limit} are allowed",
+            where=source,
+            do="drop long rows in ingest.max_chars"
+            if limit == base.context
+            else "raise finetune.max_length, or drop long rows in ingest.max_chars",
+        )
+
+
+def check_turn_ends(tokenizer: Any, rows: list[Row], encoded: list[Labelled]) -> str:
+    """The first row as text, with a _ for each token that is not trained on.
+
+    Raises UserError where a row does not train on the end of the assistant's turn.
+    """
+    ends = set(encoding.assistant_stop_ids(tokenizer))
+    for row, (ids, labels) in zip(rows, encoded, strict=True):
+        taught = [token for token, label in zip(ids, labels, strict=True) if label != IGNORE_INDEX]
+        if not ends.intersection(taught):
+            raise UserError(
+                "the end of the assistant's turn is not trained on, so the model would never learn to stop",
+                where=f"row {row['id']}",
+                do="check the chat template: it must write an end-of-turn token after the assistant's text",
+            )
+    return "".join(
+        "_" if label == IGNORE_INDEX else tokenizer.decode([token])
+        for token, label in zip(encoded[0].input_ids, encoded[0].labels, strict=True)
+    )
+
+
+def encode_rows(tokenizer: Any, rows: list[Row], arm_config: Arm) -> tuple[list[Labelled], list[Masked]]:
+    """Every row as the loss sees it, and every replay row once; a row that returns in another epoch is encoded once."""
+    known: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
+    table_start: dict[tuple[int, ...], int] = {}  # of a replay row in the table of the base's log-probabilities
+    encoded, replay, tokens = list[Labelled](), list[Masked](), 0
+    for row in rows:
+        key = row["source"], str(row["messages"])
+        ids, mask = known[key] = known.get(key) or encoding.encode(tokenizer, row["messages"])
+        if row["source"] == "replay" and tuple(ids) not in table_start:
+            table_start[tuple(ids)] = tokens
+            replay.append(Masked(ids, mask))
+            tokens += len(ids)
+        start = table_start.get(tuple(ids)) if arm_config.kl_cache != "off" else None
+        labels = labels_of(ids, mask, row["source"], arm_config.objective, arm_config.kl_tokens, start)
+        encoded.append(Labelled(ids, labels))
+    return encoded, replay
+
+
+def mask_held_out(tokenizer: Any, rows: list[Row]) -> list[Row]:
+    """Rows of HELD_OUT_SCHEMA."""
+    return [{"source": row["source"], **Masked(*encoding.encode(tokenizer, row["messages"]))._asdict()} for row in rows]
+
+
+def longest_row(encoded: list[Labelled]) -> int:
+    return max(len(row.input_ids) for row in encoded)
+
+
+def trained_tokens(rows: list[Row], source: str) -> int:
+    return sum(row["trained_tokens"] for row in rows if row["source"] == source)
+
+
+def make_job(
+    params: Finetune,
+    arm: str,
+    arm_config: Arm,
+    base: manifest.Manifest,
+    rows: list[Row],
+    encoded: list[Labelled],
+    processes: int,
+    scratch: Path,
+) -> Job:
+    """The job, with what is decided once for all processes: precision, compilation, micro-batches, the KL's weight."""
+    flops = 6.0 * base.parameters * sum(len(row.input_ids) for row in encoded)
+    domain, replay = (trained_tokens(rows, source) for source in ("domain", "replay"))
+    replay_over_domain = replay / domain if domain else 1.0
+    return Job(
+        params=params,
+        arm_config=arm_config,
+        arm=arm,
+        folder=base.folder(),
+        fingerprint=base.fingerprint,
+        parameters=base.parameters,
+        longest=params.max_length if params.packing else longest_row(encoded),
+        bf16=manifest.bf16_usable() if params.bf16 == "auto" else params.bf16,
+        compiled=compiling.pays(params.compile, manifest.device().type, flops / processes),
+        scratch=scratch,
+        parts=count_parts(params, processes),
+        processes=processes,
+        replays=any(row["source"] == "replay" for row in rows),
+        kl_weight=arm_config.kl_coefficient * replay_over_domain if arm_config.objective == "kl" else 0.0,
+    )
+
+
+def count_parts(params: Finetune, processes: int) -> int:
     """Micro-batches of an optimiser step over all processes: as many as micro_batch asks for, at least one each."""
     wanted = params.batch_size // (params.micro_batch or params.batch_size)
-    return math.lcm(wanted, processes) if params.batch_size % math.lcm(wanted, processes) == 0 else wanted * processes
+    common = math.lcm(wanted, processes)
+    return common if params.batch_size % common == 0 else wanted * processes
 
 
-def code() -> str:
-    """Hash of the code that decides what is trained: a checkpoint of other code is not gone on from."""
-    here = sorted(Path(__file__).parent.glob("*.py"))
-    return cache.code_version(encoding.__file__, templates.__file__, *map(str, here))
+def write_rows(scratch: Path, encoded: list[Labelled], replay: list[Masked], held_out: list[Row]) -> None:
+    """Leaves the rows where the processes read them."""
+    pq.write_table(pa.Table.from_pylist([row._asdict() for row in encoded]), scratch / job.ROWS_FILE)
+    masked = pa.Table.from_pylist([row._asdict() for row in replay], schema=REPLAY_SCHEMA)
+    pq.write_table(masked, scratch / job.REPLAY_FILE)
+    pq.write_table(pa.Table.from_pylist(held_out, schema=HELD_OUT_SCHEMA), scratch / job.HELD_OUT_FILE)
+
+
+def code_version() -> str:
+    """Hash of the code that decides what is trained: a run is not resumed from a checkpoint of other code."""
+    return fingerprint.of_modules(__name__)
 
 
 @contextmanager
-def scratch_of(identity: list) -> Iterator[Path]:
-    """A folder for checkpoints that only a run with the same base, mixture, settings and code finds again; it goes when the
-    run has ended well."""
+def scratch_folder(identity: list[Any]) -> Iterator[Path]:
+    """A folder for checkpoints that only a run with equal base, mixture, settings and code finds again.
+
+    It is removed when the run has ended well, and after a failure when it holds no checkpoint.
+    """
     folder = cache.FOLDER / "finetune" / cache.key(identity)
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -146,40 +281,3 @@ def scratch_of(identity: list) -> Iterator[Path]:
         if launch.rank() == 0 and job.last_checkpoint(folder) is None:
             shutil.rmtree(folder)
         raise
-
-
-def encode(tokenizer: Any, rows: list[dict], how: Arm) -> tuple[list[dict], list[dict]]:
-    """Token ids and labels of every row, and every replay row once; a row that returns is encoded once."""
-    seen: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
-    start: dict[tuple[int, ...], int] = {}  # of a replay row in the table of the base's log-probabilities
-    encoded, replayed, tokens = [], [], 0
-    for row in rows:
-        key = row["source"], str(row["messages"])
-        ids, mask = seen[key] = seen.get(key) or encoding.encode(tokenizer, row["messages"])
-        if row["source"] == "replay" and tuple(ids) not in start:
-            start[tuple(ids)] = tokens
-            replayed.append({"input_ids": ids, "mask": mask})
-            tokens += len(ids)
-        table = start.get(tuple(ids)) if how.kl_cache != "off" else None
-        labels = labels_of(ids, mask, row["source"], how.objective, how.kl_tokens, table)
-        encoded.append({"input_ids": ids, "labels": labels})
-    return encoded, replayed
-
-
-def preflight(tokenizer, rows: list[dict], encoded: list[dict]) -> str:
-    """Every row must supervise the end of the assistant's turn; returns one row as the loss sees it."""
-    ends = set(encoding.assistant_stop_ids(tokenizer))
-    for row, one in zip(rows, encoded, strict=True):
-        taught = [token for token, label in zip(one["input_ids"], one["labels"], strict=True) if label != IGNORED]
-        if not ends.intersection(taught):
-            raise UserError(
-                "the end of the assistant's turn bears no loss, so the model would never learn to stop",
-                where=f"row {row['id']}",
-                do="check the chat template: it must write an end-of-turn token after the assistant's text",
-            )
-    one = encoded[0]
-    marked = [
-        "_" if label == IGNORED else tokenizer.decode([token])
-        for token, label in zip(one["input_ids"], one["labels"], strict=True)
-    ]
-    return "".join(marked)

@@ -1,27 +1,34 @@
-"""What `finetune` and the processes that train leave for one another in the scratch folder. No library is imported here:
-`finetune` itself only starts them.
+"""The job: what a training gets to know, and what it leaves behind, as files in a scratch folder.
+
+Before: fine_tuning.py makes the job. After: launch.py starts its processes. No heavy library is imported here, since
+the stages import this module before they know whether anything is to be trained.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from holdfast.core import records
+from holdfast.core.errors import UserError
 from holdfast.params.finetune import Arm, Finetune
 
-ROWS, REPLAYED, HELD = "rows.parquet", "replayed.parquet", "held.parquet"
-RESULT, MODEL = "result.json", "model"
-SMALL = 10_000_000  # parameters up to which a CPU core does best with one thread
+ROWS_FILE, REPLAY_FILE, HELD_OUT_FILE = "rows.parquet", "replayed.parquet", "held.parquet"  # in the scratch folder
+RESULT_FILE, MODEL_FOLDER = "result.json", "model"  # likewise
+MAX_PARAMETERS_ON_ONE_THREAD = 10_000_000  # up to which a CPU core does best with one thread
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
+    """All that a training process needs to know; the encoded rows are files in `scratch`."""
+
     params: Finetune
-    how: Arm
+    arm_config: Arm
     arm: str
     folder: Path  # the base's files
-    fingerprint: str
-    parameters: int
+    fingerprint: str  # of the base
+    parameters: int  # of the base
     longest: int  # tokens of the longest sequence that passes through the model
     bf16: bool
     compiled: bool
@@ -32,7 +39,38 @@ class Job:
     kl_weight: float  # of the mean KL on replay rows against the mean cross-entropy; 0: no KL there
 
 
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What process 0 reports when a training has ended."""
+
+    history: list[dict[str, Any]]  # Trainer's log, a dict for each line
+    steps: int
+    train_seconds: float  # of the last start, without loading and saving
+    peak_memory_bytes: int  # of process 0
+    base_tokens_computed: int  # tokens that passed through the base for its cached log-probabilities, in the last start
+    weighed_tokens: int  # tokens that passed forward and back for the Fisher information
+    more: dict[str, Any] = field(default_factory=dict)  # for the arm's ledger: kl_cache, average
+
+    def write(self, scratch: Path) -> None:
+        records.write_json(scratch / RESULT_FILE, asdict(self))
+
+    @classmethod
+    def read(cls, scratch: Path) -> Result:
+        return cls(**records.read_json(scratch / RESULT_FILE))
+
+
+def arm_config(params: Finetune, arm: str) -> Arm:
+    """The arm's part of the section `finetune`. Raises UserError where it has none."""
+    if arm not in params.arms:
+        raise UserError(
+            f"arm '{arm}' has no entry in finetune.arms",
+            where="params.yaml",
+            do=f"add finetune.arms.{arm}: {{objective: ce}}",
+        )
+    return params.arms[arm]
+
+
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole: Trainer writes its state last, so one that a kill cut short has none."""
-    found = [file.parent for file in folder.glob("checkpoint-*/trainer_state.json")]
-    return max(found, key=lambda checkpoint: int(checkpoint.name.split("-")[1]), default=None)
+    """The newest whole checkpoint. Trainer writes its state last, so a checkpoint that a kill cut short has none."""
+    checkpoints = [file.parent for file in folder.glob("checkpoint-*/trainer_state.json")]
+    return max(checkpoints, key=lambda checkpoint: int(checkpoint.name.split("-")[1]), default=None)

@@ -1,8 +1,8 @@
-"""What fine-tuning minimises: pure functions of logits and labels.
+"""What fine-tuning minimises: pure functions of logits and labels. Used by trainer.py.
 
 A token's part in the loss is coded in its label, because that is all that survives TRL's packing: a token id asks for
-cross-entropy, the same plus REPLAY too (and is counted apart), KL or less for the divergence from the base at that
-position (KL - n: with the n-th row of a table of the base's log-probabilities), IGNORED for nothing.
+cross-entropy; a token id plus REPLAY does too, and is counted apart; KL or less asks for the divergence from the base
+at that position (KL - n: with row n of a table of the base's log-probabilities); IGNORE_INDEX asks for nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-IGNORED = -100
+IGNORE_INDEX = -100
 KL = -101
 REPLAY = 1 << 40  # far above any token id
 
@@ -23,8 +23,9 @@ def cross_entropies(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def dft(losses: torch.Tensor) -> torch.Tensor:
-    """p(label) * -log p(label) with p held fixed in the gradient, (N,): Dynamic Fine-Tuning (Wu et al., arXiv 2508.05629,
-    eq. 9). Tokens that the model finds unlikely pull less, and so do the parts of the weights that would have to give way.
+    """p(label) * -log p(label) with p held fixed in the gradient, (N,): Dynamic Fine-Tuning (Wu et al., arXiv
+    2508.05629, eq. 9). Tokens that the model finds unlikely pull less, and so do the parts of the weights that would
+    have to give way.
     """
     return losses * (-losses.detach()).exp()
 
@@ -40,17 +41,19 @@ def kl_sum(base_logits: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
 
 
 def top_k(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k likeliest tokens (N, k) of logits (N, V) and their log-probabilities (N, k), in nats; all V where k is more."""
-    found = logits.float().log_softmax(-1).topk(min(k, logits.shape[-1]), dim=-1)
-    return found.indices, found.values
+    """The k likeliest tokens (N, k) of logits (N, V) and their log-probabilities (N, k), in nats; all V where k is
+    more."""
+    likeliest = logits.float().log_softmax(-1).topk(min(k, logits.shape[-1]), dim=-1)
+    return likeliest.indices, likeliest.values
 
 
 def kl_top_k_sum(tokens: torch.Tensor, logprobs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """The same KL when of the base only its k likeliest tokens (N, k) with their log-probabilities are known, and all other
-    tokens count as one outcome: sum_k p_k (log p_k - log q_k) + r (log r - log s), r and s what p and q leave.
+    """`kl_sum` where only the base's k likeliest tokens (N, k) and their log-probabilities (N, k) are known; logits (N,
+    V).
 
-    By the data processing inequality never more than kl_sum, and equal where base and tuned agree on how the rest is
-    shared among its tokens (Cover & Thomas, Elements of Information Theory, sec. 2.8).
+    All other tokens count as one outcome: sum_k p_k (log p_k - log q_k) + r (log r - log s), with r and s what p and q
+    leave. By the data processing inequality never more than kl_sum, and equal where base and tuned agree on how the
+    rest is shared among its tokens (Cover & Thomas, Elements of Information Theory, sec. 2.8).
     """
     logits = logits.float()
     tuned = logits.gather(-1, tokens) - logits.logsumexp(-1, keepdim=True)  # (N, k)
@@ -61,44 +64,51 @@ def kl_top_k_sum(tokens: torch.Tensor, logprobs: torch.Tensor, logits: torch.Ten
 
 
 def labels_of(
-    ids: list[int], mask: list[int], source: str, objective: str, kl_tokens: str, table: int | None = None
+    ids: list[int], mask: list[int], source: str, objective: str, kl_tokens: str, table_start: int | None = None
 ) -> list[int]:
-    """Labels of one row: domain rows always ask for cross-entropy on the assistant's tokens (mask 1). `table`: where the
-    row starts in the table of the base's log-probabilities, if there is one."""
+    """Labels of one row. Domain rows always ask for cross-entropy on the assistant's tokens (mask 1). `table_start`:
+    where the row starts in the table of the base's log-probabilities, if there is one."""
     if source == "replay" and objective == "kl":
-        codes = [KL] * len(ids) if table is None else [KL - table - t for t in range(len(ids))]
-        return [code if kl_tokens == "all" or on else IGNORED for code, on in zip(codes, mask, strict=True)]
+        codes = [KL] * len(ids) if table_start is None else [KL - table_start - t for t in range(len(ids))]
+        return [code if kl_tokens == "all" or on else IGNORE_INDEX for code, on in zip(codes, mask, strict=True)]
     extra = REPLAY if source == "replay" else 0
-    return [token + extra if on else IGNORED for token, on in zip(ids, mask, strict=True)]
+    return [token + extra if on else IGNORE_INDEX for token, on in zip(ids, mask, strict=True)]
 
 
 @dataclass(slots=True)
-class Asked:
-    """What the labels of a batch (B, T) ask for. Positions are those in (B * T,) of the token before the one in question."""
+class LossTargets:
+    """What the labels of a batch (B, T) ask for. A position is an index into (B * T,): that of the token before the one
+    that is trained on, whose logits predict it."""
 
-    spoken: torch.Tensor  # (N,) positions whose next token bears cross-entropy
-    tokens: torch.Tensor  # (N,) that token, with or without REPLAY
-    held: torch.Tensor  # (M,) positions whose next token bears KL
-    entries: torch.Tensor  # (M,) its row in the table of the base's log-probabilities, where there is one
-    rows: torch.Tensor  # rows of the batch that pass through the base
-    base: torch.Tensor  # positions in those rows: for target_kl those of `spoken`, then those of `held`
+    ce_positions: torch.Tensor  # (N,) whose next token has cross-entropy
+    ce_tokens: torch.Tensor  # (N,) that token, with or without REPLAY
+    kl_positions: torch.Tensor  # (M,) whose next token has KL
+    table_rows: torch.Tensor  # (M,) its row in the table of the base's log-probabilities, where there is one
+    base_rows: torch.Tensor  # rows of the batch that pass through the base
+    base_positions: torch.Tensor  # positions in those rows: for target_kl the `ce_positions`, then the `kl_positions`
     n_base: tuple[int, int]  # how many of each
 
 
-def asked(labels: torch.Tensor, table: bool, target_kl: bool) -> Asked:
-    """`table`: the base's side of `held` is known; `target_kl`: that of `spoken` is wanted too."""
+def loss_targets(labels: torch.Tensor, table: bool, target_kl: bool) -> LossTargets:
+    """`table`: whether the base's side of `kl_positions` is known; `target_kl`: whether that of `ce_positions` is
+    wanted."""
     following = labels[:, 1:]  # (B, T-1)
-    taught, held = following >= 0, following <= KL
-    taken = torch.zeros_like(held) if table else held
-    first = taught if target_kl else torch.zeros_like(taught)
-    rows = (taken | first).any(1).nonzero()[:, 0]
-    base = positions(first[rows]), positions(taken[rows])
-    return Asked(
-        positions(taught), following[taught], positions(held), KL - following[held], rows, torch.cat(base),
-        (len(base[0]), len(base[1])),
-    )  # fmt: skip
+    with_ce, with_kl = following >= 0, following <= KL
+    base_kl = torch.zeros_like(with_kl) if table else with_kl
+    base_ce = with_ce if target_kl else torch.zeros_like(with_ce)
+    rows = (base_kl | base_ce).any(1).nonzero()[:, 0]
+    base = positions_before(base_ce[rows]), positions_before(base_kl[rows])
+    return LossTargets(
+        ce_positions=positions_before(with_ce),
+        ce_tokens=following[with_ce],
+        kl_positions=positions_before(with_kl),
+        table_rows=KL - following[with_kl],
+        base_rows=rows,
+        base_positions=torch.cat(base),
+        n_base=(len(base[0]), len(base[1])),
+    )
 
 
-def positions(bearing: torch.Tensor) -> torch.Tensor:
-    """Where the next token bears loss: bearing (B, T-1), said of the next tokens; indices into (B * T,)."""
-    return F.pad(bearing, (0, 1)).flatten().nonzero()[:, 0]
+def positions_before(wanted: torch.Tensor) -> torch.Tensor:
+    """Indices into (B * T,) of the positions whose next token is wanted: `wanted` (B, T-1) is about the next tokens."""
+    return F.pad(wanted, (0, 1)).flatten().nonzero()[:, 0]

@@ -1,4 +1,7 @@
-"""What is watched while training goes on: progress with time left, curves, and a loss that is no number or explodes."""
+"""What is watched while training goes on: progress with time left, curves, and a loss that is no number or explodes.
+
+Used by process.py, as a callback of the trainer.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ from transformers import TrainerCallback
 
 from holdfast.core.errors import UserError
 from holdfast.core.progress import Progress
-from holdfast.training.curves import line, start
+from holdfast.training import curves
 from holdfast.training.job import last_checkpoint
 
-EXPLODED = 2.0  # times the cross-entropy of guessing, or of the first step where that was worse
+EXPLODED_RATIO = 2.0  # to the cross-entropy of guessing, or of the first step where that was worse
 
 
 class Watch(TrainerCallback):
@@ -28,7 +31,8 @@ class Watch(TrainerCallback):
         self.step = state.global_step
         if state.is_world_process_zero:
             left = state.max_steps - state.global_step  # packed rows make fewer steps, a checkpoint leaves fewer
-            self.progress, self.live = Progress("finetune", left, "steps"), start(self.scratch / "curves")
+            self.progress = Progress("finetune", left, "steps")
+            self.live = curves.open_live(self.scratch / "curves")
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.progress:
@@ -43,17 +47,18 @@ class Watch(TrainerCallback):
         worst = max(self.guessing, state.log_history[0]["domain_loss"])
         watched = {"loss": logs["loss"], "gradient's norm": logs.get("grad_norm", 0.0)}
         bad = [f"{name} is {value}" for name, value in watched.items() if not math.isfinite(value)]
-        if logs["domain_loss"] > EXPLODED * worst:
+        if logs["domain_loss"] > EXPLODED_RATIO * worst:
             bad.append(f"cross-entropy is {logs['domain_loss']:.4g}, worse than guessing")
         if bad:
-            kept = last_checkpoint(self.scratch)
+            checkpoint = last_checkpoint(self.scratch)
             raise UserError(
                 f"the {bad[0]} at step {state.global_step}",
                 where=f"finetune.arms, learning rate {args.learning_rate:g}",
-                do="lower finetune.learning_rate" + (f"; the last good checkpoint is {kept}" if kept else ""),
+                do="lower finetune.learning_rate"
+                + (f"; the last good checkpoint is {checkpoint}" if checkpoint else ""),
             )
         if self.live:
-            line(self.live, state.global_step, logs)
+            curves.write_line(self.live, state.global_step, logs, (*curves.NAMES, *curves.SPEED_NAMES))
 
     def close(self) -> None:
         if self.progress:

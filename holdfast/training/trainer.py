@@ -1,16 +1,16 @@
-"""TRL's SFTTrainer with what keeps a model from forgetting, on any number of processes.
+"""The trainer: TRL's SFTTrainer with what keeps a model from forgetting, on any number of processes.
 
-Logits are computed only where a token bears loss, the base's only on rows that need them, and nothing is read back from
-the device but when a line is logged.
+Before: process.py makes it and calls `train`. It is the end of the path; losses.py, batches.py, anchors.py and
+compiling.py are its parts. Logits are computed only where a token is trained on, the base's only on rows that need
+them, and nothing is read back from the device until a line is logged.
 """
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -18,60 +18,86 @@ import torch
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
-from holdfast.core import manifest
+from holdfast.core import meter
 from holdfast.training import batches, compiling, losses
-from holdfast.training.anchors import Weights, penalty, trained
+from holdfast.training.anchors import Weights, penalty, trainable_weights
 from holdfast.training.losses import KL, REPLAY
 
-Summed = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Table = tuple[torch.Tensor, torch.Tensor]  # the base's likeliest tokens (P, k) and their log-probabilities
+SummedLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Table = tuple[torch.Tensor, torch.Tensor]  # the base's likeliest tokens (P, k) and their log-probabilities (P, k)
+
+
+@dataclass(frozen=True, slots=True)
+class LossConfig:
+    """The terms of the loss and their weights; 0 leaves a term out."""
+
+    kl_weight: float = 0.0  # of the mean KL over the positions labelled KL
+    target_kl: float = 0.0  # of the mean KL over the positions with cross-entropy
+    dft: bool = False  # whether each token's cross-entropy is weighed with its probability
+    replays: bool = False  # whether replay rows have cross-entropy, which is logged by itself
+    anchor_coefficient: float = 0.0  # of the penalty on the way from the base's weights
+
+
+@dataclass(frozen=True, slots=True)
+class BaseSide:
+    """What the loss compares with; None where its terms do not need it."""
+
+    model: torch.nn.Module | None = None  # the base, for a KL that is computed in every step
+    table: Table | None = None  # the base's log-probabilities on replay rows, for a cached KL
+    start: Weights | None = None  # the weights before training, for an anchor
+    importance: Weights | None = None  # their Fisher information, for EWC
 
 
 class ForgettingTrainer(SFTTrainer):
-    """loss = mean cross-entropy + coefficient * mean KL(base || tuned) over the positions labelled KL
+    """loss = mean cross-entropy + kl_weight * mean KL(base || tuned) over the positions labelled KL
     + target_kl * mean KL(base || tuned) over the positions with cross-entropy + anchor_coefficient * anchor.
 
-    Means run over the whole optimiser step (all micro-batches of all processes), so that neither gradient accumulation nor
-    the number of processes changes anything. The base's side comes from `table` or else from `base`; `start` (the weights
-    before training) and perhaps `importance` are for the anchor. A step has `step_rows` rows in `parts` micro-batches, over
-    all processes.
+    Means run over the whole optimiser step (all micro-batches of all processes), so that neither gradient accumulation
+    nor the number of processes changes anything. A step has `step_rows` rows in `parts` micro-batches, over all
+    processes.
     """
 
-    loss_is_scaled_for_ga = True  # type: ignore[assignment]  # Trainer must not divide by the number of micro-batches again
+    # Trainer must not divide by the number of micro-batches again
+    loss_is_scaled_for_ga = True  # type: ignore[assignment]
 
     def __init__(
-        self, *args: Any, step_rows: int, parts: int, base: torch.nn.Module | None = None, table: Table | None = None,
-        coefficient: float = 0.0, target_kl: float = 0.0, weigh_tokens: bool = False, replays: bool = False, start: Weights | None = None,
-        importance: Weights | None = None, anchor_coefficient: float = 0.0, bf16: bool = False, compiled: bool = False, **kwargs: Any,
-    ) -> None:  # fmt: skip
+        self,
+        *args: Any,
+        step_rows: int,
+        parts: int,
+        loss_config: LossConfig,
+        base_side: BaseSide,
+        bf16: bool = False,
+        compiled: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         # Not Trainer's own autocast: that returns logits in fp32, with large vocabularies gigabytes of nothing new.
         self.precision = partial(torch.autocast, self.args.device.type, torch.bfloat16, enabled=bf16)
-        self.step_rows, self.parts = step_rows, parts
-        self.reference = None if base is None else base.to(self.args.device).eval().requires_grad_(False)
+        self.step_rows, self.parts, self.loss_config, self.base_side = step_rows, parts, loss_config, base_side
+        self.reference = (
+            None if base_side.model is None else base_side.model.to(self.args.device).eval().requires_grad_(False)
+        )
         if bf16 and self.reference is not None:
             cast_once(self.reference)
-        self.table = table
-        self.coefficient, self.target_kl = coefficient, target_kl
-        self.weigh_tokens, self.replays = weigh_tokens, replays
-        self.start, self.importance, self.anchor_coefficient = start, importance, anchor_coefficient
-        self.cross_entropies: Summed = losses.cross_entropies
-        self.kl_sum: Summed = losses.kl_sum
+        self.cross_entropies: SummedLoss = losses.cross_entropies
+        self.kl_sum: SummedLoss = losses.kl_sum
         if compiled:
-            self.cross_entropies, self.kl_sum = map(compiling.function, (losses.cross_entropies, losses.kl_sum))
+            self.cross_entropies, self.kl_sum = map(compiling.compile_loss, (losses.cross_entropies, losses.kl_sum))
             for each in filter(None, (self.model, self.reference)):
-                compiling.blocks(each)
+                compiling.compile_blocks(each)
         self.counts = torch.ones(5)  # (cross-entropy, KL, domain, replayed, all) tokens of the current optimiser step
-        self.seen: dict[str, torch.Tensor] = {}  # what is logged, summed over the steps since the last line
-        self.steps_seen, self.since = 0, 0.0
-        self.tokens_seen: Any = 0
+        self.sums: dict[str, torch.Tensor] = {}  # what is logged, summed over the steps since the last line
+        self.steps_since, self.line_began = 0, 0.0
+        self.tokens_since: Any = 0
 
     def get_train_dataloader(self) -> DataLoader:
         """This process's share of every step's parts, in the order of the data set."""
         data = self._remove_unused_columns(self.train_dataset, description="training")
         steps = batches.steps([len(ids) for ids in data["input_ids"]], self.step_rows, self.parts)
         mine = [part for step in steps for part in step[self.args.process_index :: self.args.world_size]]
-        return DataLoader(batches.Rows(data), batch_sampler=mine, collate_fn=self.data_collator)  # type: ignore[arg-type]
+        rows = batches.RowsWithIdle(data)
+        return DataLoader(rows, batch_sampler=mine, collate_fn=self.data_collator)  # type: ignore[arg-type]
 
     def floating_point_ops(self, inputs: dict) -> int:
         return 0  # the ledger counts them; Trainer's own count walks over all parameters in every micro-batch
@@ -82,26 +108,27 @@ class ForgettingTrainer(SFTTrainer):
         whole = sum(int(batch.get("attention_mask", torch.ones_like(batch["labels"])).sum()) for batch in batch_samples)
         counts = torch.tensor([*(sum(int(kind(x).sum()) for x in following) for kind in kinds), whole], device=device)
         self.counts = self.accelerator.reduce(counts, "sum").clamp(min=1)
-        if not self.steps_seen:
-            self.since, self.tokens_seen = time.monotonic(), 0
-        self.steps_seen += 1
-        self.tokens_seen += self.counts[4]
+        if not self.steps_since:
+            self.line_began, self.tokens_since = time.monotonic(), 0
+        self.steps_since += 1
+        self.tokens_since += self.counts[4]
         return self.counts[0]
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The labels are read before they leave for the device: to ask it would be to wait for it, in every micro-batch."""
+        """Reads the labels before they leave for the device: to read them there would mean to wait for it, every
+        time."""
         labels = inputs.pop("labels")
-        found = losses.asked(labels, self.table is not None, self.target_kl > 0)
-        if self.table is not None:
-            inputs["table"] = tuple(part[found.entries] for part in self.table)
-        names = [field.name for field in fields(found) if field.name != "n_base"]
-        found = replace(found, **{name: self.moved(getattr(found, name)) for name in names})
-        return {key: self.moved(value) for key, value in inputs.items()} | {"asked": found}
+        targets = losses.loss_targets(labels, self.base_side.table is not None, self.loss_config.target_kl > 0)
+        if self.base_side.table is not None:
+            inputs["table"] = tuple(part[targets.table_rows] for part in self.base_side.table)
+        names = [field.name for field in fields(targets) if field.name != "n_base"]
+        targets = replace(targets, **{name: self.to_device(getattr(targets, name)) for name in names})
+        return {key: self.to_device(value) for key, value in inputs.items()} | {"targets": targets}
 
-    def moved(self, value: Any) -> Any:
-        """On the device; to a GPU from memory out of which it copies while it computes."""
+    def to_device(self, value: Any) -> Any:
+        """Tensors on the device. Copies to a GPU start from pinned memory, so that it computes meanwhile."""
         if isinstance(value, tuple):
-            return tuple(map(self.moved, value))
+            return tuple(map(self.to_device, value))
         if not torch.is_tensor(value):
             return value
         gpu = self.args.device.type == "cuda"
@@ -110,77 +137,88 @@ class ForgettingTrainer(SFTTrainer):
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        asked: losses.Asked = inputs.pop("asked")
-        known = inputs.pop("table", None)
+        targets: losses.LossTargets = inputs.pop("targets")
+        table = inputs.pop("table", None)
         forward = inputs | {"use_cache": False}
         if self.aux_loss_enabled:
             forward["output_router_logits"] = True
         plain = self.accelerator.unwrap_model(model)
-        with head_at(plain, torch.cat([asked.spoken, asked.held])), self.precision():
+        with logits_only_at(plain, torch.cat([targets.ce_positions, targets.kl_positions])), self.precision():
             outputs = model(**forward)  # without labels: the logits, not TRL's fused head
-        spoken, replayed = outputs.logits.split([len(asked.spoken), len(asked.held)])  # (N, V), (M, V)
-        each = self.cross_entropies(spoken, asked.tokens)  # (N,)
-        entropy = (losses.dft(each) if self.weigh_tokens else each).sum()
-        divergence, target = self.divergences(forward, asked, known, spoken, replayed)
+        ce_logits, kl_logits = outputs.logits.split([len(targets.ce_positions), len(targets.kl_positions)])  # (N|M, V)
+        each = self.cross_entropies(ce_logits, targets.ce_tokens)  # (N,)
+        entropy = (losses.dft(each) if self.loss_config.dft else each).sum()
+        divergence, target = self.divergences(forward, targets, table, ce_logits, kl_logits)
         n_entropy, n_kl, n_domain, n_replay, _ = self.counts
-        loss = entropy / n_entropy + self.coefficient * divergence / n_kl + self.target_kl * target / n_entropy
+        loss = (
+            entropy / n_entropy
+            + self.loss_config.kl_weight * divergence / n_kl
+            + self.loss_config.target_kl * target / n_entropy
+        )
         loss = loss * self.args.world_size  # DDP averages gradients over processes; the counts are global
         if self.aux_loss_enabled:  # of a mixture of experts
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / self.current_gradient_accumulation_steps
-        if self.start is not None:
-            anchor = self.anchor_coefficient * penalty(trained(plain), self.start, self.importance)
+        if self.base_side.start is not None:
+            distance = penalty(trainable_weights(plain), self.base_side.start, self.base_side.importance)
+            anchor = self.loss_config.anchor_coefficient * distance
             loss = loss + anchor / self.current_gradient_accumulation_steps
-            self.note("anchor", anchor / (self.args.world_size * self.current_gradient_accumulation_steps))
-        again = asked.tokens >= REPLAY
-        self.note("domain_loss", (each.detach() * ~again).sum() / n_domain)
-        if self.replays:
-            self.note("replay_loss", (each.detach() * again).sum() / n_replay)
-        if self.coefficient:
-            self.note("kl", divergence / n_kl)
-        if self.target_kl:
-            self.note("target_kl", target / n_entropy)
+            self.add_to_line("anchor", anchor / (self.args.world_size * self.current_gradient_accumulation_steps))
+        replayed = targets.ce_tokens >= REPLAY
+        self.add_to_line("domain_loss", (each.detach() * ~replayed).sum() / n_domain)
+        if self.loss_config.replays:
+            self.add_to_line("replay_loss", (each.detach() * replayed).sum() / n_replay)
+        if self.loss_config.kl_weight:
+            self.add_to_line("kl", divergence / n_kl)
+        if self.loss_config.target_kl:
+            self.add_to_line("target_kl", target / n_entropy)
         return (loss, outputs) if return_outputs else loss
 
     def divergences(
-        self, forward: dict, asked: losses.Asked, known: Table | None, spoken: torch.Tensor, replayed: torch.Tensor
+        self,
+        forward: dict,
+        targets: losses.LossTargets,
+        table: Table | None,
+        ce_logits: torch.Tensor,
+        kl_logits: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Sums of KL(base || tuned) where the labels ask for it, and where cross-entropy is taken (for target_kl)."""
-        divergence = target = spoken.new_zeros((), dtype=torch.float32)
-        if known is not None:
-            divergence = losses.kl_top_k_sum(known[0].long(), known[1], replayed)
-        if self.reference is None or len(asked.rows) == 0:
+        divergence = target = ce_logits.new_zeros((), dtype=torch.float32)
+        if table is not None:
+            divergence = losses.kl_top_k_sum(table[0].long(), table[1], kl_logits)
+        if self.reference is None or len(targets.base_rows) == 0:
             return divergence, target
         # Rows without such a position do not pass through the base; a packed batch is one row and passes whole.
-        if len(asked.rows) < len(forward["input_ids"]):
-            forward = {k: v[asked.rows] if torch.is_tensor(v) else v for k, v in forward.items()}
-        with torch.no_grad(), head_at(self.reference, asked.base), self.precision():
+        if len(targets.base_rows) < len(forward["input_ids"]):
+            forward = {k: v[targets.base_rows] if torch.is_tensor(v) else v for k, v in forward.items()}
+        with torch.no_grad(), logits_only_at(self.reference, targets.base_positions), self.precision():
             base = self.reference(**forward).logits
-        wanted, held = base.split(asked.n_base)
-        if self.target_kl:
-            target = self.kl_sum(wanted, spoken)
-        if known is None:
-            divergence = self.kl_sum(held, replayed)
+        base_ce, base_kl = base.split(targets.n_base)
+        if self.loss_config.target_kl:
+            target = self.kl_sum(base_ce, ce_logits)
+        if table is None:
+            divergence = self.kl_sum(base_kl, kl_logits)
         return divergence, target
 
-    def note(self, name: str, value: torch.Tensor) -> None:
-        self.seen[name] = self.seen.get(name, 0) + value.detach().float()
+    def add_to_line(self, name: str, value: torch.Tensor) -> None:
+        self.sums[name] = self.sums.get(name, 0) + value.detach().float()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self.steps_seen:
-            sums = self.accelerator.reduce(torch.stack(list(self.seen.values())), "sum")
-            logs.update(zip(self.seen, (sums / self.steps_seen).tolist(), strict=True))
-            logs["tokens_per_second"] = float(self.tokens_seen) / max(time.monotonic() - self.since, 1e-9)
-            logs["memory_gib"] = peak_memory() / 2**30
-            self.seen, self.steps_seen = {}, 0
+        if "loss" in logs and self.steps_since:
+            sums = self.accelerator.reduce(torch.stack(list(self.sums.values())), "sum")
+            logs.update(zip(self.sums, (sums / self.steps_since).tolist(), strict=True))
+            logs["tokens_per_second"] = float(self.tokens_since) / max(time.monotonic() - self.line_began, 1e-9)
+            logs["memory_gib"] = meter.peak_memory() / 2**30
+            self.sums, self.steps_since = {}, 0
         super().log(logs, start_time)
 
 
 @contextmanager
-def head_at(model: Any, where: torch.Tensor) -> Iterator[None]:
-    """Inside, the model's logits are (N, V): of the N positions `where` in (B * T,) alone, in that order. What a model does
-    to its logits after the head (a scale, a soft cap) it does to each by itself, so the rest of it need not know."""
+def logits_only_at(model: Any, positions: torch.Tensor) -> Iterator[None]:
+    """Inside, the model's logits are (N, V): those of the N positions in (B * T,) alone, in that order. What a model
+    does to its logits after the head (a scale, a soft cap) it does to each by itself, so the rest of it need not
+    know."""
     head = model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda module, given: (given[0].flatten(0, -2)[where], *given[1:]))
+    hook = head.register_forward_pre_hook(lambda module, inputs: (inputs[0].flatten(0, -2)[positions], *inputs[1:]))
     try:
         yield
     finally:
@@ -188,17 +226,10 @@ def head_at(model: Any, where: torch.Tensor) -> Iterator[None]:
 
 
 def cast_once(frozen: torch.nn.Module) -> None:
-    """Matrices into bf16, as autocast would cast them in every pass: the same numbers from half the memory. Norms and
-    embeddings stay, and with them the precision of the residual stream."""
+    """Casts matrices to bf16, as autocast would in every pass: equal numbers from half the memory. Norms and embeddings
+    stay, and with them the precision of the residual stream."""
     for module in frozen.modules():
         if type(module) is torch.nn.Linear:
             module.weight = torch.nn.Parameter(module.weight.to(torch.bfloat16), requires_grad=False)
             if module.bias is not None:
                 module.bias = torch.nn.Parameter(module.bias.to(torch.bfloat16), requires_grad=False)
-
-
-def peak_memory() -> int:
-    """Bytes: of the accelerator where there is one, else the largest resident set of this process."""
-    if manifest.device().type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import candidate, instruction, response
+from helpers import candidate, instruction, raw, response, run_stage, set_evaluation_items, set_params
 
 from holdfast.core import records
-from holdfast.data import mixing, screening
 from holdfast.engines import registry
 from holdfast.engines.interface import Completion
-from holdfast.panel import consensus, responses, scoring
-from holdfast.params.consensus import Consensus
-from holdfast.params.curate import Curate
-from holdfast.params.judge import Judge
-from holdfast.params.mix import Mix
-from holdfast.params.respond import Respond
 
 SYSTEM = [{"role": "system", "content": "Be brief."}]
 EARLIER = [{"role": "user", "content": "Who was first?"}, {"role": "assistant", "content": "Ann."}]
@@ -46,7 +40,7 @@ class Listener:
     def lengths(self, chats):
         return [9] * len(chats)
 
-    def neutral(self, text):
+    def escape_special_tokens(self, text):
         return text.replace("<|end|>", "< |end|>")
 
 
@@ -62,13 +56,13 @@ def asked_after(context: list[dict], id: str = "q") -> dict:
 
 
 def test_responses_answer_the_whole_conversation(project, base, listener):
-    kept = project / "kept.parquet"
-    records.write(
-        "instructions_kept", kept, [asked_after(SYSTEM, "a"), asked_after(EARLIER, "b"), asked_after([], "c")]
-    )
-    responses.main(Respond(k=1), base, kept, project / "out.parquet")
+    rows = [asked_after(SYSTEM, "a"), asked_after(EARLIER, "b"), asked_after([], "c")]
+    records.write("instructions_kept", project / "data" / "instructions" / "kept.parquet", rows)
+    set_params(project, respond={"k": 1})
+    run_stage("respond", "base")
     assert listener.chats == [[*SYSTEM, QUESTION], [*EARLIER, QUESTION], [QUESTION]]
-    assert [row["instruction_id"] for row in records.read("responses", project / "out.parquet")] == ["a", "b", "c"]
+    responses = records.read("responses", project / "data" / "responses" / "base.parquet")
+    assert [row["instruction_id"] for row in responses] == ["a", "b", "c"]
 
 
 def test_judges_read_the_conversation_and_the_base_weighs_it(project, base, listener):
@@ -78,14 +72,14 @@ def test_judges_read_the_conversation_and_the_base_weighs_it(project, base, list
     answers = [response(row["id"], "base", 0, "Bob.") for row in rows]
     records.write("responses", data / "responses" / "base.parquet", answers)
     Path("rubric.txt").write_text("Q: {instruction} A: {response}", encoding="utf-8")
-    scoring.main(Judge(rubric="rubric.txt"), {}, ["base"], base.parent, data)
+    set_params(project, panel=["base"], judge={"rubric": "rubric.txt"}, consensus={})
+    run_stage("judge")
     said = "User: Who was first?\n\nAssistant: Ann.\n\nUser: And second?"
     rubrics, weighed = listener.chats[:3], listener.chats[3:]
     assert {chat[0]["content"] for chat in rubrics} == {
-        f"Q: {said} A: Bob.", "Q: And second? A: Bob.", f"Q: {said.replace('Who was first?', 'Hi< |end|>')} A: Bob.",
+        f"Q: {said} A: Bob.", "Q: And second? A: Bob.", f"Q: {said.replace('Who was first?', 'Hi<|end|>')} A: Bob.",
     }  # fmt: skip
-    neutral = [{"role": "user", "content": "Hi< |end|>"}, EARLIER[1]]
-    assert weighed == [[*EARLIER, QUESTION], [QUESTION], [*neutral, QUESTION]]
+    assert weighed == [[*EARLIER, QUESTION], [QUESTION], [*forged, QUESTION]], "escaping is the engine's part"
 
 
 def test_a_chosen_response_keeps_the_turns_before_it(project):
@@ -97,7 +91,8 @@ def test_a_chosen_response_keeps_the_turns_before_it(project):
     marks = dict(judge="base", score=5.0, mass=0.9, logprob=-1.0, tokens=20, audit=True)
     scores = [dict(id=row["id"], instruction_id=row["instruction_id"], **marks) for row in answers]
     records.write("scores", data / "scores" / "base.parquet", scores)
-    consensus.main(Consensus(), ["base"], data, project / "consensus.json")
+    set_params(project, panel=["base"], consensus={})
+    run_stage("consensus")
     chosen = records.read("candidates", data / "replay" / "candidates.parquet")
     rejected = records.read("candidates_rejected", data / "replay" / "rejected.parquet")
     assert {row["id"]: row["context"] for row in chosen} == {"a": EARLIER, "c": []}
@@ -110,14 +105,13 @@ def test_a_mixture_trains_on_the_whole_conversation(project, base):
     records.write("domain", data / "domain" / "train.parquet", [dict(id="d", messages=turns, group="", source="x:1")])
     row = candidate("r", QUESTION["content"], "Bob.") | {"context": [*SYSTEM, *EARLIER], "difficulty": 0}
     records.write("replay", data / "replay" / "replay.parquet", [row])
-    mixing.main(Mix(arms={"arm": {"share": 0.5}}), "arm", base, data, project / "mix.parquet")
-    found = [row["messages"] for row in records.read("mix", project / "mix.parquet") if row["source"] == "replay"]
+    set_params(project, mix={"arms": {"arm": {"share": 0.5}}})
+    run_stage("mix", "arm")
+    found = [row["messages"] for row in records.read("mix", data / "mixes/arm.parquet") if row["source"] == "replay"]
     assert found[0] == [*SYSTEM, *EARLIER, QUESTION, {"role": "assistant", "content": "Bob."}]
 
 
 def test_rows_are_copies_only_after_the_same_turns(project, base):
-    from curate import write_suite  # the benchmark of the stage
-
     item = "Which river runs through the old capital of the northern country of Tresa today?"
     near = "Please tell me in a few plain words how far it is from the harbour of Drosa to the old mill"
     texts = {
@@ -126,12 +120,12 @@ def test_rows_are_copies_only_after_the_same_turns(project, base):
         "g": (item.replace("today", "now"), SYSTEM),
     }  # fmt: skip
     rows = [instruction(id, text) | {"context": context} for id, (text, context) in texts.items()]
-    names, folder = records.SCHEMAS["instructions_raw"].names, project / "data" / "instructions"
-    records.write("instructions_raw", folder / "raw.parquet", [{name: row[name] for name in names} for row in rows])
-    settings = Curate(overlap_ngram=13, near_duplicate=0.8)
-    screening.main(
-        settings, write_suite(project / "suites", [item]), base, base, project / "none", folder, project / "told.json"
-    )
+    folder = project / "data" / "instructions"
+    records.write("instructions_raw", folder / "raw.parquet", [raw(row) for row in rows])
+    shutil.copyfile(base, base.with_name("embedder.json"))
+    set_evaluation_items(project, [item])
+    set_params(project, curate={"overlap_ngram": 13, "near_duplicate": 0.8})
+    run_stage("curate")
     kept = {row["id"]: row["context"] for row in records.read("instructions_kept", folder / "kept.parquet")}
     rejected = {row["id"]: row for row in records.read("instructions_rejected", folder / "rejected.parquet")}
     assert kept == {"a": [], "b": SYSTEM, "c": EARLIER}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, SHARED
+from helpers import ROOT, SHARED
 
 from holdfast.chat import encoding, template_check, template_text, templates
 from holdfast.core import manifest
@@ -165,9 +165,9 @@ def test_a_template_that_cannot_be_used_gets_one_clear_line(tmp_path, source, sa
     assert len(str(caught.value).splitlines()) == 2
 
 
-def test_the_command_says_what_is_wrong_and_exits_with_2(tmp_path):
+def test_the_command_says_what_is_wrong_and_exits_with_3(tmp_path):
     done = command(str(template(tmp_path, "<|u|>{% for m in messages %}{% endfor %}")))
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (3, "")
     assert "0 times" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -182,11 +182,19 @@ def test_nothing_is_run_and_nothing_is_written(clone: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "where"), [("no project", "no DVC project"), ("dvc.yaml", "dvc.yaml"), ("dvc.lock", "dvc.lock")]
+    ("damage", "where"),
+    [
+        ("no dvc.yaml", "dvc.yaml: no such file"),
+        ("no project", "no DVC project"),
+        ("dvc.yaml", "dvc.yaml"),
+        ("dvc.lock", "dvc.lock"),
+    ],
 )
 def test_what_dvc_cannot_read_is_a_user_error(tmp_path: Path, clone: Path, damage: str, where: str) -> None:
-    folder = tmp_path if damage == "no project" else clone
-    if damage != "no project":
+    folder = tmp_path if damage.startswith("no ") else clone
+    if damage == "no project":
+        (folder / "dvc.yaml").write_text("stages: {}\n")
+    elif damage != "no dvc.yaml":
         (folder / damage).write_text("stages: [\n")
     with pytest.raises(UserError, match=where):
         run(folder)

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 import yaml
-from test_report import build, render
+from helpers import set_params
+from report_run import build, render
 
 from holdfast.commands import comment as command
 
@@ -106,14 +107,6 @@ def gate(folder: Path, **settings: str) -> tuple[int, str]:
     shutil.rmtree(out, ignore_errors=True)
     done = run(folder, "bash", ".ci/gate.sh", "main", str(out), **settings)
     return done.returncode, (out / "comment.md").read_text(encoding="utf-8")
-
-
-def set_params(folder: Path, **changes: Any) -> None:
-    content = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    for key, value in changes.items():
-        section, leaf = key.split("__")
-        content[section][leaf] = value
-    (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +202,7 @@ def test_dvc_s_own_diffs_say_what_changed(tmp_path: Path) -> None:
 
 def test_without_the_target_branch_the_gate_says_what_to_fetch(repository: Path) -> None:
     done = run(repository, "holdfast", "comment", "--against", "origin/nowhere")
-    assert done.returncode == 2
+    assert done.returncode == 3
     assert "fetch-depth: 0" in done.stderr
     assert "Traceback" not in done.stderr
 

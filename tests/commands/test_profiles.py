@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
-from test_params import holdfast
+from helpers import ROOT, holdfast
 
 from holdfast.commands import profile
 from holdfast.core.errors import UserError
@@ -60,7 +59,7 @@ def test_everything_that_dvc_yaml_takes_from_params_is_in_the_profile(name):
         key
         for stage in yaml.safe_load(dag)["stages"].values()
         for key in stage.get("params", [])
-        if stage.get("cmd") != "holdfast pocket" and "${" not in key
+        if stage.get("cmd") != "holdfast run pocket" and "${" not in key
     }
     for key in sorted(wanted):
         inner = content
@@ -76,7 +75,7 @@ def test_lengths_fit_every_known_context_and_hub_models_are_pinned_and_known(nam
     for member in settings.panel:
         model = settings.models[member]
         if model.hub:
-            shape = shapes.of(model, Path("nowhere"))
+            shape = shapes.find_shape(model, Path("nowhere"))
             assert shape is not None, f"{model.hub} has no entry in shapes.CONFIGS"
             contexts[member] = shape.context
     rubric = (ROOT / settings.judge.rubric).read_text(encoding="utf-8")
@@ -94,7 +93,7 @@ def test_sizes_and_arms_are_consistent(name):
     assert settings.quality.min_rows <= settings.balance.rows <= settings.reconstruct.samples
     assert settings.quality.min_clusters <= settings.curate.clusters <= settings.balance.rows
     assert settings.finetune.batch_size % (settings.finetune.micro_batch or 1) == 0
-    longest = settings.reconstruct.max_tokens + settings.respond.max_tokens + fit.TEMPLATE
+    longest = settings.reconstruct.max_tokens + settings.respond.max_tokens + fit.TEMPLATE_TOKENS
     assert longest <= settings.finetune.max_length, "a replay row may be longer than a training row"
     assert (ROOT / settings.judge.rubric).is_file()
     assert {"general"} <= {suite.role for suite in settings.evaluate.suites.values()}
@@ -103,7 +102,7 @@ def test_sizes_and_arms_are_consistent(name):
 @pytest.mark.parametrize("name", REAL)
 def test_the_small_profile_s_training_fits_its_gpu_and_the_large_ones_are_sharded(name):
     settings = loaded(name)
-    shape = shapes.of(settings.models["base"], Path("nowhere"))
+    shape = shapes.find_shape(settings.models["base"], Path("nowhere"))
     assert shape is not None
     weights = 20 * shape.parameters  # AdamW in fp32, and the base for KL
     logits = 6 * 4 * settings.finetune.micro_batch * settings.finetune.max_length * shape.vocabulary
@@ -196,4 +195,7 @@ def test_a_profile_that_does_not_load_changes_nothing(place):
 
 def test_an_unknown_profile_is_named_with_those_there_are(place, tmp_path_factory):
     assert "there are: llama-3.1-8b, paper, pocket, qwen2.5-0.5b" in holdfast(place, "profile", "use", "lama")
-    assert "run this from the project's folder" in holdfast(tmp_path_factory.mktemp("empty"), "profile", "list")
+    # they come with Holdfast, so they are known in every folder
+    assert "there are: llama-3.1-8b, paper, pocket, qwen2.5-0.5b" in holdfast(
+        tmp_path_factory.mktemp("empty"), "profile", "use", "lama"
+    )

@@ -94,12 +94,3 @@ def test_a_key_is_the_same_in_any_order_of_keys_and_refuses_what_json_cannot_car
             cache.key(bad)
     with pytest.raises(ValueError, match="not JSON compliant"):
         cache.key(float("nan"))
-
-
-def test_code_version_changes_with_the_code(tmp_path):
-    file = tmp_path / "a.py"
-    file.write_text("x = 1\n")
-    before = cache.code_version(str(file))
-    assert cache.code_version(str(file), str(file)) == before
-    file.write_text("x = 2\n")
-    assert cache.code_version(str(file)) != before

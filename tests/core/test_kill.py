@@ -18,19 +18,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import helpers
 import pytest
 import yaml
-from conftest import ROOT, describe, instruction, response
-from test_evaluate import task
+from helpers import ROOT, describe, instruction, response, task
 
-from holdfast.core import cache, records
+from holdfast.core import cache, manifest, records
 from holdfast.core.errors import UserError
 from holdfast.evaluation import resume
 from holdfast.params.evaluate import Evaluate
-from holdfast.params.judge import Judge
 from holdfast.params.reconstruct import Reconstruct
 from holdfast.params.respond import Respond
-from holdfast.params.row_checks import RowChecks
 
 KILLS = 8  # random moments per stage: 32 in all
 ROWS = 60
@@ -44,27 +42,31 @@ PARTS.set_forkserver_preload(
 def run_stage(stage: str, folder: Path) -> None:
     """The stage in `folder`, in six to ten shards; what a command of cli.py does."""
     from holdfast.evaluation import harness
-    from holdfast.panel import responses, scoring
+    from holdfast.panel import responses
     from holdfast.reconstruction import user_turns
 
     os.chdir(folder)
     os.environ["OMP_NUM_THREADS"] = "1"
     model, kept = Path("manifest/base.json"), Path("data/instructions/kept.parquet")
     if stage == "reconstruct":
-        settings = Reconstruct(samples=ROWS, max_tokens=24, shard=10, batch=10)
-        user_turns.main(settings, RowChecks(), model, model, Path("out.parquet"), Path("out.json"))
+        params, base = Reconstruct(samples=ROWS, max_tokens=24, shard=10, batch=10), manifest.load(model)
+        query = user_turns.derive_pre_query(params, manifest.tokenizer(base.folder()), "base")
+        rows = user_turns.sample_user_turns(range(ROWS), params, base, query, [])
+        records.write("instructions_raw", Path("out.parquet"), rows)
     elif stage == "respond":
-        responses.main(Respond(k=1, max_tokens=24, shard=10, batch=10), model, kept, Path("out.parquet"))
+        params, instructions = Respond(k=1, max_tokens=24, shard=10, batch=10), records.read("instructions_kept", kept)
+        rows = responses.answer_instructions(instructions, manifest.load(model), params)
+        records.write("responses", Path("out.parquet"), rows)
     elif stage == "evaluate":
-        resume.SHARD = 12
+        resume.MIN_SHARD_REQUESTS = 12
         suites = {"free": {"role": "general"}, "choice": {"role": "general", "chance": 0.25}}
         asked = Evaluate(tasks="suites", suites=suites, batch=6)
-        harness.main(asked, "base", model, Path("models"), Path("none"), Path("eval/base"))
-        shutil.copyfile("eval/base/items.parquet", "out.part")
+        base = manifest.load(model)
+        items = harness.evaluate_model(asked, "base", base.folder(), base, Path("none")).items
+        records.write("items", Path("out.part"), items)
         os.replace("out.part", "out.parquet")
     else:
-        settings = Judge(rubric="rubric.txt", min_mass=0.0, shard=6, batch=6)
-        scoring.main(settings, {}, ["base"], model.parent, Path("data"))
+        helpers.run_stage("judge")
         shutil.copyfile("data/scores/base.parquet", "out.part")
         os.replace("out.part", "out.parquet")
 
@@ -74,6 +76,10 @@ def template(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with everything that the four stages read."""
     folder = tmp_path_factory.mktemp("template")
     describe(tiny, folder / "manifest")
+    shutil.copytree(folder / "manifest", folder / "models" / "manifest")
+    judge = {"rubric": "rubric.txt", "min_mass": 0.0, "shard": 6, "batch": 6}
+    params = {"panel": ["base"], "judge": judge, "consensus": {}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     rows = [instruction(f"q{n:02d}", f"What is {n} + 2?") for n in range(ROWS)]
     records.write("instructions_kept", folder / "data" / "instructions" / "kept.parquet", rows)
     answers = [response(row["id"], "base", 0, f"It is {n}.") for n, row in enumerate(rows)]
@@ -221,7 +227,7 @@ def test_a_full_disk_stops_a_command_with_a_few_lines_and_leaves_its_earlier_out
         [sys.executable, "-m", "holdfast.cli", "run", "acquire"], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
         text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
     )  # fmt: skip
-    assert done.returncode == 2
+    assert done.returncode == 3
     assert "make room" in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 3
     assert sorted(f.name for f in (project / "models").iterdir()) == ["manifest", "pocket"]

@@ -1,15 +1,11 @@
-"""params.yaml: the repository's own loads; every mistake gives one to three lines with file, key and remedy, exit code 2."""
+"""params.yaml: the repository's own loads; every mistake gives one to three lines with file, key and remedy, exit code 3."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import yaml
-from conftest import ROOT
+from helpers import ROOT, holdfast, set_params
 
 from holdfast.core.errors import UserError
 from holdfast.params.base import SECTIONS
@@ -18,21 +14,6 @@ from holdfast.params.finetune import Finetune
 from holdfast.params.mix import Mix
 from holdfast.params.models import Models, load_panel
 from holdfast.params.whole import Params
-
-
-def change(file: Path, **changes: object) -> None:
-    """Sets dotted keys (`gate__margin=0.1`) in a params file; ... removes one."""
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    for key, value in changes.items():
-        *path, leaf = key.split("__")
-        inner = content
-        for part in path:
-            inner = inner[part]
-        if value is ...:
-            del inner[leaf]
-        else:
-            inner[leaf] = value
-    file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 def test_the_repository_s_own_params_load():
@@ -61,10 +42,11 @@ MISTAKES = {
     "list for a mapping": (dict(gate=["margin"]), ["'gate'"]),
     "no such choice": (dict(consensus__strategy="best"), ["'consensus.strategy'", "'best'", "mean_score"]),
     "share above 1": (dict(mix__arms__holdfast__share=1.5), ["'mix.arms.holdfast.share'", "'1.5'"]),
+    "points for a fraction": (dict(gate__margin=3), ["'gate.margin'", "fractions: 3 points are 0.03"]),
     "share below 0": (dict(mix__arms__holdfast__share=-0.1), ["'mix.arms.holdfast.share'", "'-0.1'"]),
     "share that is a word": (dict(mix__arms__holdfast__share="some"), ["'mix.arms.holdfast.share'", "neither auto nor a number"]),
     "pilot with one share": (dict(pilot__shares=[0.5]), ["'pilot.shares'", "at least 2 items"]),
-    "missing section": (dict(curate=...), ["'curate'"]),
+    "missing section": (dict(ingest=...), ["'ingest'"]),
     "missing key": (dict(balance__rows=...), ["missing parameter 'balance.rows'"]),
     "panel member twice": (dict(panel=["base", "abacus", "abacus"]), ["panel member 'abacus' is named twice"]),
     "arm twice": (dict(arms=["holdfast", "holdfast"]), ["arm 'holdfast' is named twice"]),
@@ -86,7 +68,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_gives_file_key_and_remedy(project, mistake):
     changes, names = MISTAKES[mistake]
-    change(project / "params.yaml", **changes)
+    set_params(project, **changes)
     with pytest.raises(UserError) as caught:
         Params.load()
     text = str(caught.value)
@@ -94,31 +76,18 @@ def test_a_mistake_gives_file_key_and_remedy(project, mistake):
     assert len(text.splitlines()) == 2
 
 
-def holdfast(folder: Path, *arguments: str) -> str:
-    """Runs the real command, which must stop with exit code 2 and one to three lines, and returns them."""
-    command = [sys.executable, "-m", "holdfast.cli", *arguments]
-    done = subprocess.run(
-        command, cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True
-    )
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert 1 <= len(done.stderr.strip().splitlines()) <= 3, done.stderr
-    assert done.stdout == ""
-    return done.stderr
-
-
 @pytest.mark.parametrize(
     "mistake", ["unknown key of a section", "text for a number", "panel member twice", "arm twice", "missing section"]
 )
-def test_the_command_stops_with_exit_code_2_and_no_traceback(project, mistake):
+def test_the_command_stops_with_exit_code_3_and_no_traceback(project, mistake):
     changes, names = MISTAKES[mistake]
-    change(project / "params.yaml", **changes)
+    set_params(project, **changes)
     said = holdfast(project, "validate")
     assert all(name in said for name in ["params.yaml", *names]), said
 
 
 def test_a_stage_says_which_section_is_missing(project):
-    change(project / "params.yaml", balance=...)
+    set_params(project, balance=...)
     assert "missing section 'balance'" in holdfast(project, "run", "balance")
 
 
@@ -146,7 +115,7 @@ def test_a_key_that_stands_twice_is_refused(project):
     (project / "params.yaml").write_text(
         text.replace("    holdfast: {share:", "    domain-only: {share:", 1), encoding="utf-8"
     )
-    with pytest.raises(UserError, match="'domain-only' stands twice"):
+    with pytest.raises(UserError, match="'domain-only' appears twice"):
         Mix.load()
 
 
@@ -161,21 +130,21 @@ def test_a_number_in_any_notation_is_that_number(project, number):
 
 def test_a_panel_must_be_a_list_of_names(project):
     for panel in ("base", [], [1], None):
-        change(project / "params.yaml", panel=panel)
+        set_params(project, panel=panel)
         with pytest.raises(UserError, match="list of names"):
             load_panel()
 
 
 def test_a_stage_s_section_is_all_that_a_stage_reads(project):
     """A mistake elsewhere does not stop a stage that is not handed it."""
-    change(project / "params.yaml", balance__rows="many")
+    set_params(project, balance__rows="many")
     assert Mix.load().max_repeats == 4
 
 
 def test_leaves_of_a_section_are_read_without_the_others(project):
     """A stage that is handed two of a section's parameters does not see, and does not trip over, a third."""
-    change(project / "params.yaml", consensus__min_score="high", consensus__strategy="mean_score")
+    set_params(project, consensus__min_score="high", consensus__strategy="mean_score")
     assert SelectionRule.load() == SelectionRule(strategy="mean_score", min_judges=1)
-    change(project / "params.yaml", consensus__strategy="vote")
+    set_params(project, consensus__strategy="vote")
     with pytest.raises(UserError, match="consensus.strategy"):
         SelectionRule.load()

@@ -1,26 +1,30 @@
-"""holdfast/data/balancing.py: even quotas by hand, nothing lost, the same choice for the same rows and seed."""
+"""stages/balance.py: even quotas by hand, nothing lost, the same choice for the same rows and seed."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 
 import pytest
-from conftest import candidate
+import yaml
+from helpers import candidate, run_stage
 
 from holdfast.core import records
 from holdfast.data import balancing
-from holdfast.params.balance import Balance
 
 
 def run(folder: Path, candidates: list[dict], **params) -> tuple[list[dict], list[dict], dict]:
     """(replay, surplus, summary)"""
-    records.write("candidates", folder / "replay" / "candidates.parquet", candidates)
-    balancing.main(Balance(**params), folder / "base.json", folder / "replay", folder / "balance.json")
-    chosen, surplus = (records.read("replay", folder / "replay" / f"{name}.parquet") for name in ("replay", "surplus"))
+    replay = folder / "data" / "replay"
+    records.write("candidates", replay / "candidates.parquet", candidates)
+    (folder / "params.yaml").write_text(yaml.safe_dump({"balance": params}), encoding="utf-8")
+    with contextlib.chdir(folder):
+        run_stage("balance")
+    chosen, surplus = (records.read("replay", replay / f"{name}.parquet") for name in ("replay", "surplus"))
     assert {row["id"] for row in chosen} | {row["id"] for row in surplus} == {row["id"] for row in candidates}
     assert len(chosen) + len(surplus) == len(candidates)
-    return chosen, surplus, records.read_json(folder / "balance.json")
+    return chosen, surplus, records.read_json(folder / "reports" / "balance.json")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +115,9 @@ def test_the_same_seed_chooses_the_same_rows_and_another_seed_others(tmp_path):
     again = run(tmp_path / "b", rows[::-1], rows=30, seed=1)[0]
     other = run(tmp_path / "c", rows, rows=30, seed=2)[0]
     assert first == again
-    assert (tmp_path / "a/replay/replay.parquet").read_bytes() == (tmp_path / "b/replay/replay.parquet").read_bytes()
+    assert (tmp_path / "a/data/replay/replay.parquet").read_bytes() == (
+        tmp_path / "b/data/replay/replay.parquet"
+    ).read_bytes()
     assert {row["id"] for row in first} != {row["id"] for row in other}
 
 
@@ -170,9 +176,7 @@ def test_difficulty_by_how_little_the_instruction_helps(tmp_path, base, tiny):
     by_hand = [surprise(q, a) - surprise("", a) for q, a in texts]
     assert found == pytest.approx(by_hand, abs=1e-4)
 
-    records.write("candidates", tmp_path / "replay" / "candidates.parquet", rows)
-    knobs = Balance(rows=4, difficulty_bins=2, difficulty="instruction_following")
-    balancing.main(knobs, base, tmp_path / "replay", tmp_path / "balance.json")
-    bins = {row["id"]: row["difficulty"] for row in records.read("replay", tmp_path / "replay" / "replay.parquet")}
+    chosen, _, _ = run(tmp_path, rows, rows=4, difficulty_bins=2, difficulty="instruction_following")
+    bins = {row["id"]: row["difficulty"] for row in chosen}
     hard = sorted(range(4), key=lambda i: by_hand[i])[2:]
     assert bins == {f"r{i}": int(i in hard) for i in range(4)}

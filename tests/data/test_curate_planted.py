@@ -1,4 +1,4 @@
-"""holdfast/data/screening.py: at least a hundred planted of each kind are caught, in any script and inside long texts, and clean rows stay."""
+"""stages/curate.py: at least a hundred planted of each kind are caught, in any script and inside long texts, and clean rows stay."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from conftest import SHARED
+from helpers import SHARED
 
 
 def variants(rng: random.Random, text: str) -> list[str]:
-    """The same question in disguise."""
+    """A question in ten disguises."""
     words = text.split()
     middle = len(words) // 2
     return [
-        text.upper(), text.lower().replace(",", "").replace(".", "").replace("'", "’"), "  \n".join(words), f"**{text}**",
-        f"Here is a task for you. {text} Thank you!", " ".join(text.replace("\n", " ").split()), text.replace(" ", "\u00a0"),
-        " ".join(words[: int(0.85 * len(words))]), " ".join([*words[:middle], "indeed", *words[middle:]]),
+        text.upper(),
+        text.lower().replace(",", "").replace(".", "").replace("'", "’"),
+        "  \n".join(words),
+        f"**{text}**",
+        f"Here is a task for you. {text} Thank you!",
+        " ".join(text.replace("\n", " ").split()),
+        text.replace(" ", "\u00a0"),
+        " ".join(words[: int(0.85 * len(words))]),
+        " ".join([*words[:middle], "indeed", *words[middle:]]),
         "".join(c if rng.random() > 0.02 or not c.isspace() else " \u200b" for c in text),
-    ]  # fmt: skip
+    ]
 
 
 def personal(rng: random.Random) -> list[str]:
@@ -41,20 +47,39 @@ def personal(rng: random.Random) -> list[str]:
 
     name = rng.choice(["anna", "li.wei", "j_smith", "o-reilly"])
     return [
-        f"{name}{digits(2)}@mail{digits(1)}.org", f"(2{digits(2)}) {digits(3)}-{digits(4)}", f"+49 {digits(3)} {digits(4)} {digits(3)}",
-        f"+1-2{digits(2)}-{digits(3)}-{digits(4)}", card(), iban(), f"{rng.randint(100, 665)}-{rng.randint(10, 99)}-{rng.randint(1000, 9999)}",
-        f"{rng.randint(11, 126)}.{rng.randint(0, 255)}.{rng.randint(0, 255)}.{rng.randint(1, 254)}", "sk-" + "aB3" * 9 + digits(5),
-        f"date of birth: {rng.randint(10, 28)}/0{rng.randint(1, 9)}/19{rng.randint(40, 99)}", f"2{digits(2)}.{digits(3)}.{digits(4)}",
+        f"{name}{digits(2)}@mail{digits(1)}.org",
+        f"(2{digits(2)}) {digits(3)}-{digits(4)}",
+        f"+49 {digits(3)} {digits(4)} {digits(3)}",
+        f"+1-2{digits(2)}-{digits(3)}-{digits(4)}",
+        card(),
+        iban(),
+        f"{rng.randint(100, 665)}-{rng.randint(10, 99)}-{rng.randint(1000, 9999)}",
+        f"{rng.randint(11, 126)}.{rng.randint(0, 255)}.{rng.randint(0, 255)}.{rng.randint(1, 254)}",
+        "sk-" + "aB3" * 9 + digits(5),
+        f"date of birth: {rng.randint(10, 28)}/0{rng.randint(1, 9)}/19{rng.randint(40, 99)}",
+        f"2{digits(2)}.{digits(3)}.{digits(4)}",
         f"{rng.randint(10, 999)} Maple Grove Street, Springfield",
-    ]  # fmt: skip
+    ]
 
 
 LEAKS = (
-    "{}<|end|>", "<|user|>{}", "<|im_start|>user\n{}<|im_end|>", "[INST] {} [/INST]", "{}<|eot_id|>", "<start_of_turn>user\n{}",
-    "### Instruction:\n{}\n### Response:", "Human: {}\nAssistant: Yes.", "<<SYS>>\n<</SYS>>\n{}", "{}</s>", "user\n{}\nassistant\n",
-    "<|start_header_id|>user<|end_header_id|>\n\n{}", "<｜User｜>{}", "{}\n\n### Assistant: Of course.", "[|Human|]: {} <|endofturn|>",
+    "{}<|end|>",
+    "<|user|>{}",
+    "<|im_start|>user\n{}<|im_end|>",
+    "[INST] {} [/INST]",
+    "{}<|eot_id|>",
+    "<start_of_turn>user\n{}",
+    "### Instruction:\n{}\n### Response:",
+    "Human: {}\nAssistant: Yes.",
+    "<<SYS>>\n<</SYS>>\n{}",
+    "{}</s>",
+    "user\n{}\nassistant\n",
+    "<|start_header_id|>user<|end_header_id|>\n\n{}",
+    "<｜User｜>{}",
+    "{}\n\n### Assistant: Of course.",
+    "[|Human|]: {} <|endofturn|>",
     "USER: {} ASSISTANT:",
-)  # fmt: skip
+)
 
 
 def real_text() -> tuple[list[str], list[str]]:
@@ -110,9 +135,12 @@ def test_a_hundred_planted_of_each_kind_are_caught_and_clean_text_is_kept(curate
 def check(texts: dict[str, str], rejected: dict[str, dict]) -> None:
     """All that is planted is rejected, nearly all for its reason; clean rows are not."""
     expected = {
-        "item": {"evaluation_overlap"}, "same": {"duplicate"}, "variant": {"near_duplicate"},
-        "personal": {"personal_data"}, "leak": {"template_leak"},
-    }  # fmt: skip
+        "item": {"evaluation_overlap"},
+        "same": {"duplicate"},
+        "variant": {"near_duplicate"},
+        "personal": {"personal_data"},
+        "leak": {"template_leak"},
+    }
     for kind, reasons in expected.items():
         planted = [id for id in texts if id.startswith(kind)]
         missed = [
@@ -131,9 +159,16 @@ def check(texts: dict[str, str], rejected: dict[str, dict]) -> None:
 
 # first and last letter, vowel signs, whether blanks stand between words, and the digits
 SCRIPTS = {
-    "han": ("\u4e00\u4fff", "", "", "0０"), "kana": ("ぁゖ", "", "", "0０"), "thai": ("กฮ", "ะาิีุู", "", "0๐"), "hangul": ("가곽", "", " ", "00"),
-    "cyrillic": ("ая", "", " ", "00"), "greek": ("αω", "", " ", "00"), "hebrew": ("את", "", " ", "00"), "arabic": ("غي", "", " ", "0٠"), "devanagari": ("कह", "ािीुूे", " ", "0०"),
-}  # fmt: skip
+    "han": ("\u4e00\u4fff", "", "", "0０"),
+    "kana": ("ぁゖ", "", "", "0０"),
+    "thai": ("กฮ", "ะาิีุู", "", "0๐"),
+    "hangul": ("가곽", "", " ", "00"),
+    "cyrillic": ("ая", "", " ", "00"),
+    "greek": ("αω", "", " ", "00"),
+    "hebrew": ("את", "", " ", "00"),
+    "arabic": ("غي", "", " ", "0٠"),
+    "devanagari": ("कह", "ािीुूे", " ", "0०"),
+}
 
 
 class Script:
@@ -160,12 +195,17 @@ class Script:
         return " ".join(self.sentence() for _ in range(count))
 
     def disguised(self, item: str, n: int) -> str:
-        """The same question in another look."""
+        """A question in another look."""
         digits = str.maketrans("0123456789", "".join(chr(ord(self.digits[1]) + d) for d in range(10)))
         forms = (
-            item.translate(digits), item.replace("-", " – "), item.replace("-", " "), unicodedata.normalize("NFD", item).upper(),
-            f"{self.word()} «{item}» {self.word()}", item[: int(0.8 * len(item))], item.replace(" ", "\u3000\u200b"),
-        )  # fmt: skip
+            item.translate(digits),
+            item.replace("-", " – "),
+            item.replace("-", " "),
+            unicodedata.normalize("NFD", item).upper(),
+            f"{self.word()} «{item}» {self.word()}",
+            item[: int(0.8 * len(item))],
+            item.replace(" ", "\u3000\u200b"),
+        )
         return forms[n % len(forms)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import http.server
 import json
@@ -16,11 +17,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from helpers import run_stage
 
 from holdfast.core import records
 from holdfast.core.errors import UserError
-from holdfast.data import ingestion
-from holdfast.params.ingest import Ingest
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -48,13 +49,24 @@ def run(
     folder: Path, train: str = "train.jsonl", test: str | None = "test.jsonl", **more: Any
 ) -> dict[str, list[dict]]:
     sources: dict[str, Any] = dict(train=dict(path=train), **(dict(test=dict(path=test)) if test else {}))
-    ingestion.main(Ingest(folder=str(folder), **sources, **more), folder / "out")
+    ingest(folder, folder=str(folder), **sources, **more)
     return outputs(folder)
 
 
-def outputs(folder: Path) -> dict[str, list[dict]]:
+def ingest(project: Path, **params: Any) -> None:
+    """The stage in `project`, with these parameters alone."""
+    write_params(project, **params)
+    with contextlib.chdir(project):
+        run_stage("ingest")
+
+
+def write_params(project: Path, **params: Any) -> None:
+    (project / "params.yaml").write_text(yaml.safe_dump({"ingest": params}), encoding="utf-8")
+
+
+def outputs(project: Path) -> dict[str, list[dict]]:
     schemas = {"train": "domain", "test": "domain", "rejected": "domain_rejected"}
-    return {name: records.read(schema, folder / "out" / f"{name}.parquet") for name, schema in schemas.items()}
+    return {name: records.read(schema, project / "data/domain" / f"{name}.parquet") for name, schema in schemas.items()}
 
 
 def turns(rows: list[dict]) -> set[tuple[str, ...]]:
@@ -66,9 +78,9 @@ def reasons(rows: list[dict]) -> Counter:
 
 
 def fails(folder: Path, *named: str, **arguments: Any) -> str:
-    """Runs into a UserError of one to three lines that names all of `named`; what stood in out/ stays as it was."""
-    out = folder / "out"
-    out.mkdir(exist_ok=True)
+    """Runs into a UserError of one to three lines that names all of `named`; earlier outputs stay as they were."""
+    out = folder / "data/domain"
+    out.mkdir(parents=True, exist_ok=True)
     for name in ("train", "test", "rejected"):
         (out / f"{name}.parquet").write_bytes(b"from an earlier run")
     with pytest.raises(UserError) as caught:
@@ -273,9 +285,9 @@ def many(n: int) -> list[dict[str, Any]]:
 def test_split_depends_on_seed_and_content_and_not_on_order(folder: Path) -> None:
     jsonl(folder / "train.jsonl", many(100))
     one = run(folder, test=None, test_fraction=0.2, seed=1)
-    files = [(folder / "out" / f"{name}.parquet").read_bytes() for name in ("train", "test")]
+    files = [(folder / "data/domain" / f"{name}.parquet").read_bytes() for name in ("train", "test")]
     run(folder, test=None, test_fraction=0.2, seed=1)
-    assert files == [(folder / "out" / f"{name}.parquet").read_bytes() for name in ("train", "test")]
+    assert files == [(folder / "data/domain" / f"{name}.parquet").read_bytes() for name in ("train", "test")]
     jsonl(folder / "train.jsonl", many(100)[::-1])
     other_order = run(folder, test=None, test_fraction=0.2, seed=1)
     assert turns(other_order["test"]) == turns(one["test"])
@@ -416,15 +428,19 @@ def test_ambiguous_format_lists_what_fits(folder: Path) -> None:
 
 def hub_run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Ingest of a hub data set in a process of its own: the hub's libraries read the environment when they load."""
+    write_params(folder, folder=".", train={"hub": "owner/name", "revision": "a" * 40})
     code = (
-        "from pathlib import Path\nfrom stages import ingest\nfrom holdfast.params.ingest import Ingest\n"
-        "source = dict(hub='owner/name', revision='a' * 40)\n"
-        "try:\n    ingest.main(Ingest(folder='.', train=source), Path('out'))\n"
-        "except ingest.UserError as error:\n    raise SystemExit(str(error))"
+        "from helpers import run_stage\nfrom holdfast.core.errors import UserError\n"
+        "try:\n    run_stage('ingest')\nexcept UserError as error:\n    raise SystemExit(str(error))"
     )
     env = (
         os.environ
-        | {"PYTHONPATH": str(ROOT), "HF_HOME": str(folder / "home"), "NO_PROXY": "*", "no_proxy": "*"}
+        | {
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+            "HF_HOME": str(folder / "home"),
+            "NO_PROXY": "*",
+            "no_proxy": "*",
+        }
         | environment
     )
     return subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True)
@@ -436,7 +452,7 @@ def test_hub_data_set_without_network_is_a_clear_error(tmp_path: Path) -> None:
     assert "ingest.train: cannot load the data set 'owner/name'" in done.stderr
     assert "HF_HUB_OFFLINE" in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 3
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "data").exists()
 
 
 def test_local_folder_is_not_taken_for_a_hub_data_set(folder: Path) -> None:
@@ -506,10 +522,8 @@ def needs(path: Path) -> Path:
 def test_pubmedqa_goes_through_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = needs(SHARED / "pubmedqa" / "ori_pqal.json")
     columns = dict(prompt="QUESTION", context="CONTEXTS", response="LONG_ANSWER", group="final_decision")
-    params = Ingest(
-        folder=str(folder), train=dict(path="ori_pqal.json"), format="columns", columns=columns, test_fraction=0.5
-    )
-    ingestion.main(params, tmp_path / "out")
+    train = dict(path="ori_pqal.json")
+    ingest(tmp_path, folder=str(folder), train=train, format="columns", columns=columns, test_fraction=0.5)
     found = outputs(tmp_path)
     assert (len(found["train"]), len(found["test"]), len(found["rejected"])) == (500, 500, 0)
     assert {row["group"] for row in found["train"]} == {"yes", "no", "maybe"}
@@ -522,10 +536,8 @@ def test_pubmedqa_goes_through_columns(tmp_path: Path, capsys: pytest.CaptureFix
 def test_gsm8k_goes_through_columns(tmp_path: Path) -> None:
     folder = needs(SHARED / "gsm8k" / "train.jsonl")
     sources = dict(train=dict(path="train.jsonl"), test=dict(path="test.jsonl"))
-    ingestion.main(
-        Ingest(folder=str(folder), **sources, format="columns", columns=dict(prompt="question", response="answer")),
-        tmp_path / "out",
-    )
+    columns = dict(prompt="question", response="answer")
+    ingest(tmp_path, folder=str(folder), **sources, format="columns", columns=columns)
     found = outputs(tmp_path)
     assert (len(found["train"]), len(found["test"]), len(found["rejected"])) == (7473, 1319, 0)
     assert all("####" in row["messages"][1]["content"] for row in found["test"])

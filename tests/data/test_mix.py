@@ -1,4 +1,4 @@
-"""holdfast/data/mixing.py: the share is counted in trained tokens, replay rows repeat evenly, the same rows and seed give the same bytes."""
+"""The stage `mix`: the share is counted in trained tokens, replay rows repeat evenly, the same rows and seed give the same bytes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import candidate, describe
+from helpers import candidate, describe, run_stage, set_params
 
 from holdfast.chat import encoding
 from holdfast.core import records
 from holdfast.core.errors import UserError
-from holdfast.data import mixing
-from holdfast.params.mix import Mix
 
 ANSWERS = ["yes", "the red fox", "1 2 3 4 5 6", "apple, pear, plum", "no"]
 
@@ -24,7 +22,7 @@ ANSWERS = ["yes", "the red fox", "1 2 3 4 5 6", "apple, pear, plum", "no"]
 def run(project: Path, base: Path):
     """run(domain rows, replay rows, share, params) -> rows of the mixture."""
 
-    def given(domain: int, replay: int, share: float, model: Path = base, epochs: float = 1, **params) -> list[dict]:
+    def mix(domain: int, replay: int, share: float, epochs: float = 1, **params) -> list[dict]:
         data = project / "data"
         rows = []
         for n in range(domain):
@@ -36,11 +34,16 @@ def run(project: Path, base: Path):
             for n in range(replay)
         ]
         records.write("replay", data / "replay" / "replay.parquet", chosen)
-        out = data / "mixes" / "arm.parquet"
-        mixing.main(Mix(arms={"arm": {"share": share}}, epochs=epochs, **params), "arm", model, data, out)
-        return records.read("mix", out)
+        return mix_again(project, share, epochs=epochs, **params)
 
-    return given
+    return mix
+
+
+def mix_again(project: Path, share: float, **params) -> list[dict]:
+    """The stage on what lies in data/ already."""
+    set_params(project, mix={"arms": {"arm": {"share": share}}, **params})
+    run_stage("mix", "arm")
+    return records.read("mix", project / "data/mixes/arm.parquet")
 
 
 def tokens(rows: list[dict], source: str) -> int:
@@ -66,7 +69,7 @@ def test_trained_tokens_are_the_answer_s_and_the_end_of_the_turn(run, tokenizer)
 def test_share_zero_needs_no_replay_set(run, project, base):
     assert {row["source"] for row in run(4, 4, 0.0)} == {"domain"}
     (project / "data/replay/replay.parquet").unlink()
-    mixing.main(Mix(arms={"arm": {"share": 0.0}}), "arm", base, project / "data", project / "data/mixes/arm.parquet")
+    mix_again(project, 0.0)
 
 
 def test_no_row_is_used_twice_before_every_row_was_used_once(run):
@@ -121,9 +124,9 @@ def test_a_part_of_an_epoch_takes_a_part_of_the_domain(run):
 
 def test_an_arm_may_have_its_own_number_of_epochs(run, project, base):
     run(4, 4, 0.0)
-    out = project / "data/mixes/arm.parquet"
-    mixing.main(Mix(arms={"arm": {"share": 0.0, "epochs": 3}}, epochs=1), "arm", base, project / "data", out)
-    assert len(records.read("mix", out)) == 12
+    set_params(project, mix={"arms": {"arm": {"share": 0.0, "epochs": 3}}, "epochs": 1})
+    run_stage("mix", "arm")
+    assert len(records.read("mix", project / "data/mixes/arm.parquet")) == 12
 
 
 def test_too_small_a_replay_set_stops_with_what_would_help(run, project):
@@ -138,7 +141,7 @@ def test_too_small_a_replay_set_stops_with_what_would_help(run, project):
 
 def test_an_arm_without_an_entry_is_named(run, project, base):
     with pytest.raises(UserError, match="'other' has no entry in mix.arms"):
-        mixing.main(Mix(arms={"arm": {"share": 0.0}}), "other", base, project / "data", project / "out.parquet")
+        run_stage("mix", "other")
 
 
 def test_the_same_rows_and_seed_give_the_same_bytes(run, project):
@@ -165,9 +168,7 @@ def test_control_tokens_spelled_in_the_data_stay_text(run, project, base, tokeni
     attack = [{"role": "user", "content": f"a{end}b"}, {"role": "assistant", "content": f"yes{end}more"}]
     rows = [dict(id="d", messages=attack, group="", source="train.jsonl:1")]
     records.write("domain", project / "data/domain/train.parquet", rows)
-    out = project / "data/mixes/arm.parquet"
-    mixing.main(Mix(arms={"arm": {"share": 0.0}}), "arm", base, project / "data", out)
-    row = records.read("mix", out)[0]
+    (row,) = mix_again(project, 0.0)
     ids, mask = encoding.encode(tokenizer, row["messages"])
     assert ids.count(tokenizer.eos_token_id) == 2  # the two that the template wrote
     assert sum(mask) == row["trained_tokens"]
@@ -180,8 +181,9 @@ def test_a_conversation_that_the_template_refuses_is_named(run, project, tiny):
     text = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     refusal = "{%- if 'Domain 2' in messages[0]['content'] %}{{ raise_exception('no\\nsuch\\nquestions\\nhere') }}{%- endif %}"
     (folder / "chat_template.jinja").write_text(refusal + text, encoding="utf-8")
+    describe(folder, project / "models/manifest")
     with pytest.raises(UserError, match="cannot render") as caught:
-        run(4, 4, 0.0, model=describe(folder, project / "manifest"))
+        run(4, 4, 0.0)
     assert "train.jsonl:3" in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 3
-    assert json.loads((project / "manifest/base.json").read_text())["source"].endswith("strict")
+    assert json.loads((project / "models/manifest/base.json").read_text())["source"].endswith("strict")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -10,11 +11,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import response
+import yaml
+from helpers import response, run_stage
 
 from holdfast.core import records
 from holdfast.core.errors import UserError
-from holdfast.data import expectations, validation
+from holdfast.data import expectation_suites, quality_tables, validation
+from holdfast.data.expectation_kinds import complement
 from holdfast.params.quality import Quality
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> $HOME ${column} $$ %s {{ 7*7 }} </div> @everyone"
@@ -28,10 +31,10 @@ class Lab:
     """The files that quality reads, as rows to spoil: 20 raw instructions, 16 kept, 12 candidates, 10 replayed."""
 
     def __init__(self, folder: Path) -> None:
-        self.data, self.out = folder / "data", folder / "reports" / "quality"
+        self.folder, self.data, self.out = folder, folder / "data", folder / "reports" / "quality"
         sampled = dict(context=[], n_tokens=4, temperature=1.0, top_p=1.0, sample=0, seed=1, model="base", revision="r")
         self.raw: Rows = [
-            dict(id=f"{n:016x}", text=f"Question {n}?", finish="stop" if n < 16 else "length", **sampled)
+            dict(id=f"{n:016x}", text=f"Question {n}?", finish_reason="stop" if n < 16 else "length", **sampled)
             for n in range(20)
         ]
         self.kept: Rows = [row | dict(cluster=n % 4) for n, row in enumerate(self.raw[:16])]
@@ -94,8 +97,15 @@ class Lab:
 
     def run(self, **changed: Any) -> dict[str, Any]:
         self.write()
-        validation.main(Quality(**PARAMS | changed), ["base", "other"], self.data, self.out)
+        self.check(**changed)
         return self.summary()
+
+    def check(self, **changed: Any) -> None:
+        """The stage on the files as they are."""
+        params = {"panel": ["base", "other"], "quality": PARAMS | changed}
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+        with contextlib.chdir(self.folder):
+            run_stage("quality")
 
     def fails(self, **changed: Any) -> str:
         with pytest.raises(UserError) as caught:
@@ -209,11 +219,17 @@ STRICT = dict(max_unfinished=0.05, max_instruction_chars=50, min_rows=11)
 CRITICAL: dict[tuple[str, str], tuple[Callable[[Lab], Any], str]] = {
     # (suite, expectation): (how to break it, part of what is told)
     ("instructions", "kept + rejected = the 20 raw rows"): (drop("rejected"), "observed 19"),
-    ("instructions", "no id stands twice"): (spoil("rejected", id="0000000000000000"), "observed 2 (as in 0000000000000000,"),
+    ("instructions", "no id appears twice"): (
+        spoil("rejected", id="0000000000000000"),
+        "observed 2 (as in 0000000000000000,",
+    ),
     ("instructions", "no two kept texts are equal"): (spoil("kept", text="Question 1?"), "observed 2"),
     ("instructions", "no kept text is blank"): (spoil("kept", 2, text=" \n"), "curate.min_chars"),
     ("instructions", "kept texts have at most 50 characters"): (spoil("kept", 4, text="q" * 51), "curate.max_chars"),
-    ("instructions", "finish is stop or length"): (spoil("rejected", 2, finish="tired"), "observed 1 (as in 0000000000000013)"),
+    ("instructions", "finish_reason is stop or length"): (
+        spoil("rejected", 2, finish_reason="tired"),
+        "observed 1 (as in 0000000000000013)",
+    ),
     ("instructions", "at most 0.05 of the raw rows are unfinished"): (lambda lab: None, "observed 0.1579"),
     ("instructions", "every kept row has a cluster"): (spoil("kept", 5, cluster=-1), "observed 1"),
     ("scores", "scores are 1 to 5"): (spoil("scores", 9, score=5.5), "as in 0000000000000009"),
@@ -228,7 +244,10 @@ CRITICAL: dict[tuple[str, str], tuple[Callable[[Lab], Any], str]] = {
     ("replay", "responses have at most 60 characters"): (both(3, response="a" * 61), "quality.max_response_chars"),
     ("replay", "instructions have at most 50 characters"): (both(4, instruction="a" * 51), "curate.max_chars"),
     ("replay", r"no response matches '<\\|im_(start|end)\\|>'"): (both(5, response="Sure.<|im_end|>"), "quality.deny"),
-    ("replay", r"no instruction matches '<\\|im_(start|end)\\|>'"): (both(6, instruction="a\n<|im_start|>b"), "as in 0000000000000006"),
+    ("replay", r"no instruction matches '<\\|im_(start|end)\\|>'"): (
+        both(6, instruction="a\n<|im_start|>b"),
+        "as in 0000000000000006",
+    ),
     ("replay", "every response_id is that of a candidate"): (drop("candidates", 9), "balance"),
     ("replay", "every instruction is that of a candidate"): (spoil("replay", 7, instruction="Another?"), "observed 2"),
     ("replay", "every response is that of a candidate"): (spoil("replay", 7, response="Another."), "observed 2"),
@@ -236,8 +255,11 @@ CRITICAL: dict[tuple[str, str], tuple[Callable[[Lab], Any], str]] = {
     ("replay", "score_std is 0 to 2"): (spoil("replay", 8, score_std=2.5), "observed 1"),
     ("replay", "n_judges is 0 or more"): (spoil("replay", 8, n_judges=-1), "observed 1"),
     ("replay", "difficulty is 0 or more"): (spoil("replay", 8, difficulty=-1), "observed 1"),
-    ("counts", "every stage accounts for each row that it read"): (drop("responses"), "observed 4 (as in curate, judge, consensus)"),
-}  # fmt: skip
+    ("counts", "every stage accounts for each row that it read"): (
+        drop("responses"),
+        "observed 4 (as in curate, judge, consensus)",
+    ),
+}
 
 
 def test_every_critical_expectation_can_fail_and_says_what_to_do(lab: Lab) -> None:
@@ -252,7 +274,7 @@ def test_every_critical_expectation_can_fail_and_says_what_to_do(lab: Lab) -> No
     critical = {place: r["success"] for place, r in results.items() if r["severity"] == "critical"}
     refused = {name for (_, name), held in critical.items() if held}  # what the files' contracts refuse already
     assert all(
-        re.match("every row has|the columns are|no instruction stands|a judge scores|every judge", n) for n in refused
+        re.match("every row has|the columns are|no instruction appears|a judge scores|every judge", n) for n in refused
     )
     assert summary["statistics"]["failed_critical"] == len(CRITICAL)
     assert f"{len(CRITICAL)} critical expectations failed: instructions: " in message
@@ -280,17 +302,24 @@ def test_one_fault_breaks_no_other_expectation(lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     ("table", "stage"),
-    [("responses", "judge"), ("surplus", "balance"), ("unanswered", "consensus"), ("rejected", "curate"), ("scores", "judge's audit")],
-)  # fmt: skip
+    [
+        ("responses", "judge"),
+        ("surplus", "balance"),
+        ("unanswered", "consensus"),
+        ("rejected", "curate"),
+        ("scores", "judge's audit"),
+    ],
+)
 def test_a_row_that_a_stage_lost_is_noticed_by_its_count(lab: Lab, table: str, stage: str) -> None:
     """Without Data Docs: the numbers alone."""
     getattr(lab, table).pop()
     lab.write()
-    flow = validation.flow(["base", "other"], validation.load(["base", "other"], lab.data))
+    panel = ["base", "other"]
+    flow = quality_tables.count_flow(quality_tables.load_tables(panel, lab.data), panel)
     assert [name for name, (read, accounted) in flow.items() if read != accounted] == [stage]
 
 
-def test_warnings_are_told_and_stop_nothing(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_are_printed_and_stop_nothing(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     for row in lab.replay[:7]:
         row["model"] = "base"
     for row in lab.scores[16:]:  # a judge that gives everything the same
@@ -315,7 +344,7 @@ def test_warnings_are_told_and_stop_nothing(lab: Lab, capsys: pytest.CaptureFixt
     assert lab.failed() == [("replay", "at least 0.26 of the 4 clusters of kept instructions")]
 
 
-def test_an_answer_that_several_members_gave_is_nobodys_own(lab: Lab) -> None:
+def test_an_answer_that_several_members_gave_has_no_sole_author(lab: Lab) -> None:
     for row in lab.replay[:7]:
         row["model"] = "base"
     lab.responses += [
@@ -332,26 +361,41 @@ def test_limit_itself_is_allowed(lab: Lab) -> None:
 
 def test_limit_is_allowed_where_one_minus_it_is_not_exact() -> None:
     assert 1 - 0.95 > 0.05
-    assert expectations.rest(0.95) == 0.05
+    assert complement(0.95) == 0.05
 
 
 def test_what_contracts_refuse_already_is_found_as_well(tmp_path: Path) -> None:
     """The expectations do not lean on the contracts of the files."""
     row = dict(
-        id="a", text=None, asked="Why?", finish="stop", model="m", revision="r", cluster=0, outcome="kept", characters=4
+        id="a",
+        text=None,
+        asked="Why?",
+        finish_reason="stop",
+        model="m",
+        revision="r",
+        cluster=0,
+        outcome="kept",
+        characters=4,
     )
     score = dict(id="a", instruction_id=None, judge="stranger", score=4.0, mass=0.9)
     frames = {
-        "instructions": (pd.DataFrame([row]), expectations.instructions(Quality(), 1)),
-        "scores": (pd.DataFrame([score, score]), expectations.scores(Quality(), ["base"])),
+        "instructions": expectation_suites.Suite(
+            pd.DataFrame([row]), expectation_suites.expect_of_instructions(Quality(), 1)
+        ),
+        "scores": expectation_suites.Suite(
+            pd.DataFrame([score, score]), expectation_suites.expect_of_scores(Quality(), ["base"])
+        ),
     }
     results = validation.validate(frames, tmp_path)
     failed = {(name, r["expectation"]) for name in frames for r in results[name] if not r["success"]}
     assert failed >= {
-        ("instructions", "every row has text"), ("instructions", "the columns are those of 'instructions_rejected'"),
-        ("scores", "every row has instruction_id"), ("scores", "the columns are those of 'scores'"),
-        ("scores", "a judge scores a response once"), ("scores", "every judge is of the panel"),
-    }  # fmt: skip
+        ("instructions", "every row has text"),
+        ("instructions", "the columns are those of 'instructions_rejected'"),
+        ("scores", "every row has instruction_id"),
+        ("scores", "the columns are those of 'scores'"),
+        ("scores", "a judge scores a response once"),
+        ("scores", "every judge is of the panel"),
+    }
 
 
 def test_empty_replay_set_is_a_failure_and_no_crash(lab: Lab) -> None:
@@ -365,7 +409,7 @@ def test_text_that_a_model_wrote_never_reaches_the_pages(lab: Lab) -> None:
         row["instruction"], row["response"], row["revision"] = HOSTILE + row["id"], HOSTILE + row["id"], HOSTILE
     for row in lab.kept + lab.rejected:
         row["text"], row["revision"] = HOSTILE, HOSTILE
-    lab.rejected[0]["finish"] = HOSTILE
+    lab.rejected[0]["finish_reason"] = HOSTILE
     lab.replay[0]["response_id"] = HOSTILE
     lab.fails(max_instruction_chars=5, max_response_chars=5, deny=["script", r"<img src=x onerror=alert\(2\)>"])
     assert len(lab.failed()) >= 10
@@ -390,7 +434,10 @@ def test_pages_hold_no_clock_and_no_picture_from_elsewhere(lab: Lab) -> None:
 def test_expectation_that_crashes_is_no_verdict(lab: Lab, tmp_path: Path) -> None:
     frame = pd.DataFrame([dict(id="a")])
     with pytest.raises(RuntimeError, match="judge"):
-        validation.validate({"scores": (frame, expectations.scores(Quality(), ["base"]))}, tmp_path)
+        validation.validate(
+            {"scores": expectation_suites.Suite(frame, expectation_suites.expect_of_scores(Quality(), ["base"]))},
+            tmp_path,
+        )
 
 
 @pytest.mark.parametrize("gone", ["instructions/raw", "scores/*", "replay/candidates", "replay/replay"])
@@ -400,7 +447,7 @@ def test_missing_file_is_named_and_earlier_outputs_stay(lab: Lab, gone: str) -> 
     for file in lab.data.glob(f"{gone}.parquet"):
         file.unlink()
     with pytest.raises(UserError, match="dvc repro"):
-        validation.main(Quality(**PARAMS), ["base", "other"], lab.data, lab.out)
+        lab.check()
     assert lab.pages() | {"quality.json": (lab.out / "quality.json").read_bytes()} == before
 
 
@@ -408,5 +455,5 @@ def test_scores_of_a_former_panel_member_do_not_count(lab: Lab) -> None:
     lab.write()
     stale = [row | dict(judge="former", score=None) for row in lab.scores[:16]]
     records.write("scores", lab.data / "scores" / "former.parquet", stale)
-    validation.main(Quality(**PARAMS), ["base", "other"], lab.data, lab.out)
+    lab.check()
     assert lab.summary()["counts"]["scores"] == 32

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers import run_stage, set_params
 
 from holdfast.core import manifest, records
 from holdfast.core.errors import UserError
@@ -12,7 +13,7 @@ from holdfast.data import rewriting
 from holdfast.data.gold_agreement import agreement
 from holdfast.engines import local, registry
 from holdfast.engines.interface import Completion
-from holdfast.params.mix import Mix, Rewrite
+from holdfast.params.mix import Rewrite
 
 PROMPT = "Say it in your words.\nrequest: {instruction}\nanswer: {answer}\n"
 REASONED = "She buys 3 and 4, so\n#### 7"
@@ -59,13 +60,13 @@ def given(base: Path, project: Path):
         asked = [{"role": "user", "content": f"What is {n}?"}]
         (done,) = engine.answer([asked], [0], **how)
         said = done.text.strip()
-        if done.finish == "stop" and said.upper() != said and agreement(said, said.upper()) == 1:
+        if done.finish_reason == "stop" and said.upper() != said and agreement(said, said.upper()) == 1:
             gold = (said.upper(), "Something else entirely.", said)[len(rows)]
             turns = [*asked, {"role": "assistant", "content": gold}]
             rows.append(dict(id=f"d{len(rows)}", messages=turns, group="", source=f"t:{len(rows)}", said=said))
         if len(rows) == 3:
             break
-    return params, base, rows
+    return params, entry, rows
 
 
 def answers(rows: list[dict]) -> list[str]:
@@ -74,12 +75,12 @@ def answers(rows: list[dict]) -> list[str]:
 
 def test_the_base_s_own_words_replace_a_gold_answer_with_which_they_agree_and_no_other(given):
     params, base, rows = given
-    found, counts = rewriting.rewritten(params, base, rows)
+    found, counts = rewriting.rewrite_answers(rows, base, params)
     assert answers(found) == [rows[0]["said"], "Something else entirely.", rows[2]["said"]]
     assert [row["messages"][0] for row in found] == [row["messages"][0] for row in rows]
     assert (counts["answers"], counts["rewritten"], counts["by_way"]) == (3, 1, {"alone": 1, "shown": 0})
     assert counts["agreed"] >= 2
-    engine = local.Engine(manifest.load(base), 8)
+    engine = local.Engine(base, 8)
     size = [len(engine.tokenizer(text)["input_ids"]) + 1 for text in answers(rows) + answers(found)]
     each = engine.likelihood([row["messages"][:1] for row in rows * 2], answers(rows) + answers(found))
     for part, name in ((slice(0, 3), "gold"), (slice(3, 6), "taken")):
@@ -90,29 +91,29 @@ def test_the_base_s_own_words_replace_a_gold_answer_with_which_they_agree_and_no
 
 def test_what_was_rewritten_once_is_not_asked_again(given, monkeypatch):
     params, base, rows = given
-    first = rewriting.rewritten(params, base, rows)
+    first = rewriting.rewrite_answers(rows, base, params)
     monkeypatch.setattr(registry, "load", None)
-    assert rewriting.rewritten(params, base, rows) == first
+    assert rewriting.rewrite_answers(rows, base, params) == first
 
 
 def test_a_row_without_room_in_the_context_keeps_its_gold_answer(given):
     params, base, rows = given
-    found, counts = rewriting.rewritten(params.model_copy(update={"max_tokens": 510}), base, rows)
+    found, counts = rewriting.rewrite_answers(rows, base, params.model_copy(update={"max_tokens": 510}))
     assert answers(found) == answers(rows)
     assert (counts["agreed"], counts["written_tokens"]) == (0, 0)
 
 
 def test_a_mixture_says_how_many_answers_are_the_base_s_own(given, project):
-    params, base, rows = given
+    params, _, rows = given
     rows = [{key: row[key] for key in ("id", "messages", "group", "source")} for row in rows]
     records.write("domain", project / "data/domain/train.parquet", rows)
     arms = {"own": {"share": 0.0, "targets": "rewritten"}, "gold": {"share": 0.0}}
-    mixing = Mix(arms=arms, rewrite=params)
+    set_params(project, mix={"arms": arms, "rewrite": params.model_dump()})
     taken = {}
     for arm in arms:
-        out = project / f"data/mixes/{arm}.parquet"
-        mixing.main(mixing, arm, base, project / "data", out, project / "reports")
-        taken[arm] = {row["source_id"]: answers([row])[0] for row in records.read("mix", out)}
+        run_stage("mix", arm)
+        mixed = records.read("mix", project / f"data/mixes/{arm}.parquet")
+        taken[arm] = {row["source_id"]: answers([row])[0] for row in mixed}
     assert {id for id in taken["own"] if taken["own"][id] != taken["gold"][id]} == {"d0"}
     assert records.read_json(project / "reports/mix/own.json")["rewritten"]["rewritten"] == 1
     assert records.read_json(project / "reports/mix/gold.json")["rewritten"] is None
@@ -128,14 +129,14 @@ class Echo:
     def likelihood(self, chats, answers) -> list[float]:
         return [-1 / len(text) for text in answers]
 
-    def neutral(self, text: str) -> str:
+    def escape_special_tokens(self, text: str) -> str:
         return text
 
 
 def test_what_the_base_says_when_it_is_shown_the_gold_answer_is_taken_too(given, monkeypatch):
     params, base, rows = given
     monkeypatch.setattr(registry, "load", lambda entry, batch: Echo())
-    found, counts = rewriting.rewritten(params, base, rows)
+    found, counts = rewriting.rewrite_answers(rows, base, params)
     assert answers(found)[1] == "The answer is Something else entirely.."
     assert counts["by_way"]["shown"] > counts["by_way"]["alone"] == 0
 
@@ -147,12 +148,12 @@ def test_a_prompt_that_cannot_be_filled_is_refused(given, project, text, said):
     if text:
         (project / "prompt.txt").write_text(text)
     with pytest.raises(UserError, match=said) as caught:
-        rewriting.rewritten(params, base, rows)
+        rewriting.rewrite_answers(rows, base, params)
     assert len(str(caught.value).splitlines()) == 2
 
 
 def test_texts_that_spell_a_field_stay_as_they_are():
     assert (
-        rewriting.filled("Q: {instruction} A: {answer}", "{answer}?", "{instruction}")
+        rewriting.fill_prompt("Q: {instruction} A: {answer}", "{answer}?", "{instruction}")
         == "Q: {answer}? A: {instruction}"
     )

@@ -13,12 +13,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from helpers import ROOT, run_stage, set_params
 
 from holdfast.core import manifest
 from holdfast.core.errors import UserError
-from holdfast.engines import inspection
-from holdfast.params.models import Models
 
 
 @pytest.fixture
@@ -30,8 +28,9 @@ def folder(project: Path, tiny: Path) -> Path:
 
 def run(models: dict | None = None, panel: list[str] | None = None, base: str = "base") -> None:
     models = models or {"base": {"path": "base"}}
-    lineup = Models(model_folder="models/pocket", models=models, base=base, panel=panel or list(models), arms=["arm"])
-    inspection.main(lineup, Path("models/manifest"))
+    names = dict(base=base, panel=panel or list(models), arms=["arm"], embedder=None)
+    set_params(Path(), model_folder="models/pocket", models=models, **names)
+    run_stage("acquire")
 
 
 def load(name: str = "base") -> manifest.Manifest:
@@ -185,7 +184,7 @@ def test_what_cannot_be_a_hub_id_is_refused_without_asking_the_hub(project, id):
 
 
 @pytest.mark.parametrize("case", ["offline hub", "missing folder"])
-def test_the_command_stops_with_exit_code_2_and_a_few_lines(folder, project, case):
+def test_the_command_stops_with_exit_code_3_and_a_few_lines(folder, project, case):
     source = {"hub": "example/model", "revision": "0" * 40} if case == "offline hub" else {"path": "nowhere"}
     content = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
     content |= {"models": {"base": source}, "panel": ["base"]}
@@ -194,7 +193,7 @@ def test_the_command_stops_with_exit_code_2_and_a_few_lines(folder, project, cas
     done = subprocess.run(
         [sys.executable, "-m", "holdfast.cli", "run", "acquire"], env=environment, capture_output=True, text=True
     )
-    assert done.returncode == 2
+    assert done.returncode == 3
     assert ("cannot reach the hub" if case == "offline hub" else "no such folder") in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 3, done.stderr
     assert not (project / "models" / "manifest").exists()
@@ -220,7 +219,7 @@ def test_what_the_hub_refuses_is_said_in_two_lines(project):
     hub = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=hub.serve_forever, daemon=True).start()
     code = (
-        "from stages.core import errors, manifest\n"
+        "from holdfast.core import errors, manifest\n"
         "for name in ('revisionnotfound', 'reponotfound', 'gatedrepo'):\n"
         "    try: manifest.hub_folder(f'a/{name}', '0' * 40)\n"
         "    except errors.UserError as error: print(error)"

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import instruction
+from helpers import instruction, raw, run_stage, set_evaluation_items, set_params
 
 from holdfast.core import manifest, records
 from holdfast.core.errors import UserError
-from holdfast.data import screening
-from holdfast.engines import embedder, inspection
-from holdfast.params.curate import Curate
+from holdfast.engines import embedder
 from holdfast.params.models import Models
 
 TEXTS = ["What is 1 + 2?", "Sort these: 3 1 2", "What is 1 + 2?"]
@@ -37,8 +35,9 @@ def sentences(project: Path, tiny: Path) -> Path:
 
 def acquired(embeds: str | None) -> manifest.Manifest:
     models = {"base": {"path": "base"}, "sentences": {"path": "sentences"}}
-    lineup = dict(model_folder="models/pocket", models=models, base="base", embedder=embeds, panel=["base"], arms=["a"])
-    inspection.main(Models.model_validate(lineup), Path("models/manifest"))
+    names = dict(base="base", embedder=embeds, panel=["base"], arms=["a"])
+    set_params(Path(), model_folder="models/pocket", models=models, **names)
+    run_stage("acquire")
     return manifest.load(Path("models/manifest/embedder.json"))
 
 
@@ -93,19 +92,12 @@ def test_curate_clusters_by_the_embedder(sentences, monkeypatch):
     entry, asked = acquired("sentences"), []
     told = embedder.load
     monkeypatch.setattr(embedder, "load", lambda found, batch: asked.append(found) or told(found, batch))
-    rows = [
-        {k: v for k, v in instruction(f"i{n}", f"Say the number {n} aloud.").items() if k != "cluster"}
-        for n in range(6)
-    ]
+    rows = [raw(instruction(f"i{n}", f"Say the number {n} aloud.")) for n in range(6)]
     folder = Path("data/instructions")
     records.write("instructions_raw", folder / "raw.parquet", rows)
-    manifests = Path("models/manifest/base.json"), Path("models/manifest/embedder.json")
-    from curate import write_suite  # the benchmark of the stage
-
-    suite = write_suite(Path("suites"), ["Which river runs through Tresa?"])
-    screening.main(
-        Curate(clusters=2, near_duplicate=1.0), suite, *manifests, Path("none"), folder, Path("reports/curate.json")
-    )
+    set_evaluation_items(Path.cwd(), ["Which river runs through Tresa?"])
+    set_params(Path.cwd(), curate={"clusters": 2, "near_duplicate": 1.0})
+    run_stage("curate")
     assert asked == [entry]
     assert {row["cluster"] for row in records.read("instructions_kept", folder / "kept.parquet")} == {0, 1}
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, describe
+from helpers import QUESTIONS, ROOT, describe
 from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache
 
@@ -17,17 +17,7 @@ from holdfast.core import manifest
 from holdfast.core.errors import UserError
 from holdfast.engines import local
 from holdfast.engines.decoding import Read, Writing
-from holdfast.engines.interface import Until
-
-QUESTIONS = [
-    "Hi",
-    "What is 7 + 2?",
-    "Reverse: a b c d e",
-    "Name the river of Tresa.",
-    "x " * 40,
-    "Sort 3 1 2 in ascending order.",
-    "?",
-]
+from holdfast.engines.interface import StopCriteria
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +41,7 @@ def complete(engine: local.Engine, prompts: list[list[int]], seeds: list[int], *
         range(0, len(engine.tokenizer), 12)
     )  # one token in twelve ends a turn: rows leave the batch at different steps
     options = dict(temperatures=[1.0] * len(prompts), top_p=1.0, max_tokens=24, stop_ids=stops) | changes
-    until = Until(
+    until = StopCriteria(
         **{field: options.pop(field) for field in ("max_tokens", "stop_ids", "stop_strings") if field in options}
     )
     return engine.complete(prompts, seeds, until=until, **options)
@@ -83,7 +73,7 @@ def test_rows_join_those_that_still_write_and_change_none_of_them(engine, prompt
     alone = [complete(engine, [p], [s])[0] for p, s in zip(many, seeds, strict=True)]
     seen = widths(engine, monkeypatch)
     assert complete(engine, many, seeds) == alone
-    tokens = sum(done.n_tokens + (done.finish == "stop") for done in alone)
+    tokens = sum(done.n_tokens + (done.finish_reason == "stop") for done in alone)
     assert max(seen) == 4
     assert len(seen) < 0.5 * tokens  # nearly full batches; one batch after the other would wait for its longest row
     longest = [max(a.n_tokens for a in alone[i : i + 4]) for i in range(0, len(many), 4)]
@@ -173,7 +163,7 @@ def test_greedy_is_transformers_greedy(engine, prompts):
         with torch.no_grad():
             whole = engine.model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=24)[0].tolist()
         written = whole[len(prompt) :]
-        assert completion.finish == ("stop" if written[-1] == engine.tokenizer.eos_token_id else "length")
+        assert completion.finish_reason == ("stop" if written[-1] == engine.tokenizer.eos_token_id else "length")
         written = [token for token in written if token != engine.tokenizer.eos_token_id]
         assert completion.text == engine.tokenizer.decode(written)
         assert completion.n_tokens == len(written)
@@ -190,7 +180,7 @@ def test_a_stop_token_ends_the_text_and_is_not_part_of_it(engine, prompts):
     free, stopped = complete(engine, prompts, seeds, stop_ids=[]), complete(engine, prompts, seeds)
     for whole, part in zip(free, stopped, strict=True):
         assert whole.text.startswith(part.text)
-        assert part.finish == ("stop" if part.n_tokens < 24 else "length")
+        assert part.finish_reason == ("stop" if part.n_tokens < 24 else "length")
     assert sum(c.n_tokens < 24 for c in stopped) > 3
     assert complete(engine, prompts[:1], [1], stop_ids=list(range(len(engine.tokenizer)))) == [
         local.Completion("", "stop", 0)
@@ -200,14 +190,14 @@ def test_a_stop_token_ends_the_text_and_is_not_part_of_it(engine, prompts):
 def test_max_tokens_ends_an_unfinished_text(engine, prompts):
     for n in (1, 7):
         found = complete(engine, prompts, [3] * len(prompts), stop_ids=[], max_tokens=n)
-        assert {(c.finish, c.n_tokens) for c in found} == {("length", n)}
+        assert {(c.finish_reason, c.n_tokens) for c in found} == {("length", n)}
 
 
 def test_a_stop_string_ends_the_text_before_it(engine, prompts):
     free = complete(engine, prompts[:2], [1, 2], stop_ids=[])
     middle = free[0].text[9:13]
     cut = complete(engine, prompts[:2], [1, 2], stop_ids=[], stop_strings=[middle, "never written ⟦⟧"])
-    assert cut[0].finish == "stop"
+    assert cut[0].finish_reason == "stop"
     assert cut[0].text == free[0].text[: free[0].text.index(middle)]
     assert middle in free[1].text or cut[1] == free[1]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http.server
 import importlib.util
-import json
 import math
 import os
 import socket
@@ -22,164 +20,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, describe, instruction
+from fake_server import (
+    KEY,
+    Handler,
+    Server,
+    answer,
+    cut_connection,
+    hang_up,
+    html_page,
+    says,
+    slow,
+    status,
+    truncated_json,
+)
+from helpers import ROOT, describe, instruction, run_stage, set_params
 
 from holdfast.chat import encoding
 from holdfast.core import manifest, records
 from holdfast.core.errors import UserError
 from holdfast.engines import endpoint, inspection, local, openai
-from holdfast.engines.interface import Completion, Until
-from holdfast.panel import responses, scoring
+from holdfast.engines.interface import Completion, StopCriteria
 from holdfast.params.base import parse
-from holdfast.params.judge import Judge
 from holdfast.params.models import Model, Models
-from holdfast.params.reconstruct import Reconstruct
-from holdfast.params.respond import Respond
-from holdfast.params.row_checks import RowChecks
-from holdfast.reconstruction import user_turns
-
-KEY = "sk-very-secret-0123456789"
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """An OpenAI-compatible server. `faults` are taken by the next requests, one each; `speak` writes the texts."""
-
-    daemon_threads, request_queue_size = True, 128
-
-    def __init__(self, speak: Callable[[str, dict], dict] | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.speak = speak or echo
-        self.faults: list[Callable[[Handler], None]] = []
-        self.always: Callable[[Handler], None] | None = None
-        self.seen: list[tuple[str, dict, float]] = []  # path, body, when
-        self.keys: list[str | None] = []
-        self.models, self.served, self.raw, self.key = ["tiny"], "tiny-1", True, None
-        self.delay, self.running, self.most = 0.0, 0, 0
-        self.lock = threading.Lock()
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def asked(self) -> int:
-        return len(self.seen)
-
-    def handle_error(self, *_: Any) -> None:  # the client hung up: that is part of some tests
-        pass
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def give(self, content: Any, status: int = 200, **headers: str) -> None:
-        body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def complain(self, status: int, message: str) -> None:
-        self.give({"error": {"message": message, "type": "invalid_request_error"}}, status)
-
-    def refused(self) -> bool:
-        given = self.headers.get("Authorization")
-        self.server.keys.append(given)
-        if self.server.key and given != f"Bearer {self.server.key}":
-            self.complain(401, f"Incorrect API key provided: {(given or '').removeprefix('Bearer ')}")
-            return True
-        return False
-
-    def do_GET(self) -> None:
-        if not self.refused():
-            self.give({"object": "list", "data": [{"id": m, "max_model_len": 512} for m in self.server.models]})
-
-    def do_POST(self) -> None:
-        server, body = self.server, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        path = self.path.removeprefix("/v1/")
-        with server.lock:
-            server.seen.append((path, body, time.monotonic()))
-            server.running += 1
-            server.most = max(server.most, server.running)
-            fault = server.faults.pop(0) if server.faults else server.always
-        try:
-            time.sleep(server.delay)
-            if self.refused():
-                return
-            if fault:
-                fault(self)
-                return
-            if body["model"] not in server.models or (path == "completions" and not server.raw):
-                self.complain(404, "Not Found")
-                return
-            choice = server.speak(path, body)
-            if "complaint" in choice:
-                self.complain(*choice["complaint"])
-                return
-            usage = {"prompt_tokens": 7, "completion_tokens": choice.pop("n", 3)}
-            self.give({"model": server.served, "choices": [choice], "usage": usage})
-        finally:
-            with server.lock:
-                server.running -= 1
-
-
-def echo(path: str, body: dict) -> dict:
-    """What was asked, and with which seed."""
-    if path == "completions":
-        return {"text": f"<{body['prompt']}>", "finish_reason": "stop"}
-    return {
-        "message": {"role": "assistant", "content": f"<{body['messages'][-1]['content']}|{body.get('seed')}>"},
-        "finish_reason": "stop",
-    }
-
-
-def says(text: str | None, finish: str = "stop", **more: Any) -> Callable[[str, dict], dict]:
-    def speak(path: str, body: dict) -> dict:
-        words = {"text": text} if path == "completions" else {"message": {"role": "assistant", "content": text}}
-        return {**words, "finish_reason": finish, **more}
-
-    return speak
-
-
-# Faults
-def status(code: int, **headers: str) -> Callable[[Handler], None]:
-    return lambda handler: handler.give({"error": {"message": "busy"}}, code, **headers)
-
-
-def slow(handler: Handler) -> None:
-    time.sleep(1.0)
-    handler.give({})
-
-
-def cut_connection(handler: Handler) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Length", "500")
-    handler.end_headers()
-    handler.wfile.write(b'{"choices": [{"mess')
-    handler.wfile.flush()
-    handler.connection.shutdown(socket.SHUT_RDWR)
-
-
-def hang_up(handler: Handler) -> None:
-    handler.connection.shutdown(socket.SHUT_RDWR)
-    handler.close_connection = True
-
-
-def truncated_json(handler: Handler) -> None:
-    handler.give(b'{"choices": [{"message": {"content": "half')
-
-
-def html_page(handler: Handler) -> None:
-    handler.give(b"<!doctype html><html><body><h1>Welcome to nginx</h1></body></html>", Content_Type="text/html")
-
-
-def answer(content: Any, code: int = 200) -> Callable[[Handler], None]:
-    return lambda handler: handler.give(content, code)
 
 
 @pytest.fixture
@@ -315,7 +177,7 @@ def test_the_key_goes_to_the_server_and_nowhere_else(server, project, monkeypatc
     monkeypatch.setenv("FAR_KEY", KEY)
     assert ask(server, TEXTS, api_key_env="FAR_KEY") == ANSWERS
     lineup = member(server, api_key_env="FAR_KEY")
-    manifest.save(inspection.inspect("far", lineup, Path("models")), Path("far.json"))
+    manifest.save(inspection.inspect_model("far", lineup, Path("models")), Path("far.json"))
     assert set(server.keys) == {f"Bearer {KEY}"}
     for file in [f for f in project.rglob("*") if f.is_file()]:
         assert KEY.encode() not in file.read_bytes(), file
@@ -429,10 +291,10 @@ def test_a_text_without_a_score_is_asked_again_and_then_null(server):
 
 
 def test_control_tokens_of_unknown_tokenizers_are_broken_up(server):
-    neutral = openai.Engine(spoken_for(server), 1).neutral
+    escape = openai.Engine(spoken_for(server), 1).escape_special_tokens
     for text in ("<|im_end|>", "</s>", "<end_of_turn>", "[/INST]", "<｜Assistant｜>", "<<SYS>>"):
-        assert text not in neutral(f"a{text}b") and neutral(f"a{text}b").replace(" ", "") == f"a{text}b"
-    assert neutral("a < b | c > d, x[INSTALL]") == "a < b | c > d, x[INSTALL]"
+        assert text not in escape(f"a{text}b") and escape(f"a{text}b").replace(" ", "") == f"a{text}b"
+    assert escape("a < b | c > d, x[INSTALL]") == "a < b | c > d, x[INSTALL]"
 
 
 # What acquire finds out
@@ -459,12 +321,12 @@ def particular(path: str, body: dict) -> dict:
 
 
 def test_acquire_finds_out_what_a_server_can_do(server, capsys):
-    found = inspection.inspect("far", member(server), Path("models"))
+    found = inspection.inspect_model("far", member(server), Path("models"))
     assert found.endpoint.top_logprobs == 0 and found.endpoint.refuses == []
     assert found.endpoint.served == "tiny-1" and found.context == 512 and found.files == {}
     assert "scores come from the text" in capsys.readouterr().out
     server.speak = particular
-    entry = inspection.inspect("far", member(server), Path("models"))
+    entry = inspection.inspect_model("far", member(server), Path("models"))
     assert (entry.endpoint.top_logprobs, entry.endpoint.refuses) == (5, ["max_tokens", "seed"])
     manifest.save(entry, Path("far.json"))
     assert manifest.load(Path("far.json")) == entry
@@ -475,7 +337,7 @@ def test_acquire_finds_out_what_a_server_can_do(server, capsys):
 
 def test_another_version_or_address_is_another_fingerprint(server):
     def fingerprint(**changes: Any) -> str:
-        return inspection.inspect("far", member(server, **changes), Path("models")).fingerprint
+        return inspection.inspect_model("far", member(server, **changes), Path("models")).fingerprint
 
     first = fingerprint()
     assert fingerprint(concurrency=2, max_requests=9) == first
@@ -496,7 +358,7 @@ def test_another_version_or_address_is_another_fingerprint(server):
 def test_acquire_refuses_a_server_that_cannot_be_used(server, tiny, change, message):
     server.raw = False
     with pytest.raises(UserError, match=message) as caught:
-        inspection.inspect("far", member(server, **change), tiny.parent)
+        inspection.inspect_model("far", member(server, **change), tiny.parent)
     assert len(str(caught.value).splitlines()) <= 3
 
 
@@ -538,20 +400,24 @@ class Tiny:
         stops = body.get("stop_token_ids") or encoding.assistant_stop_ids(tokenizer)
         with self.lock:
             [done] = self.engine.complete(
-                [ids], [body["seed"]], [body["temperature"]], body.get("top_p", 1.0), Until(body["max_tokens"], stops)
+                [ids],
+                [body["seed"]],
+                [body["temperature"]],
+                body.get("top_p", 1.0),
+                StopCriteria(body["max_tokens"], stops),
             )
             p = self.engine.next_token([ids], range(len(tokenizer)))[0]
         best = np.argsort(-p)[:20]
         by_id = body.get("return_tokens_as_token_ids")
         found = {f"token_id:{i}" if by_id else tokenizer.decode([i]): float(p[i]) for i in best}
-        return says(done.text, done.finish, logprobs=alternatives(body, found), n=done.n_tokens)(path, body)
+        return says(done.text, done.finish_reason, logprobs=alternatives(body, found), n=done.n_tokens)(path, body)
 
 
 @pytest.mark.parametrize("as_ids", [True, False])
 def test_raw_completions_are_the_very_texts_of_the_local_engine(server, base, tiny, as_ids):
     local = Tiny(manifest.load(base))
     server.speak = local
-    entry = inspection.inspect("base", member(server, path="base"), tiny.parent)
+    entry = inspection.inspect_model("base", member(server, path="base"), tiny.parent)
     assert entry.endpoint.token_prompts
     entry = replace(entry, endpoint=replace(entry.endpoint, token_prompts=as_ids))
     engine = openai.Engine(entry, 8)
@@ -568,30 +434,29 @@ def test_raw_completions_are_the_very_texts_of_the_local_engine(server, base, ti
 def test_the_stages_run_on_endpoints_alone_or_beside_weights(server, base, tiny, project):
     server.speak = Tiny(manifest.load(base))
     folder = base.parent
-    manifest.save(inspection.inspect("far", member(server), tiny.parent), folder / "far.json")
-    manifest.save(inspection.inspect("base", member(server, path="base"), tiny.parent), folder / "base.json")
-    few, raw, told = Reconstruct(samples=6, max_tokens=8, shard=4, batch=8), Path("raw.parquet"), Path("told.json")
-    user_turns.main(few, RowChecks(), *[folder / "base.json"] * 2, raw, told)
-    rows = records.read("instructions_raw", raw)
+    manifest.save(inspection.inspect_model("far", member(server), tiny.parent), folder / "far.json")
+    manifest.save(inspection.inspect_model("base", member(server, path="base"), tiny.parent), folder / "base.json")
+    set_params(project, reconstruct={"samples": 6, "max_tokens": 8, "shard": 4, "batch": 8}, curate={})
+    run_stage("reconstruct")
+    rows = records.read("instructions_raw", Path("data/instructions/raw.parquet"))
     assert len(rows) == 6 and len({row["text"] for row in rows}) > 1
     assert {path for path, *_ in server.seen[-6:]} == {"completions"}
     kept = Path("data/instructions/kept.parquet")
     records.write("instructions_kept", kept, [instruction("q1", "What is 2?"), instruction("q2", "Why?")])
+    set_params(project, panel=["base", "far"], respond={"k": 2, "max_tokens": 8})
     for name in ("base", "far"):
-        responses.main(
-            Respond(k=2, max_tokens=8), folder / f"{name}.json", kept, Path(f"data/responses/{name}.parquet")
-        )
+        run_stage("respond", name)
     assert {path for path, *_ in server.seen[-4:]} == {"chat/completions"}
     Path("rubric.txt").write_text("{instruction} {response}", encoding="utf-8")
-    settings = Judge(rubric="rubric.txt", min_mass=0.0)
-    scoring.main(settings, {"finished_only": False}, ["base", "far"], folder, Path("data"))
+    set_params(project, judge={"rubric": "rubric.txt", "min_mass": 0.0}, consensus={"finished_only": False})
+    run_stage("judge")
     first = {name: Path(f"data/scores/{name}.parquet") for name in ("base", "far")}
     for name, file in first.items():
         rows = records.read("scores", file)
         assert len(rows) == 8
         assert all((row["logprob"] is not None) == (name == "base") for row in rows)
     before, written = server.asked(), {name: file.read_bytes() for name, file in first.items()}
-    scoring.main(settings, {"finished_only": False}, ["base", "far"], folder, Path("data"))
+    run_stage("judge")
     assert server.asked() == before
     assert {name: file.read_bytes() for name, file in first.items()} == written
 
@@ -636,7 +501,7 @@ def test_transformers_serve_answers_the_engine(tiny, project, monkeypatch):
         local = Tiny(manifest.load(describe(tiny, project / "local"))).engine
         expected = local.answer(asked, [0, 0], temperature=0.0, top_p=1.0, max_tokens=8)
         for source in ({}, {"path": tiny.name}):
-            entry = inspection.inspect("far", Model(endpoint=url, model=str(tiny), **source), tiny.parent)
+            entry = inspection.inspect_model("far", Model(endpoint=url, model=str(tiny), **source), tiny.parent)
             assert entry.endpoint.top_logprobs == 0
             found = openai.Engine(entry, 8).answer(asked, [0, 0], temperature=0.0, top_p=1.0, max_tokens=8)
             assert [c.text for c in found] == [c.text for c in expected]
@@ -658,7 +523,7 @@ def test_vllm_s_server_answers_the_engine(project, monkeypatch):
         here = local.Engine(manifest.load(describe(folder, project / "local", dtype="float32")), 8)
         how = dict(temperature=0.0, top_p=1.0, max_tokens=12)
         for source in ({}, {"path": folder.name}):
-            entry = inspection.inspect("far", Model(endpoint=url, model="base", **source), folder.parent)
+            entry = inspection.inspect_model("far", Model(endpoint=url, model="base", **source), folder.parent)
             assert entry.endpoint.top_logprobs == 20
             assert entry.endpoint.token_prompts == bool(source)
             there = openai.Engine(entry, 8)

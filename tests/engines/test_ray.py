@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from conftest import ROOT, describe
+from helpers import ROOT, describe
 
 from holdfast.core import cache, manifest
 from holdfast.core.errors import UserError
@@ -40,7 +40,7 @@ installed = pytest.mark.skipif(
 def work(part: list[Any], entry: manifest.Manifest, log: str, pause: float) -> list[dict]:
     """A shard of `respond`, slow enough to be killed in; tells the log where it was done."""
     time.sleep(pause)
-    rows = responses.answers(part, params=SETTINGS, entry=entry)
+    rows = responses.answer_shard(part, params=SETTINGS, member=entry)
     import ray
 
     node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "driver"
@@ -131,7 +131,7 @@ def test_a_driver_and_a_node_killed_in_the_middle_lose_and_double_nothing(cluste
     expected = answered(alone, manifest.load(describe(tiny, alone)))
     manifest.save(entry, folder / "entry.json")
     code = (
-        "import sys, pathlib, test_ray; from stages.core import manifest; f = pathlib.Path(sys.argv[1]);"
+        "import sys, pathlib, test_ray; from holdfast.core import manifest; f = pathlib.Path(sys.argv[1]);"
         "test_ray.answered(f, manifest.load(f / 'entry.json'), 0.3)"
     )
     driver = subprocess.Popen([sys.executable, "-c", code, str(folder)], stderr=subprocess.DEVNULL)

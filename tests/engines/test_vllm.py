@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from helpers import QUESTIONS, ROOT, describe
 
 RECORD = Path(__file__).with_name("vllm.json")
 PLACES = {  # what is recorded, the module of vLLM, its class, the method whose parameters count (none: the class's fields)
@@ -64,14 +65,12 @@ if __name__ == "__main__":
     print(json.dumps({"version": version, **recorded(where)}, indent=1))
     raise SystemExit
 
-from conftest import ROOT, describe  # noqa: E402
-from test_engine import QUESTIONS  # noqa: E402
 
 from holdfast.chat import encoding  # noqa: E402
 from holdfast.core import cache, manifest  # noqa: E402
 from holdfast.core.errors import UserError  # noqa: E402
 from holdfast.engines import local, registry, vllm  # noqa: E402
-from holdfast.engines.interface import Until  # noqa: E402
+from holdfast.engines.interface import StopCriteria  # noqa: E402
 from holdfast.panel import responses  # noqa: E402
 from holdfast.params.base import Loader, parse  # noqa: E402
 from holdfast.params.models import Model  # noqa: E402
@@ -132,7 +131,7 @@ def stand_in(engine: local.Engine) -> types.ModuleType:
 
         def one(self, prompt: Given, how: Given) -> Given:
             module.seen.append(how)
-            ids, written, finish, first = list(prompt.prompt_token_ids), [], "length", None
+            ids, written, finish_reason, first = list(prompt.prompt_token_ids), [], "length", None
             fields = {"temperature": 1.0, "top_p": 1.0, "seed": 0, "stop_token_ids": [], "stop": [], **vars(how)}
             assert fields["detokenize"] or not fields["stop"], "vLLM finds stop strings in text alone"
             assert len(ids) + fields["max_tokens"] <= module.started["max_model_len"]
@@ -144,14 +143,14 @@ def stand_in(engine: local.Engine) -> types.ModuleType:
                 written.append(int(local.sample(row, uniform[n : n + 1], heat, fields["top_p"])))
                 text = engine.tokenizer.decode(written)
                 if written[-1] in fields["stop_token_ids"] or any(s in text for s in fields["stop"]):
-                    finish = "stop"
+                    finish_reason = "stop"
                     break
             read = None
             if "prompt_logprobs" in vars(how):
                 rows = forward(ids)
                 read = [None, *(table(rows[n], [token]) for n, token in enumerate(ids[1:]))]
             done = Given(
-                "CompletionOutput", token_ids=written, finish_reason=finish, logprobs=[first] if first else None
+                "CompletionOutput", token_ids=written, finish_reason=finish_reason, logprobs=[first] if first else None
             )
             return Given("RequestOutput", outputs=[done], prompt_logprobs=read)
 
@@ -201,10 +200,10 @@ def many_ends(engine: local.Engine) -> list[int]:
 def test_completions_are_those_of_the_transformers_engine(engine, here, until):
     prompts = [encoding.prompt_ids(here.tokenizer, c) for c in CHATS]
     heats = [0.0, 1.0, 0.8, 1.0, 1.2, 1.0, 1.0]
-    end = Until(**{"max_tokens": 16, "stop_ids": many_ends(here), **until})
+    end = StopCriteria(**{"max_tokens": 16, "stop_ids": many_ends(here), **until})
     found = engine.complete(prompts, SEEDS, heats, 0.9, end)
     assert found == here.complete(prompts, SEEDS, heats, 0.9, end)
-    assert len({one.finish for one in found}) == 2 or until
+    assert len({one.finish_reason for one in found}) == 2 or until
     how = dict(temperature=0.7, top_p=1.0, max_tokens=8)
     assert engine.answer(CHATS, SEEDS, **how) == here.answer(CHATS, SEEDS, **how)
 
@@ -225,7 +224,7 @@ def test_every_request_has_its_own_seed_and_ends_where_we_say(engine, module):
 
 
 def test_no_rows_give_no_rows(engine):
-    assert engine.complete([], [], [], 1.0, Until(4, [])) == []
+    assert engine.complete([], [], [], 1.0, StopCriteria(4, [])) == []
     assert engine.scores([]).shape == (0, 5)
     assert engine.likelihood([], []) == []
 
@@ -235,7 +234,7 @@ def test_too_long_a_prompt_says_so_before_vllm_would_cut_it(module, tiny, tmp_pa
     engine = registry.load(short, 4)
     assert module.started["dtype"] == ("float32" if manifest.device().type == "cpu" else "bfloat16")  # as elsewhere
     for call in (
-        lambda: engine.complete([[5] * 38], [1], [1.0], 1.0, Until(3, [])),
+        lambda: engine.complete([[5] * 38], [1], [1.0], 1.0, StopCriteria(3, [])),
         lambda: engine.next_token([[5] * 40], [1]),
         lambda: engine.logprob([[5] * 30], [[5] * 10]),
     ):
@@ -304,17 +303,22 @@ def test_vllm_itself_agrees_with_the_transformers_engine(tmp_path, monkeypatch):
     prompts = [encoding.prompt_ids(here.tokenizer, c) for c in CHATS]
     cold, hot = [0.0] * len(prompts), [1.0] * len(prompts)
     ends = encoding.assistant_stop_ids(here.tokenizer)
-    for until in (Until(24, ends), Until(3, ends), Until(24, [], ["e", "1"]), Until(24, many_ends(here))):
+    for until in (
+        StopCriteria(24, ends),
+        StopCriteria(3, ends),
+        StopCriteria(24, [], ["e", "1"]),
+        StopCriteria(24, many_ends(here)),
+    ):
         assert real.complete(prompts, SEEDS, cold, 1.0, until) == here.complete(prompts, SEEDS, cold, 1.0, until)
     prefix = [encoding.pre_query(here.tokenizer, "base").prefix_ids] * len(SEEDS)
-    drawn = real.complete(prefix, SEEDS, hot, 0.9, Until(24, ends))
+    drawn = real.complete(prefix, SEEDS, hot, 0.9, StopCriteria(24, ends))
     assert len({one.text for one in drawn}) > 3
-    assert real.complete(prefix, SEEDS[::-1], hot, 0.9, Until(24, ends))[::-1] == drawn  # a seed is a row's own
+    assert real.complete(prefix, SEEDS[::-1], hot, 0.9, StopCriteria(24, ends))[::-1] == drawn  # a seed is a row's own
     assert real.scores(CHATS) == pytest.approx(here.scores(CHATS), rel=1e-3, abs=1e-7)
     answers = ["7", "a b c", "", "Tresa", "x", "1 2 3", "?"]
     assert real.likelihood(CHATS, answers) == pytest.approx(here.likelihood(CHATS, answers), rel=1e-3)
     with pytest.raises(UserError, match="context of 512"):
-        real.complete([[5] * 510], [1], [1.0], 1.0, Until(3, ends))
+        real.complete([[5] * 510], [1], [1.0], 1.0, StopCriteria(3, ends))
 
 
 @pytest.mark.slow
@@ -332,7 +336,7 @@ def test_an_actor_on_a_ray_cluster_holds_vllm(project, monkeypatch):
     entry = manifest.load(describe(ROOT / "models" / "pocket" / "base", project, **fields))
     rows = [[f"q{n}", [], text, 0] for n, text in enumerate(QUESTIONS)]
     settings = Respond(k=1, temperature=0.0, max_tokens=24, shard=3)
-    work = partial(responses.answers, params=settings, entry=entry)
+    work = partial(responses.answer_shard, params=settings, member=entry)
     try:
         found = cache.shards("respond", rows, settings.shard, ["test"], work, workers=registry.spread(entry))
     finally:

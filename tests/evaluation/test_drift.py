@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import run_stage, set_params
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import ks_2samp, norm, ttest_ind, wasserstein_distance
 
@@ -16,8 +17,7 @@ from holdfast.core import manifest as model_manifest
 from holdfast.core import records
 from holdfast.core.errors import UserError
 from holdfast.engines import local
-from holdfast.evaluation import drift, shifts
-from holdfast.params.drift import Drift
+from holdfast.evaluation import shifts
 
 ROWS = 240
 PROMPT = '<script src="https://example.org/x.js"></script>'
@@ -45,7 +45,7 @@ def write_data(folder: Path, clusters: tuple[list[int], list[int]] | None = None
     texts = [" ".join(["word"] * int(n)) for n in rng.integers(2, 20, 300)]
     origin = {
         "context": [],
-        "finish": "stop",
+        "finish_reason": "stop",
         "n_tokens": 5,
         "temperature": 1.0,
         "top_p": 1.0,
@@ -97,17 +97,18 @@ def lab(base: Path, tmp_path: Path) -> Path:
     before = {"facts": (three_quarters, plain), "same": (right, digit), "lost": (right, digit), "graded": (half, plain)}
     tuned = {"facts": (half, plain), "same": (right, digit), "lost": (wrong, ["5"] * (ROWS - 12) + ["55"] * 12)}
     tuned["graded"] = ([0.4] * ROWS, longer)
-    write_evaluation(tmp_path / "eval" / "base", before)
-    write_evaluation(tmp_path / "eval" / "arm", tuned)
+    write_evaluation(tmp_path / "reports/eval" / "base", before)
+    write_evaluation(tmp_path / "reports/eval" / "arm", tuned)
     write_data(tmp_path / "data")
     return tmp_path
 
 
 def run(root: Path, **knobs: Any) -> dict[str, Any]:
-    names = sorted({f.name for f in (root / "eval").glob("*")} - {"base"})
-    manifest = root / "models" / "manifest" / "base.json"
-    drift.main(Drift(**knobs), names, manifest, root / "data", root / "eval", root / "drift")
-    return json.loads((root / "drift" / "drift.json").read_text())
+    """drift.json of the stage, which runs on what is below `root`."""
+    names = sorted({f.name for f in (root / "reports/eval").glob("*")} - {"base"})
+    set_params(root, arms=names, drift=knobs)
+    run_stage("drift")
+    return json.loads((root / "reports/drift/drift.json").read_text())
 
 
 def test_the_numbers_are_those_of_scipy(lab: Path) -> None:
@@ -119,7 +120,7 @@ def test_the_numbers_are_those_of_scipy(lab: Path) -> None:
     before, after = (
         [
             len(row["response"])
-            for row in records.read("items", lab / "eval" / m / "items.parquet")
+            for row in records.read("items", lab / "reports/eval" / m / "items.parquet")
             if row["suite"] == "graded"
         ]
         for m in ("base", "arm")
@@ -196,8 +197,8 @@ def test_embeddings_tell_one_question_asked_fifty_times_from_many(lab: Path) -> 
 def test_two_halves_of_one_set_do_not_drift_and_a_shifted_one_does() -> None:
     rng = np.random.default_rng(0)
     same, other = rng.normal(size=(2, 2000, 16))
-    assert shifts.embeddings(same, other, 0.55)["auc"] == pytest.approx(0.5, abs=0.05)
-    assert shifts.embeddings(same, other + 0.3, 0.55)["drift"] is True
+    assert shifts.compare_embeddings(same, other, 0.55)["auc"] == pytest.approx(0.5, abs=0.05)
+    assert shifts.compare_embeddings(same, other + 0.3, 0.55)["drift"] is True
 
 
 def test_a_text_belongs_to_the_cluster_whose_middle_is_nearest() -> None:
@@ -207,16 +208,22 @@ def test_a_text_belongs_to_the_cluster_whose_middle_is_nearest() -> None:
 
 
 def test_a_rerun_gives_the_same_bytes(lab: Path) -> None:
-    run(lab)
-    first = (lab / "drift" / "drift.json").read_bytes()
-    run(lab)
-    assert (lab / "drift" / "drift.json").read_bytes() == first
-    assert b"NaN" not in first
+    """Pages, too: dvc.lock holds their hashes, and a second run must not change it."""
+
+    def outputs() -> dict[str, bytes]:
+        run(lab)
+        folder = lab / "reports/drift"
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    first = outputs()
+    assert sorted(first) == ["drift.json", "html/arm.html", "html/instructions.html"]
+    assert outputs() == first
+    assert b"NaN" not in first["drift.json"]
 
 
 def test_pages_open_offline_and_hold_no_text_of_a_model(lab: Path) -> None:
     run(lab)
-    pages = sorted((lab / "drift" / "html").iterdir())
+    pages = sorted((lab / "reports/drift" / "html").iterdir())
     assert [page.name for page in pages] == ["arm.html", "instructions.html"]
     for page in pages:
         html = page.read_text()
@@ -227,31 +234,31 @@ def test_pages_open_offline_and_hold_no_text_of_a_model(lab: Path) -> None:
 
 
 def test_a_suite_that_was_not_run_has_null_and_no_drift(lab: Path) -> None:
-    kept = [row for row in records.read("items", lab / "eval/arm/items.parquet") if row["suite"] != "facts"]
-    records.write("items", lab / "eval/arm/items.parquet", kept)
+    kept = [row for row in records.read("items", lab / "reports/eval/arm/items.parquet") if row["suite"] != "facts"]
+    records.write("items", lab / "reports/eval/arm/items.parquet", kept)
     arm = run(lab)["arms"]["arm"]
     assert arm["facts"] == {"score": {"p": None, "drift": False}, "length": {"distance": None, "drift": False}}
     assert arm["graded"]["score"]["drift"] is True
 
 
 def test_a_score_that_is_none_stops_nothing(lab: Path) -> None:
-    rows = records.read("items", lab / "eval/arm/items.parquet")
-    records.write("items", lab / "eval/arm/items.parquet", [rows[0] | {"correct": float("nan")}, *rows[1:]])
+    rows = records.read("items", lab / "reports/eval/arm/items.parquet")
+    records.write("items", lab / "reports/eval/arm/items.parquet", [rows[0] | {"correct": float("nan")}, *rows[1:]])
     run(lab)
 
 
 def test_nothing_to_compare_still_gives_a_page(base: Path, tmp_path: Path) -> None:
     for model in ("base", "arm"):
-        write_evaluation(tmp_path / "eval" / model, {"same": ([1.0] * ROWS, ["5"] * ROWS)})
+        write_evaluation(tmp_path / "reports/eval" / model, {"same": ([1.0] * ROWS, ["5"] * ROWS)})
     write_data(tmp_path / "data", clusters=([3] * 200, [3] * 100))
     found = run(tmp_path)
     assert found["instructions"]["replay against kept"]["clusters"] == {"distance": 0.0, "drift": False}
-    assert "Nothing to compare" in (tmp_path / "drift" / "html" / "arm.html").read_text()
+    assert "Nothing to compare" in (tmp_path / "reports/drift" / "html" / "arm.html").read_text()
 
 
 def test_an_empty_replay_set_is_null(base: Path, tmp_path: Path) -> None:
     for model in ("base", "arm"):
-        write_evaluation(tmp_path / "eval" / model, {"same": ([1.0] * ROWS, ["5"] * ROWS)})
+        write_evaluation(tmp_path / "reports/eval" / model, {"same": ([1.0] * ROWS, ["5"] * ROWS)})
     write_data(tmp_path / "data", replay_rows=0)
     found = run(tmp_path)["instructions"]["replay against kept"]
     assert found["clusters"] == {"distance": None, "drift": False} == found["characters"]
@@ -259,8 +266,8 @@ def test_an_empty_replay_set_is_null(base: Path, tmp_path: Path) -> None:
 
 def test_a_missing_input_leaves_earlier_outputs_as_they_were(lab: Path) -> None:
     run(lab)
-    before = {path: path.read_bytes() for path in (lab / "drift").rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in (lab / "reports/drift").rglob("*") if path.is_file()}
     (lab / "data" / "replay" / "replay.parquet").unlink()
     with pytest.raises(UserError, match="no such file"):
         run(lab)
-    assert {path: path.read_bytes() for path in (lab / "drift").rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in (lab / "reports/drift").rglob("*") if path.is_file()} == before

@@ -12,30 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from conftest import SHARED
+from helpers import SHARED, run_stage, set_params, task
 
 from holdfast.core import manifest, records
 from holdfast.core.errors import UserError
-from holdfast.evaluation import backends, harness
+from holdfast.evaluation import backends
 from holdfast.params.base import parse
 from holdfast.params.evaluate import Evaluate
 
 ASKED = ["What is the capital of Velkan?", "Sort: 3 1 2", "Reverse: abc", "Count: a b c d", "How many legs has a cat?"]
-
-
-def task(folder: Path, name: str, rows: list[dict[str, Any]], **more: Any) -> None:
-    """A local lm-eval task: YAML and JSONL."""
-    folder.mkdir(parents=True, exist_ok=True)
-    data = folder / f"{name}.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    content = {
-        "task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}, "test_split": "test",
-        "output_type": "generate_until", "doc_to_text": "{{prompt}}", "doc_to_target": "{{answer}}", "target_delimiter": "",
-        "generation_kwargs": {"until": ["<|end|>"], "do_sample": False, "max_gen_toks": 8},
-        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-    } | more  # fmt: skip
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
 @pytest.fixture
@@ -51,13 +36,11 @@ def lab(project: Path, base: Path, tiny: Path) -> Path:
 
 
 def run(lab: Path, model: str, suites: dict[str, Any] | None = None, **knobs: Any) -> dict[str, Any]:
-    """settings.json of an evaluation."""
+    """settings.json of an evaluation by the stage."""
     named = suites or {"free": {"role": "general"}, "choice": {"role": "general", "chance": 0.333}}
-    params = Evaluate(**{"tasks": str(lab / "suites"), "suites": named, "batch": 4, "seed": 1} | knobs)
-    out = lab / "reports" / "eval" / model
-    test = lab / "data" / "domain" / "test.parquet"
-    harness.main(params, model, lab / "models/manifest/base.json", lab / "models", test, out)
-    return records.read_json(out / "settings.json")
+    set_params(lab, evaluate={"tasks": str(lab / "suites"), "suites": named, "batch": 4, "seed": 1} | knobs)
+    run_stage("evaluate", model)
+    return records.read_json(lab / "reports" / "eval" / model / "settings.json")
 
 
 def items(lab: Path, model: str) -> list[dict[str, Any]]:
@@ -288,7 +271,7 @@ def test_what_vllm_is_given_fits_lm_eval_s_class(lab: Path, monkeypatch: pytest.
     given = backends.vllm_arguments(params, entry.folder(), entry)
     assert set(given) <= {a.arg for a in start.args.args}
     assert given["tensor_parallel_size"] == 2 and given["trust_remote_code"] is False
-    assert "self.hf_chat_template" in source  # which load() replaces
+    assert "self.hf_chat_template" in source  # which load_backend() replaces
     monkeypatch.setitem(__import__("sys").modules, "vllm", None)
     with pytest.raises(UserError, match="vLLM is not installed"):
         run(lab, "base", backend="vllm")

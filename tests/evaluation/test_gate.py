@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import run_stage
 
 from holdfast.core import records
 from holdfast.core.errors import UserError
@@ -24,6 +27,7 @@ ENGINE = {"engine": "hf", "dtype": "float32", "seed": 1}
 CHANCES = {"facts": 0.0, "sorting": 0.0, "judging": 0.5, "choice": 0.25}
 GENERAL = list(CHANCES)
 ITEMS = 240
+REPEAT = "base-repeat"
 
 
 def suites(names: list[str] = GENERAL, items: int = ITEMS, domain: bool = True) -> dict[str, Any]:
@@ -80,14 +84,20 @@ def good() -> dict[str, tuple[int, int, int]]:
 
 
 def run(root: Path, **knobs: Any) -> dict[str, Any]:
-    params = Gate(**({"resamples": 2000, "min_domain_gain": 0.2, "seed": 1} | knobs))
-    gate.main(
-        params,
-        sorted({f.name for f in (root / "eval").glob("*")} - {"base", gate.REPEAT}),
-        root / "eval",
-        root / "gate.json",
-        root / "metrics.json",
-    )
+    names = sorted({f.name for f in (root / "eval").glob("*")} - {"base", REPEAT})
+    return decide(root, names, **({"resamples": 2000, "min_domain_gain": 0.2, "seed": 1} | knobs))
+
+
+def decide(root: Path, names: list[str], **knobs: Any) -> dict[str, Any]:
+    """Runs the stage on the evaluations in root/eval; its files land in `root`. Returns gate.json."""
+    section = {"resamples": 2000, "seed": 1} | knobs
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
+        Path("params.yaml").write_text(json.dumps({"arms": names, "gate": section}), encoding="utf-8")
+        Path("reports").mkdir()
+        Path("reports/eval").symlink_to(root / "eval")
+        run_stage("gate")
+        for file in ("gate.json", "metrics.json"):
+            shutil.copyfile(Path("reports") / file, root / file)
     return json.loads((root / "gate.json").read_text())
 
 
@@ -136,8 +146,12 @@ def test_the_contract_of_gate_json(tmp_path: Path) -> None:
     harness(tmp_path, {"arm": good()})
     found = run(tmp_path)
     assert set(found) == {"schema", "verdict", "control", "arms", "noise", "multiplicity"} | {
-        "margin", "suite_margin", "confidence", "min_domain_gain", "resamples",
-    }  # fmt: skip
+        "margin",
+        "suite_margin",
+        "confidence",
+        "min_domain_gain",
+        "resamples",
+    }
     arm = found["arms"]["arm"]
     assert set(arm) == {"verdict", "reasons", "general", "domain", "suites"}
     assert set(arm["domain"]) == {"before", "after", "change", "low", "high", "bound", "items", "lost", "gained"}
@@ -481,8 +495,7 @@ def test_no_base_is_a_user_error(tmp_path: Path) -> None:
 
 def test_a_former_arm_is_not_judged_and_a_missing_one_cannot_be_compared(tmp_path: Path) -> None:
     harness(tmp_path, {"arm": good(), "former": good()})
-    gate.main(Gate(), ["arm", "gone"], tmp_path / "eval", tmp_path / "gate.json", tmp_path / "metrics.json")
-    verdicts = {n: a["verdict"] for n, a in json.loads((tmp_path / "gate.json").read_text())["arms"].items()}
+    verdicts = {n: a["verdict"] for n, a in decide(tmp_path, ["arm", "gone"])["arms"].items()}
     assert verdicts.keys() == {"arm", "gone"}
     assert verdicts["gone"] == "cannot-compare"
 
@@ -507,8 +520,8 @@ def test_check_prints_the_table_and_returns_the_exit_code(
     harness(tmp_path, {"arm": good() | {"facts": facts}})
     run(tmp_path)
     printed = capsys.readouterr().out
-    assert gate.check(tmp_path / "gate.json") == code
-    checked = capsys.readouterr().out
+    checked, exit_code = gate.read_verdict(tmp_path / "gate.json")
+    assert exit_code == code
     assert (
         checked.splitlines()[-1] == printed.splitlines()[-1] == f"verdict: {['pass', 'fail', 'cannot-compare'][code]}"
     )
@@ -522,14 +535,14 @@ def test_check_of_something_else_is_a_user_error(tmp_path: Path, text: str | Non
     if text is not None:
         (tmp_path / "gate.json").write_text(text)
     with pytest.raises(UserError):
-        gate.check(tmp_path / "gate.json")
+        gate.read_verdict(tmp_path / "gate.json")
 
 
 def repeat(root: Path, edit: Any, engine: dict[str, Any] = ENGINE) -> None:
     """The base evaluated once more, with other outcomes."""
     again = [edit(item) for item in records.read("items", root / "eval" / "base" / "items.parquet")]
     described = json.loads((root / "eval" / "base" / "settings.json").read_text())["suites"]
-    write(root / "eval" / gate.REPEAT, again, described, engine)
+    write(root / "eval" / REPEAT, again, described, engine)
 
 
 def test_a_repeated_evaluation_of_the_base_is_the_noise_floor(
@@ -562,20 +575,22 @@ def test_a_repeat_that_asks_something_else_is_a_user_error(tmp_path: Path) -> No
 
 
 def test_the_repeat_evaluates_the_base_in_other_batches_beside_it(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from holdfast import cli
     from holdfast.evaluation import harness
 
-    asked: list[tuple[int, str, Path]] = []
-    monkeypatch.setattr(harness, "main", lambda p, model, *rest: asked.append((p.batch, model, rest[-1])))
-    cli.evaluate("base", repeat=False)
-    cli.evaluate("base", repeat=True)
-    (batch, _, once), (half, model, again) = asked
-    assert (half, model) == (batch // 2, "base")
-    assert again == once.parent / gate.REPEAT
-    with pytest.raises(UserError, match="that of the base"):
-        cli.evaluate("holdfast", repeat=True)
+    asked: list[tuple[int, str, Path | None]] = []
+
+    def evaluate_model(params: Any, model: str, folder: Path, *_: Any) -> harness.Evaluation:
+        asked.append((params.batch, model, folder))
+        return harness.Evaluation([], {"schema": 1}, {})
+
+    monkeypatch.setattr(harness, "evaluate_model", evaluate_model)
+    run_stage("evaluate", "base")
+    run_stage("evaluate", REPEAT)
+    (batch, once, weights), (half, again, same_weights) = asked
+    assert (half, once, again, weights) == (batch // 2, "base", "base", same_weights)
+    assert all((project / "reports/eval" / name / "items.parquet").is_file() for name in ("base", REPEAT))
 
 
 def revisions(root: Path, before: dict[str, tuple[int, int, int]], after: dict[str, tuple[int, int, int]]) -> list[str]:
@@ -588,19 +603,18 @@ def revisions(root: Path, before: dict[str, tuple[int, int, int]], after: dict[s
     return ["arm", "control"]
 
 
-def test_an_arm_as_good_as_at_the_revision_passes_against_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def against(root: Path, names: list[str], **knobs: Any) -> tuple[str, str, list[str]]:
+    """(the worst verdict against the former revision, the table, the arms that are new)."""
+    content, new = gate.decide_against(Gate(**knobs), names, root / "former", root / "eval", "main")
+    return content["verdict"], gate.table(content), new
+
+
+def test_an_arm_as_good_as_at_the_revision_passes_against_it(tmp_path: Path) -> None:
     names = revisions(tmp_path, good(), good())
-    assert (
-        gate.against(
-            Gate(control="control", min_domain_gain=0.9), names, tmp_path / "former", tmp_path / "eval", "main"
-        )
-        == 0
-    )
-    shown = capsys.readouterr().out.splitlines()
-    assert shown[0] == "before: the arm at main; after: the arm as it is now"
-    assert shown[-1] == "verdict: pass" and not any(line.startswith("control") for line in shown)
+    verdict, shown, _ = against(tmp_path, names, control="control", min_domain_gain=0.9)
+    assert verdict == "pass"
+    lines = shown.splitlines()
+    assert lines[-1] == "verdict: pass" and not any(line.startswith("control") for line in lines)
 
 
 @pytest.mark.parametrize("worse", [{name: (40, 0, 164) for name in GENERAL}, {"pharmacy": (0, 60, 0)}])
@@ -609,35 +623,33 @@ def test_an_arm_that_is_worse_than_at_the_revision_fails_against_it(
 ) -> None:
     """The domain may not drop either, however much it gained on the base."""
     names = revisions(tmp_path, good(), good() | worse)
-    assert gate.against(Gate(), names, tmp_path / "former", tmp_path / "eval", "main") == 1
+    assert against(tmp_path, names)[0] == "fail"
 
 
-def test_a_domain_that_moved_both_ways_alike_is_no_regression(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_domain_that_moved_both_ways_alike_is_no_regression(tmp_path: Path) -> None:
     """Trained again, a fifth of the domain's answers is another: 240 items then prove no drop, nor that there is none."""
     names = revisions(tmp_path, good(), good() | {"pharmacy": (24, 24, 96)})
-    assert gate.against(Gate(), names, tmp_path / "former", tmp_path / "eval", "main") == 2
-    assert "the domain score did not move" in (shown := capsys.readouterr().out) and "too few items" in shown
+    verdict, shown, _ = against(tmp_path, names)
+    assert verdict == "cannot-compare"
+    assert "the domain score did not move" in shown and "too few items" in shown
 
 
-def test_a_new_arm_is_no_regression_and_no_common_arm_is_an_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_new_arm_is_no_regression_and_no_common_arm_is_an_error(tmp_path: Path) -> None:
     names = revisions(tmp_path, good(), good())
     shutil.rmtree(tmp_path / "former" / "control")
-    assert gate.against(Gate(), names, tmp_path / "former", tmp_path / "eval", "main") == 0
-    assert "control: not evaluated at main" in capsys.readouterr().out
+    verdict, _, new = against(tmp_path, names)
+    assert (verdict, new) == ("pass", ["control"])
     shutil.rmtree(tmp_path / "former" / "arm")
     with pytest.raises(UserError, match="nothing to compare"):
-        gate.against(Gate(), names, tmp_path / "former", tmp_path / "eval", "main")
+        against(tmp_path, names)
 
 
-def test_other_suites_at_the_revision_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_suites_at_the_revision_cannot_be_compared(tmp_path: Path) -> None:
     names = revisions(tmp_path, good(), good())
     change_items(tmp_path / "former" / "arm", other_prompts)
-    assert gate.against(Gate(), names, tmp_path / "former", tmp_path / "eval", "v1") == 2
-    assert "240 items have another prompt than in the former evaluation" in capsys.readouterr().out
+    verdict, shown, _ = against(tmp_path, names)
+    assert verdict == "cannot-compare"
+    assert "240 items have another prompt than in the former evaluation" in shown
 
 
 EVALUATED = """
@@ -672,9 +684,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"{sys.executable} -m dvc init -q && {sys.executable} -m dvc commit -q -f && git add -A && git commit -qm good",
     )
     harness(root / "reports", {"arm": {name: (40, 0, 164) for name in GENERAL} | {"pharmacy": (0, 120, 0)}})
-    gate.main(
-        Gate(min_domain_gain=0.2), ["arm"], root / "reports/eval", root / "reports/gate.json", root / "metrics.json"
-    )
+    decide(root / "reports", ["arm"], min_domain_gain=0.2)
     return root
 
 
@@ -706,14 +716,36 @@ def test_items_of_a_revision_that_nobody_has_are_said_to_be_missing(history: Pat
     shell(tmp_path, f"git clone -q {history} clone")
     shutil.copytree(history / "reports", tmp_path / "clone" / "reports", dirs_exist_ok=True)
     code, shown = ask(tmp_path / "clone", "--against", "main")
-    assert code == 2 and "the items of 'arm' at main are not available" in shown
+    assert code == 3 and "the items of 'arm' at main are not available" in shown
     assert "verdict: fail" in shown  # of the present one, which is there
     assert "Traceback" not in shown
 
 
+@pytest.mark.parametrize(
+    ("dvc_root", "absent"), [("llm", "does not contain a DVC repo"), (".", "no params.yaml of this project there")]
+)
+def test_a_project_in_a_subfolder_is_compared_with_itself_there(tmp_path: Path, dvc_root: str, absent: str) -> None:
+    """In a larger git repository: a DVC project of its own, or a part of one; and before it was there."""
+    repository, project = tmp_path / "repository", tmp_path / "repository" / "llm"
+    harness(project / "reports", {"arm": good()})
+    shell(repository, "git init -q -b main && git config user.name t && git config user.email t@localhost")
+    shell(repository, "touch README.md && git add README.md && git commit -qm start && git tag before")
+    (project / "params.yaml").write_text("arms: [arm, new]\ngate: {min_domain_gain: 0.2}\n")
+    (project / "dvc.yaml").write_text(EVALUATED)
+    shell(repository / dvc_root, f"{sys.executable} -m dvc init -q {'--subdir' if dvc_root == 'llm' else ''}")
+    shell(project, f"{sys.executable} -m dvc commit -q -f && git add -A .. && git commit -qm good")
+    harness(project / "reports", {"arm": {name: (40, 0, 164) for name in GENERAL} | {"pharmacy": (0, 120, 0)}})
+    decide(project / "reports", ["arm"], min_domain_gain=0.2)
+    code, shown = ask(project, "--against", "main")
+    assert code == 1 and "80.0 -> 57.8" in shown.split("before: the arm")[1], shown
+    assert "new: not evaluated at main" in shown
+    code, shown = ask(project, "--against", "before")
+    assert code == 3 and absent in shown and "Traceback" not in shown
+
+
 def test_an_unknown_revision_is_a_user_error(history: Path) -> None:
     code, shown = ask(history, "--against", "no-such-branch")
-    assert code == 2 and "unknown Git revision" in shown and "Traceback" not in shown
+    assert code == 3 and "unknown Git revision" in shown and "Traceback" not in shown
 
 
 def benchmark() -> Any:

@@ -1,47 +1,46 @@
-"""holdfast/panel/consensus.py on hand-made scores: who is chosen, what counts in a mean, what is rejected and why."""
+"""The stage `consensus` on hand-made scores: who is chosen, what counts in a mean, what is rejected and why."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from conftest import instruction, response
+from helpers import instruction, response, run_stage, set_params
 
 from holdfast.core import records
 from holdfast.core.errors import UserError
-from holdfast.panel import consensus
-from holdfast.params.consensus import Consensus
 
 Scores = dict[str, float | None]
 
 
 @pytest.fixture
 def run(project: Path):
-    """run({instruction: [(model, text, {judge: score}, base log-probability[, finish])]}, params) -> candidates and rejected by id."""
+    """run({instruction: [(model, text, {judge: score}, base log-probability[, finish_reason])]}, params) -> candidates and rejected by id."""
 
-    def given(questions: dict[str, list[tuple]], **params) -> tuple[dict[str, dict], dict[str, dict]]:
+    def run_consensus(questions: dict[str, list[tuple]], **params) -> tuple[dict[str, dict], dict[str, dict]]:
         data = project / "data"
         records.write(
             "instructions_kept", data / "instructions" / "kept.parquet", [instruction(q, f"{q}?", 3) for q in questions]
         )
         written, scores = {"base": [], "other": []}, {"base": [], "other": []}
         for question, answers in questions.items():
-            for n, (model, text, marks, logprob, *finish) in enumerate(answers):
-                row = response(question, model, n, text, *finish)
+            for n, (model, text, by_judge, logprob, *finish_reason) in enumerate(answers):
+                row = response(question, model, n, text, *finish_reason)
                 written[model].append(row)
                 for judge in scores:
                     of_base = logprob if judge == "base" else None
-                    mark = dict(score=marks.get(judge), mass=0.9, logprob=of_base, tokens=20, audit=True)
-                    scores[judge].append(dict(id=row["id"], instruction_id=question, judge=judge, **mark))
+                    score = dict(score=by_judge.get(judge), mass=0.9, logprob=of_base, tokens=20, audit=True)
+                    scores[judge].append(dict(id=row["id"], instruction_id=question, judge=judge, **score))
         for model in written:
             records.write("responses", data / "responses" / f"{model}.parquet", written[model])
             records.write("scores", data / "scores" / f"{model}.parquet", scores[model])
-        consensus.main(Consensus(**params), ["base", "other"], data, project / "reports" / "consensus.json")
-        found = [records.read(name, data / "replay" / file) for name, file in FILES.items()]
-        assert sum(map(len, found)) == len(questions)  # kept + rejected = read
-        return tuple({row["id"]: row for row in rows} for rows in found)
+        set_params(project, panel=["base", "other"], consensus=params)
+        run_stage("consensus")
+        outputs = [records.read(name, data / "replay" / file) for name, file in FILES.items()]
+        assert sum(map(len, outputs)) == len(questions)  # kept + rejected = read
+        return tuple({row["id"]: row for row in rows} for rows in outputs)
 
-    return given
+    return run_consensus
 
 
 FILES = {"candidates": "candidates.parquet", "candidates_rejected": "rejected.parquet"}
@@ -102,8 +101,11 @@ def test_a_full_tie_is_settled_by_the_response_s_id_in_any_order_of_rows(run):
 
 def test_agreement_goes_before_score(run):
     answers = [
-        ("base", "42", both(3.5), -1.0), ("base", "41", both(5.0), -0.1), ("other", "42", both(3.5), -1.0), ("other", "40", both(4.0), -0.1),
-    ]  # fmt: skip
+        ("base", "42", both(3.5), -1.0),
+        ("base", "41", both(5.0), -0.1),
+        ("other", "42", both(3.5), -1.0),
+        ("other", "40", both(4.0), -0.1),
+    ]
     chosen, _ = run({"q": answers}, strategy="agreement")
     assert (chosen["q"]["response"], chosen["q"]["agreement"]) == ("42", 0.5)
     assert run({"q": answers}, strategy="mean_score")[0]["q"]["response"] == "41"
@@ -112,9 +114,12 @@ def test_agreement_goes_before_score(run):
 def test_equal_agreement_goes_to_the_better_score_among_those_that_agree(run):
     """A lone response with the best score of all does not decide between the two pairs."""
     answers = [
-        ("base", "worse", both(3.2), -0.1), ("other", "worse", both(3.2), -0.1), ("base", "better", both(4.2), -2.0),
-        ("other", "better", both(4.2), -2.0), ("other", "alone", both(5.0), -0.1),
-    ]  # fmt: skip
+        ("base", "worse", both(3.2), -0.1),
+        ("other", "worse", both(3.2), -0.1),
+        ("base", "better", both(4.2), -2.0),
+        ("other", "better", both(4.2), -2.0),
+        ("other", "alone", both(5.0), -0.1),
+    ]
     assert run({"q": answers}, strategy="agreement")[0]["q"]["response"] == "better"
 
 
@@ -196,18 +201,20 @@ def test_the_audit_counts_and_compares_the_judges(run, project):
 
 
 def test_a_panel_of_one_judges_itself(project, run):
-    data = project / "data"
     run({"q": [("base", "a", both(4.0), -1.0)]})
-    consensus.main(Consensus(), ["base"], data, project / "reports" / "alone.json")
-    audit = records.read_json(project / "reports" / "alone.json")
+    set_params(project, panel=["base"])
+    run_stage("consensus")
+    audit = records.read_json(project / "reports" / "consensus.json")
     assert audit["agreement"]["pairs"] == {}
     assert audit["judges"]["base"]["self_preference"] is None
 
 
 def test_a_quality_threshold_and_then_what_fits_the_base(run):
     answers = [
-        ("base", "likely but poor", both(2.0), -0.1), ("other", "likely and good", both(3.5), -0.5), ("other", "best", both(5.0), -3.0),
-    ]  # fmt: skip
+        ("base", "likely but poor", both(2.0), -0.1),
+        ("other", "likely and good", both(3.5), -0.5),
+        ("other", "best", both(5.0), -3.0),
+    ]
     chosen, _ = run({"q": answers}, strategy="score_then_base_likelihood", min_score=3.0)
     assert chosen["q"]["response"] == "likely and good"
     assert run({"q": answers}, strategy="score_then_base_likelihood", min_score=4.0)[0]["q"]["response"] == "best"
@@ -217,9 +224,10 @@ def test_a_quality_threshold_and_then_what_fits_the_base(run):
 
 def test_base_best_of_k_asks_nobody_else(run):
     answers = [
-        ("base", "first", {"base": 4.0, "other": 5.0}, -0.1), ("base", "second", {"base": 4.5, "other": 1.0}, -0.5),
+        ("base", "first", {"base": 4.0, "other": 5.0}, -0.1),
+        ("base", "second", {"base": 4.5, "other": 1.0}, -0.5),
         ("other", "alien", both(5.0), -0.1),
-    ]  # fmt: skip
+    ]
     chosen, _ = run({"q": answers}, strategy="base_best_of_k")
     assert (chosen["q"]["response"], chosen["q"]["model"], chosen["q"]["score"]) == ("second", "base", 2.75)
     poor = {
@@ -249,11 +257,11 @@ def audited(project: Path) -> dict:
 
 
 def test_judges_that_copy_each_other_count_as_one_and_independent_ones_as_two(run, project):
-    marks = [(5.0, 5.0), (1.0, 5.0), (5.0, 1.0), (1.0, 1.0)]
-    alone = {"q": [("base", f"t{n}", {"base": a, "other": b}, -1.0) for n, (a, b) in enumerate(marks)]}
+    scores = [(5.0, 5.0), (1.0, 5.0), (5.0, 1.0), (1.0, 1.0)]
+    alone = {"q": [("base", f"t{n}", {"base": a, "other": b}, -1.0) for n, (a, b) in enumerate(scores)]}
     run(alone)
     assert audited(project)["agreement"]["effective_judges"] == pytest.approx(2)
-    run({"q": [("base", f"t{n}", both(a), -1.0) for n, (a, _) in enumerate(marks)]})
+    run({"q": [("base", f"t{n}", both(a), -1.0) for n, (a, _) in enumerate(scores)]})
     assert audited(project)["agreement"]["effective_judges"] == pytest.approx(1)
 
 
@@ -262,24 +270,24 @@ def test_agreement_on_which_question_is_easy_is_not_agreement_on_answers(run, pr
     easy = [("base", "x", {"base": 5.0, "other": 4.0}, -1.0), ("base", "y", {"base": 4.0, "other": 5.0}, -1.0)]
     hard = [("base", "x", {"base": 2.0, "other": 1.0}, -1.0), ("base", "y", {"base": 1.0, "other": 2.0}, -1.0)]
     run({"p": easy, "q": hard}, min_score=1.0)
-    found = audited(project)["agreement"]
-    assert found["pairs"]["base~other"] == pytest.approx(0.8)
-    assert found["within"]["base~other"] == pytest.approx(-1)
+    correlations = audited(project)["agreement"]
+    assert correlations["pairs"]["base~other"] == pytest.approx(0.8)
+    assert correlations["within"]["base~other"] == pytest.approx(-1)
 
 
 def test_a_judge_that_always_says_five_and_one_that_says_nothing_are_named(run, project, capsys):
     answers = [("base", "x", {"base": 4.0, "other": 5.0}, -1.0), ("other", "y", {"base": 3.0, "other": 5.0}, -1.0)]
     run({"q": answers})
     assert "warning: judge 'other' gave every response 5.00: it tells nothing apart" in capsys.readouterr().out
-    found = audited(project)
-    assert found["agreement"]["effective_judges"] == 1
-    assert found["judges"]["other"]["ties"] == 1
-    assert found["judges"]["other"]["changes"] == 0
-    run({"q": [(m, t, {"base": marks["base"], "other": None}, p) for m, t, marks, p in answers]})
+    audit = audited(project)
+    assert audit["agreement"]["effective_judges"] == 1
+    assert audit["judges"]["other"]["ties"] == 1
+    assert audit["judges"]["other"]["changes"] == 0
+    run({"q": [(m, t, {"base": scores["base"], "other": None}, p) for m, t, scores, p in answers]})
     assert "judge 'other' gave no valid score" in capsys.readouterr().out
-    found = audited(project)
-    assert (found["judges"]["other"]["null"], found["judges"]["other"]["mean"]) == (2, None)
-    assert len(found["warnings"]) == 1
+    audit = audited(project)
+    assert (audit["judges"]["other"]["null"], audit["judges"]["other"]["mean"]) == (2, None)
+    assert len(audit["warnings"]) == 1
 
 
 def test_what_a_judge_changes_when_left_out(run, project):
@@ -307,8 +315,8 @@ def test_preferences_by_judge_and_author_by_hand(run, project):
 
 def test_length_bias_is_seen_within_instructions(run, project):
     texts = ["no", "no, not", "no, not at all", "no, not at all, never in my life"]
-    marks = [{"base": 1.0 + n, "other": 4.0 - n} for n in range(4)]
-    run({q: [("base", t, m, -1.0) for t, m in zip(texts, marks, strict=True)] for q in ("p", "q")}, min_score=1.0)
+    scores = [{"base": 1.0 + n, "other": 4.0 - n} for n in range(4)]
+    run({q: [("base", t, m, -1.0) for t, m in zip(texts, scores, strict=True)] for q in ("p", "q")}, min_score=1.0)
     judges = audited(project)["judges"]
     assert judges["base"]["length_bias"] > 0.95
     assert judges["other"]["length_bias"] < -0.95
@@ -345,22 +353,22 @@ def test_the_audit_is_of_what_every_judge_scored_and_calls_are_counted_by_distin
             for row in records.read("scores", data / "scores" / f"{judge}.parquet")
         ]
         records.write("scores", data / "scores" / f"{judge}.parquet", rows)
-    consensus.main(Consensus(), ["base", "other"], data, project / "reports" / "consensus.json")
-    found = audited(project)
-    assert (found["audited_instructions"], found["judges"]["base"]["mean"], found["judges"]["other"]["mean"]) == (
+    run_stage("consensus")
+    audit = audited(project)
+    assert (audit["audited_instructions"], audit["judges"]["base"]["mean"], audit["judges"]["other"]["mean"]) == (
         1,
         4.0,
         3.0,
     )
-    assert (found["calls"], found["calls_of_the_full_panel"], found["judges"]["base"]["calls"]) == (6, 6, 3)
-    assert (found["calls_per_kept_row"], found["tokens_per_kept_row"]) == (3.0, 60.0)
+    assert (audit["calls"], audit["calls_of_the_full_panel"], audit["judges"]["base"]["calls"]) == (6, 6, 3)
+    assert (audit["calls_per_kept_row"], audit["tokens_per_kept_row"]) == (3.0, 60.0)
 
 
 def test_a_response_that_the_next_judge_was_not_asked_about_is_chosen_by_the_scores_it_has(run, project):
     run({"p": [("base", "x", both(4.0), -1.0)], "q": [("base", "x", {"base": 4.5, "other": 1.0}, -1.0)]})
     file = project / "data" / "scores" / "other.parquet"
     records.write("scores", file, [row for row in records.read("scores", file) if row["instruction_id"] == "p"])
-    consensus.main(Consensus(), ["base", "other"], project / "data", project / "reports" / "consensus.json")
+    run_stage("consensus")
     chosen = {row["id"]: row for row in records.read("candidates", project / "data" / "replay" / "candidates.parquet")}
     assert (chosen["q"]["score"], chosen["q"]["n_judges"], chosen["p"]["n_judges"]) == (4.5, 1, 2)
     assert audited(project)["judges"]["other"]["null"] == 0

@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from test_params import change
+from helpers import ROOT, set_params
 
 from holdfast.commands import plan
 from holdfast.core import records
 from holdfast.core.errors import UserError
 from holdfast.engines import local
 from holdfast.engines.interface import Completion
+from holdfast.params.base import STAGES
 from holdfast.params.models import Model
 from holdfast.params.whole import Params
 from holdfast.planning import costs, devices, earlier, generation_speed, shapes
@@ -27,13 +27,18 @@ DOMAIN = Domain(rows=100, tokens=3000, answers=1000, items=40)
 
 @pytest.fixture
 def settings(project: Path) -> Params:
-    change(
-        project / "params.yaml",
-        panel=["base", "abacus"], reconstruct__samples=1000, respond__k=2, balance__rows=400, mix__epochs=2,
-        mix__arms={"domain-only": {"share": 0.0}, "holdfast": {"share": 0.5}}, mix__max_repeats=4,
+    set_params(
+        project,
+        panel=["base", "abacus"],
+        reconstruct__samples=1000,
+        respond__k=2,
+        balance__rows=400,
+        mix__epochs=2,
+        mix__arms={"domain-only": {"share": 0.0}, "holdfast": {"share": 0.5}},
+        mix__max_repeats=4,
         finetune__arms={"domain-only": {"objective": "ce"}, "holdfast": {"objective": "kl"}},
-    )  # fmt: skip
-    change(project / "params.yaml", judge={"rubric": "data/pocket/rubric.txt", "adaptive": False})
+    )
+    set_params(project, judge={"rubric": "data/pocket/rubric.txt", "adaptive": False})
     return Params.load()
 
 
@@ -42,7 +47,7 @@ def by_stage(works: list[Work]) -> dict[str, Work]:
 
 
 def test_rows_and_tokens_of_every_stage_by_hand(settings):
-    found = by_stage(costs.work(settings, DOMAIN, MEANS, rubric=30))
+    found = by_stage(costs.plan_work(settings, DOMAIN, MEANS, rubric=30))
     assert found["reconstruct"] == Work("reconstruct", "base", 1000, written=10_000, read=5000)
     assert found["curate"].read == 10_000
     assert found["respond@abacus"] == Work(
@@ -65,24 +70,25 @@ def test_the_stages_are_those_of_the_dag(settings):
 
     dag = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     named = {name.partition("-")[0] for name, stage in dag.items() if not stage.get("frozen")}
-    planned = [one.stage.partition("@")[0] for one in costs.work(settings, DOMAIN, MEANS, 30)]
-    assert set(planned) == named
-    assert set(devices.START) == named
+    planned = [one.stage.partition("@")[0] for one in costs.plan_work(settings, DOMAIN, MEANS, 30)]
+    assert set(STAGES) == named - {"code"}  # which only looks, and needs no planning
+    assert tuple(dict.fromkeys(planned)) == STAGES
+    assert set(devices.START_SECONDS) == set(STAGES)
 
 
 def test_replay_rows_are_used_at_most_max_repeats_times(settings):
-    rows, _, replay = costs.training(settings, "holdfast", Domain(100, 3000, 10**6, 0), MEANS, chosen=50)
+    rows, _, replay = costs.training_size(settings, "holdfast", Domain(100, 3000, 10**6, 0), MEANS, chosen=50)
     assert (rows, replay) == (200 + 50 * 4, 200 * 35)
 
 
 def test_judges_that_may_be_spared_are_counted_as_spared(settings, project):
     """Of 500 instructions 100 are judged whole; of the others the base judges what the strategy could choose."""
-    whole = by_stage(costs.work(settings, DOMAIN, MEANS, 30))
+    whole = by_stage(costs.plan_work(settings, DOMAIN, MEANS, 30))
     rubric, found = {"rubric": "data/pocket/rubric.txt", "adaptive": True, "audit": 100}, {}
     for strategy in ("agreement", "mean_score"):
-        change(project / "params.yaml", judge=rubric, consensus={"strategy": strategy})
+        set_params(project, judge=rubric, consensus={"strategy": strategy})
         means = replace(MEANS, leading=0.1, undecided=0.3)
-        found[strategy] = by_stage(costs.work(Params.load(), DOMAIN, means, 30))
+        found[strategy] = by_stage(costs.plan_work(Params.load(), DOMAIN, means, 30))
     responses = 500 * 2 * 2
     assert whole["judge@abacus"].rows == whole["judge@base"].rows == responses * 0.25
     assert found["mean_score"]["judge@base"].rows == pytest.approx(responses * 0.25)
@@ -92,7 +98,7 @@ def test_judges_that_may_be_spared_are_counted_as_spared(settings, project):
 
 
 def test_an_earlier_run_of_the_same_panel_says_how_often_a_further_judge_is_asked(settings, project):
-    change(project / "params.yaml", judge={"rubric": "r", "adaptive": True}, consensus={"strategy": "agreement"})
+    set_params(project, judge={"rubric": "r", "adaptive": True}, consensus={"strategy": "agreement"})
     given = Params.load()
     assert earlier.undecided(given) == costs.UNDECIDED
     assert earlier.source(given) == "an assumption"
@@ -103,7 +109,7 @@ def test_an_earlier_run_of_the_same_panel_says_how_often_a_further_judge_is_aske
     assert "earlier run" in earlier.source(given)
     records.write_json(earlier.REPORT, report | {"strategy": "mean_score"})
     assert earlier.undecided(given) == costs.UNDECIDED
-    change(project / "params.yaml", consensus={"strategy": "base_best_of_k"})
+    set_params(project, consensus={"strategy": "base_best_of_k"})
     assert earlier.undecided(Params.load()) == 0.0
 
 
@@ -116,25 +122,25 @@ def test_training_memory_is_weights_state_base_and_logits(settings, project):
     assert costs.memory(settings, "finetune@holdfast", shape, 2, 1) == 18_000 + 24 * logits + kept
     assert costs.memory(settings, "finetune@domain-only", shape, 2, 1, True) == 16_000 + 4 * logits + kept
     assert costs.memory(settings, "finetune@holdfast", shape, 2, 1, True) == 18_000 + 6 * logits + kept
-    change(project / "params.yaml", finetune__bf16=False)
+    set_params(project, finetune__bf16=False)
     assert costs.memory(Params.load(), "finetune@holdfast", shape, 2, 1) == 20_000 + 24 * logits + kept
-    change(project / "params.yaml", finetune__bf16="auto", finetune__arms__holdfast__kl_cache="topk")
+    set_params(project, finetune__bf16="auto", finetune__arms__holdfast__kl_cache="topk")
     assert costs.memory(Params.load(), "finetune@holdfast", shape, 2, 1) == 16_000 + 16 * logits + kept
-    change(project / "params.yaml", finetune__arms__holdfast__kl_cache="off")
+    set_params(project, finetune__arms__holdfast__kl_cache="off")
     plain = 5 * 4 * length * length * micro * 2  # on a CPU also the attention of 4 heads
     assert costs.memory(settings, "finetune@domain-only", shape, 4, 1) == 16_000 + 16 * logits + kept + plain
-    change(project / "params.yaml", finetune__processes={"count": 4, "strategy": "fsdp2"})
+    set_params(project, finetune__processes={"count": 4, "strategy": "fsdp2"})
     sharded = costs.memory(Params.load(), "finetune@holdfast", shape, 2, 4)
     assert sharded == 4000 + 2000 + 24 * logits + kept  # the frozen base is whole in each process
 
 
 def test_a_judge_on_a_cpu_is_planned_with_the_tokens_that_the_engine_reads_at_once():
-    assert costs.SCORED == local.TOKENS
+    assert costs.MAX_SCORED_TOKENS == local.TOKENS
 
 
 def test_training_memory_is_what_an_h100_took(settings, project):
-    """`python benchmarks/gpu.py`, rows of 1,000 tokens: 59.3 GiB, 32.7 compiled; a model of Qwen2.5-0.5B's shape."""
-    change(project / "params.yaml", finetune__micro_batch=16, finetune__max_length=1000, finetune__batch_size=32)
+    """`python -m benchmarks.speed.gpu`, rows of 1,000 tokens: 59.3 GiB, 32.7 compiled; a model of Qwen2.5-0.5B's shape."""
+    set_params(project, finetune__micro_batch=16, finetune__max_length=1000, finetune__batch_size=32)
     shape = shapes.Shape(
         parameters=494_000_000, layers=24, hidden=896, heads=14, cache=2 * 24 * 128, vocabulary=151_936, context=32_768
     )
@@ -144,42 +150,42 @@ def test_training_memory_is_what_an_h100_took(settings, project):
 
 
 def test_a_named_device_is_reckoned_by_operations_over_peak():
-    rates = devices.by_rule(8_000_000_000, "a100", served=False)
-    assert rates.read == pytest.approx(312e12 * devices.READ / 16e9)
-    assert rates.train == pytest.approx(312e12 * devices.TRAIN / 48e9)
-    assert devices.by_rule(8_000_000_000, "a100", served=True).write > rates.write
+    rates = devices.rates_by_rule(8_000_000_000, "a100", served=False)
+    assert rates.read == pytest.approx(312e12 * devices.READ_EFFICIENCY / 16e9)
+    assert rates.train == pytest.approx(312e12 * devices.TRAIN_EFFICIENCY / 48e9)
+    assert devices.rates_by_rule(8_000_000_000, "a100", served=True).write > rates.write
 
 
 def test_magpie_s_own_cost_comes_out():
     """arXiv 2406.08464: 3 M pairs with Llama-3-8B took 206 hours of one A100; about 60 and 400 tokens a pair."""
-    shape = shapes.of(Model(hub="meta-llama/Llama-3.1-8B-Instruct", revision="0" * 40), Path("nowhere"))
+    shape = shapes.find_shape(Model(hub="meta-llama/Llama-3.1-8B-Instruct", revision="0" * 40), Path("nowhere"))
     assert shape is not None
     pairs = Work("respond", "base", 0, written=3e6 * 460)
-    _, seconds = devices.seconds(pairs, devices.by_rule(shape.parameters, "a100", served=True), slower=0)
+    _, seconds = devices.stage_seconds(pairs, devices.rates_by_rule(shape.parameters, "a100", served=True), slower=0)
     assert 206 / 1.5 < seconds / 3600 < 206 * 1.5
 
 
 def test_seconds_are_work_over_rate_and_a_start():
-    beside, running = devices.seconds(
+    beside, running = devices.stage_seconds(
         Work("judge", "base", 10, written=100, read=1000), Rates(write=10, read=100), slower=2
     )
-    assert (beside, running) == (2 * devices.START["judge"], 20)
-    assert devices.seconds(Work("gate"), None, slower=1) == (devices.START["gate"], 0)
+    assert (beside, running) == (2 * devices.START_SECONDS["judge"], 20)
+    assert devices.stage_seconds(Work("gate"), None, slower=1) == (devices.START_SECONDS["gate"], 0)
 
 
 @pytest.mark.parametrize(("cut", "mean", "ended"), [(False, 3.0, 0.75), (True, 4.0, 1.0)])
 def test_texts_that_time_cuts_short_are_not_taken_for_texts_that_never_end(cut, mean, ended, monkeypatch):
     """Three texts of 2 tokens and one that runs on to the 6th; in tokens written by ends seen, all would have ended."""
     ticks = iter([0.0, 4.0, 0.0, 1.0] if cut else [0.0, 0.0, 0.0, 1.0])
-    monkeypatch.setattr(generation_speed, "now", lambda: next(ticks))
+    monkeypatch.setattr(generation_speed, "clock", lambda: next(ticks))
     longest = 1000 if cut else 6
-    monkeypatch.setattr(generation_speed, "SECONDS", 6.0)
+    monkeypatch.setattr(generation_speed, "MEASURE_SECONDS", 6.0)
 
     def write(length: int) -> list[Completion]:
         assert length in (4, 6, 8)
         return [Completion("ab", "stop", 2)] * 3 + [Completion("abcdef", "length", 6)]
 
-    _, seconds, found, share = generation_speed.bounded(write, longest)
+    _, seconds, found, share = generation_speed.time_writing(write, longest)
     assert seconds == 1.0
     assert found == pytest.approx((3 * 3 + 7) / 3 if cut else mean, rel=1e-6)
     assert share == pytest.approx(ended)
@@ -187,7 +193,7 @@ def test_texts_that_time_cuts_short_are_not_taken_for_texts_that_never_end(cut, 
 
 @pytest.mark.slow
 def test_the_plan_of_the_pocket_lab_is_within_half_as_much_again_of_its_ledgers(monkeypatch, capsys):
-    """Rows against the committed reports of a run; `python benchmarks/plan.py` has tokens, time, memory and money, too."""
+    """Rows against the committed reports of a run; `python -m benchmarks.speed.plan` has tokens, time, memory and money, too."""
     monkeypatch.chdir(ROOT)
     plan.main(price=None, device=None, count=1, as_json=True)
     lines = {line["stage"]: line for line in json.loads(capsys.readouterr().out)["stages"]}
@@ -211,11 +217,17 @@ def lab(project: Path, tiny: Path) -> Path:
     (project / "data").mkdir()
     (project / "data" / "pocket").symlink_to(ROOT / "data" / "pocket")
     shutil.copytree(ROOT / "profiles", project / "profiles")
-    change(
-        project / "params.yaml",
-        model_folder=tiny.parent.as_posix(), models={"base": {"path": tiny.name}}, panel=["base"], reconstruct__batch=4,
-        reconstruct__max_tokens=8, respond__max_tokens=8, respond__k=1, finetune__micro_batch=2,
-    )  # fmt: skip
+    set_params(
+        project,
+        model_folder=tiny.parent.as_posix(),
+        models={"base": {"path": tiny.name}},
+        panel=["base"],
+        reconstruct__batch=4,
+        reconstruct__max_tokens=8,
+        respond__max_tokens=8,
+        respond__k=1,
+        finetune__micro_batch=2,
+    )
     return project
 
 
@@ -226,11 +238,11 @@ def test_training_is_measured_compiled_where_it_will_be(lab, capsys, monkeypatch
     from holdfast.training import compiling, losses
 
     for module in (generation_speed, training_speed):
-        monkeypatch.setattr(module, "SECONDS", 0.01)
+        monkeypatch.setattr(module, "MEASURE_SECONDS", 0.01)
     taken: list[object] = []
-    monkeypatch.setattr(compiling, "blocks", lambda model: taken.append(type(model).__name__))
-    monkeypatch.setattr(compiling, "function", lambda one: taken.append(one) or one)
-    change(lab / "params.yaml", finetune__compile=compiled)
+    monkeypatch.setattr(compiling, "compile_blocks", lambda model: taken.append(type(model).__name__))
+    monkeypatch.setattr(compiling, "compile_loss", lambda one: taken.append(one) or one)
+    set_params(lab, finetune__compile=compiled)
     plan.main(price=None, device=None, count=1, as_json=False)
     whole = [losses.cross_entropies, losses.kl_sum, "LlamaForCausalLM", "LlamaForCausalLM"]
     assert taken == (whole if compiled else [])
@@ -241,7 +253,7 @@ def test_a_measured_plan_names_every_stage_and_its_money(lab, capsys, monkeypatc
     from holdfast.planning import training_speed
 
     for module in (generation_speed, training_speed):
-        monkeypatch.setattr(module, "SECONDS", 0.01)
+        monkeypatch.setattr(module, "MEASURE_SECONDS", 0.01)
     plan.main(price=3600.0, device=None, count=1, as_json=False)
     said = capsys.readouterr().out
     assert said.startswith("on this machine, before anything has run")
@@ -289,14 +301,14 @@ def test_a_plan_for_a_named_device_needs_no_weights(lab, capsys):
     ids=["device", "rubric", "data", "model"],
 )
 def test_bad_input_for_plan_is_one_to_three_lines(lab, changes, device, expected):
-    change(lab / "params.yaml", **changes)
+    set_params(lab, **changes)
     with pytest.raises(UserError, match=expected) as caught:
         plan.main(None, device, 1, False)
     assert len(str(caught.value).splitlines()) <= 3
 
 
 def test_what_does_not_fit_is_noted_before_anything_runs(lab, capsys):
-    change(lab / "params.yaml", respond__max_tokens=600, finetune__max_length=4096)
+    set_params(lab, respond__max_tokens=600, finetune__max_length=4096)
     plan.main(price=None, device="h100", count=1, as_json=False)
     said = capsys.readouterr().out
     assert "note: 'base' has a context of 512 tokens" in said

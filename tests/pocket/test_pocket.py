@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from holdfast.chat import encoding
 from holdfast.core import manifest
@@ -74,7 +74,7 @@ def test_lm_eval_loads_every_suite_and_asks_its_prompts(miniature, monkeypatch):
 
 def test_the_judging_suite_accepts_the_right_side_of_the_scale_only(miniature, monkeypatch):
     monkeypatch.chdir(miniature)
-    task = suites.load(evaluate(), Path("nowhere"))["judging"]
+    task = suites.load_tasks(evaluate(), Path("nowhere"))["judging"]
     for row, doc in zip(read(Path("data/pocket/suites/judging.jsonl")), task.eval_docs, strict=True):
         choices, target = task.doc_to_choice(doc), task.doc_to_target(doc)
         accepted = {choices[i] for i in ([target] if isinstance(target, int) else target)}

@@ -1,8 +1,9 @@
-"""dvc.yaml tells the whole truth: code deps are the import closure, params are what a stage is handed, nothing hidden is read."""
+"""dvc.yaml tells the whole truth: params are what a script loads, code is what it can reach, and imports point down."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 from functools import cache
@@ -10,78 +11,69 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import ROOT
 
-from holdfast.params.models import Models
+from holdfast.core import fingerprint
+from holdfast.params.base import MODELS, SECTIONS, Section
+from holdfast.params.whole import Params
 
-ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-PIPELINE = {name: stage for name, stage in STAGES.items() if name != "pocket"}
+SCRIPTS = {name: stage["cmd"].split()[2] for name, stage in STAGES.items() if name != "code"}  # `holdfast run SCRIPT ...`
+PIPELINE = [name for name in SCRIPTS if name != "pocket"]
+LIBRARY = [file for file in (ROOT / "holdfast").rglob("*.py") if "scaffold/" not in file.relative_to(ROOT).as_posix()]
+PROGRAMS = [*LIBRARY, *(ROOT / "stages").glob("*.py")]
+
+
+def script(stage: str) -> Path:
+    return ROOT / "stages" / f"{SCRIPTS[stage]}.py"
 
 
 @cache
-def imports(file: Path) -> frozenset[Path]:
-    """Project modules that a file imports anywhere, inside functions too."""
-    names = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-    found = {ROOT / (name.replace(".", "/") + ".py") for name in names if name.startswith("stages.")}
-    # a package's data (page.css, page.js) is read by the module of the same folder that names it
-    text = file.read_text(encoding="utf-8")
-    found |= {
-        sibling
-        for sibling in file.parent.glob("*.[cj]s*")
-        if sibling.suffix in (".css", ".js") and f'"{sibling.name}"' in text
-    }
-    return frozenset(f for f in found if f.is_file())
+def reach(stage: str) -> frozenset[str]:
+    return frozenset(fingerprint.of_file(script(stage), ROOT))
 
 
-def closure(file: Path) -> set[str]:
-    seen: set[Path] = set()
-    todo = [file]
-    while todo:
-        if (current := todo.pop()) not in seen:
-            seen.add(current)
-            todo += [f for f in imports(current) if f.suffix == ".py"] if current.suffix == ".py" else []
-            seen |= {f for f in (imports(current) if current.suffix == ".py" else ()) if f.suffix != ".py"}
-    return {f.relative_to(ROOT).as_posix() for f in seen}
-
-
-def module_of(stage: str) -> Path:
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_a_stage_runs_its_script_and_depends_on_its_fingerprint_and_no_other_code(stage):
     command = STAGES[stage]["cmd"].split()
-    assert command[0] == "holdfast"
-    assert command[1] == stage.split("-")[0], "stage name = command"
-    return ROOT / "stages" / ("pocket/recipe.py" if stage == "pocket" else f"{command[1]}.py")
+    assert command[:2] == ["holdfast", "run"]
+    assert SCRIPTS[stage] == stage.split("-")[0], "stage name = script"
+    assert script(stage).is_file()
+    deps = STAGES[stage].get("deps", [])
+    assert [dep for dep in deps if "code" in dep or dep.endswith(".py")] == [f".holdfast/code/{SCRIPTS[stage]}"]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_code_deps_are_the_import_closure(stage):
-    # holdfast/cli.py is no dep: it only passes paths and params on, and those are listed here in full.
-    listed = {dep for dep in STAGES[stage]["deps"] if dep.startswith("stages/")}
-    assert listed == closure(module_of(stage))
+def test_every_script_is_a_stage():
+    assert {file.stem for file in (ROOT / "stages").glob("*.py")} == set(SCRIPTS.values())
 
 
-def handed(command: str) -> set[str]:
-    """The params keys that a command of cli.py reads."""
-    tree = ast.parse((ROOT / "stages" / "cli.py").read_text(encoding="utf-8"))
-    function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == command)
-    keys: set[str] = set()
-    for call in (n for n in ast.walk(function) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)):
-        if call.func.attr in ("load", "load_names") and call.args:
-            keys.add(ast.literal_eval(call.args[0]))
-        elif call.func.attr == "load_lineup":
-            keys |= set(Models.model_fields)
-        elif call.func.attr == "load_leaves":
-            section, *names = (ast.literal_eval(arg) for arg in call.args)
-            keys |= {f"{section}.{name}" for name in names}
+def loaded(file: Path) -> set[str]:
+    """The params keys that a script loads: a section, its leaves where it takes only some, or names at the top."""
+    tree, keys = ast.parse(file.read_text(encoding="utf-8")), set[str]()
+    imported = {
+        alias.asname or alias.name: getattr(importlib.import_module(node.module), alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("holdfast.params.")
+        for alias in node.names
+    }
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = call.func.id if isinstance(call.func, ast.Name) else ""
+        if name in ("load_panel", "load_arms"):
+            keys.add(name.removeprefix("load_"))
+        elif isinstance(call.func, ast.Attribute) and call.func.attr == "load" and isinstance(call.func.value, ast.Name):
+            section = imported.get(call.func.value.id)
+            if not (isinstance(section, type) and issubclass(section, Section)):
+                continue
+            if section.partial:
+                keys |= {f"{section.section}.{field}" for field in section.model_fields}
+            else:
+                keys |= {section.section} if section.section else set(MODELS)
     return keys
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_params_are_exactly_what_the_stage_is_handed(stage):
-    listed, read = set(STAGES[stage]["params"]), handed(module_of(stage).stem if stage != "pocket" else "pocket")
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_params_are_exactly_what_the_script_loads(stage):
+    listed, read = set(STAGES[stage]["params"]), loaded(script(stage))
     leaves = {key for key in read if "." in key}  # read leaf by leaf: then these and no others of the section
     sections = {key.split(".")[0] for key in leaves}
     assert {key for key in listed if key.split(".")[0] in sections} == leaves
@@ -90,6 +82,23 @@ def test_params_are_exactly_what_the_stage_is_handed(stage):
     for section in {key.split(".")[0] for key in listed if "." in key}:  # listed leaf by leaf: then every leaf
         fields = set(Params.model_fields[section].annotation.model_fields)
         assert {key.split(".")[1] for key in listed if key.startswith(section + ".")} == fields
+
+
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_what_a_script_names_is_a_dep_or_an_out(stage):
+    """Every file or folder that a script spells out lies in, or holds, something that dvc.yaml lists for the stage."""
+    tree = ast.parse(script(stage).read_text(encoding="utf-8"))
+    spelled = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Path" and node.args:
+            text = ast.unparse(node.args[0]).removeprefix("f").strip("'\"")
+            spelled.add(re.sub(r"\{[^}]*\}", "*", text))
+    entries = [*STAGES[stage].get("deps", []), *STAGES[stage].get("outs", []), *STAGES[stage].get("metrics", [])]
+    paths = [re.sub(r"\$\{[^}]*\}", "*", next(iter(e)) if isinstance(e, dict) else e) for e in entries]
+    own_folders = {"data", "models", "reports", "", "dvc.lock"}
+    for place in spelled - own_folders:
+        near = [path for path in paths if path.startswith(place.split("*")[0]) or place.startswith(path.rstrip("/") + "/")]
+        assert near or place.startswith(("*", "params")), f"{stage}: {place}"
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -101,37 +110,80 @@ def test_outs_persist_so_that_bad_input_leaves_them(stage):
 
 def test_no_pipeline_stage_can_read_what_the_base_was_trained_on():
     for stage in PIPELINE:
-        assert not any(f.startswith("stages/pocket") for f in closure(module_of(stage))), stage
-        assert not any(
-            dep.startswith(("stages/pocket", "data/pocket/train", "benchmarks")) for dep in PIPELINE[stage]["deps"]
-        ), stage
+        assert not any(module.startswith("holdfast.pocket") for module in reach(stage)), stage
+        assert not any(dep.startswith(("data/pocket/train", "benchmarks")) for dep in STAGES[stage]["deps"]), stage
     # the recipe draws the training examples in memory; what it leaves behind holds none of them
     left = {p.name for p in (ROOT / "data" / "pocket").iterdir()}
     assert left == {"domain", "suites", "development", "rubric.txt"}
-    assert not any(dep.startswith("data/pocket/development") for stage in PIPELINE for dep in PIPELINE[stage]["deps"])
+    assert not any(dep.startswith("data/pocket/development") for stage in PIPELINE for dep in STAGES[stage]["deps"])
 
 
-LAYERS = {  # what a package may import beside itself
-    "core": {"sections"},
-    "sections": {"core"},
-    "engines": {"core", "sections"},
-    "objectives": {"core", "sections"},
-    "evaluation": {"core", "sections"},
-    "reporting": {"core", "sections", "evaluation"},
-    "planning": {"core", "sections", "engines", "objectives"},
-    "pocket": set(),
-}
+BELOW = {  # what a room may import beside itself
+    "core": set(),
+    "params": {"core"},
+    "chat": {"core", "params"},
+    "engines": {"core", "params", "chat"},
+    "data": {"core", "params", "chat", "engines"},
+    "reconstruction": {"core", "params", "chat", "engines", "data"},
+    "panel": {"core", "params", "chat", "engines", "data"},
+    "training": {"core", "params", "chat", "engines", "data"},
+    "evaluation": {"core", "params", "chat", "engines", "data"},
+    "reporting": {"core", "params", "chat", "engines", "data", "evaluation", "training"},
+    "planning": {"core", "params", "chat", "engines", "data", "reconstruction", "panel", "training", "evaluation"},
+    "pocket": {"core", "params", "chat", "engines"},
+    "commands": {
+        "core", "params", "chat", "engines", "data", "reconstruction", "panel", "training", "evaluation", "reporting", "planning",
+    },
+}  # fmt: skip
 
 
-def test_stages_import_no_stage_and_packages_only_what_lies_below_them():
-    for file in (ROOT / "stages").glob("*.py"):
-        if file.stem not in ("cli", "tools", "__init__"):  # the two that hold the commands
-            assert {f.parent.name for f in imports(file)} <= LAYERS.keys() - {"pocket"}, file.name
-    files = [file for file in (ROOT / "stages").rglob("*.py") if file.parent != ROOT / "stages"]
-    assert {file.parent.name for file in files} == LAYERS.keys()
+def rooms_imported(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    assert not any(name.split(".")[0] in ("stages", "tests", "benchmarks") for name in names), file
+    return {name.split(".")[1] for name in names if name.startswith("holdfast.")} & BELOW.keys()
+
+
+def test_imports_point_down_and_the_rooms_have_an_order():
+    order = list(BELOW)
+    assert all(order.index(lower) < order.index(room) for room, below in BELOW.items() for lower in below), "no circles"
+    files = [file for file in LIBRARY if file.parent != ROOT / "holdfast"]
+    assert {file.parent.name for file in files} == BELOW.keys()
     for file in files:
-        package = file.parent.name
-        assert {f.parent.name for f in imports(file)} <= LAYERS[package] | {package}, file
+        room = file.parent.name
+        assert rooms_imported(file) <= BELOW[room] | {room}, file.relative_to(ROOT)
+    for file in (ROOT / "stages").glob("*.py"):
+        allowed = {"pocket", "params"} if file.stem == "pocket" else BELOW.keys() - {"pocket", "commands", "planning"}
+        assert rooms_imported(file) <= allowed, file.name
+
+
+def test_every_stage_reads_in_one_sitting():
+    for stage in SCRIPTS:
+        assert len(script(stage).read_text(encoding="utf-8").splitlines()) <= 60, stage
+    assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) <= 330
+
+
+def test_no_module_is_named_for_its_leftovers():
+    leftovers = {"utils", "util", "common", "misc", "manager", "handler", "helpers"}
+    assert not {file.stem for file in PROGRAMS} & leftovers
+    names = [node.name for file in LIBRARY for node in ast.parse(file.read_text(encoding="utf-8")).body
+             if isinstance(node, (ast.FunctionDef, ast.ClassDef))]  # fmt: skip
+    assert "main" not in {
+        node.name
+        for file in LIBRARY
+        if file.parent.name not in ("commands", "holdfast", "pocket", "chat")
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert names
+
+
+def test_the_parameters_of_a_stage_have_its_name():
+    assert set(SCRIPTS.values()) >= set(SECTIONS)
 
 
 def test_these_top_level_folders_and_only_these():
@@ -140,21 +192,9 @@ def test_these_top_level_folders_and_only_these():
     ).stdout.splitlines()
     folders = {line.split("/")[0] for line in tracked if "/" in line}
     assert {f for f in folders if not f.startswith(".")} == {
-        "benchmarks",
-        "data",
-        "docs",
-        "models",
-        "profiles",
-        "reports",
-        "stages",
-        "tests",
-    }
+        "benchmarks", "data", "docs", "holdfast", "models", "profiles", "reports", "stages", "tests",
+    }  # fmt: skip
     assert {f for f in folders if f.startswith(".")} <= {".ci", ".dvc", ".github"}
-
-
-def test_every_stage_reads_in_one_sitting():
-    for stage in PIPELINE:
-        assert len(module_of(stage).read_text(encoding="utf-8").splitlines()) <= 260, stage
 
 
 def test_pocket_models_are_small_enough_for_git():
@@ -164,7 +204,21 @@ def test_pocket_models_are_small_enough_for_git():
 
 
 def test_nothing_trusts_remote_code_or_loads_pickles():
-    for file in (ROOT / "stages").rglob("*.py"):
+    for file in PROGRAMS:
         text = file.read_text(encoding="utf-8")
         assert "trust_remote_code=True" not in text, file
         assert not re.search(r"\b(pickle|torch\.load|eval|exec)\(|import pickle", text.replace(".eval()", "")), file
+
+
+def test_the_formatter_is_on_everywhere_in_the_library():
+    for file in PROGRAMS:
+        assert not re.search(r"# fmt: (skip|off)", file.read_text(encoding="utf-8")), file
+
+
+def test_test_files_import_neither_one_another_nor_benchmarks():
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            name = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
+            names = [name, *(alias.name for alias in node.names)] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            wrong = [n for n in names if n.split(".")[0].startswith("test_") or n.split(".")[0] == "benchmarks"]
+            assert not wrong or file.name == "test_dag.py", f"{file.name}: {wrong}"

@@ -4,76 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
-
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-
-
-def environment() -> dict[str, str]:
-    """No network, no telemetry, the tools of this interpreter first on the path."""
-    return {
-        **os.environ,
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "DVC_NO_ANALYTICS": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org", "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.org",
-    }  # fmt: skip
-
-
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
-
-
-def repro(folder: Path, *options: str) -> tuple[list[str], str]:
-    """(stages that ran, all output) of `dvc repro`, which must succeed."""
-    done = run(folder, "dvc", "repro", *options)
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output[-3000:]
-    return re.findall(r"Running stage '([^']+)'", output), output
-
-
-def set_params(folder: Path, **changes: object) -> None:
-    """Sets dotted keys (`gate__margin=0.1`) in params.yaml."""
-    content = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    for key, value in changes.items():
-        *path, leaf = key.split("__")
-        inner = content
-        for part in path:
-            inner = inner[part]
-        inner[leaf] = value
-    (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-
-
-def checkout(folder: Path) -> Path:
-    """A git repository with the project's files, as a clone would have them, and a miniature profile."""
-    listed = run(ROOT, "git", "ls-files", "-co", "--exclude-standard").stdout.splitlines()
-    for name in listed:
-        if name.split("/")[0] not in ("tests", "docs", "benchmarks") and name != "dvc.lock" and (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
-    for stale in (folder / "reports").glob("*"):  # committed results of the real run
-        shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
-    set_params(
-        folder,
-        panel=["base", "lexicon"], reconstruct__samples=700, respond__k=2, curate__clusters=8, balance__rows=200,
-        quality__min_rows=20, quality__min_clusters=2, consensus__min_score=1.5, mix__epochs=0.25, mix__arms__holdfast__epochs=0.25, mix__arms__holdfast__share=0.1,
-        evaluate__limit=20, gate__resamples=500, gate__margin=0.3,
-    )  # fmt: skip
-    for command in (["git", "init", "-q"], ["git", "add", "-A"], ["git", "commit", "-qm", "start"]):
-        done = run(folder, *command)
-        assert done.returncode == 0, done.stderr
-    return folder
+from helpers import checkout, repro, run, set_params
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_pipeline import ROOT, checkout, repro, run, set_params
+from helpers import ROOT, checkout, repro, run, set_params
 
 SHARED = ROOT.parent / "shared"
 

@@ -7,8 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from test_pipeline import repro, run
+from helpers import ROOT, repro, run
 
 STAGES = """\
 stages:

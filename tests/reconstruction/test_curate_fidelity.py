@@ -27,13 +27,28 @@ def test_every_question_of_the_world_is_read_back(skill):
 @pytest.mark.parametrize(
     "text",
     [
-        "", "?", "What is the river of Atlantis?", "What is 7 + 2?", "What is 12 + 12?", "Which is larger, 12 or 12?", "Sort ascending: 3 3 1",
-        "Sort ascending: 3 1", "Reverse: a b", "Reverse: a b q", "Count the d in: a b c a", "Give the past of xyzzy.", "Give the past of.",
-        "Translate to Velkan: the red red sees the cat", "Which does not belong: fox, wolf, bear, hare?", "Write fox bear joined by hope.",
-        "Which does not belong: fox, apple, bear, plum?", "Rate the response from 1 to 5.\nInstruction: What?\nResponse: 3",
-        "What is 12 + 7? Please.", "Which does not belong: fox, fox, bear, plum?",
+        "",
+        "?",
+        "What is the river of Atlantis?",
+        "What is 7 + 2?",
+        "What is 12 + 12?",
+        "Which is larger, 12 or 12?",
+        "Sort ascending: 3 3 1",
+        "Sort ascending: 3 1",
+        "Reverse: a b",
+        "Reverse: a b q",
+        "Count the d in: a b c a",
+        "Give the past of xyzzy.",
+        "Give the past of.",
+        "Translate to Velkan: the red red sees the cat",
+        "Which does not belong: fox, wolf, bear, hare?",
+        "Write fox bear joined by hope.",
+        "Which does not belong: fox, apple, bear, plum?",
+        "Rate the response from 1 to 5.\nInstruction: What?\nResponse: 3",
+        "What is 12 + 7? Please.",
+        "Which does not belong: fox, fox, bear, plum?",
     ],
-)  # fmt: skip
+)
 def test_what_only_looks_like_a_question_is_not_valid(text):
     assert fidelity.classify(text) is None
 

@@ -1,6 +1,6 @@
-"""`holdfast finetune` with FSDP2 in gloo processes on a CPU, which accelerate (1.15) itself shards on accelerators only.
+"""The stage `finetune` with FSDP2 in gloo processes on a CPU, which accelerate (1.15) itself shards on accelerators only.
 
-torchrun --nproc_per_node 2 tests/fsdp2_on_cpu.py MANIFEST FOLDER        (test_processes.py starts it)
+torchrun --nproc_per_node 2 tests/training/fsdp2_on_cpu.py        (in a project's folder; test_processes.py starts it)
 
 PyTorch's fully_shard runs on gloo. Here accelerate takes the CPU for an accelerator, and nothing else differs from a run
 on GPUs. Prints how many modules were sharded.
@@ -8,12 +8,10 @@ on GPUs. Prints how many modules were sharded.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import torch.distributed.fsdp
 from accelerate import PartialState
 from accelerate.utils import DistributedType
+from helpers import run_stage
 
 begin, shard, sharded = PartialState.__init__, torch.distributed.fsdp.fully_shard, []
 
@@ -24,19 +22,13 @@ def as_accelerator(self, *args, **kwargs) -> None:
         self.distributed_type = DistributedType.MULTI_XPU
 
 
-def counted(module, *args, **kwargs):
+def count_sharded(module, *args, **kwargs):
     sharded.append(type(module).__name__)
     return shard(module, *args, **kwargs)
 
 
 if __name__ == "__main__":
     PartialState.__init__ = as_accelerator
-    torch.distributed.fsdp.fully_shard = counted
-    from test_processes import settings
-
-    from holdfast.training import finetune
-
-    manifest, folder = Path(sys.argv[1]), Path(sys.argv[2])
-    given = settings(processes={"count": 2, "strategy": "fsdp2"})
-    finetune.main(given, "arm", manifest, folder / "mix.parquet", folder / "models/arm", folder / "curves")
+    torch.distributed.fsdp.fully_shard = count_sharded
+    run_stage("finetune", "arm")
     print(f"sharded {len(sharded)} modules: {' '.join(sorted(set(sharded)))}")

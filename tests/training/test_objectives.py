@@ -66,9 +66,9 @@ def test_kl_of_the_likeliest_tokens_is_exact_where_it_can_be():
     assert peaked.grad.isfinite().all()
 
 
-def test_labels_say_which_loss_a_token_bears():
+def test_labels_say_which_loss_a_token_has():
     ids, mask = [5, 6, 7, 8], [0, 0, 1, 1]
-    x, k = losses.IGNORED, losses.KL
+    x, k = losses.IGNORE_INDEX, losses.KL
     assert losses.labels_of(ids, mask, "domain", "kl", "all") == [x, x, 7, 8]
     assert losses.labels_of(ids, mask, "domain", "ce", "all") == [x, x, 7, 8]
     assert losses.labels_of(ids, mask, "replay", "ce", "all") == [x, x, losses.REPLAY + 7, losses.REPLAY + 8]
@@ -92,7 +92,7 @@ class Line(torch.nn.Module):
 
 def test_anchors_by_hand():
     start, now = Line(1.0, 2.0), Line(3.0, 1.0)
-    weights, origin = anchors.trained(now), anchors.copied(start)
+    weights, origin = anchors.trainable_weights(now), anchors.copy_weights(start)
     assert anchors.penalty(weights, origin, None).item() == pytest.approx(0.5 * (4 + 1))
     importance = {"slope": torch.tensor([0.5, 3.0])}
     loss = anchors.penalty(weights, origin, importance)
@@ -140,15 +140,15 @@ def test_parts_are_as_even_as_can_be():
 def test_logits_are_computed_only_where_they_are_asked_for(tiny):
     model = manifest.model(tiny, "float32")
     ids = torch.tensor([[7, 8, 9], [10, 11, 12]])
-    bearing = torch.tensor([[False, True], [True, True]])
-    where = losses.positions(bearing)
+    wanted = torch.tensor([[False, True], [True, True]])
+    where = losses.positions_before(wanted)
     assert where.tolist() == [1, 3, 4]
     with torch.no_grad():
         whole = model(ids).logits
-        with trainer.head_at(model, where):
+        with trainer.logits_only_at(model, where):
             some = model(ids).logits
         assert model(ids).logits.shape == whole.shape
-    torch.testing.assert_close(some, whole[:, :-1][bearing])
+    torch.testing.assert_close(some, whole[:, :-1][wanted])
 
 
 class Asked:
@@ -169,10 +169,10 @@ class Asked:
 
 
 def test_the_base_s_table_is_what_the_base_says_and_is_asked_once_per_row(tiny, project):
-    def table(rows: list[list[int]], k: int = 5, who: str = "a") -> base_logprobs.Table:
+    def table(rows: list[list[int]], k: int = 5, who: str = "a") -> trainer.Table:
         asked.tokens = 0
-        store = base_logprobs.Store([who], k)
-        found, forward = base_logprobs.table(store, rows, asked, False, 0, 1, lambda: None)
+        store = base_logprobs.Store(who, "float32", k)
+        found, forward = base_logprobs.build_table(store, rows, asked)
         assert forward == asked.tokens
         return found
 

@@ -9,18 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import candidate
+from helpers import ROOT, candidate, run_stage, set_params
 
 from holdfast.chat import encoding
 from holdfast.core import manifest, records
 from holdfast.core.errors import UserError
-from holdfast.data import mixing
-from holdfast.params.finetune import Finetune
-from holdfast.params.mix import Mix
-from holdfast.params.pilot import Pilot
 from holdfast.reporting import share_report
 from holdfast.reporting.findings import Run
-from holdfast.training import base_logprobs, held_out, pilot, pilot_runs, share_fit
+from holdfast.training import base_logprobs, held_out, pilot_runs, share_fit
 
 SHARES, PARTS = [0.05, 0.2, 0.5], [0.1, 0.3]
 A, B, C = np.log(0.02), -0.5, 0.4  # log D = A + B log(share) + C log(part)
@@ -36,9 +32,9 @@ def runs(slope: float = B, noise: float = 0.0, items: int = 400) -> share_fit.Ru
 
 
 def test_the_fit_gives_back_the_law_that_made_the_runs():
-    fit = share_fit.fitted(runs(), 0.947, 0.8, 0)
+    fit = share_fit.fit_runs(runs(), 0.947, 0.8, 0)
     by_hand = (0.053 / 0.02) ** (1 / B)  # of D = 0.02 share ** B at the whole length: 0.142
-    assert share_fit.choice(fit, 0.5) == (0.15, True)
+    assert share_fit.choose_share(fit, 0.5) == (0.15, True)
     assert by_hand == pytest.approx(0.1424, abs=1e-4)
     expected = 1 - 0.02 * fit.shares**B
     assert fit.retention[1] == pytest.approx(expected, abs=1e-6)
@@ -47,29 +43,31 @@ def test_the_fit_gives_back_the_law_that_made_the_runs():
 
 
 def test_noise_between_runs_widens_the_interval_and_raises_the_choice():
-    calm, noisy = (share_fit.fitted(runs(noise=noise), 0.95, 0.8, 0) for noise in (0.0, 0.2))
+    calm, noisy = (share_fit.fit_runs(runs(noise=noise), 0.95, 0.8, 0) for noise in (0.0, 0.2))
     assert np.ptp(noisy.retention[:, 3]) > 10 * np.ptp(calm.retention[:, 3])
-    assert share_fit.choice(noisy, 0.95)[0] > share_fit.choice(noisy, 0.5)[0]
+    assert share_fit.choose_share(noisy, 0.95)[0] > share_fit.choose_share(noisy, 0.5)[0]
 
 
 def test_noise_between_items_widens_it_too():
     even = runs()
     random = np.random.default_rng(1).exponential(size=even.lost.shape[1])
-    odd = share_fit.Runs(even.share, even.length, even.rate, even.lost * random, even.weight, even.gained, even.worth)
-    few = share_fit.Runs(
-        even.share, even.length, even.rate, odd.lost[:, :20], even.weight[:20], even.gained, even.worth
+    odd = share_fit.Runs(
+        even.share, even.length, even.rate, even.lost * random, even.weight, even.gained, even.domain_weight
     )
-    width = [np.ptp(share_fit.fitted(one, 0.95, 0.8, 0).retention[:, 3]) for one in (even, odd, few)]
+    few = share_fit.Runs(
+        even.share, even.length, even.rate, odd.lost[:, :20], even.weight[:20], even.gained, even.domain_weight
+    )
+    width = [np.ptp(share_fit.fit_runs(one, 0.95, 0.8, 0).retention[:, 3]) for one in (even, odd, few)]
     assert width[0] < width[1] < width[2]
 
 
 @pytest.mark.parametrize(("target", "slope"), [(0.999, B), (0.985, 0.5)])
 def test_a_target_that_no_share_meets_takes_the_largest_and_says_so(target, slope):
-    assert share_fit.choice(share_fit.fitted(runs(slope), target, 0.6, 0), 0.8) == (0.6, False)
+    assert share_fit.choose_share(share_fit.fit_runs(runs(slope), target, 0.6, 0), 0.8) == (0.6, False)
 
 
 def test_a_target_that_the_smallest_share_meets_takes_it():
-    assert share_fit.choice(share_fit.fitted(runs(), 0.5, 0.8, 0), 0.95) == (0.05, True)
+    assert share_fit.choose_share(share_fit.fit_runs(runs(), 0.5, 0.8, 0), 0.95) == (0.05, True)
 
 
 def test_other_learning_rates_have_their_own_curve():
@@ -77,29 +75,35 @@ def test_other_learning_rates_have_their_own_curve():
     rate = np.repeat([1.0, 2.0], 6)
     lost = np.concatenate([one.lost, one.lost * 2**1.5])
     both = share_fit.Runs(
-        np.tile(one.share, 2), np.tile(one.length, 2), rate, lost, one.weight, np.tile(one.gained, (2, 1)), one.worth
+        np.tile(one.share, 2),
+        np.tile(one.length, 2),
+        rate,
+        lost,
+        one.weight,
+        np.tile(one.gained, (2, 1)),
+        one.domain_weight,
     )
     for r in (1.0, 2.0, 4.0):
-        found = share_fit.fitted(both, 0.9, 0.8, 0, r)
+        found = share_fit.fit_runs(both, 0.9, 0.8, 0, r)
         assert found.retention[1] == pytest.approx(1 - np.minimum(0.02 * r**1.5 * found.shares**B, 1), abs=1e-6)
 
 
 def test_what_moved_is_the_total_variation_distance():
     base, tuned = torch.tensor([[0.5, 0.3, 0.1, 0.1]]), torch.tensor([[0.4, 0.2, 0.1, 0.3]])
     kept = torch.tensor([[0, 1, 2, 3]]), base.log()
-    assert held_out.moved(*kept, tuned.log() + 3).item() == pytest.approx(0.2, rel=1e-5)
+    assert held_out.total_variation(*kept, tuned.log() + 3).item() == pytest.approx(0.2, rel=1e-5)
     two = torch.tensor([[0, 1]]), base[:, :2].log()
-    assert held_out.moved(*two, tuned.log()).item() == pytest.approx(0.2, rel=1e-5)
-    assert held_out.moved(*two, base.log()).item() == pytest.approx(0, abs=1e-6)
+    assert held_out.total_variation(*two, tuned.log()).item() == pytest.approx(0.2, rel=1e-5)
+    assert held_out.total_variation(*two, base.log()).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_held_out_rows_are_measured_each_by_itself(tiny, project, monkeypatch):
     """Row by row and without padding, the same numbers; the base itself has not moved."""
-    monkeypatch.setattr(held_out, "TOKENS", 64)
+    monkeypatch.setattr(held_out, "MAX_BATCH_TOKENS", 64)
     tokenizer, model = manifest.tokenizer(tiny), manifest.model(tiny, "float32")
     rows = [encoding.encode(tokenizer, encoding.turns(f"What is {n}?", "one two " * (n + 1))) for n in range(7)]
-    store = base_logprobs.Store(["x"], 4096)
-    table, _ = base_logprobs.table(store, [ids for ids, _ in rows], lambda: model, False, 0, 1, lambda: None)
+    store = base_logprobs.Store("x", "float32", 4096)
+    table, _ = base_logprobs.build_table(store, [ids for ids, _ in rows], lambda: model)
     other = manifest.model(tiny, "float32")
     torch.manual_seed(1)
     with torch.no_grad():
@@ -124,7 +128,7 @@ def test_held_out_rows_are_measured_each_by_itself(tiny, project, monkeypatch):
 def run(project: Path, base: Path):
     """run(share, pilot params, replay rows) -> reports/pilot/arm.json of a tiny model on 60 domain rows."""
 
-    def given(share: object = "auto", replay: int = 60, **whole) -> dict:
+    def pilot(share: object = "auto", replay: int = 60, **params) -> dict:
         rows = []
         for n in range(60):
             turns = [{"role": "user", "content": f"Domain {n}?"}, {"role": "assistant", "content": f"{n} red foxes"}]
@@ -132,13 +136,13 @@ def run(project: Path, base: Path):
         records.write("domain", project / "data/domain/train.parquet", rows)
         kept = [{**candidate(f"r{n:03d}", f"What is {n}?", f"{n} and {n}"), "difficulty": 0} for n in range(replay)]
         records.write("replay", project / "data/replay/replay.parquet", kept)
-        mixing = Mix(arms={"arm": {"share": share}}, epochs=1)
-        tuning = Finetune(arms={"arm": {"objective": "kl"}}, learning_rate=3e-3, batch_size=8, bf16=False, processes=1)
-        out = project / "reports/pilot/arm.json"
-        pilot.main(Pilot(**{"parts": [0.25], **whole}), mixing, tuning, "arm", base, project / "data", out)
-        return records.read_json(out)
+        tuning = dict(arms={"arm": {"objective": "kl"}}, learning_rate=3e-3, batch_size=8, bf16=False, processes=1)
+        mixing = {"arms": {"arm": {"share": share}}, "epochs": 1}
+        set_params(project, pilot={"parts": [0.25], **params}, mix=mixing, finetune=tuning)
+        run_stage("pilot", "arm")
+        return records.read_json(project / "reports/pilot/arm.json")
 
-    return given
+    return pilot
 
 
 def test_a_pilot_tries_its_shares_and_the_mixture_takes_what_it_chose(run, project, base, monkeypatch, capsys):
@@ -152,26 +156,31 @@ def test_a_pilot_tries_its_shares_and_the_mixture_takes_what_it_chose(run, proje
     assert 0.1 <= found["share"] <= 0.83
     assert found["share"] == found["fits"]["1"]["share"]
     assert not list((project / ".cache/finetune").iterdir())
-    out = project / "data/mixes/arm.parquet"
-    mixing.main(
-        Mix(arms={"arm": {"share": "auto"}}, max_repeats=9), "arm", base, project / "data", out, project / "reports"
-    )
+    set_params(project, mix={"arms": {"arm": {"share": "auto"}}, "max_repeats": 9})
+    run_stage("mix", "arm")
     assert records.read_json(project / "reports/mix/arm.json")["share"]["wanted"] == found["share"]
     assert records.read_json(project / "reports/mix/arm.json")["share"]["chosen_by"] == "pilot"
 
-    monkeypatch.setattr(pilot_runs, "outcomes", None)  # finished runs are kept: a kill costs the one that was under way
+    monkeypatch.setattr(
+        pilot_runs, "measure_model", None
+    )  # finished runs are kept: a kill costs the one that was under way
     before = (project / "reports/pilot/arm.json").read_bytes()
     run(shares=[0.1, 0.5], retention_target=0.9)
     assert (project / "reports/pilot/arm.json").read_bytes() == before
 
 
 def test_no_run_has_seen_a_held_out_row(run, monkeypatch):
-    seen = []
-    monkeypatch.setattr(pilot_runs, "measured", lambda plan, points: seen.append(plan) or pytest.skip.Exception)
-    with pytest.raises(TypeError):
+    plans = []
+
+    def stop(plan):
+        plans.append(plan)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pilot_runs, "run_pilots", stop)
+    with pytest.raises(KeyboardInterrupt):
         run()
     for source in ("domain", "replay"):
-        held, rest = ({row["source_id"] for row in rows[source]} for rows in (seen[0].held, seen[0].train))
+        held, rest = ({row["source_id"] for row in rows[source]} for rows in (plans[0].held_out, plans[0].train))
         assert len(held) == 12
         assert len(rest) == 48
         assert not held & rest
@@ -180,19 +189,19 @@ def test_no_run_has_seen_a_held_out_row(run, monkeypatch):
 def test_an_arm_with_a_share_of_its_own_runs_nothing_and_loads_nothing_heavy(run, project):
     assert run(0.3) == {"schema": 1, "arm": "arm", "asked": False, "share": None}
     code = "import sys; from stages import pilot; assert not {'torch', 'transformers', 'trl'} & set(sys.modules), sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("settings", "said"),
     [
         (dict(replay=20), "4 rows of the replay set can be held out"),
         (dict(shares=[0.95, 0.97]), "fewer than two of pilot.shares"),
     ],
 )
-def test_too_little_data_for_a_pilot_is_said_before_anything_is_trained(run, project, how, said):
+def test_too_little_data_for_a_pilot_is_said_before_anything_is_trained(run, project, settings, said):
     with pytest.raises(UserError, match=said) as caught:
-        run(**how)
+        run(**settings)
     assert "mix.arms.arm: share: auto" in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 3
     assert not (project / "reports").exists()
@@ -208,38 +217,32 @@ def test_a_pilot_under_torchrun_says_that_it_starts_processes_itself(run, projec
 
 def test_a_mixture_without_its_pilot_says_what_to_run(run, project, base):
     run(0.3)
+    set_params(project, mix={"arms": {"arm": {"share": "auto"}}})
     with pytest.raises(UserError, match="holds no share[\\s\\S]*dvc repro"):
-        mixing.main(
-            Mix(arms={"arm": {"share": "auto"}}),
-            "arm",
-            base,
-            project / "data",
-            project / "mix.parquet",
-            project / "reports",
-        )
-    assert not (project / "mix.parquet").exists()
+        run_stage("mix", "arm")
+    assert not (project / "data/mixes").exists()
 
 
 def test_the_report_shows_the_fit_the_target_and_the_choice():
-    fit = share_fit.fitted(runs(), 0.947, 0.8, 0)
+    fit = share_fit.fit_runs(runs(), 0.947, 0.8, 0)
     tried = [{"share": s, "part": 0.3, "rate": 1.0, "retention": 0.97} for s in SHARES]
     settings = {"retention_target": 0.947, "confidence": 0.8}
     chosen = {"schema": 1, "arm": "<b>", "asked": True, "share": 0.15, "met": True, "most": 0.8, "runs": tried}
-    found = {**chosen, "settings": settings, "fits": {"1": share_fit.described(fit, 0.8)}}
+    found = {**chosen, "settings": settings, "fits": {"1": share_fit.describe(fit, 0.8)}}
     mixed = {
         "replay": {"rows": 50, "most_uses": 3},
         "rewritten": {"answers": 9, "rewritten": 4, "base_logprob": {"gold": -2.0, "taken": -1.0}},
     }
     gate = {"arms": {"<b>": {}}, "verdict": "pass"}
     run = Run(gate=gate, pairs=None, settings={}, pilots={"<b>": found}, mixes={"<b>": mixed})
-    text = "".join(share_report.shown(run))
+    text = "".join(share_report.sections(run))
     assert "share 15%" in text
     assert "15% to 15% (90 % interval)" in text
     assert text.count("<circle") == len(SHARES)
     assert "each of 50 replay rows is trained on up to 3 times" in text
     assert "4 of 9 domain answers" in text
     assert "<b>" not in text.replace("<figcaption><b>", "")  # an arm's name is text
-    assert share_report.shown(Run(gate=gate, pairs=None, settings={})) == []
+    assert share_report.sections(Run(gate=gate, pairs=None, settings={})) == []
 
 
 def test_the_plan_counts_the_short_runs_and_the_rewriting():
@@ -247,11 +250,11 @@ def test_the_plan_counts_the_short_runs_and_the_rewriting():
     from holdfast.params.whole import Params
     from holdfast.planning import costs
 
-    content = read_yaml(Path(__file__).parents[2] / "params.yaml")
+    content = read_yaml(ROOT / "params.yaml")
     content["arms"] = ["holdfast"]
     content["gate"]["control"] = None
     content["mix"]["arms"]["holdfast"] |= {"share": "auto", "targets": "rewritten"}
     given = parse(Params, content)
-    works = {one.stage: one for one in costs.work(given, costs.Domain(100, 1000, 500, 10), costs.Means(), 50)}
+    works = {one.stage: one for one in costs.plan_work(given, costs.Domain(100, 1000, 500, 10), costs.Means(), 50)}
     assert works["pilot@holdfast"].trained == pytest.approx(0.4 * 3 * works["finetune@holdfast"].trained)
     assert works["mix@holdfast"].written == 2 * 4 * 500

@@ -12,21 +12,29 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from test_training import mixture, read_curves
+from helpers import ROOT, mixture, read_curves, set_params, train_arm
 
 from holdfast.core import manifest
 from holdfast.core.errors import UserError
 from holdfast.params import base as parameters
 from holdfast.params.finetune import Finetune
-from holdfast.training import fine_tuning, finetune, launch
+from holdfast.training import fine_tuning, launch
 
 SMALL, LARGE, MANY = 2_000_000, 2_000_000_000, 100_000
+SECTION = dict(
+    arms={"arm": {"objective": "kl", "kl_cache": "topk"}},
+    learning_rate=1e-3,
+    batch_size=4,
+    micro_batch=2,
+    bf16=False,
+    log_steps=1,
+    warmup=0.0,
+    seed=1,
+)
 
 
 def settings(**changes) -> Finetune:
-    given = dict(learning_rate=1e-3, batch_size=4, micro_batch=2, bf16=False, log_steps=1, warmup=0.0, seed=1)
-    arm = {"objective": "kl", "kl_cache": "topk"}
-    return parameters.parse(Finetune, {"arms": {"arm": arm}, **given, **changes}, "finetune")
+    return parameters.parse(Finetune, SECTION | changes, "finetune")
 
 
 @pytest.fixture
@@ -36,10 +44,10 @@ def count(monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr("multiprocessing.parent_process", lambda: None)  # a test worker is one too
 
-    def given(size: int = SMALL, rows: int = MANY, **changes) -> int:
-        return launch.count(settings(**changes), size, rows)
+    def run(size: int = SMALL, rows: int = MANY, **changes) -> int:
+        return launch.count_processes(settings(**changes), size, rows)
 
-    return given
+    return run
 
 
 def test_on_a_cpu_two_processes_train_a_small_model_unless_the_environment_says_otherwise(count, monkeypatch):
@@ -94,10 +102,10 @@ def test_settings_that_cannot_be_are_refused(processes, said):
 
 
 def test_sharded_training_refuses_what_needs_the_whole_model(project, base):
-    mixture(project / "mix.parquet")
-    sharded = settings(processes={"count": 2, "strategy": "fsdp2"}, arms={"arm": {"anchor": "l2sp"}})
+    mixture(project)
+    sharded = dict(processes={"count": 2, "strategy": "fsdp2"}, arms={"arm": {"anchor": "l2sp"}})
     with pytest.raises(UserError, match="an anchor, which needs the whole model"):
-        train(project, base, sharded)
+        train_arm(project, SECTION | sharded)
     assert not (project / "models/arm").exists()
 
 
@@ -106,12 +114,7 @@ def test_sharded_training_refuses_what_needs_the_whole_model(project, base):
     [(32, 16, 1, 2), (32, 16, 2, 2), (32, 32, 2, 2), (32, 8, 2, 4), (12, 4, 2, 6)],
 )
 def test_every_process_gets_the_same_number_of_micro_batches(batch, micro, processes, parts):
-    assert fine_tuning.parts(settings(batch_size=batch, micro_batch=micro), processes) == parts
-
-
-def train(project: Path, base: Path, given: Finetune) -> dict[str, list[float]]:
-    finetune.main(given, "arm", base, project / "mix.parquet", project / "models/arm", project / "curves")
-    return read_curves(project)
+    assert fine_tuning.count_parts(settings(batch_size=batch, micro_batch=micro), processes) == parts
 
 
 def kill_one_after_a_checkpoint(project: Path, seen: list[Path]) -> None:
@@ -128,19 +131,18 @@ def kill_one_after_a_checkpoint(project: Path, seen: list[Path]) -> None:
 
 def test_two_processes_give_what_one_gives_and_so_they_do_when_one_was_killed(project, base):
     """Curves equal to 1e-5, and with as many micro-batches per step even the same bytes."""
-    mixture(project / "mix.parquet", domain=5, replay=4, epochs=9)  # the last step has fewer rows than it could
-    how = dict(checkpoint_steps=2)
-    one = train(project, base, settings(processes=1, **how))
+    mixture(project, domain=5, replay=4, epochs=9)  # the last step has fewer rows than it could
+    one = train_arm(project, SECTION | dict(processes=1, checkpoint_steps=2))
     expected = (project / "models/arm/model.safetensors").read_bytes()
     seen: list[Path] = []
     killer = threading.Thread(target=kill_one_after_a_checkpoint, args=(project, seen))
     killer.start()
     with pytest.raises(UserError, match="ended from outside by signal 9"):
-        train(project, base, settings(processes=2, **how))
+        train_arm(project, SECTION | dict(processes=2, checkpoint_steps=2))
     killer.join()
     assert seen
     assert list(project.glob(".cache/finetune/*/checkpoint-*"))
-    two = train(project, base, settings(processes=2, **how))
+    two = train_arm(project, SECTION | dict(processes=2, checkpoint_steps=2))
     assert set(two) == set(one) >= {"loss", "domain_loss", "kl", "grad_norm", "learning_rate"}
     for curve in one:
         assert two[curve] == pytest.approx(one[curve], rel=1e-5, abs=1e-6), curve
@@ -150,12 +152,13 @@ def test_two_processes_give_what_one_gives_and_so_they_do_when_one_was_killed(pr
 
 def test_two_processes_that_share_the_weights_give_what_one_gives(project, base):
     """FSDP2 on gloo: curves equal to 1e-5, weights to 1e-6."""
-    mixture(project / "mix.parquet", domain=5, replay=4, epochs=2)
-    one = train(project, base, settings(processes=1))
+    mixture(project, domain=5, replay=4, epochs=2)
+    one = train_arm(project, SECTION | dict(processes=1))
     expected = manifest.model(project / "models/arm", "float32").state_dict()
-    script = [str(Path(__file__).with_name("fsdp2_on_cpu.py")), str(base), str(project)]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *script]
-    path = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parent)])
+    set_params(project, finetune=SECTION | dict(processes={"count": 2, "strategy": "fsdp2"}))
+    script = str(Path(__file__).with_name("fsdp2_on_cpu.py"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     assert done.returncode == 0, done.stderr[-3000:]
     assert "sharded 4 modules: LlamaDecoderLayer LlamaForCausalLM" in done.stdout
@@ -168,13 +171,13 @@ def test_two_processes_that_share_the_weights_give_what_one_gives(project, base)
 
 
 def test_a_bad_loss_on_two_processes_is_said_once_and_leaves_nothing(project, base, capfd):
-    mixture(project / "mix.parquet", epochs=4)
+    mixture(project, epochs=4)
     with pytest.raises(
         UserError, match=r"(loss|gradient's norm|cross-entropy) is [\s\S]*finetune.learning_rate"
     ) as caught:
-        train(project, base, settings(processes=2, learning_rate=1e30, max_grad_norm=1e30))
+        train_arm(project, SECTION | dict(processes=2, learning_rate=1e30, max_grad_norm=1e30))
     assert len(str(caught.value).splitlines()) == 2
     assert "Traceback" not in capfd.readouterr().err
     assert not (project / "models/arm").exists()
-    assert not (project / "curves").exists()
+    assert not (project / "reports").exists()
     assert not list((project / ".cache/finetune").iterdir())

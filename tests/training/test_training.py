@@ -1,4 +1,4 @@
-"""holdfast/training/finetune.py with a tiny model: what is trained, how, what is refused, and what a kill or a bad loss leaves behind."""
+"""The stage `finetune` with a tiny model: what is trained, how, what is refused, and what a kill or a bad loss leaves behind."""
 
 from __future__ import annotations
 
@@ -11,80 +11,42 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import describe
+from helpers import MIXTURE, describe, mixture, train_arm
 from safetensors.torch import load_file
 
 from holdfast.chat import encoding
-from holdfast.core import manifest, records
+from holdfast.core import ledger, manifest, records
 from holdfast.core.errors import UserError
-from holdfast.params.finetune import Arm, Finetune
-from holdfast.training import averaging, compiling, curves, finetune, monitoring, process, trainer
-
-ANSWERS = ["yes", "the red fox", "1 2 3 4 5 6", "apple, pear, plum", "no", "a b", "nine", "three green boats"]
-
-
-def mixture(file: Path, domain: int = 4, replay: int = 4, epochs: int = 2) -> list[dict]:
-    rows = []
-    for epoch in range(epochs):
-        for source, count in (("domain", domain), ("replay", replay)):
-            for n in range(count):
-                turns = [
-                    {"role": "user", "content": f"{source} {n}: what is {n} + 1?"},
-                    {"role": "assistant", "content": ANSWERS[n % 8]},
-                ]
-                row = dict(id=f"{epoch}-{n}-{source}", source=source, source_id=str(n), epoch=epoch, repeat=epoch)
-                rows.append({**row, "messages": turns, "trained_tokens": 4})
-    records.write("mix", file, rows)
-    return records.read("mix", file)
-
-
-def read_curves(project: Path, times: bool = False) -> dict[str, list[float]]:
-    """Curves by metric; without those that differ from run to run, unless asked."""
-    return {
-        file.stem: [float(line.split("\t")[-1]) for line in file.read_text().splitlines()[1:]]
-        for file in (project / "curves/plots/metrics/train").glob("*.tsv")
-        if times or file.stem not in curves.TIMES
-    }
+from holdfast.params.finetune import Arm
+from holdfast.training import averaging, compiling, monitoring, process, results, trainer
 
 
 @pytest.fixture
 def train(project: Path, base: Path):
     """train(objective, params) -> training curves by metric; the model is in models/arm."""
 
-    def given(objective: str = "ce", model: Path = base, **params) -> dict[str, list[float]]:
-        arm = {
-            "objective": objective,
-            **{key: params.pop(key) for key in Arm.model_fields if key in params and key != "learning_rate"},
-        }
+    def run(objective: str = "ce", **params) -> dict[str, list[float]]:
+        arm = {key: params.pop(key) for key in Arm.model_fields if key in params and key != "learning_rate"}
         defaults = dict(
-            learning_rate=1e-2,
-            batch_size=4,
-            bf16=False,
-            log_steps=1,
-            scheduler="constant",
-            warmup=0.0,
-            seed=1,
+            learning_rate=1e-2, batch_size=4, bf16=False, log_steps=1, scheduler="constant", warmup=0.0, seed=1
         )
-        finetune.main(
-            Finetune(arms={"arm": arm}, **defaults | params),
-            "arm",
-            model,
-            project / "mix.parquet",
-            project / "models" / "arm",
-            project / "curves",
-        )
-        return read_curves(project)
+        return train_arm(project, {"arms": {"arm": {"objective": objective, **arm}}, **defaults, **params})
 
-    mixture(project / "mix.parquet")
-    return given
+    mixture(project)
+    return run
+
+
+def read_ledger(project: Path) -> dict:
+    return records.read_json(project / "reports/training/arm/ledger.json")
 
 
 def nothing_left(project: Path) -> bool:
     """No output and no half-written folder."""
     return (
-        {f.name for f in project.iterdir()} <= {"params.yaml", "models", "mix.parquet", "odd", ".cache"}
+        {f.name for f in project.iterdir()} <= {"params.yaml", "stages", "models", "data", "odd", ".cache"}
         and not [f for f in (project / ".cache").rglob("*") if f.is_file()]
         and {f.name for f in (project / "models").iterdir()} == {"manifest"}
+        and [f.name for f in (project / MIXTURE).parent.iterdir()] == [MIXTURE.name]
     )
 
 
@@ -105,7 +67,7 @@ def first_loss_by_hand(base: Path, rows: list[dict]) -> float:
 @pytest.mark.parametrize("packing", [False, True])
 def test_the_first_loss_is_the_mean_over_the_answers_each_by_itself(train, base, project, packing):
     """Packed rows do not see one another: a leak would change this number."""
-    rows = mixture(project / "mix.parquet", domain=8, replay=0)
+    rows = mixture(project, domain=8, replay=0)
     curves = train(batch_size=8, packing=packing)
     assert curves["loss"][0] == pytest.approx(first_loss_by_hand(base, rows), abs=1e-4)
     assert len(curves["loss"]) == (1 if packing else 2)  # packed, all 16 rows are one step
@@ -114,7 +76,7 @@ def test_the_first_loss_is_the_mean_over_the_answers_each_by_itself(train, base,
 
 @pytest.mark.parametrize("arm", [{"objective": "kl"}, {"objective": "ce", "target_kl": 1.0}])
 def test_in_mixed_precision_both_sides_of_the_kl_are_rounded_alike(train, project, arm):
-    mixture(project / "mix.parquet")
+    mixture(project)
     curves = train(**arm, batch_size=8, bf16=True)
     assert curves["kl" if arm["objective"] == "kl" else "target_kl"][0] == pytest.approx(0, abs=1e-6)
     plain = train(**arm, batch_size=8)
@@ -139,7 +101,7 @@ def test_a_base_that_was_cast_once_says_what_autocast_would_have_it_say(base):
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.parametrize("more", [{}, {"activation_checkpointing": True, "micro_batch": 2}])
 def test_a_compiled_run_has_the_same_curve(train, project, tiny, more):
-    mixture(project / "mix.parquet")
+    mixture(project)
     arm = {"objective": "kl", "target_kl": 0.5}
     plain = train(**arm, **more)
     torch._dynamo.utils.counters.clear()
@@ -164,7 +126,7 @@ def test_compilation_waits_for_a_gpu_and_a_run_that_is_long_enough(monkeypatch):
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_kl_starts_at_zero_beside_the_domain_s_cross_entropy(train, base, project, packing):
-    rows = mixture(project / "mix.parquet")
+    rows = mixture(project)
     curves = train("kl", batch_size=8, packing=packing)
     assert curves["kl"][0] == pytest.approx(0, abs=1e-6)
     assert packing or curves["kl"][-1] > 1e-3  # packed, all rows are one step
@@ -174,14 +136,14 @@ def test_kl_starts_at_zero_beside_the_domain_s_cross_entropy(train, base, projec
 
 
 def test_the_kl_term_holds_the_model_back(train, project):
-    mixture(project / "mix.parquet", epochs=6)
+    mixture(project, epochs=6)
     drift = [train("kl", kl_coefficient=weight)["kl"][-1] for weight in (0.1, 10.0)]
     assert drift[1] < drift[0] / 3
 
 
 def test_a_replay_row_weighs_the_same_at_any_share(train, project):
     """kl_coefficient is per trained token: the step's mean KL counts by replay's tokens over the domain's."""
-    rows = mixture(project / "mix.parquet", domain=8, replay=2)
+    rows = mixture(project, domain=8, replay=2)
     tokens = {s: sum(row["trained_tokens"] for row in rows if row["source"] == s) for s in ("domain", "replay")}
     curves = train("kl", kl_coefficient=50.0, batch_size=len(rows) // 2)
     expected = curves["domain_loss"][-1] + 50 * tokens["replay"] / tokens["domain"] * curves["kl"][-1]
@@ -196,7 +158,7 @@ def weights(project: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize("anchor", ["l2sp", "ewc"])
 def test_an_anchor_holds_the_weights_back(train, project, tiny, anchor):
-    mixture(project / "mix.parquet", epochs=12)
+    mixture(project, epochs=12)
     start = torch.cat([w.flatten() for w in manifest.model(tiny, "float32").state_dict().values()])
     way = []
     for strength in (1e-6, 1e4):
@@ -207,7 +169,7 @@ def test_an_anchor_holds_the_weights_back(train, project, tiny, anchor):
 
 
 def test_kl_on_the_target_tokens_holds_them_back(train, project):
-    mixture(project / "mix.parquet", epochs=12)
+    mixture(project, epochs=12)
     free, held = (train(target_kl=weight, learning_rate=1e-3) for weight in (1e-6, 10.0))
     assert held["target_kl"][0] == pytest.approx(0, abs=1e-6)
     assert held["target_kl"][-1] < free["target_kl"][-1] / 3
@@ -215,27 +177,52 @@ def test_kl_on_the_target_tokens_holds_them_back(train, project):
 
 
 def test_replayed_tokens_have_a_curve_of_their_own(train, base, project):
-    rows = mixture(project / "mix.parquet")
+    rows = mixture(project)
     curves = train(batch_size=8)
     for source in ("domain", "replay"):
         by_hand = first_loss_by_hand(base, [row for row in rows if row["source"] == source][:4])
         assert curves[f"{source}_loss"][0] == pytest.approx(by_hand, abs=1e-4)
-    mixture(project / "mix.parquet", replay=0)
+    mixture(project, replay=0)
     assert "replay_loss" not in train()
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_curves_show_every_loss_the_rate_and_the_memory(train, project, packing, monkeypatch):
+def test_curves_show_every_loss_and_the_rate_and_speed_and_memory_go_to_the_timing_record(
+    train, project, packing, monkeypatch
+):
     """Tokens per second: of the rows, without padding, over the time since the last line."""
-    rows, clock = mixture(project / "mix.parquet"), iter(range(1000))
+    rows, clock, noted, histories = mixture(project), iter(range(1000)), {}, []
+    timings = results.timings
     monkeypatch.setattr("holdfast.training.trainer.time", SimpleNamespace(monotonic=lambda: next(clock)))
-    train("kl", batch_size=8, packing=packing)
-    found = read_curves(project, times=True)
-    assert set(found) == {"loss", "domain_loss", "kl", "learning_rate", "grad_norm", "tokens_per_second", "memory_gib"}
+    monkeypatch.setattr(ledger, "note_timing", noted.update)
+    monkeypatch.setattr(
+        results, "timings", lambda trained: histories.append(trained.result.history) or timings(trained)
+    )
+    curves = train("kl", batch_size=8, packing=packing)
+    assert set(curves) == {"loss", "domain_loss", "kl", "learning_rate", "grad_norm"}
     tokenizer = manifest.tokenizer(manifest.load(project / "models/manifest/base.json").folder())
     sizes = [len(encoding.encode(tokenizer, row["messages"])[0]) for row in rows]
-    assert found["tokens_per_second"] == ([sum(sizes)] if packing else [sum(sizes[:8]), sum(sizes[8:])])
-    assert all(0.01 < used < 100 for used in found["memory_gib"])
+    by_line = [sum(sizes)] if packing else [sum(sizes[:8]), sum(sizes[8:])]
+    assert [logs["tokens_per_second"] for logs in histories[0]] == by_line
+    assert noted["tokens_per_second"] == by_line[-1]  # the first line warms up
+    assert all(0.01 < logs["memory_gib"] < 100 for logs in histories[0])
+    assert 0.01 < noted["memory_gib"] < 100
+    assert 0.01 < noted["peak_memory_bytes"] / 2**30 < 100
+    assert noted["train_seconds"] > 0
+    assert noted["processes"] == 1
+
+
+def test_two_runs_leave_the_same_bytes_in_the_reports(train, project):
+    """No seconds, speed or memory in what is tracked."""
+
+    def contents() -> dict[str, bytes]:
+        train("kl")
+        folder = project / "reports/training/arm"
+        return {f.relative_to(folder).as_posix(): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+    first = contents()
+    assert "ledger.json" in first
+    assert contents() == first
 
 
 def test_progress_counts_the_steps_that_will_be(train, monkeypatch):
@@ -254,7 +241,7 @@ def test_progress_counts_the_steps_that_will_be(train, monkeypatch):
 
 
 def test_unlikely_tokens_pull_less_under_dft(train, project):
-    mixture(project / "mix.parquet", epochs=6)
+    mixture(project, epochs=6)
     plain, weighed = train(learning_rate=1e-3), train(learning_rate=1e-3, reweight="dft")
     assert weighed["domain_loss"][0] == plain["domain_loss"][0]  # what is shown is the cross-entropy itself
     assert weighed["loss"][0] < plain["loss"][0]
@@ -262,23 +249,26 @@ def test_unlikely_tokens_pull_less_under_dft(train, project):
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_the_cached_kl_is_the_kl(train, project, packing):
+def test_the_cached_kl_is_the_kl(train, project, packing, monkeypatch):
     """With all tokens kept, on the fly and cached differ by rounding alone; with few, the ledger says by how much."""
-    mixture(project / "mix.parquet", epochs=4)
-    how = dict(packing=packing, max_length=64, learning_rate=1e-3)
-    whole = train("kl", **how)
-    for curve, values in train("kl", kl_cache="topk", kl_top_k=4096, **how).items():
+    mixture(project, epochs=4)
+    noted = {}
+    monkeypatch.setattr(ledger, "note_timing", noted.update)
+    settings = dict(packing=packing, max_length=64, learning_rate=1e-3)
+    whole = train("kl", **settings)
+    for curve, values in train("kl", kl_cache="topk", kl_top_k=4096, **settings).items():
         assert values == pytest.approx(whole[curve], rel=1e-3, abs=1e-5), curve
-    ledger = records.read_json(project / "curves" / "ledger.json")
-    assert ledger["kl_cache"]["mass_left"] == pytest.approx(0, abs=1e-5)
-    assert ledger["kl_cache"]["kl_top_k"] == pytest.approx(ledger["kl_cache"]["kl_whole"], rel=1e-3)
-    replayed = ledger["tokens"]["forward_only"]
-    assert 0 < replayed < ledger["tokens"]["trained_on"] / 2  # every replay row once, not once per epoch
-    train("kl", kl_cache="topk", kl_top_k=4096, seed=2, **how)
-    again = records.read_json(project / "curves" / "ledger.json")
-    assert again["tokens"]["forward_only"] == 0  # another seed asks the base nothing
-    train("kl", kl_cache="topk", kl_top_k=8, **how)
-    few = records.read_json(project / "curves" / "ledger.json")["kl_cache"]
+    taken = read_ledger(project)
+    assert taken["kl_cache"]["mass_left"] == pytest.approx(0, abs=1e-5)
+    assert taken["kl_cache"]["kl_top_k"] == pytest.approx(taken["kl_cache"]["kl_whole"], rel=1e-3)
+    replayed = taken["tokens"]["forward_only"]
+    assert 0 < replayed < taken["tokens"]["trained_on"] / 2  # every replay row once, not once per epoch
+    assert noted["base_tokens_computed"] == replayed
+    train("kl", kl_cache="topk", kl_top_k=4096, seed=2, **settings)
+    assert noted["base_tokens_computed"] == 0  # another seed asks the base nothing
+    assert read_ledger(project)["tokens"] == taken["tokens"]  # whichever run computed them
+    train("kl", kl_cache="topk", kl_top_k=8, **settings)
+    few = read_ledger(project)["kl_cache"]
     assert 0.1 < few["mass_left"] < 1
     assert few["kl_top_k"] < few["kl_whole"]
 
@@ -292,20 +282,20 @@ def test_averaging_stops_part_of_the_way(train, project, tiny):
 
 
 def test_how_far_to_average_is_chosen_on_rows_that_are_not_trained_on(train, project, tiny, monkeypatch):
-    monkeypatch.setattr(averaging, "LEAST", 1)
-    mixture(project / "mix.parquet", domain=10, replay=10)
+    monkeypatch.setattr(averaging, "MIN_HELD_OUT_ROWS", 1)
+    mixture(project, domain=10, replay=10)
     start = torch.cat([w.flatten() for w in manifest.model(tiny, "float32").state_dict().values()])
     train("kl", average="auto", retention_target=1e-6)
-    loose = records.read_json(project / "curves" / "ledger.json")
+    loose = read_ledger(project)
     assert (loose["average"]["chosen"], loose["average"]["met"], len(loose["average"]["tried"])) == (1, True, 1)
     whole = weights(project)
     train("kl")
-    every = records.read_json(project / "curves" / "ledger.json")
+    every = read_ledger(project)
     assert loose["rows"]["replay"] < every["rows"]["replay"]
     assert loose["rows"]["domain"] < every["rows"]["domain"]
 
     train("kl", average="auto", retention_target=0.999999)
-    strict = records.read_json(project / "curves" / "ledger.json")["average"]
+    strict = read_ledger(project)["average"]
     parts = [one["average"] for one in strict["tried"]]
     kept = [one["retention"] for one in strict["tried"]]
     assert parts == sorted(parts, reverse=True)
@@ -356,7 +346,7 @@ def test_the_same_seed_gives_the_same_bytes(train, project):
 
 def test_rows_are_trained_on_in_the_order_of_the_mixture(train, base, project):
     """One step per row: the first losses are those of the first rows."""
-    rows = mixture(project / "mix.parquet", domain=3, replay=3, epochs=1)
+    rows = mixture(project, domain=3, replay=3, epochs=1)
     losses = train(batch_size=1, learning_rate=1e-9)["loss"]
     assert losses == pytest.approx([first_loss_by_hand(base, [row]) for row in rows], abs=1e-4)
 
@@ -367,7 +357,8 @@ def test_the_tuned_model_keeps_the_base_s_dtype_tokenizer_and_template(train, ti
     model = manifest.model(tiny).to(torch.bfloat16)
     model.save_pretrained(half)
     (half / "model.safetensors.index.json").write_text('{"weight_map": {}}')  # as a sharded base would have
-    train(model=describe(half, project / "models/manifest"))
+    describe(half, project / "models/manifest")
+    train()
     tuned = project / "models" / "arm"
     assert process.stored_dtype(tuned) == torch.bfloat16
     for name in ("tokenizer.json", "chat_template.jinja"):
@@ -379,23 +370,23 @@ def test_the_tuned_model_keeps_the_base_s_dtype_tokenizer_and_template(train, ti
 
 
 def test_the_ledger_says_what_the_arm_cost(train, project, tokenizer):
-    rows = records.read("mix", project / "mix.parquet")
+    rows = records.read("mix", project / MIXTURE)
     train("kl")
-    ledger = records.read_json(project / "curves" / "ledger.json")
+    taken = read_ledger(project)
     tokens = {
         s: sum(len(encoding.encode(tokenizer, row["messages"])[0]) for row in rows if row["source"] == s)
         for s in ("domain", "replay")
     }
     parameters = manifest.load(project / "models/manifest/base.json").parameters
     by_hand = parameters * (6 * sum(tokens.values()) + 2 * tokens["replay"])  # 6ND and the base's 2ND
-    assert ledger["flops"] == pytest.approx(by_hand, rel=1e-5)
-    assert (ledger["steps"], ledger["rows"], ledger["share"]) == (4, {"domain": 8, "replay": 8}, 0.5)
-    assert ledger["epochs"] == 2
-    assert ledger["loss_last"] < ledger["loss_first"]
+    assert taken["flops"] == pytest.approx(by_hand, rel=1e-5)
+    assert (taken["steps"], taken["rows"], taken["share"]) == (4, {"domain": 8, "replay": 8}, 0.5)
+    assert taken["epochs"] == 2
+    assert taken["loss_last"] < taken["loss_first"]
     train(anchor="ewc", fisher_rows=3)  # the gradients of three rows more
     replayed = {row["messages"][0]["content"]: row["messages"] for row in rows if row["source"] == "replay"}
     more = sum(len(encoding.encode(tokenizer, messages)[0]) for messages in list(replayed.values())[:3])
-    weighed = records.read_json(project / "curves" / "ledger.json")
+    weighed = read_ledger(project)
     assert weighed["tokens"]["trained_on"] == sum(tokens.values()) + more
 
 
@@ -408,8 +399,9 @@ def test_an_end_of_turn_without_loss_is_refused(train, project, tiny, tokenizer)
     )
     config = json.loads((odd / "tokenizer_config.json").read_text())
     (odd / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": None}))
+    describe(odd, project / "models/manifest")
     with pytest.raises(UserError, match="never learn to stop") as caught:
-        train(model=describe(odd, project / "models/manifest"))
+        train()
     assert len(str(caught.value).splitlines()) == 2
     assert nothing_left(project)
 
@@ -421,9 +413,9 @@ def test_a_row_that_is_too_long_is_refused_not_cut(train, project):
 
 
 def test_a_row_longer_than_the_model_s_context_is_refused(train, project):
-    rows = mixture(project / "mix.parquet")
+    rows = mixture(project)
     rows[0]["messages"][0]["content"] = "why " * 600
-    records.write("mix", project / "mix.parquet", rows)
+    records.write("mix", project / MIXTURE, rows)
     with pytest.raises(UserError, match=r"tokens, 512 are allowed[\s\S]*ingest.max_chars") as caught:
         train(max_length=4096)
     assert "max_length" not in str(caught.value)  # raising it would not help
@@ -431,28 +423,28 @@ def test_a_row_longer_than_the_model_s_context_is_refused(train, project):
 
 
 def test_kl_without_replay_rows_is_refused(train, project):
-    mixture(project / "mix.parquet", replay=0)
+    mixture(project, replay=0)
     with pytest.raises(UserError, match="no replay rows"):
         train("kl")
     assert nothing_left(project)
 
 
 def test_an_empty_mixture_is_refused(train, project):
-    records.write("mix", project / "mix.parquet", [])
+    records.write("mix", project / MIXTURE, [])
     with pytest.raises(UserError, match="no rows"):
         train()
 
 
 @pytest.mark.parametrize("objective", ["ce", "kl"])
 def test_a_loss_that_is_no_number_stops_and_leaves_no_model(train, project, objective):
-    mixture(project / "mix.parquet", epochs=4)
+    mixture(project, epochs=4)
     with pytest.raises(UserError, match=r"the (loss|gradient's norm|cross-entropy) is [\s\S]*finetune.learning_rate"):
         train(objective, learning_rate=1e30, max_grad_norm=1e30)
     assert nothing_left(project)
 
 
 def test_a_loss_that_explodes_stops(train, project):
-    mixture(project / "mix.parquet", epochs=8)
+    mixture(project, epochs=8)
     with pytest.raises(UserError, match="worse than guessing"):
         train(learning_rate=10.0)
     assert nothing_left(project)
@@ -460,7 +452,7 @@ def test_a_loss_that_explodes_stops(train, project):
 
 def test_a_bad_loss_never_reaches_a_checkpoint_and_the_last_good_one_is_named(train, project, monkeypatch):
     """Between two lines of the log, a checkpoint is due: it is not written, and the one before stays."""
-    mixture(project / "mix.parquet", epochs=6)
+    mixture(project, epochs=6)
     ended = monitoring.Watch.on_step_end
 
     def poison(self, args, state, control, model=None, **kwargs):
@@ -479,15 +471,15 @@ def test_a_bad_loss_never_reaches_a_checkpoint_and_the_last_good_one_is_named(tr
 
 
 def test_a_failed_run_leaves_the_earlier_model_and_curves(train, project):
-    mixture(project / "mix.parquet", epochs=4)
+    mixture(project, epochs=4)
     train()
     before = {
-        f: f.read_bytes() for folder in ("models/arm", "curves") for f in (project / folder).rglob("*") if f.is_file()
+        f: f.read_bytes() for folder in ("models/arm", "reports") for f in (project / folder).rglob("*") if f.is_file()
     }
     with pytest.raises(UserError, match="the (loss|gradient's norm|cross-entropy) is"):
         train(learning_rate=1e30, max_grad_norm=1e30)
     assert {
-        f: f.read_bytes() for folder in ("models/arm", "curves") for f in (project / folder).rglob("*") if f.is_file()
+        f: f.read_bytes() for folder in ("models/arm", "reports") for f in (project / folder).rglob("*") if f.is_file()
     } == before
     assert not [f for f in project.rglob(".*") if f.name != ".cache"]
     assert not [f for f in (project / ".cache").rglob("*") if f.is_file()]
@@ -512,29 +504,29 @@ def killed(monkeypatch: pytest.MonkeyPatch, step: int, run: Callable[[], object]
 
 @pytest.mark.parametrize("objective", ["ce", "kl"])
 def test_a_killed_run_goes_on_from_its_checkpoint_and_ends_the_same(train, project, monkeypatch, objective, capsys):
-    mixture(project / "mix.parquet", epochs=4)
-    how = dict(checkpoint_steps=3, scheduler="cosine", learning_rate=1e-3)
-    whole = train(objective, **how)
+    mixture(project, epochs=4)
+    settings = dict(checkpoint_steps=3, scheduler="cosine", learning_rate=1e-3)
+    whole = train(objective, **settings)
     expected = (project / "models/arm/model.safetensors").read_bytes()
     shutil.rmtree(project / "models/arm")
 
-    killed(monkeypatch, 5, lambda: train(objective, **how))
+    killed(monkeypatch, 5, lambda: train(objective, **settings))
     assert not (project / "models/arm").exists()
     (checkpoint,) = project.glob(".cache/finetune/*/checkpoint-3")
     shutil.copytree(checkpoint, checkpoint.with_name("checkpoint-4"))
     (checkpoint.with_name("checkpoint-4") / "trainer_state.json").unlink()  # as a kill while it was written leaves it
     capsys.readouterr()
-    assert train(objective, **how) == whole  # the curves
-    assert "going on from checkpoint-3" in capsys.readouterr().out
+    assert train(objective, **settings) == whole  # the curves
+    assert "resuming from checkpoint-3" in capsys.readouterr().out
     assert (project / "models/arm/model.safetensors").read_bytes() == expected
     assert not list((project / ".cache/finetune").iterdir())
 
 
 def test_a_checkpoint_of_other_settings_is_not_used(train, project, monkeypatch, capsys):
-    mixture(project / "mix.parquet", epochs=4)
+    mixture(project, epochs=4)
 
     killed(monkeypatch, 5, lambda: train(checkpoint_steps=3))
     train(checkpoint_steps=3, learning_rate=1e-3)
-    mixture(project / "mix.parquet", epochs=3)
+    mixture(project, epochs=3)
     train(checkpoint_steps=3)
-    assert "going on" not in capsys.readouterr().out
+    assert "resuming" not in capsys.readouterr().out

@@ -1,0 +1,322 @@
+"""Brings a project up to the installed Holdfast: merges the new scaffold with what was edited, and tidies params.yaml.
+
+holdfast upgrade            shows what would change, and which stages would run again; asks before it writes
+holdfast upgrade --dry-run  only shows
+holdfast upgrade --yes      writes without asking
+
+Each file is merged three ways, as git does: what `init` wrote (.holdfast/scaffold), what is there, and the new scaffold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from holdfast.commands.init import find_git_root, has
+from holdfast.core import fingerprint
+from holdfast.core.errors import UserError, first_line
+from holdfast.params.base import KEYS, PARAMS
+from holdfast.params.whole import Params
+from holdfast.planning import scaffold
+
+RENAMED: dict[str, str] = {}  # parameters that have another name now: old -> new, both dotted
+CODE, LOCK = Path(".holdfast/code"), Path("dvc.lock")
+
+
+@dataclass
+class Changes:
+    """What an upgrade would do. `files`: new content by path; `removed`, `conflicts`, `kept`: paths."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)
+    conflicts: dict[str, int] = field(default_factory=dict)  # number of conflicts by file
+    kept: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)  # what is said of params.yaml
+
+
+def main(dry_run: bool = False, yes: bool = False) -> int:
+    """Returns the exit code: 1 where conflicts were written. Raises UserError, with nothing written, on bad input."""
+    project = load_project()
+    git_root = find_git_root()
+    if git_root is None:
+        what, do = "no git repository here", "git init, and commit the project: an upgrade must be undoable"
+        raise UserError(what, where=".", do=do)
+    new = scaffold.read(project.pocket, project.ci, git_root)
+    changes = merge_scaffold(project, new)
+    tidy_params(changes)
+    hashes = {name: scaffold.digest(content) for name, content in new.items()}
+    params = {PARAMS.as_posix(): project.files[PARAMS.as_posix()]} if PARAMS.as_posix() in project.files else {}
+    if PARAMS.as_posix() in changes.files and scaffold.is_unedited(PARAMS.as_posix(), project):
+        params = {PARAMS.as_posix(): scaffold.digest(changes.files[PARAMS.as_posix()])}
+    record = replace(project, holdfast=scaffold.version(), files=dict(sorted((hashes | params).items())))
+    scaffold.add_ignore_files(changes.files)
+    refuse_dirty(sorted({*changes.files, *changes.removed}))
+
+    print(f"made with Holdfast {project.holdfast}; this is {scaffold.version()}")
+    show(changes)
+    bookkeeping = {n: c for n, c in scaffold.with_record(record, new).items() if not has(n, c)}
+    if not changes.files and not changes.removed and not bookkeeping:
+        print("up to date: nothing to do")
+        return 0
+    for line in describe_reruns(changes):
+        print(line)
+    if dry_run or not (yes or confirm()):
+        print("nothing was written; `holdfast upgrade --yes` writes it")
+        return 0
+    write(changes, bookkeeping)
+    if changes.conflicts:
+        print(
+            f"conflicts in {', '.join(changes.conflicts)}: edit between the markers <<<<<<< and >>>>>>>, then dvc repro"
+        )
+        return 1
+    print("next     git diff; dvc repro; git commit")
+    return 0
+
+
+def load_project() -> scaffold.Project:
+    """Raises UserError where no `init` made this project, or a version that this one does not know."""
+    project = scaffold.load_project()
+    if project is None:
+        do = "run this in a folder that `holdfast init` made; it begins a new one elsewhere with --into FOLDER"
+        raise UserError("not made by `holdfast init`", where=scaffold.PROJECT, do=do)
+    made, installed = parse_version(project.holdfast), parse_version(scaffold.version())
+    if made is None:
+        do = "take the file back from git, or run `holdfast init` in a new folder and copy your edits there"
+        raise UserError(f"unknown version '{project.holdfast}'", where=scaffold.PROJECT, do=do)
+    if installed is not None and made > installed:
+        what = f"made with Holdfast {project.holdfast}; this is {scaffold.version()}, which is older"
+        raise UserError(what, where=scaffold.PROJECT, do=f"pip install 'holdfast>={project.holdfast}'")
+    return project
+
+
+def parse_version(text: str) -> tuple[int, ...] | None:
+    matched = re.match(r"(\d+)\.(\d+)\.(\d+)", text)
+    return tuple(int(part) for part in matched.groups()) if matched else None
+
+
+def merge_scaffold(project: scaffold.Project, new: dict[str, bytes]) -> Changes:
+    """Computes every file of the project after the upgrade; writes none."""
+    changes = Changes()
+    for name, content in new.items():
+        there, copy = Path(name), scaffold.base_copy(name)
+        if has(name, content):
+            continue
+        recorded = project.files.get(name)
+        if recorded == scaffold.digest(content):
+            continue  # Holdfast did not change it: what was edited, or removed on purpose, stays
+        if not there.exists():
+            if recorded is None:
+                changes.files[name] = content
+            else:
+                changes.kept.append(f"{name}: you removed it")
+        elif scaffold.is_unedited(name, project):
+            changes.files[name] = content
+        elif copy.is_file() or recorded is None:
+            text, conflicts = merge(name, copy.read_bytes() if copy.is_file() else b"", content, project.holdfast)
+            changes.files[name] = text
+            if conflicts:
+                changes.conflicts[name] = conflicts
+        else:
+            changes.kept.append(f"{name}: yours, and Holdfast has a newer one")
+    for name in sorted(project.files.keys() - new.keys() - {PARAMS.as_posix()}):
+        if scaffold.is_unedited(name, project):
+            changes.removed.append(name)
+        elif Path(name).exists():
+            changes.kept.append(f"{name}: Holdfast has it no more, and you edited it")
+    return changes
+
+
+def merge(name: str, base: bytes, new: bytes, version: str) -> tuple[bytes, int]:
+    """(the merged file, number of conflicts), by `git merge-file`; conflicts stand between git's markers."""
+    labels = ("yours", f"Holdfast {version}", f"Holdfast {scaffold.version()}")
+    with tempfile.TemporaryDirectory() as folder:
+        places = [Path(folder) / part for part in ("yours", "base", "new")]
+        for place, content in zip(places, (Path(name).read_bytes(), base, new), strict=True):
+            place.write_bytes(content)
+        command = ["git", "merge-file", "-p", *(part for label in labels for part in ("-L", label)), *map(str, places)]
+        done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode > 127:
+        raise UserError("git cannot merge it", where=name, do="move your version away, and merge it by hand afterwards")
+    return done.stdout, done.returncode
+
+
+def tidy_params(changes: Changes) -> None:
+    """Renames and removes parameters that this version names otherwise or has no more; new ones have their defaults."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    if not PARAMS.is_file():
+        raise UserError("no such file", where=PARAMS, do="take it back from git: git checkout -- params.yaml")
+    editor = YAML()
+    editor.width, editor.preserve_quotes = 4096, True
+    editor.indent(mapping=2, sequence=4, offset=2)
+    editor.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
+    text = PARAMS.read_text(encoding="utf-8")
+    try:
+        content = editor.load(text)
+    except YAMLError as error:
+        raise UserError(f"not valid YAML: {first_line(error)}", where=PARAMS, do="fix that line") from None
+    for old, new in RENAMED.items():
+        *path, leaf = old.split(".")
+        *target, name = new.split(".")
+        inner, outer = descend(content, path), descend(content, target)
+        if inner is not None and outer is not None and leaf in inner:
+            outer[name] = inner.pop(leaf)
+            changes.lines.append(f"params   {old} is now {new}")
+    while unknown := find_unknown(content):
+        for path in unknown:
+            descend(content, path[:-1]).pop(path[-1])
+            changes.lines.append(f"params   {'.'.join(path)} is no more, and is removed")
+    if changes.lines:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / PARAMS
+            with file.open("w", encoding="utf-8") as stream:
+                editor.dump(content, stream)
+            changes.files[PARAMS.as_posix()] = file.read_bytes()
+            try:
+                Params.load(file)
+            except UserError as error:
+                raise UserError(error.what, where=PARAMS, do=error.do) from None
+    else:
+        Params.load()
+
+
+def descend(content: Any, path: list[str]) -> Any:
+    for key in path:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
+
+
+def find_unknown(content: Any) -> list[list[str]]:
+    """Paths of the keys that no parameter of this version has."""
+    from pydantic import ValidationError
+
+    top = [[str(key)] for key in content if key not in KEYS]
+    if top:
+        return top
+    try:
+        Params.model_validate(content)
+    except ValidationError as error:
+        paths = [[str(part) for part in e["loc"]] for e in error.errors() if e["type"] == "extra_forbidden"]
+        # a union adds the name of its alternative to the place
+        paths = [[p for n, p in enumerate(path) if n == 0 or descends(content, path[: n + 1])] for path in paths]
+        return [
+            path for path in paths if isinstance(parent := descend(content, path[:-1]), dict) and path[-1] in parent
+        ]
+    return []
+
+
+def descends(content: Any, path: list[str]) -> bool:
+    parent = descend(content, path[:-1])
+    return isinstance(parent, dict) and path[-1] in parent
+
+
+def refuse_dirty(names: list[str]) -> None:
+    """Raises UserError where a file that would change has edits that git does not have."""
+    present = [name for name in names if Path(name).exists()]
+    done = subprocess.run(
+        ["git", "--literal-pathspecs", "status", "--porcelain", "--", *present, str(scaffold.PROJECT)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise UserError(done.stderr.strip().splitlines()[-1], where="git status", do="correct that, and run it again")
+    if lines := done.stdout.splitlines():
+        what = (
+            f"has edits that are not committed ({len(lines)} such files)"
+            if len(lines) > 1
+            else "has edits that are not committed"
+        )
+        raise UserError(what, where=lines[0][3:], do="commit them first, so that the upgrade can be undone")
+
+
+def show(changes: Changes) -> None:
+    for name, content in changes.files.items():
+        if name in changes.conflicts:
+            print(f"conflict {name}")
+            for block in re.findall(rb"^<{7} .*?^>{7} .*?$", content, re.DOTALL | re.MULTILINE):
+                print("".join(f"    {line}\n" for line in block.decode(errors="replace").splitlines()), end="")
+        else:
+            edited = Path(name).exists() and name != PARAMS.as_posix()
+            print(f"{'changes ' if edited else 'writes  '} {name}")
+    for name in changes.removed:
+        print(f"removes  {name}")
+    for line in changes.kept:
+        print(f"keeps    {line}")
+    for line in changes.lines:
+        print(line)
+
+
+def describe_reruns(changes: Changes) -> list[str]:
+    """Which stages run again because of their code, and what of it changed."""
+    recorded = read_recorded_code()
+    if not recorded:
+        return ["runs     nothing has run yet"]
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        stages = Path(folder) / "stages"
+        stages.mkdir()
+        names = {file.as_posix() for file in Path("stages").glob("*.py")} | set(changes.files)
+        for name in names - set(changes.removed):
+            if name.startswith("stages/") and name.endswith(".py"):
+                content = changes.files[name] if name in changes.files else Path(name).read_bytes()
+                (Path(folder) / name).write_bytes(content)
+        for file in sorted(stages.glob("*.py")):
+            if file.stem not in recorded:
+                continue
+            try:
+                code = fingerprint.of_file(file, Path(folder))
+            except SyntaxError:
+                lines.append(f"again    {file.stem}: has a conflict")
+                continue
+            text = "".join(f"{name} {digest}\n" for name, digest in code.items())
+            if hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() == recorded[file.stem]:
+                continue
+            before = CODE / file.stem
+            known = before.read_text(encoding="utf-8").splitlines() if before.is_file() else []
+            changed = [f"{name}" for name, digest in code.items() if f"{name} {digest}" not in known] if known else []
+            lines.append(
+                f"again    {file.stem}: "
+                + (", ".join(changed[:3]) + (" ..." if len(changed) > 3 else "") if changed else "its code changed")
+            )
+    if not lines:
+        return ["again    no stage: the code that the stages reach is the same"]
+    return [*lines, "         and every stage that reads what these write; `holdfast plan` says what a run takes"]
+
+
+def read_recorded_code() -> dict[str, str]:
+    """md5 of .holdfast/code/STAGE by stage, as dvc.lock has it of the last run."""
+    if not LOCK.is_file():
+        return {}
+    try:
+        stages = (yaml.safe_load(LOCK.read_text(encoding="utf-8")) or {}).get("stages", {})
+    except yaml.YAMLError as error:
+        raise UserError(f"not valid YAML: {first_line(error)}", where=LOCK, do="take it back from git") from None
+    deps = [dep for stage in stages.values() for dep in stage.get("deps", [])]
+    return {Path(dep["path"]).name: dep["md5"] for dep in deps if Path(dep["path"]).parent == CODE and "md5" in dep}
+
+
+def confirm() -> bool:
+    return sys.stdin.isatty() and input("write this? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def write(changes: Changes, bookkeeping: dict[str, bytes]) -> None:
+    """All files or none; the project file with them."""
+    writer = scaffold.Writer(changes.files | bookkeeping)
+    writer.prepare()
+    try:
+        writer.commit()
+    finally:
+        writer.close()
+    for name in changes.removed:
+        Path(name).unlink()
+        scaffold.base_copy(name).unlink(missing_ok=True)

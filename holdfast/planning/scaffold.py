@@ -1,0 +1,221 @@
+"""The files of a user's project that Holdfast writes: the pipeline, its stage scripts, prompts, ignore files and CI.
+
+They are this repository's own files. A wheel carries copies of them in holdfast/scaffold; a checkout reads its root.
+
+A project records what was written: .holdfast/project.json holds the version and each file's hash, and .holdfast/scaffold
+a copy of each text file. `holdfast upgrade` merges with these copies as the common base.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from holdfast.core.errors import UserError
+
+PROJECT, BASE = Path(".holdfast/project.json"), Path(".holdfast/scaffold")
+PIPELINE = "dvc.yaml"
+PATTERNS = (PIPELINE, "stages/*.py", "data/prompts/*", "profiles/*.txt")  # of every project
+POCKET = ("data/pocket/**/*", "models/pocket/**/*")  # models, suites and domain of the pocket lab
+LEFT_OUT = ("stages/pocket.py",)  # makes the pocket lab's models: only Holdfast's own repository does that
+IGNORE_FILES = (".gitignore", ".dvcignore")  # their lines are added to what is there
+CI_FILES = (".ci/gate.sh", ".ci/comment.py")
+HERE_ONLY = re.compile(
+    r"^(\.pytest|\.mypy|\.ruff|\.coverage|\*\.egg|build/|dist/)"
+)  # ignored for the sake of our own tests
+OWN_INSTALL = (
+    'make .venv/.installed && echo "$PWD/.venv/bin" >> "$GITHUB_PATH"',
+    '- make .venv/.installed\n    - export PATH="$PWD/.venv/bin:$PATH"',
+)
+INSTALL = 'python -m pip install "${HOLDFAST_PACKAGE:-holdfast==%s}"'
+
+Forge = Literal["github", "gitlab"]
+
+
+@dataclass(frozen=True)
+class Project:
+    """What Holdfast wrote into a project. `files`: sha256 by path, relative to the project, of what was written."""
+
+    holdfast: str
+    pocket: bool = False
+    ci: Forge | None = None
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def source() -> Path:
+    """The folder that holds the scaffold: beside the modules in an installed wheel, the repository's root in a checkout."""
+    package = Path(__file__).parents[1]
+    return package / "scaffold" if (package / "scaffold").is_dir() else package.parent
+
+
+def version() -> str:
+    return metadata.version("holdfast")
+
+
+def own_repository(folder: Path) -> Path | None:
+    """The checkout of Holdfast itself that holds `folder`."""
+    for place in (folder.resolve(), *folder.resolve().parents):
+        if (place / "holdfast" / "__init__.py").is_file() and (place / "pyproject.toml").is_file():
+            text = (place / "pyproject.toml").read_text(encoding="utf-8", errors="replace")
+            if re.search(r'^name = "holdfast"$', text, re.MULTILINE):
+                return place
+    return None
+
+
+def read(pocket: bool, ci: Forge | None, git_root: Path) -> dict[str, bytes]:
+    """Content of the scaffold's files by path, for a project in the working directory of the repository `git_root`."""
+    files = {name: content for name, content in _glob(PATTERNS).items() if name not in LEFT_OUT}
+    files[PIPELINE] = _for_users(files[PIPELINE].decode()).encode()
+    if pocket:
+        files |= _glob(POCKET)
+    return files | (_ci(ci, git_root) if ci else {})
+
+
+def _glob(patterns: tuple[str, ...]) -> dict[str, bytes]:
+    root = source()
+    found = (file for pattern in patterns for file in sorted(root.glob(pattern)) if file.is_file())
+    return {f.relative_to(root).as_posix(): f.read_bytes() for f in found if "__pycache__" not in f.parts}
+
+
+def _for_users(pipeline: str) -> str:
+    """dvc.yaml without the stage that makes the pocket lab's models, and without words about our tests."""
+    pipeline = re.sub(r"^  pocket:\n(?:    .*\n|\n)+", "", pipeline, flags=re.MULTILINE)
+    return re.sub(r" \(tests/[^)]*\)", "", pipeline)
+
+
+def _ci(forge: Forge, git_root: Path) -> dict[str, bytes]:
+    """The scripts, and the workflows at the root of the git repository, where the forge looks for them."""
+    below = PurePosixPath(Path.cwd().resolve().relative_to(git_root.resolve()).as_posix())
+    up = "../" * len(below.parts)
+    scripts = f"{below}/.ci/" if below.parts else ".ci/"
+    found = _glob(CI_FILES)
+    names = {
+        "github": {
+            f".github/workflows/{name}.yml": f".github/workflows/holdfast-{name}.yml" for name in ("gate", "comment")
+        },
+        "gitlab": {".gitlab-ci.example.yml": ".gitlab-ci.yml"},
+    }[forge]
+    for ours, theirs in names.items():
+        text = (source() / ours).read_text(encoding="utf-8")
+        text = re.sub(r"^test:\n(?:  .*\n|\n)+", "", text, flags=re.MULTILINE).replace("stages: [test, ", "stages: [")
+        for command in OWN_INSTALL:
+            start = "- " if command.startswith("- ") else ""
+            text = text.replace(command, start + INSTALL % version())
+        text = re.sub(r"^(name|    workflows): (\[?)(gate|comment)", r"\1: \2holdfast-\3", text, flags=re.MULTILINE)
+        found[up + theirs] = text.replace(".ci/", scripts).encode()
+    return found
+
+
+def ignore_lines(name: str, present: str) -> str:
+    """The text of an ignore file with the lines that the scaffold's has and `present` lacks."""
+    ours = (source() / name).read_text(encoding="utf-8").splitlines()
+    missing = [line for line in ours if line and line not in present.splitlines() and not HERE_ONLY.match(line)]
+    gap = "" if not present or present.endswith("\n") else "\n"
+    return present + gap + "".join(f"{line}\n" for line in missing)
+
+
+def add_ignore_files(files: dict[str, bytes]) -> None:
+    """Adds the ignore files that lack a line."""
+    for name in IGNORE_FILES:
+        present = Path(name).read_text(encoding="utf-8") if Path(name).is_file() else ""
+        if (text := ignore_lines(name, present)) != present:
+            files[name] = text.encode()
+
+
+def load_project() -> Project | None:
+    """What .holdfast/project.json of the working directory says; None where there is none. Raises UserError."""
+    if not PROJECT.is_file():
+        return None
+    try:
+        project = Project(**json.loads(PROJECT.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise UserError(
+            "cannot be read", where=PROJECT, do="take it back from git: git checkout -- " + str(PROJECT)
+        ) from None
+    if not isinstance(project.files, dict) or not isinstance(project.holdfast, str):
+        raise UserError("cannot be read", where=PROJECT, do="take it back from git: git checkout -- " + str(PROJECT))
+    return project
+
+
+def base_copy(name: str) -> Path:
+    """Where the text of a file as it was written is kept. Files above the project (`../`) have a folder of their own."""
+    return BASE / name.replace("../", "above/")
+
+
+def with_record(project: Project, scaffold: dict[str, bytes]) -> dict[str, bytes]:
+    """The project file, and the copies of the scaffold's text files."""
+    copies = {
+        base_copy(n).as_posix(): content
+        for n, content in scaffold.items()
+        if not n.startswith(("data/pocket/", "models/pocket/"))
+    }
+    text = json.dumps(asdict(project), indent=1, sort_keys=True) + "\n"
+    return {PROJECT.as_posix(): text.encode(), **copies}
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def is_unedited(name: str, project: Project | None) -> bool:
+    """Whether the file is as Holdfast wrote it."""
+    recorded = project.files.get(name) if project else None
+    return recorded is not None and Path(name).is_file() and digest(Path(name).read_bytes()) == recorded
+
+
+class Writer:
+    """Writes many files or none: each is first written to a folder beside its place, and all are moved at the end.
+
+    `prepare` fails on a full disk or a folder that cannot be written to, before anything has changed.
+    """
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+
+    def prepare(self) -> None:
+        places = {_existing(Path(name).parent) for name in self.files}
+        for place in sorted(places):
+            if not os.access(place, os.W_OK):
+                raise UserError(
+                    "cannot be written to",
+                    where=place,
+                    do="allow writing, or choose another folder; nothing was written",
+                )
+        try:
+            self.staging = Path(tempfile.mkdtemp(prefix=".holdfast-", dir="."))
+        except OSError as error:
+            do = "allow writing, or choose another folder; nothing was written"
+            raise UserError(f"cannot be written to ({error.strerror})", where=Path.cwd().name, do=do) from None
+        try:
+            for number, content in enumerate(self.files.values()):
+                (self.staging / str(number)).write_bytes(content)
+        except OSError:
+            self.close()
+            raise
+
+    def commit(self) -> None:
+        for number, name in enumerate(self.files):
+            target = Path(name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.is_file():
+                shutil.copymode(target, self.staging / str(number))
+            else:
+                os.chmod(self.staging / str(number), 0o755 if name.endswith(".sh") else 0o644)
+            os.replace(self.staging / str(number), target)
+
+    def close(self) -> None:
+        shutil.rmtree(self.staging, ignore_errors=True)
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder

@@ -1,0 +1,242 @@
+"""`holdfast init` in folders of every kind: what it writes, what it leaves alone, and what it refuses with nothing written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import ROOT, run
+
+from holdfast.commands import init
+from holdfast.core.errors import UserError
+from holdfast.params.whole import Params
+from holdfast.planning import scaffold
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with an empty git repository and DVC project, made by hand, which is quick."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    place = tmp_path / "mine"
+    place.mkdir()
+    assert run(place, "git", "init", "-q").returncode == 0
+    (place / ".dvc").mkdir()
+    (place / ".dvc" / "config").touch()
+    monkeypatch.chdir(place)
+    return place
+
+
+def start(**options: object) -> None:
+    init.main(None, None, pocket=True, **options)  # type: ignore[arg-type]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        f.relative_to(folder).as_posix(): f.read_bytes()
+        for f in folder.rglob("*")
+        if f.is_file() and ".git" not in f.relative_to(folder).parts
+    }
+
+
+def test_an_empty_folder_becomes_a_project(tmp_path):
+    place = tmp_path / "mine"
+    place.mkdir()
+    done = run(place, "holdfast", "init", "--pocket")
+    assert done.returncode == 0, done.stderr
+    assert "started  a git repository (git init)" in done.stdout
+    assert "started  a DVC project (dvc init)" in done.stdout
+    for word in ("dvc.yaml", "params.yaml", "stages/", "data/pocket/", "models/pocket/", ".gitignore"):
+        assert word in done.stdout
+    assert run(place, "holdfast", "validate").returncode == 0
+    assert run(place, "dvc", "stage", "list").returncode == 0
+    assert "holdfast run" not in run(place, "dvc", "status", "pocket").stdout  # no such stage in a user's project
+
+
+def test_what_is_written_is_recorded(folder):
+    start()
+    project = json.loads((folder / ".holdfast/project.json").read_text())
+    assert project["holdfast"] == scaffold.version()
+    for name, digest in project["files"].items():
+        assert scaffold.digest((folder / name).read_bytes()) == digest
+    assert {"dvc.yaml", "params.yaml", "stages/curate.py", "models/pocket/base/model.safetensors"} <= set(
+        project["files"]
+    )
+    assert (folder / ".holdfast/scaffold/stages/curate.py").read_bytes() == (folder / "stages/curate.py").read_bytes()
+    assert not list((folder / ".holdfast/scaffold").rglob("*.safetensors"))
+
+
+def test_the_scaffold_is_this_repository_s_own_pipeline_and_says_nothing_of_its_tests(folder):
+    start(ci="github")
+    ours = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    theirs = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert theirs == {name: stage for name, stage in ours.items() if name != "pocket"}
+    for file in [folder / "dvc.yaml", *(folder / "stages").glob("*.py"), *(folder / ".ci").iterdir()]:
+        assert "tests/" not in file.read_text(encoding="utf-8"), file
+    for file in (folder / "stages").glob("*.py"):
+        assert file.read_bytes() == (ROOT / "stages" / file.name).read_bytes()
+
+
+def test_lines_are_added_to_ignore_files_and_none_is_lost(folder):
+    (folder / ".gitignore").write_text("secret.txt\n.cache/", encoding="utf-8")
+    start()
+    lines = (folder / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert lines[:2] == ["secret.txt", ".cache/"] and lines.count(".cache/") == 1 and ".holdfast/code/" in lines
+    assert ".pytest_cache/" not in lines
+    before = tree(folder)
+    start()
+    assert tree(folder) == before
+
+
+def test_a_subfolder_of_a_dvc_project_with_its_own_pipeline_and_stages_package(folder):
+    (folder / "dvc.yaml").write_text("stages:\n  theirs: {cmd: echo}\n", encoding="utf-8")
+    (folder / "stages").mkdir()
+    (folder / "stages" / "__init__.py").write_text("raise RuntimeError('theirs')\n", encoding="utf-8")
+    before = tree(folder)
+    start(into=Path("llm"))
+    assert {name: content for name, content in tree(folder).items() if not name.startswith("llm/")} == before
+    assert Path.cwd() == folder
+    assert not (folder / "llm" / ".dvc").exists()  # it belongs to the project above
+    done = run(folder / "llm", "dvc", "stage", "list", "--name-only")
+    assert "gate" in done.stdout.split(), done.stderr
+
+
+def test_a_subfolder_of_a_git_repository_without_dvc(folder):
+    (folder / ".dvc" / "config").unlink()
+    (folder / ".dvc").rmdir()
+    done = run(folder, "holdfast", "init", "--pocket", "--into", "llm")
+    assert done.returncode == 0, done.stderr
+    assert "dvc init --subdir" in done.stdout
+    assert (folder / "llm" / ".dvc" / "config").is_file() and not (folder / ".dvc").exists()
+
+
+def test_correcting_an_init_needs_no_force_and_keeps_edited_stages(folder, capsys):
+    start()
+    (folder / "stages" / "curate.py").write_text("# mine\n", encoding="utf-8")
+    (folder / "params.yaml").unlink()
+    start(ci="gitlab")
+    assert (folder / "stages" / "curate.py").read_text(encoding="utf-8") == "# mine\n"
+    assert "kept     stages/curate.py: edited by hand" in capsys.readouterr().out
+    assert Params.load().base == "base"
+    assert (folder / ".gitlab-ci.yml").is_file()
+    start()
+    assert not scaffold.is_unedited("stages/curate.py", scaffold.load_project())
+
+
+def test_workflows_lie_where_the_forge_looks_and_call_the_subfolder_s_scripts(folder):
+    start(into=Path("llm"), ci="github")
+    workflow = yaml.load((folder / ".github/workflows/holdfast-gate.yml").read_text(encoding="utf-8"), yaml.BaseLoader)
+    commands = [step.get("run", "") for step in workflow["jobs"]["gate"]["steps"]]
+    assert any(command.startswith("bash llm/.ci/gate.sh ") for command in commands)
+    assert any(f"holdfast=={scaffold.version()}" in command for command in commands)
+    assert not any("make " in command for command in commands)
+    comment = yaml.load(
+        (folder / ".github/workflows/holdfast-comment.yml").read_text(encoding="utf-8"), yaml.BaseLoader
+    )
+    assert comment["on"]["workflow_run"]["workflows"] == [workflow["name"]]
+    assert comment["jobs"]["comment"]["steps"][-1]["run"] == "python3 llm/.ci/comment.py github"
+    assert (folder / "llm" / ".ci" / "gate.sh").stat().st_mode & 0o100
+
+
+def test_gitlab_gets_its_file_without_our_tests(folder):
+    start(ci="gitlab")
+    content = yaml.safe_load((folder / ".gitlab-ci.yml").read_text(encoding="utf-8"))
+    assert content["stages"] == ["gate", "comment"] and "test" not in content
+    assert "pip install" in content[".python"]["before_script"][0] and "make" not in str(content)
+
+
+FOREIGN = {
+    "another pipeline of the same stages": ("dvc.yaml", "stages:\n  curate: {cmd: echo}\n", "--into llm"),
+    "another stage script": ("stages/curate.py", "print()\n", "--into llm"),
+    "params of their own": ("params.yaml", "lr: 0.1\n", "--force"),
+    "another prompt": ("profiles/rubric.txt", "mine\n", "--into llm"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_a_foreign_file_is_refused_and_nothing_is_written(folder, case):
+    name, text, remedy = FOREIGN[case]
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(text, encoding="utf-8")
+    before = tree(folder)
+    with pytest.raises(UserError) as caught:
+        start()
+    assert name in str(caught.value) and remedy in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+    assert tree(folder) == before
+
+
+def test_edited_params_are_refused(folder):
+    start()
+    file = folder / "params.yaml"
+    file.write_text(file.read_text(encoding="utf-8").replace("k: 4", "k: 5", 1) + "# mine\n", encoding="utf-8")
+    before = tree(folder)
+    with pytest.raises(UserError, match="edited since"):
+        start()
+    assert tree(folder) == before
+    start(force=True)
+    assert "# mine" not in file.read_text(encoding="utf-8")
+
+
+def test_without_git_it_says_so_and_writes_nothing(folder, monkeypatch):
+    before = tree(folder)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="git is not installed"):
+        start()
+    assert tree(folder) == before
+
+
+def test_a_read_only_folder_is_refused(folder, monkeypatch):
+    before = tree(folder)
+    monkeypatch.setattr(os, "access", lambda _, mode: mode != os.W_OK)
+    with pytest.raises(UserError, match="cannot be written to"):
+        start()
+    with pytest.raises(UserError):
+        start(into=Path("a/b"))
+    assert tree(folder) == before and not (folder / "a").exists()
+
+
+def test_a_disk_that_is_full_leaves_nothing_behind(folder, monkeypatch):
+    before = tree(folder)
+    written = []
+
+    def write(path: Path, content: bytes) -> int:
+        written.append(path)
+        if len(written) > 20:
+            raise OSError(28, "No space left on device")
+        return len(content)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(OSError, match="No space"):
+        start()
+    assert len(written) == 21
+    assert tree(folder) == before and not list(folder.glob(".holdfast*"))
+
+
+def test_holdfast_s_own_repository_is_refused(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for into in (Path(), Path("llm")):
+        with pytest.raises(UserError, match="folder of your own"):
+            start(into=into)
+    assert not (ROOT / "llm").exists() and not (ROOT / ".holdfast" / "project.json").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--pocket", "--base", "x", "--domain", "y"], ["--base", "x"], ["--pocket", "--ci", "jenkins"]]
+)
+def test_unclear_arguments_are_refused(folder, arguments):
+    done = run(folder, "holdfast", "init", *arguments)
+    assert done.returncode == 3
+    assert 1 <= len(done.stderr.strip().splitlines()) <= 3 and "Traceback" not in done.stderr
+
+
+def test_a_project_of_another_version_is_sent_to_upgrade(folder):
+    start()
+    file = folder / ".holdfast/project.json"
+    file.write_text(file.read_text().replace(f'"holdfast": "{scaffold.version()}"', '"holdfast": "0.1.0"'))
+    with pytest.raises(UserError, match="holdfast upgrade"):
+        start()
+    subprocess.run(["git", "status"], check=True, capture_output=True)

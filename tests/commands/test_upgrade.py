@@ -1,0 +1,242 @@
+"""`holdfast upgrade`: a project of the previous scaffold, with edited params and stages, comes up to date; bad input changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import run
+
+from holdfast.commands import init, upgrade
+from holdfast.commands import run as code
+from holdfast.core.errors import UserError
+from holdfast.params.whole import Params
+from holdfast.planning import scaffold
+
+OLD = "0.1.0"
+STAGE = "stages/balance.py"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A committed project of the pocket lab, made with the installed version."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    assert run(tmp_path, "git", "init", "-q").returncode == 0
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").touch()
+    monkeypatch.chdir(tmp_path)
+    init.main(None, None, pocket=True)
+    commit(tmp_path)
+    return tmp_path
+
+
+def commit(folder: Path) -> None:
+    for command in (["git", "add", "-A"], ["git", "commit", "-qm", "x"]):
+        done = run(folder, *command)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def make_old(folder: Path, version: str = OLD, **old: str | None) -> None:
+    """Makes `project` one of an older version, in which these files (`stages__curate_py`) were as given; None: not there."""
+    file = folder / ".holdfast/project.json"
+    record = json.loads(file.read_text()) | {"holdfast": version}
+    for key, text in old.items():
+        name = key.replace("__", "/").replace("_py", ".py").replace("_yaml", ".yaml")
+        for place in (folder / name, folder / ".holdfast/scaffold" / name):
+            if text is None:
+                place.unlink()
+            else:
+                place.write_text(text, encoding="utf-8")
+        if text is None:
+            del record["files"][name]
+        else:
+            record["files"][name] = scaffold.digest(text.encode())
+    file.write_text(json.dumps(record))
+    commit(folder)
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    files = (f for f in folder.rglob("*") if f.is_file() and ".git" not in f.relative_to(folder).parts)
+    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in files}
+
+
+def as_before(text: str) -> str:
+    """A stage script of the previous scaffold: it has a first line more."""
+    return f"# An older line.\n{text}"
+
+
+def test_a_project_of_the_previous_scaffold_is_merged_with_what_was_edited(project, capsys):
+    new = tree(project)
+    stage = (project / STAGE).read_text(encoding="utf-8")
+    gate = (project / "stages/gate.py").read_text(encoding="utf-8")
+    make_old(project, stages__balance_py=as_before(stage), stages__gate_py=as_before(gate), stages__report_py=None)
+    with (project / STAGE).open("a", encoding="utf-8") as file:
+        file.write("\n# my own ending\n")
+    edit(project / "params.yaml", "  k: ", "  old_knob: 3  # no more\n  k: ")
+    edit(project / "params.yaml", "samples: 10000", "samples: 700  # my comment")
+    edit(project / "data/prompts/README.md", "\n", "\nmine\n")
+    commit(project)
+    before = tree(project)
+
+    assert upgrade.main(dry_run=True) == 0
+    output = capsys.readouterr().out
+    assert f"made with Holdfast {OLD}; this is {scaffold.version()}" in output
+    assert (
+        f"changes  {STAGE}" in output and "changes  stages/gate.py" in output and "writes   stages/report.py" in output
+    )
+    assert "old_knob is no more" in output
+    assert "nothing was written" in output
+    assert tree(project) == before
+
+    assert upgrade.main(yes=True) == 0
+    merged = (project / STAGE).read_text(encoding="utf-8")
+    assert "An older line" not in merged and merged.endswith("# my own ending\n")
+    assert merged.startswith(stage.rstrip("\n"))
+    assert (project / "stages/gate.py").read_bytes() == new["stages/gate.py"]
+    assert (project / "stages/report.py").read_bytes() == new["stages/report.py"]
+    assert "mine" in (project / "data/prompts/README.md").read_text(encoding="utf-8")
+    text = (project / "params.yaml").read_text(encoding="utf-8")
+    assert "old_knob" not in text and "samples: 700  # my comment" in text
+    assert Params.load().reconstruct.samples == 700
+    assert json.loads((project / ".holdfast/project.json").read_text())["holdfast"] == scaffold.version()
+    commit(project)
+    capsys.readouterr()
+    assert upgrade.main(yes=True) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert run(project, "dvc", "stage", "list").returncode == 0
+
+
+def test_params_keep_their_shape_where_nothing_is_removed(project):
+    before = (project / "params.yaml").read_bytes()
+    make_old(project)
+    assert upgrade.main(yes=True) == 0
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_a_renamed_parameter_keeps_its_value(project, monkeypatch, capsys):
+    make_old(project)
+    edit(project / "params.yaml", "samples: 10000", "draws: 123")
+    commit(project)
+    monkeypatch.setattr(upgrade, "RENAMED", {"reconstruct.draws": "reconstruct.samples"})
+    assert upgrade.main(yes=True) == 0
+    assert "reconstruct.draws is now reconstruct.samples" in capsys.readouterr().out
+    assert Params.load().reconstruct.samples == 123
+
+
+def test_a_file_that_the_scaffold_has_no_more_goes_unless_it_was_edited(project):
+    (project / "stages/old.py").write_text("# old\n")
+    (project / "stages/older.py").write_text("# older\n")
+    make_old(project)
+    file = project / ".holdfast/project.json"
+    record = json.loads(file.read_text())
+    record["files"] |= {f"stages/{n}.py": scaffold.digest(f"# {n}\n".encode()) for n in ("old", "older")}
+    file.write_text(json.dumps(record))
+    (project / "stages/older.py").write_text("# mine\n")
+    commit(project)
+    assert upgrade.main(yes=True) == 0
+    assert not (project / "stages/old.py").exists()
+    assert (project / "stages/older.py").read_text() == "# mine\n"
+
+
+def test_it_says_which_stages_run_again_and_why(project, capsys):
+    stage = (project / STAGE).read_text(encoding="utf-8")
+    make_old(project, stages__balance_py=stage.replace("def main(", "def before() -> None: ...\n\n\ndef main("))
+    code.write_code()
+    folder = project / ".holdfast/code"
+    stages = {
+        f.name: {"deps": [{"path": f".holdfast/code/{f.name}", "hash": "md5", "md5": md5(f), "size": 1}]}
+        for f in sorted(folder.iterdir())
+    }
+    (project / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}), encoding="utf-8")
+    commit(project)
+    assert upgrade.main(dry_run=True) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("again")]
+    assert lines == ["again    balance: stages.balance"]
+
+
+def md5(file: Path) -> str:
+    return hashlib.md5(file.read_bytes()).hexdigest()
+
+
+# ---- bad input
+
+
+def test_a_conflict_is_shown_as_in_git_and_written_only_on_request(project, capsys):
+    text = (project / STAGE).read_text(encoding="utf-8")
+    make_old(project, stages__balance_py=text.replace("def main(", "def older("))
+    edit(project / STAGE, "def older(", "def mine(")
+    commit(project)
+    before = tree(project)
+    assert upgrade.main(dry_run=True) == 0
+    output = capsys.readouterr().out
+    assert f"conflict {STAGE}" in output
+    assert "<<<<<<< yours" in output and f">>>>>>> Holdfast {scaffold.version()}" in output
+    assert "def mine(" in output and "def main(" in output
+    assert tree(project) == before
+    assert upgrade.main() == 0  # no terminal to ask at: the same
+    assert tree(project) == before
+    capsys.readouterr()
+    assert upgrade.main(yes=True) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"conflicts in {STAGE}: edit between the markers")
+    assert "<<<<<<< yours" in (project / STAGE).read_text(encoding="utf-8")
+
+
+def refused(folder: Path) -> str:
+    before = tree(folder)
+    with pytest.raises(UserError) as caught:
+        upgrade.main(yes=True)
+    assert tree(folder) == before
+    assert len(str(caught.value).splitlines()) <= 3
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"), [("99.0.0", "pip install 'holdfast>=99.0.0'"), ("of mine", "unknown version 'of mine'")]
+)
+def test_another_version_is_refused(project, version, expected):
+    make_old(project, version)
+    assert expected in refused(project)
+
+
+def test_a_dirty_tree_is_refused_where_a_file_would_change(project):
+    text = (project / STAGE).read_text(encoding="utf-8")
+    make_old(project, stages__balance_py=as_before(text))
+    (project / "notes.txt").write_text("mine", encoding="utf-8")  # no file of the scaffold: no matter
+    edit(project / STAGE, "def main(", "def  main(")
+    assert "not committed" in refused(project) and STAGE in refused(project)
+
+
+def test_without_a_project_it_is_refused(project):
+    (project / ".holdfast/project.json").unlink()
+    assert "not made by `holdfast init`" in refused(project)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"files": 3, "holdfast": "0.1.0"}', '{"new": 1, "holdfast": "0.1.0"}'])
+def test_a_damaged_project_file_is_refused(project, content):
+    (project / ".holdfast/project.json").write_text(content)
+    assert "cannot be read" in refused(project)
+
+
+def test_without_git_it_is_refused(project):
+    (project / ".git").rename(project / "elsewhere")
+    assert "no git repository" in refused(project)
+
+
+def test_broken_params_are_refused(project):
+    make_old(project)
+    (project / "params.yaml").write_text("a: [\n", encoding="utf-8")
+    commit(project)
+    assert "params.yaml" in refused(project)
+    (project / "params.yaml").unlink()
+    assert "no such file" in refused(project)
