@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.lab.fidelity import classify
 from holdfast.core import manifest, records
 from holdfast.data.instructions import messages
 from holdfast.panel import consensus, early_stopping, scoring, selection
@@ -22,6 +21,7 @@ from holdfast.panel.early_stopping import Judgement, Pair
 from holdfast.params.consensus import Consensus, SelectionRule
 from holdfast.params.judge import Judge
 from holdfast.params.models import load_panel
+from holdfast.pocket.fidelity import read_question
 
 DATA, MANIFESTS = Path("data"), Path("models/manifest")
 SEEDS = 5  # samples of the adaptive panel
@@ -49,7 +49,7 @@ def gather(panel: list[str], scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.Dat
 
     `right` is missing where the world has no answer to the instruction."""
     kept = records.read_frame("instructions_kept", DATA / "instructions" / "kept.parquet")
-    asked = {row.id: q for row in kept.itertuples() if (q := classify(row.text)) and q.skill != "judging"}
+    asked = {row.id: q for row in kept.itertuples() if (q := read_question(row.text)) and q.skill != "judging"}
     responses = pd.concat([records.read_frame("responses", DATA / "responses" / f"{m}.parquet") for m in panel])
     of_base = scores.dropna(subset="logprob").set_index("id")
     base = str(of_base["judge"].iloc[0])

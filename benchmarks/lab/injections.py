@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.lab.fidelity import classify
 from holdfast.core import manifest, records
 from holdfast.engines import local
 from holdfast.panel import injections, scoring
 from holdfast.params.judge import Judge
 from holdfast.params.models import load_panel
+from holdfast.pocket.fidelity import read_question
 
 ROWS = 100
 KNOWN = (  # each on a line of its own, so that what is left is the response to the letter
@@ -36,7 +36,7 @@ def wrong_responses(panel: list[str]) -> list[tuple[str, str]]:
     texts = {r["id"]: r["text"] for r in records.read("instructions_kept", Path("data/instructions/kept.parquet"))}
     rows = [row for member in panel for row in records.read("responses", Path(f"data/responses/{member}.parquet"))]
     pairs = sorted({(texts[row["instruction_id"]], row["text"]) for row in rows if row["text"]})
-    wrong = [p for p in pairs if (q := classify(p[0])) and q.skill != "judging" and q.answer != p[1].strip()]
+    wrong = [p for p in pairs if (q := read_question(p[0])) and q.skill != "judging" and q.answer != p[1].strip()]
     order = np.random.default_rng(0).permutation(len(wrong))[:ROWS]
     return [wrong[i] for i in order]
 

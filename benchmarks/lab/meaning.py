@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from benchmarks.lab import fidelity
 from benchmarks.speed.curate import raw_rows, write_suite
 from holdfast.core import manifest
 from holdfast.data import clustering, screening
@@ -27,7 +26,7 @@ from holdfast.engines.inspection import inspect_model
 from holdfast.evaluation import suites
 from holdfast.params.curate import Curate
 from holdfast.params.models import Model
-from holdfast.pocket import recipe, world
+from holdfast.pocket import fidelity, recipe, world
 
 ROOT = Path(__file__).resolve().parents[2]
 

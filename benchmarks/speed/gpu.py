@@ -4,7 +4,7 @@
     python -m benchmarks.speed.gpu --tiny           (a minute on a CPU: whether it runs, nothing more)
 
 The model has the shape of Qwen2.5-0.5B (24 layers of 896, vocabulary 151,936) and random weights: speed does not depend on
-what it says. Generation and scoring are the engine's (holdfast/engines/local.py), training is `holdfast finetune`, its rate the median of all log lines but the first, in which it warms
+what it says. Generation and scoring are the engine's (holdfast/engines/local.py), training is `finetune`, its rate the median of all log lines but the first, in which it warms
 up and compiles. The matrix
 rate is the best of many large bf16 products on the same chip. Model FLOPs are 2 per parameter and token forward and 6 in
 training, plus 4 x layers x width for every token that a token attends to forward and 12 in training (Chowdhery et al.,
@@ -33,6 +33,7 @@ from holdfast.engines.inspection import inspect_model
 from holdfast.engines.interface import StopCriteria
 from holdfast.params.finetune import Finetune
 from holdfast.params.models import Model
+from holdfast.planning.shapes import forward_flops
 from holdfast.training import results
 from holdfast.training.fine_tuning import train_arm
 
@@ -96,11 +97,17 @@ def matrix_rate(n: int) -> float:
 
 def flops(size: Size, tokens: float, logits: float, context: float) -> float:
     """Forward, of so many tokens that attend to `context` tokens each on the mean, and so many positions' logits."""
-    head = size.hidden // size.heads
-    attention = 2 * size.hidden * head * (size.heads + size.shared)
-    layer = attention + 3 * size.hidden * size.inner
-    attended = 4 * size.layers * size.hidden * context
-    return tokens * (2 * size.layers * layer + attended) + logits * 2 * size.hidden * size.vocabulary
+    return forward_flops(
+        hidden=size.hidden,
+        inner=size.inner,
+        layers=size.layers,
+        heads=size.heads,
+        shared_heads=size.shared,
+        vocabulary=size.vocabulary,
+        tokens=tokens,
+        logits=logits,
+        context=context,
+    )
 
 
 def generation(engine: local.Engine, size: Size) -> tuple[float, float]:
@@ -133,7 +140,7 @@ def scoring(engine: local.Engine, size: Size) -> tuple[float, float]:
 def training(
     entry: manifest.Manifest, folder: Path, size: Size, arm: dict[str, Any], micro: int, compiled: bool
 ) -> Found:
-    """(tokens trained on per second, model FLOPs per second, GiB) of `holdfast finetune` on all weights."""
+    """(tokens trained on per second, model FLOPs per second, GiB) of `finetune` on all weights."""
     tokenizer = manifest.tokenizer(entry.folder())
     each = len(encoding.tokenise(tokenizer, " 7" * 100)) / 100
     answer = " 7" * int((size.length - 32) / each)

@@ -4,12 +4,13 @@
     python -m benchmarks.speed.report 6000000 60 2                   100,000 items in each of the suites
 
 The aim: at most 30 s, index.html at most 15 MB, report.md less than 60,000 characters. Items are those of
-benchmarks/gate.py: prompts of 400 and answers of 120 characters, one item in four lost or gained; the verdict is `gate`'s.
+`python -m benchmarks.speed.gate scale`: prompts of 400 and answers of 120 characters, one item in four lost or gained; the verdict is `gate`'s.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,16 +19,22 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.speed.gate import PARAMS, evaluation
+from holdfast.evaluation.simulation import write_evaluation
+from holdfast.params.whole import Params
+
+ROOT = Path(__file__).parents[2]
+PARAMS = Params.load(ROOT / "params.yaml")
 
 
 def holdfast(command: str, folder: Path) -> tuple[float, float, float]:
     """Runs one command there: seconds, seconds of processor time, peak memory in GiB."""
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "holdfast.cli", command], cwd=folder, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "holdfast.cli", "run", command], cwd=folder, stdout=subprocess.DEVNULL
+    )
     _, code, usage = os.wait4(process.pid, 0)
     if code:
-        raise SystemExit(f"holdfast {command} failed")
+        raise SystemExit(f"holdfast run {command} failed")
     return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024**2
 
 
@@ -36,9 +43,10 @@ def main(items: int = 100_000, suites: int = 60, arms: int = 2) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         for seed, name in enumerate(("base", *names)):
-            evaluation(root / "reports" / "eval" / name, suites, items, seed)
-        knobs = PARAMS["gate"] | {"min_domain_gain": 0.0, "control": None}
+            write_evaluation(root / "reports" / "eval" / name, suites, items, seed)
+        knobs = PARAMS.gate.model_dump() | {"min_domain_gain": 0.0, "control": None}
         (root / "params.yaml").write_text(yaml.safe_dump({"arms": names, "gate": knobs, "report": {}}))
+        shutil.copytree(ROOT / "stages", root / "stages")
         holdfast("gate", root)
         took, busy, peak = holdfast("report", root)
         page, brief = root / "reports" / "index.html", root / "reports" / "report.md"

@@ -1,4 +1,4 @@
-"""Tokens per second of `holdfast finetune` against TRL's own `trl sft` with its defaults, and what processes and KL change.
+"""Tokens per second of `finetune` against TRL's own `trl sft` with its defaults, and what processes and KL change.
 
     python -m benchmarks.speed.train_speed [--rows 1280]        (about ten minutes; needs data/mixes/holdfast.parquet)
 

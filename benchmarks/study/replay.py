@@ -1,4 +1,4 @@
-"""What the arms of the study replay, each as a data folder that `holdfast mix` reads.
+"""What the arms of the study replay, each as a data folder that `mix` reads.
 
     python -m benchmarks.study.replay        (takes the replay set of a finished `dvc repro`; the study then starts again)
 

@@ -1,6 +1,6 @@
 """The replay set: rows chosen from the cells of semantic cluster x difficulty bin, between even and as reconstructed.
 
-The work of `holdfast balance`. One temperature moves the target: a cell of n candidates wants a share in proportion to
+The work of `balance`. One temperature moves the target: a cell of n candidates wants a share in proportion to
 n ** temperature, so 1 keeps the reconstructed proportions and 0 makes all cells equal. What a cell lacks goes to the
 others, and is reported.
 """

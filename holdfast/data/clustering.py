@@ -1,6 +1,6 @@
 """Instructions by what they mean: clusters of embeddings, and neighbours in meaning.
 
-The last and most expensive step of `holdfast curate`. The embeddings are the base's own, or another model's (`embedder`).
+The last and most expensive step of `curate`. The embeddings are the base's own, or another model's (`embedder`).
 """
 
 from __future__ import annotations

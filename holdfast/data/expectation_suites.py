@@ -1,6 +1,6 @@
 """What Holdfast expects of instructions, scores, replay set and row counts: Great Expectations suites as code.
 
-`holdfast quality` validates them. Each expectation says in its meta, in plain words, what it expects and what to do when
+`quality` validates them. Each expectation says in its meta, in plain words, what it expects and what to do when
 it fails. `mostly` is Great Expectations' word for the smallest part of the rows that must comply.
 """
 

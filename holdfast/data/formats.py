@@ -1,6 +1,6 @@
 """Domain data in the formats that people keep it in: JSONL, JSON, CSV, Parquet, hub data sets; their rows as messages.
 
-Used by `holdfast ingest`. What cannot be parsed is a UserError that names the line; a row that parses and still cannot
+Used by `ingest`. What cannot be parsed is a UserError that names the line; a row that parses and still cannot
 be understood raises Unreadable, whose text becomes the reason beside the rejected row.
 """
 

@@ -1,6 +1,6 @@
 """Domain data: read its rows, split off a test set where none is given, remove train/test overlap.
 
-The steps of `holdfast ingest`. A training row overlaps when any of its user turns is also a user turn of a test row
+The steps of `ingest`. A training row overlaps when any of its user turns is also a user turn of a test row
 (letter case and whitespace aside). That is strict for chats of many turns: two that both say "go on" overlap.
 Near-duplicates in other words are not found.
 """

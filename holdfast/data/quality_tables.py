@@ -1,4 +1,4 @@
-"""The tables that `holdfast quality` checks: loaded, joined, and counted from stage to stage."""
+"""The tables that `quality` checks: loaded, joined, and counted from stage to stage."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What makes an instruction unfit by itself, or as an exact copy of an earlier one.
 
-`holdfast curate` rejects rows by these checks; `holdfast reconstruct` counts by them until enough rows are fit.
+`curate` rejects rows by these checks; `reconstruct` counts by them until enough rows are fit.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which instructions are worth answering: every other row is rejected, with a reason.
 
-The steps of `holdfast curate`, cheapest first: checks of single rows, exact duplicates and words shared with evaluation
+The steps of `curate`, cheapest first: checks of single rows, exact duplicates and words shared with evaluation
 items, near-duplicates (MinHash), and last meaning (holdfast/data/clustering.py). What is close to an evaluation item is
 rejected, so that retention is never training on the test.
 """

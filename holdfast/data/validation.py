@@ -1,6 +1,6 @@
 """Great Expectations on instructions, scores and replay set, and what is reported of them.
 
-The work of `holdfast quality`, which writes reports/quality/quality.json and reports/quality/data_docs/ before a failed
+The work of `quality`, which writes reports/quality/quality.json and reports/quality/data_docs/ before a failed
 critical expectation stops it, so that one can look. `observed` in quality.json is the measured value; of an expectation
 on single rows it is how many rows break it or, where some may, which part of them does.
 """

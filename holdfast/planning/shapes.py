@@ -114,3 +114,26 @@ def count_shape(config: Any) -> Shape:
         vocabulary=text.vocab_size,
         context=text.max_position_embeddings,
     )
+
+
+def forward_flops(
+    *,
+    hidden: int,
+    inner: int,
+    layers: int,
+    heads: int,
+    shared_heads: int,
+    vocabulary: int,
+    tokens: float,
+    logits: float,
+    context: float,
+) -> float:
+    """Operations of a forward pass of a Llama-like decoder, two for each multiplication and addition.
+
+    `tokens` attend to `context` tokens each on the mean; `logits` of them go through the head. `inner`: width of the gated
+    MLP; `shared_heads`: heads of keys and values.
+    """
+    attention = 2 * hidden * hidden // heads * (heads + shared_heads)
+    layer = attention + 3 * hidden * inner
+    attended = 4 * layers * hidden * context
+    return tokens * (2 * layers * layer + attended) + logits * 2 * hidden * vocabulary

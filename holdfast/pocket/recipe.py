@@ -1,6 +1,6 @@
 """Makes the pocket lab: tokenizer, three small chat models, evaluation suites, domain data. Nobody has to run it.
 
-    holdfast pocket                 (`dvc repro pocket` after `dvc unfreeze pocket`), about an hour on 2 cores
+    holdfast run pocket                 (`dvc repro pocket` after `dvc unfreeze pocket`), about an hour on 2 cores
 
 Each model is a Llama of 1.7 M parameters trained from scratch on its own mixture of the same world, so that the three
 differ in strength: `base` was never taught subtraction nor what a country exports, `abacus` knows both but no rulers,

@@ -1,7 +1,7 @@
 """The small invented world that the pocket lab's models know: skills, facts, wordings, and the domain they never saw.
 
 Everything is a pure function of a seeded `random.Random`, so the recipe, the evaluation suites and the benchmarks
-draw from one truth. Nothing here is importable by a pipeline stage (tests/test_dag.py proves it): what the base was
+draw from one truth. Nothing here is importable by a pipeline stage (tests/project/test_dag.py proves it): what the base was
 trained on is hidden from the pipeline, as it is for a real model.
 
 Two rules keep evaluation honest: facts are asked there in wordings that no training set uses (`*_EVAL`), and computed

@@ -1,6 +1,6 @@
 """Prompts that other people wrote, in the files they keep them in: system prompts, and corpora of instruction data.
 
-Used by `holdfast reconstruct`. A source is a local file or a pinned hub data set. Of each conversation the first user turn
+Used by `reconstruct`. A source is a local file or a pinned hub data set. Of each conversation the first user turn
 counts, with a system turn before it: what follows is another author's style. Rows without a prompt are counted by reason.
 """
 

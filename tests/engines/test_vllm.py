@@ -1,7 +1,7 @@
 """engines/vllm.py: every call fits what vLLM 0.32 takes and gives, as recorded from its sources, and what comes out is what the
 transformers engine gives. vLLM itself is asked where it is installed; elsewhere a stand-in answers that takes no other names.
 
-python tests/test_vllm.py SITE_PACKAGES > tests/vllm.json        (records the names anew from vLLM's sources, without importing it)
+python tests/engines/test_vllm.py SITE_PACKAGES > tests/engines/vllm.json        (records the names anew from vLLM's sources, without importing it)
 """
 
 from __future__ import annotations

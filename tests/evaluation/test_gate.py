@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -19,8 +18,9 @@ from helpers import run_stage
 
 from holdfast.core import records
 from holdfast.core.errors import UserError
-from holdfast.evaluation import gate, paired
+from holdfast.evaluation import gate, paired, simulation
 from holdfast.params.gate import Gate
+from holdfast.params.whole import Params
 
 ROOT = Path(__file__).parents[2]
 ENGINE = {"engine": "hf", "dtype": "float32", "seed": 1}
@@ -748,62 +748,60 @@ def test_an_unknown_revision_is_a_user_error(history: Path) -> None:
     assert code == 3 and "unknown Git revision" in shown and "Traceback" not in shown
 
 
-def benchmark() -> Any:
-    """benchmarks/gate.py: it makes large evaluations, and it simulates arms at the sizes shipped."""
-    spec = importlib.util.spec_from_file_location("gate_benchmark", ROOT / "benchmarks" / "speed" / "gate.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+PARAMS = Params.load(ROOT / "params.yaml")
+SHIPPED = simulation.suites_of(PARAMS)
 
 
-MEASURED = benchmark()
+def simulate(
+    drop: float, changed: float, runs: int, suites: simulation.Suites = SHIPPED, **more: Any
+) -> dict[str, float]:
+    return simulation.simulate_verdicts(PARAMS.gate, suites, drop, changed, runs, **more)
 
 
 def test_the_sizes_shipped_are_eleven_general_suites_of_240_items() -> None:
-    general = [suite for suite in MEASURED.SHIPPED.values() if suite["role"] == "general"]
+    general = [suite for suite in SHIPPED.values() if suite["role"] == "general"]
     assert [suite["items"] for suite in general] == [240] * 11
-    assert MEASURED.PARAMS["gate"]["margin"] == 0.03
+    assert PARAMS.gate.margin == 0.03
 
 
 @pytest.mark.parametrize("changed", [0.02, 0.06, 0.12])
 def test_false_alarms_are_at_most_five_in_a_hundred(changed: float) -> None:
     """Up to 12 % of the items lost or gained: with no true change, 95 of 100 arms pass."""
-    assert MEASURED.simulate(drop=0.0, changed=changed, runs=100)["pass"] >= 0.95
+    assert simulate(drop=0.0, changed=changed, runs=100)["pass"] >= 0.95
 
 
 def test_where_too_much_changes_to_tell_an_arm_cannot_be_compared_and_does_not_fail() -> None:
     """30 % of the items lost or gained, and none of it forgetting: 11 x 240 items are too few for this margin."""
-    found = MEASURED.simulate(drop=0.0, changed=0.3, runs=100)
+    found = simulate(drop=0.0, changed=0.3, runs=100)
     assert found["fail"] <= 0.05 and found["cannot-compare"] > 0.2
 
 
 @pytest.mark.parametrize("changed", [0.06, 0.1, 0.2])
 def test_twice_the_margin_fails_nineteen_times_in_twenty(changed: float) -> None:
-    found = MEASURED.simulate(drop=0.06, changed=changed, runs=100)
+    found = simulate(drop=0.06, changed=changed, runs=100)
     assert found["fail"] >= 0.95 and found["pass"] <= 0.05
 
 
 def test_a_drop_of_the_whole_margin_seldom_passes() -> None:
     """What the bound promises: at the edge of the margin 5 % pass; 9 % leave room for 200 runs' own noise."""
-    assert MEASURED.simulate(drop=0.03, changed=0.1, runs=200)["pass"] <= 0.09
+    assert simulate(drop=0.03, changed=0.1, runs=200)["pass"] <= 0.09
 
 
 @pytest.mark.parametrize(("suites", "items"), [(1, 150), (1, 240), (4, 30), (5, 50)])
 def test_a_drop_of_the_whole_margin_seldom_passes_on_few_items(suites: int, items: int) -> None:
     """All of it lost items, which a bootstrap of few items underrates; 9 % leave room for 200 runs' own noise."""
-    assert MEASURED.simulate(drop=0.03, changed=0.03, runs=200, suites=MEASURED.general(suites, items))["pass"] <= 0.09
+    assert simulate(drop=0.03, changed=0.03, runs=200, suites=simulation.general_suites(suites, items))["pass"] <= 0.09
 
 
-@pytest.mark.parametrize("what", MEASURED.BROKEN)
+@pytest.mark.parametrize("what", simulation.BROKEN)
 def test_broken_evaluations_never_pass(what: str) -> None:
-    found = MEASURED.simulate(drop=0.0, changed=0.02, runs=25, damage=MEASURED.BROKEN[what], seed=1)
+    found = simulate(drop=0.0, changed=0.02, runs=25, damage=simulation.BROKEN[what], seed=1)
     assert found["pass"] == 0 and found["cannot-compare"] >= 0.9
 
 
 def test_a_hundred_thousand_items_in_sixty_suites(tmp_path: Path) -> None:
     for seed, name in enumerate(("base", "arm")):
-        MEASURED.evaluation(tmp_path / "eval" / name, suites=60, items=100_000, seed=seed)
+        simulation.write_evaluation(tmp_path / "eval" / name, suites=60, items=100_000, seed=seed)
     arm = run(tmp_path, min_domain_gain=0, resamples=10_000)["arms"]["arm"]
     assert (arm["verdict"], len(arm["suites"]), arm["general"]["items"]) == ("pass", 60, 100_000)
     assert arm["general"]["detectable"] < 0.01

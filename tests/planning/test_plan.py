@@ -233,7 +233,7 @@ def lab(project: Path, tiny: Path) -> Path:
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_training_is_measured_compiled_where_it_will_be(lab, capsys, monkeypatch, compiled):
-    """Both models' blocks and both losses; that a compiled run is the same run is tests/test_training.py's."""
+    """Both models' blocks and both losses; that a compiled run is the same run is tests/training/test_training.py's."""
     from holdfast.planning import training_speed
     from holdfast.training import compiling, losses
 
@@ -313,3 +313,15 @@ def test_what_does_not_fit_is_noted_before_anything_runs(lab, capsys):
     said = capsys.readouterr().out
     assert "note: 'base' has a context of 512 tokens" in said
     assert "note: finetune.max_length 4,096 is above the base's context" in said
+
+
+def test_the_operations_of_a_forward_pass_are_those_of_a_published_model():
+    """Qwen2.5-0.5B has 494 M parameters, 358 M of them in the layers (its model card): 2 operations of each per token."""
+    shape = dict(hidden=896, inner=4864, layers=24, heads=14, shared_heads=2, vocabulary=151_936)
+
+    def flops(tokens: float, logits: float, context: float) -> float:
+        return shapes.forward_flops(**shape, tokens=tokens, logits=logits, context=context)
+
+    assert flops(1, 0, 0) / 2 == pytest.approx(358e6, rel=0.005)
+    assert flops(1, 1, 0) / 2 == pytest.approx(494e6, rel=0.005)
+    assert flops(1, 0, context=1000) - flops(1, 0, 0) == 4 * 24 * 896 * 1000

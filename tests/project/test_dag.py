@@ -18,7 +18,9 @@ from holdfast.params.base import MODELS, SECTIONS, Section
 from holdfast.params.whole import Params
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-SCRIPTS = {name: stage["cmd"].split()[2] for name, stage in STAGES.items() if name != "code"}  # `holdfast run SCRIPT ...`
+SCRIPTS = {
+    name: stage["cmd"].split()[2] for name, stage in STAGES.items() if name != "code"
+}  # `holdfast run SCRIPT ...`
 PIPELINE = [name for name in SCRIPTS if name != "pocket"]
 LIBRARY = [file for file in (ROOT / "holdfast").rglob("*.py") if "scaffold/" not in file.relative_to(ROOT).as_posix()]
 PROGRAMS = [*LIBRARY, *(ROOT / "stages").glob("*.py")]
@@ -60,7 +62,9 @@ def loaded(file: Path) -> set[str]:
         name = call.func.id if isinstance(call.func, ast.Name) else ""
         if name in ("load_panel", "load_arms"):
             keys.add(name.removeprefix("load_"))
-        elif isinstance(call.func, ast.Attribute) and call.func.attr == "load" and isinstance(call.func.value, ast.Name):
+        elif (
+            isinstance(call.func, ast.Attribute) and call.func.attr == "load" and isinstance(call.func.value, ast.Name)
+        ):
             section = imported.get(call.func.value.id)
             if not (isinstance(section, type) and issubclass(section, Section)):
                 continue
@@ -97,7 +101,9 @@ def test_what_a_script_names_is_a_dep_or_an_out(stage):
     paths = [re.sub(r"\$\{[^}]*\}", "*", next(iter(e)) if isinstance(e, dict) else e) for e in entries]
     own_folders = {"data", "models", "reports", "", "dvc.lock"}
     for place in spelled - own_folders:
-        near = [path for path in paths if path.startswith(place.split("*")[0]) or place.startswith(path.rstrip("/") + "/")]
+        near = [
+            path for path in paths if path.startswith(place.split("*")[0]) or place.startswith(path.rstrip("/") + "/")
+        ]
         assert near or place.startswith(("*", "params")), f"{stage}: {place}"
 
 
@@ -219,6 +225,8 @@ def test_test_files_import_neither_one_another_nor_benchmarks():
     for file in (ROOT / "tests").rglob("test_*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             name = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
-            names = [name, *(alias.name for alias in node.names)] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            names = (
+                [name, *(alias.name for alias in node.names)] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            )
             wrong = [n for n in names if n.split(".")[0].startswith("test_") or n.split(".")[0] == "benchmarks"]
             assert not wrong or file.name == "test_dag.py", f"{file.name}: {wrong}"

@@ -1,11 +1,10 @@
-"""benchmarks/fidelity.py reads the world's questions back: skill and answer of every wording, and nothing else counts."""
+"""holdfast/pocket/fidelity.py reads the world's questions back: skill and answer of every wording, and nothing else counts."""
 
 from __future__ import annotations
 
-import fidelity
 import pytest
 
-from holdfast.pocket import recipe, skills, world
+from holdfast.pocket import fidelity, recipe, skills, world
 
 
 @pytest.mark.parametrize("skill", world.GENERAL)
@@ -13,7 +12,7 @@ def test_every_question_of_the_world_is_read_back(skill):
     drawn = world.draw({**dict.fromkeys(skills.SKILLS, 0.01), skill: 10.0}, 800, f"read/{skill}")
     drawn += world.evaluation_items(skill, 100, "read") if skill != "judging" else []
     for item in drawn:
-        found = fidelity.classify(item.prompt)
+        found = fidelity.read_question(item.prompt)
         assert found is not None, item.prompt
         assert found.skill == item.skill, item.prompt
         if item.skill == "judging":
@@ -50,7 +49,7 @@ def test_every_question_of_the_world_is_read_back(skill):
     ],
 )
 def test_what_only_looks_like_a_question_is_not_valid(text):
-    assert fidelity.classify(text) is None
+    assert fidelity.read_question(text) is None
 
 
 def test_the_true_mixture_is_what_the_recipe_draws():
@@ -63,7 +62,7 @@ def test_the_distance_by_hand_and_the_curve_on_the_truth_itself():
     assert fidelity.distance({"a": 0.5, "b": 0.5}, {"a": 0.8, "c": 0.2}) == pytest.approx(0.5)
     drawn = world.draw(fidelity.true_mixture(), 4000, "truth", recipe.LACKS["base"])
     texts = [item.prompt for item in drawn]
-    rows = fidelity.curve([*texts, "nonsense"], set(texts[:2000]), (400, 4000, 100_000))
+    rows = fidelity.measure_curve([*texts, "nonsense"], set(texts[:2000]), (400, 4000, 100_000))
     assert [row["samples"] for row in rows] == [400, 4000, 4001]
     assert rows[1]["precision"] == 1.0 > rows[2]["precision"]
     assert rows[1]["distance"] < 0.03
@@ -73,5 +72,5 @@ def test_the_distance_by_hand_and_the_curve_on_the_truth_itself():
 
 def test_the_plot_is_written(tmp_path):
     row = dict(samples=10, distance=0.1, to=0.2, precision=1.0, facts=0.5, distinct=1.0, novel=0.1)
-    fidelity.plot([row, {**row, "samples": 20}], tmp_path / "plot.png")
+    fidelity.plot_curve([row, {**row, "samples": 20}], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,142 @@
+"""Simulated arms and broken evaluations: how often the verdict errs. `python -m benchmarks.speed.gate errors` prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from holdfast.core import records
+from holdfast.evaluation import stats, verdict
+from holdfast.params.gate import Gate
+from holdfast.params.whole import Params
+
+Suites = dict[str, dict[str, Any]]
+Sides = tuple[dict[str, pa.Table], dict[str, pa.Table]]  # items by suite: the base's, the arm's
+Damage = Callable[[Sides, np.random.Generator], None]
+
+
+def suites_of(params: Params) -> Suites:
+    """The suites of params.yaml, each with as many items as the pocket lab has."""
+    return {
+        name: {"role": suite.role, "chance": suite.chance, "items": params.pocket.items}
+        for name, suite in params.evaluate.suites.items()
+    }
+
+
+def simulate_verdicts(
+    params: Gate, suites: Suites, drop: float, changed: float, runs: int, damage: Damage | None = None, seed: int = 0
+) -> dict[str, float]:
+    """Part of `runs` simulated arms by verdict: each general suite truly drops by `drop` (0..1) above chance.
+
+    `changed`: the part of items whose outcome changes, lost and gained together. A domain gains what `params` wants.
+    `damage` breaks an evaluation after it was made. Exact about what it simulates: every general suite drops alike,
+    items are independent.
+    """
+    rng = np.random.default_rng(seed)
+    gain = params.min_domain_gain if any(suite["role"] == "domain" for suite in suites.values()) else -1
+    params = params.model_copy(update={"resamples": 400, "min_domain_gain": gain})
+    verdicts: list[str] = []
+    for _ in range(runs):
+        sides: Sides = ({}, {})
+        for name, suite in suites.items():
+            raw = drop * (1 - suite["chance"])
+            lost, gained = (max(changed, raw) + raw) / 2, (max(changed, raw) - raw) / 2
+            shares = [lost, gained, 0.66, 0.34 - lost - gained] if suite["role"] == "general" else [0, 0.4, 0, 0.6]
+            counts = rng.multinomial(suite["items"], shares)
+            outcomes: Any = (np.repeat([1.0, 0.0, 1.0, 0.0], counts), np.repeat([0.0, 1.0, 1.0, 0.0], counts))
+            for correct, side in zip(outcomes, sides, strict=True):
+                side[name] = answers(name, correct)
+        if damage:
+            damage(sides, rng)
+        base, tuned = (side.__getitem__ for side in sides)
+        verdicts.append(verdict.decide(params, suites, base, tuned, [])["verdict"])
+    return {word: verdicts.count(word) / runs for word in ("pass", "fail", "cannot-compare")}
+
+
+def answers(suite: str, correct: Any) -> pa.Table:
+    """One suite's items with these outcomes, as the gate reads them."""
+    ids = pa.array([f"{number:06d}" for number in range(len(correct))])
+    response = pc.if_else(pa.array(correct > 0.5), ids, "wrong")
+    texts = {"suite": [suite] * len(correct), "response": response, "correct": correct}
+    return pa.table(dict.fromkeys(("item_id", *stats.KEY), ids) | texts)
+
+
+def swap(table: pa.Table, column: str, values: Any) -> pa.Table:
+    return table.set_column(table.column_names.index(column), column, values)
+
+
+def answer_alike(side: int) -> Damage:
+    """One model (0 base, 1 arm) answers a suite with one and the same text; the marks stay as they were."""
+
+    def damage(sides: Sides, rng: np.random.Generator) -> None:
+        table = sides[side]["judging"]
+        sides[side]["judging"] = swap(table, "response", pa.array(["5"] * len(table)))
+
+    return damage
+
+
+def shuffle(column: str) -> Damage:
+    """Another order of ids, or of the hashes of prompts."""
+
+    def damage(sides: Sides, rng: np.random.Generator) -> None:
+        table = sides[1]["facts"]
+        sides[1]["facts"] = swap(table, column, table[column].take(pa.array(rng.permutation(len(table)))))
+
+    return damage
+
+
+def lose_suite(sides: Sides, rng: np.random.Generator) -> None:
+    sides[1]["facts"] = sides[1]["facts"].slice(0, 0)
+
+
+def guess(sides: Sides, rng: np.random.Generator) -> None:
+    """Both models guess in one suite of two choices: there is nothing to forget."""
+    for side in sides:
+        side["judging"] = answers("judging", (rng.random(len(side["judging"])) < 0.5).astype(float))
+
+
+BROKEN: dict[str, Damage] = {
+    "the arm gives one answer to a whole suite": answer_alike(1),
+    "the base gives one answer to a whole suite": answer_alike(0),
+    "a suite is missing": lose_suite,
+    "ids are shuffled": shuffle("item_id"),
+    "prompts are others": shuffle("prompt_hash"),
+    "the base guesses in a suite": guess,
+}
+
+
+def general_suites(suites: int, items: int) -> Suites:
+    return {f"suite{number:02d}": {"role": "general", "chance": 0.0, "items": items} for number in range(suites)}
+
+
+def write_evaluation(folder: Path, suites: int, items: int, seed: int) -> None:
+    """Writes items.parquet and settings.json of one model: `items` right-or-wrong items, evenly over the suites."""
+    rng, described = np.random.default_rng(seed), {}
+    schema = records.SCHEMAS["items"].with_metadata(
+        {"holdfast.schema": "items", "holdfast.version": str(records.VERSION)}
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(
+        folder / "items.parquet", schema, compression="zstd"
+    ) as file:  # millions would not fit at once
+        for suite, numbers in enumerate(np.array_split(np.arange(items), suites)):
+            name, number = f"suite{suite:02d}", pc.cast(pa.array(10**7 + numbers), pa.string())
+            right = pa.array(rng.random(len(numbers)) < 0.85)
+            columns = {"id": pc.binary_join_element_wise(name, number, "/"), "suite": [name] * len(numbers)}
+            columns |= {
+                key: pc.binary_join_element_wise("01234567", number, "-") for key in ("item_hash", "prompt_hash")
+            }
+            columns |= {"item_id": number, "target": number, "correct": pc.cast(right, pa.float64())}
+            columns["prompt"] = pc.binary_join_element_wise("How many are left? " * 20, number, " ")
+            answer = pc.binary_join_element_wise("so that makes " * 8, number, "")
+            columns["response"] = pc.if_else(right, answer, pc.binary_join_element_wise("wrong " * 20, number, ""))
+            file.write_table(pa.table(columns).select(schema.names).cast(schema), row_group_size=65_536)
+            described[name] = {"role": "general", "chance": 0.0, "metric": "exact_match", "items": len(numbers)}
+    settings = {"schema": 1, "model": folder.name, "engine": {"seed": 1}, "suites": described}
+    records.write_json(folder / "settings.json", settings)
