@@ -17,7 +17,9 @@ def main() -> None:
     if embedder not in models:
         models[embedder] = inspect_folder(embedder, params.models[embedder], folder, chats=False)
     base = models[params.base]
-    pre_query(manifest.tokenizer(base.folder()), f"base '{params.base}' ({base.source})")  # can it write user turns?
+    pre_query(
+        manifest.load_tokenizer(base.folder()), f"base '{params.base}' ({base.source})"
+    )  # can it write user turns?
 
     with records.replacing_folder(Path("models/manifest")) as manifests:
         for name in params.panel:

@@ -19,12 +19,12 @@ def main() -> None:
     base = manifest.load(Path("models/manifest/base.json"))
     items = suites.prompts(Evaluate.load(), Path("data/domain/test.parquet"))
 
-    screening.reject_unfit_rows(rows, RowChecker(params, manifest.tokenizer(base.folder()), base.name))
+    screening.reject_unfit_rows(rows, RowChecker(params, manifest.load_tokenizer(base.folder()), base.name))
     screening.reject_copies_and_overlap(rows, items, params)
     screening.reject_near_duplicates(rows, items, params)
     screening.require_enough_rows(rows, params.min_kept)
 
-    embed = embedder.load(manifest.load(Path("models/manifest/embedder.json")), params.batch)
+    embed = embedder.load_embedder(manifest.load(Path("models/manifest/embedder.json")), params.batch)
     clusters = clustering.cluster_by_meaning(rows, items, embed, params)
     screening.require_enough_rows(rows, params.min_kept)
 

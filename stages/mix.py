@@ -20,7 +20,7 @@ def main(arm: str) -> None:
     rows, rewritten = records.read("domain", Path("data/domain/train.parquet")), None
     if mix_config.targets == "rewritten":
         rows, rewritten = rewrite_answers(rows, base, params.rewrite)
-    tokenizer = manifest.tokenizer(base.folder())
+    tokenizer = manifest.load_tokenizer(base.folder())
     domain = mixture.domain_rows(tokenizer, rows)
     replay = []
     if share:

@@ -26,7 +26,7 @@ def main(arm: str) -> None:
     rows = records.read("domain", Path("data/domain/train.parquet"))
     if mix_config.targets == "rewritten":
         rows, _ = rewrite_answers(rows, base, mixing.rewrite)
-    tokenizer = manifest.tokenizer(base.folder())
+    tokenizer = manifest.load_tokenizer(base.folder())
     domain = mixture.domain_rows(tokenizer, rows)
     replay = mixture.replay_rows(tokenizer, records.read("replay", Path("data/replay/replay.parquet")))
     plan = pilot_plan.plan_pilot(params, mixing, tuning, arm, base, domain, replay)

@@ -14,7 +14,7 @@ from holdfast.reconstruction import corpora, drawing, prompt_files, user_turns
 def main() -> None:
     params, checks = Reconstruct.load(), RowChecks.load()
     base = manifest.load(Path("models/manifest/base.json"))
-    tokenizer = manifest.tokenizer(base.folder())
+    tokenizer = manifest.load_tokenizer(base.folder())
     query = user_turns.derive_pre_query(params, tokenizer, f"base ({base.source})")
     system_prompts = prompt_files.read_system_prompts(params)
     prompts = prompt_files.read_corpora(params)

@@ -28,7 +28,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny") / "base"
     make_tokenizer(folder)
-    tokenizer = manifest.tokenizer(folder)
+    tokenizer = manifest.load_tokenizer(folder)
     torch.manual_seed(0)
     ends = dict(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     config = LlamaConfig(
@@ -54,7 +54,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tokenizer(tiny: Path) -> Any:
     """A fresh copy of the tiny model's tokenizer: a test may replace its template."""
-    return manifest.tokenizer(tiny)
+    return manifest.load_tokenizer(tiny)
 
 
 @pytest.fixture

@@ -70,10 +70,10 @@ def planted(rng: random.Random) -> tuple[dict[str, str], list[str]]:
 def reject(raw: pa.Table, items: dict[str, list[str]], base: manifest.Manifest, params: Curate) -> set[str]:
     """Ids of the rows that the steps of stages/curate.py reject."""
     checked = screening.ScreenedRows(raw)
-    screening.reject_unfit_rows(checked, RowChecker(params, manifest.tokenizer(base.folder()), base.name))
+    screening.reject_unfit_rows(checked, RowChecker(params, manifest.load_tokenizer(base.folder()), base.name))
     screening.reject_copies_and_overlap(checked, items, params)
     screening.reject_near_duplicates(checked, items, params)
-    clustering.cluster_by_meaning(checked, items, embedder.load(base, params.batch), params)
+    clustering.cluster_by_meaning(checked, items, embedder.load_embedder(base, params.batch), params)
     return {checked.ids[row] for row in checked.faults}
 
 

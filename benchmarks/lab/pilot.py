@@ -41,7 +41,7 @@ def general(scores: dict[str, float], asked: Evaluate) -> float:
 
 def main() -> None:
     entry = manifest.load(Path("models/manifest/base.json").resolve())
-    tokenizer, mixing, tuning = manifest.tokenizer(entry.folder()), Mix.load(), Finetune.load()
+    tokenizer, mixing, tuning = manifest.load_tokenizer(entry.folder()), Mix.load(), Finetune.load()
     asked = Evaluate.load().model_copy(update={"tasks": "data/pocket/development", "domain_test": "off"})
     rows = {
         "replay": mixture.replay_rows(tokenizer, records.read("replay", Path("data/replay/replay.parquet"))),

@@ -80,7 +80,7 @@ def cpu(who: int) -> float:
 def train_arms(part: float, scratch: Path) -> dict[str, tuple[float, float]]:
     """Arm -> (operations, CPU seconds) of training on its whole mixture."""
     mixing, tuning, entry = Mix.load(), Finetune.load(), manifest.load(MANIFESTS / "base.json")
-    tokenizer, found = manifest.tokenizer(entry.folder()), {}
+    tokenizer, found = manifest.load_tokenizer(entry.folder()), {}
     domain = mixture.domain_rows(tokenizer, records.read("domain", Path("data/domain/train.parquet")))
     for name, (mixed, arm_config, source) in arms().items():
         replayed = []

@@ -128,7 +128,7 @@ def curate(folder: Path, items: list[str]) -> None:
     rows = clocked(screening.ScreenedRows, records.read_table("instructions_raw", folder / "raw.parquet"))
     base = inspect_model("base", Model(path="base"), ROOT / "models" / "pocket")
     by_suite = suites.prompts(write_suite(folder / "suites", items), folder / "none")
-    checker = RowChecker(params, manifest.tokenizer(base.folder()), base.name)
+    checker = RowChecker(params, manifest.load_tokenizer(base.folder()), base.name)
 
     clocked(screening.reject_unfit_rows, rows, checker)
     clocked(screening.reject_copies_and_overlap, rows, by_suite, params)

@@ -73,7 +73,7 @@ def model(size: Size, folder: Path) -> manifest.Manifest:
         tie_word_embeddings=True, bos_token_id=None, eos_token_id=1, pad_token_id=0, dtype=torch.bfloat16,
     )  # fmt: skip
     transformers.Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    manifest.tokenizer(ROOT / "models" / "pocket" / "base").save_pretrained(folder)
+    manifest.load_tokenizer(ROOT / "models" / "pocket" / "base").save_pretrained(folder)
     entry = inspect_model("base", Model(path=folder.name), folder.parent)
     manifest.save(entry, folder.parent / "base.json")
     return entry
@@ -91,7 +91,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def matrix_rate(n: int) -> float:
     """Operations per second of bf16 products of n x n matrices, the best of 20."""
-    a, b = (torch.randn(n, n, dtype=torch.bfloat16, device=manifest.device()) for _ in range(2))
+    a, b = (torch.randn(n, n, dtype=torch.bfloat16, device=manifest.find_device()) for _ in range(2))
     return 2 * n**3 / min(seconds(lambda: a @ b) for _ in range(20))
 
 
@@ -141,7 +141,7 @@ def training(
     entry: manifest.Manifest, folder: Path, size: Size, arm: dict[str, Any], micro: int, compiled: bool
 ) -> Found:
     """(tokens trained on per second, model FLOPs per second, GiB) of `finetune` on all weights."""
-    tokenizer = manifest.tokenizer(entry.folder())
+    tokenizer = manifest.load_tokenizer(entry.folder())
     each = len(encoding.tokenise(tokenizer, " 7" * 100)) / 100
     answer = " 7" * int((size.length - 32) / each)
     messages = [{"role": "user", "content": "Go on."}, {"role": "assistant", "content": answer}]

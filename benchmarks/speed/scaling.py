@@ -49,7 +49,7 @@ def measure(stage: str, model: str, rows: int, workers: int, attention: str, nod
         "reconstruct": lambda: (
             partial(
                 user_turns.sample_shard, params=Reconstruct(samples=rows, max_tokens=96), base=entry,
-                query=encoding.pre_query(manifest.tokenizer(entry.folder()), model), system_prompts=[],
+                query=encoding.pre_query(manifest.load_tokenizer(entry.folder()), model), system_prompts=[],
             ),
             list(range(rows)),
         ),
@@ -66,10 +66,10 @@ def measure(stage: str, model: str, rows: int, workers: int, attention: str, nod
         ),
     }[stage]()  # fmt: skip
     if attention != "-":
-        registry.load(entry, 256).model.set_attn_implementation(attention)  # type: ignore[attr-defined]
-    cache.WORTH = 0 if workers > 1 else cache.WORTH
+        registry.load_engine(entry, 256).model.set_attn_implementation(attention)  # type: ignore[attr-defined]
+    cache.MIN_ROWS_FOR_WORKERS = 0 if workers > 1 else cache.MIN_ROWS_FOR_WORKERS
     began = time.perf_counter()
-    found = cache.shards(stage, payload, 512, [], work, workers=registry.spread(entry) if nodes else workers)
+    found = cache.run_shards(stage, payload, 512, [], work, workers=registry.choose_spread(entry) if nodes else workers)
     seconds = time.perf_counter() - began
     assert len(found) == rows
     largest = [resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

@@ -89,7 +89,7 @@ def main(count: int) -> None:
     from holdfast.core import manifest, records
 
     rows = records.read("mix", MIXTURE)[:count]
-    tokenizer = manifest.tokenizer(ROOT / manifest.load(MANIFEST).source)
+    tokenizer = manifest.load_tokenizer(ROOT / manifest.load(MANIFEST).source)
     tokens = sum(len(encoding.encode(tokenizer, row["messages"])[0]) for row in rows)
     best: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:

@@ -110,7 +110,7 @@ def train_cell(arm_config: dict[str, Any], seed: int, study: dict[str, Any]) -> 
     arm = Arm(**{key: arm_config[key] for key in Arm.model_fields if key in arm_config})
     tuning = Finetune.load().model_copy(update={"arms": {"cell": arm}, "seed": seed})
     base, share, epochs = manifest.load(BASE), arm_config["share"], arm_config.get("epochs", study["epochs"])
-    tokenizer, data = manifest.tokenizer(base.folder()), SCRATCH / arm_config["replay"] if share else ROOT / "data"
+    tokenizer, data = manifest.load_tokenizer(base.folder()), SCRATCH / arm_config["replay"] if share else ROOT / "data"
     domain = mixture.domain_rows(tokenizer, records.read("domain", data / "domain/train.parquet"))
     replayed = records.read("replay", data / "replay/replay.parquet") if share else []
     replayed = mixture.replay_rows(tokenizer, replayed)

@@ -16,10 +16,10 @@ from holdfast.chat.templates import (
     SENTINEL,
     Messages,
     TurnEnd,
-    either,
+    alternatives,
+    find_turn_end,
     shared_start,
     template_of,
-    turn_end,
     turns,
 )
 from holdfast.core.errors import UserError, first_line
@@ -111,7 +111,7 @@ def pre_query(tokenizer: PreTrainedTokenizerBase, where: object, before: Sequenc
             do="use a model whose template marks the user's turn",
         )
     # A turn ends with a control token, or with ordinary characters (" [/INST]", "\nASSISTANT:"): then by their text.
-    control = re.search(either(special_strings(tokenizer)), suffix)
+    control = re.search(alternatives(special_strings(tokenizer)), suffix)
     written = suffix[: control.start()] if control else suffix
     strings = [] if not written.strip() else [end_of_text(tokenizer, written)]
     ends = tokenise(tokenizer, control[0])[-1:] if control and not strings else []
@@ -145,7 +145,7 @@ def with_eos(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int
 
 
 def assistant_end(tokenizer: PreTrainedTokenizerBase) -> TurnEnd:
-    return turn_end(template_of(tokenizer), tuple(special_strings(tokenizer)), tokenizer.eos_token)
+    return find_turn_end(template_of(tokenizer), tuple(special_strings(tokenizer)), tokenizer.eos_token)
 
 
 def assistant_stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -159,7 +159,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[i
     return tokenise(tokenizer, render(tokenizer, messages, respond=True))
 
 
-def conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[str, list[tuple[int, int]]]:
+def render_conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[str, list[tuple[int, int]]]:
     """(text, spans) of a finished conversation: where in the text the assistant's turns lie, with what ends them.
 
     No {% generation %} markers are needed: what changes when the assistant's text is replaced by a sentinel is the
@@ -201,7 +201,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[list
 
     Raises ValueError if the template does not show the assistant's text (see `conversation`).
     """
-    text, spans = conversation(tokenizer, messages)
+    text, spans = render_conversation(tokenizer, messages)
     encoded: Any = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     mask = [0] * len(ids)

@@ -2,7 +2,7 @@
 
 holdfast template models/pocket/base        (or a jinja file; --json for programs)
 
-A template is a program of somebody else. It runs in transformers' immutable sandbox, and here also in a child process
+A template is a third-party program. It runs in transformers' immutable sandbox, and here also in a child process
 with a limit on time and memory, because the sandbox bounds neither.
 """
 
@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.chat import encoding, templates
-from holdfast.chat.template_facts import SHAPED, beginning, named, switches, system, thoughts
+from holdfast.chat.template_facts import (
+    SHAPED,
+    describe_beginning,
+    describe_system_turn,
+    describe_thoughts,
+    find_switches,
+    name_tokens,
+)
 from holdfast.core import manifest
 from holdfast.core.errors import UserError, first_line
 
@@ -33,7 +40,7 @@ TALK = templates.turns("delta yes omega", "yes 🙂 sigma", "lambda then naïve 
 USERS = ("delta", "omega", "lambda", "then")  # words of the user's that no answer holds
 
 
-def inspect(tokenizer: PreTrainedTokenizerBase, where: str, level: str = "tokens") -> dict[str, Any]:
+def inspect_template(tokenizer: PreTrainedTokenizerBase, where: str, level: str = "tokens") -> dict[str, Any]:
     """Everything `holdfast template` prints, as plain JSON values.
 
     Raises UserError if the template cannot render a user turn (see `chat.pre_query`).
@@ -46,7 +53,7 @@ def inspect(tokenizer: PreTrainedTokenizerBase, where: str, level: str = "tokens
             do=f"use a template that writes at most {LONGEST:,}",
         )
     template = templates.template_of(tokenizer)
-    how = templates.dialect(template)
+    how = templates.find_dialect(template)
     checks = self_test(tokenizer, query)
     try:
         stops, end = encoding.assistant_stop_ids(tokenizer), encoding.assistant_end(tokenizer)
@@ -60,18 +67,18 @@ def inspect(tokenizer: PreTrainedTokenizerBase, where: str, level: str = "tokens
         "prefix": query.prefix,
         "prefix_ids": query.prefix_ids,
         "suffix": query.suffix,
-        "user_stop": named(tokenizer, query.stop_ids),
+        "user_stop": name_tokens(tokenizer, query.stop_ids),
         "user_stop_strings": query.stop_strings,
         "assistant_end": last + added,
         "assistant_end_written_by": " and ".join(writers) or "nobody",
-        "assistant_stop": named(tokenizer, stops),
-        "bos": beginning(tokenizer, query),
-        "system": system(template, how, query),
+        "assistant_stop": name_tokens(tokenizer, stops),
+        "bos": describe_beginning(tokenizer, query),
+        "system": describe_system_turn(template, how, query),
         "content": "parts" if how.parts else "text",
         "tools": "an empty list" if how.listed else "none",
         "generation_prompt": how.prompt,
-        "thoughts": thoughts(template, query),
-        "switches": switches(template, query),
+        "thoughts": describe_thoughts(template, query),
+        "switches": find_switches(template, query),
         "generation_markers": bool(re.search(r"{%-?\s*generation\s*-?%}", template.source)),
         "date": templates.STOPPED_CLOCK in template.source,
         "checks": checks,
@@ -136,7 +143,7 @@ def self_test(tokenizer: PreTrainedTokenizerBase, query: encoding.PreQuery) -> l
     unmasked = decoded(rest)
     check("mask: leaves nothing of the assistant's out", not any(w in unmasked for w in ("sigma", "kappa")))
     last = [run for run in runs if run][-1:]
-    check("EOS: the token that ends the last turn bears loss", bool(last) and last[0][-1] in stops)
+    check("EOS: the token that ends the last turn is trained on", bool(last) and last[0][-1] in stops)
     return results
 
 
@@ -177,17 +184,17 @@ def stand_in(file: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def examine(source: str) -> dict[str, Any]:
+def examine_source(source: str) -> dict[str, Any]:
     """Inspects a model folder or a jinja file in this process."""
     path = Path(source)
     if path.is_dir():
-        return inspect(manifest.tokenizer(path), source)
+        return inspect_template(manifest.load_tokenizer(path), source)
     if path.is_file():
-        return inspect(stand_in(path), source, "text")
+        return inspect_template(stand_in(path), source, "text")
     raise UserError("no such folder or file", where=source, do="give a model folder or a jinja file")
 
 
-def guarded(source: str, seconds: int = SECONDS) -> dict[str, Any]:
+def examine_guarded(source: str, seconds: int = SECONDS) -> dict[str, Any]:
     """`examine` in a child process that is stopped when it takes too long or too much memory."""
     command = [sys.executable, "-P", "-m", "holdfast.chat.template_check", source, str(seconds)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
@@ -211,7 +218,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[2]), int(sys.argv[2])))
     try:
-        found = examine(sys.argv[1])
+        found = examine_source(sys.argv[1])
     except UserError as error:
         found = {"error": {"what": error.what, "where": error.where, "do": error.do}}
     print(json.dumps(found))

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 SHAPED = re.compile(r"<[^<>\s]{1,48}>|\[[^\[\]\s]{1,48}\]")  # how control tokens look, where no tokenizer tells
 
 
-def named(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[dict[str, Any]]:
+def name_tokens(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[dict[str, Any]]:
     return [{"id": i, "token": str(tokenizer.convert_ids_to_tokens(i))} for i in ids]
 
 
-def beginning(tokenizer: PreTrainedTokenizerBase, query: encoding.PreQuery) -> dict[str, Any]:
+def describe_beginning(tokenizer: PreTrainedTokenizerBase, query: encoding.PreQuery) -> dict[str, Any]:
     """Who writes the token that begins a sequence: the template, the tokenizer, both (then it must not be doubled)."""
     token, bos = tokenizer.bos_token, tokenizer.bos_token_id
     ids: list[int] = tokenizer("a")["input_ids"]  # type: ignore[assignment]
@@ -29,7 +29,9 @@ def beginning(tokenizer: PreTrainedTokenizerBase, query: encoding.PreQuery) -> d
     }
 
 
-def system(template: templates.Template, how: templates.Dialect, query: encoding.PreQuery) -> dict[str, Any]:
+def describe_system_turn(
+    template: templates.Template, how: templates.Dialect, query: encoding.PreQuery
+) -> dict[str, Any]:
     """Whether a system turn is understood, and whether one is there unasked: text before the first user turn's header.
 
     A header is what comes back before a second user turn. A built-in turn may be empty: then the words that introduce
@@ -62,9 +64,9 @@ def system(template: templates.Template, how: templates.Dialect, query: encoding
     }
 
 
-def thoughts(template: templates.Template, query: encoding.PreQuery) -> dict[str, Any] | None:
+def describe_thoughts(template: templates.Template, query: encoding.PreQuery) -> dict[str, Any] | None:
     """What becomes of an assistant's thoughts (message field reasoning_content), None if the template shows none."""
-    thought, how = templates.THOUGHT, templates.dialect(template)
+    thought, how = templates.THOUGHT, templates.find_dialect(template)
 
     def shown(*messages: dict[str, str]) -> str:
         try:
@@ -92,7 +94,7 @@ def thoughts(template: templates.Template, query: encoding.PreQuery) -> dict[str
     }
 
 
-def switches(template: templates.Template, query: encoding.PreQuery) -> list[dict[str, Any]]:
+def find_switches(template: templates.Template, query: encoding.PreQuery) -> list[dict[str, Any]]:
     """Variables of the template that change the prompt when they are true or false, enable_thinking for example."""
     from jinja2 import meta
     from jinja2.sandbox import ImmutableSandboxedEnvironment

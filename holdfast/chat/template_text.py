@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def readable(found: dict[str, Any]) -> str:
+def format_findings(found: dict[str, Any]) -> str:
     """The findings for people: one per line; what a template or tokenizer wrote is shown quoted."""
 
     def tokens(entries: list[dict[str, Any]]) -> list[str]:

@@ -1,6 +1,6 @@
 """How a chat template wants to be spoken to, and how it ends a turn: found by rendering probes.
 
-Nothing here knows a model family. A template is a program of somebody else; it runs in transformers' immutable sandbox,
+Nothing here knows a model family. A template is a third-party program; it runs in transformers' immutable sandbox,
 with a clock that stands still.
 """
 
@@ -69,7 +69,7 @@ class Template:
 
     def render(self, messages: Messages, *, respond: bool, **more: Any) -> str:
         """The conversation as text, asked for in the way that this template understands."""
-        how = dialect(self)
+        how = find_dialect(self)
         if not how.system and len(messages) > 1 and messages[0]["role"] == "system" and messages[1]["role"] == "user":
             both = f"{messages[0]['content']}\n\n{messages[1]['content']}"  # as templates do that know a system text
             messages = [{**messages[1], "content": both}, *messages[2:]]
@@ -107,13 +107,13 @@ def shared_start(one: str, other: str) -> str:
     return os.path.commonprefix([one, other])  # noqa: RUF071  (texts, not paths)
 
 
-def either(strings: Sequence[str]) -> str:
+def alternatives(strings: Sequence[str]) -> str:
     """A regular expression that finds any of the strings, longest first; nothing if there are none."""
     return "|".join(map(re.escape, strings)) or r"(?!)"
 
 
 @lru_cache(maxsize=256)
-def dialect(template: Template) -> Dialect:
+def find_dialect(template: Template) -> Dialect:
     """Tries plain strings, lists of parts and an empty list of tools. Raises what the template raises on every try."""
 
     def show(how: Dialect, messages: Messages, respond: bool) -> str:
@@ -125,7 +125,7 @@ def dialect(template: Template) -> Dialect:
         how = Dialect(parts, listed)
         try:
             once = show(how, turns(SENTINEL), True).count(SENTINEL) == 1
-        except Exception as error:  # a template is a program of somebody else: it may raise anything
+        except Exception as error:  # a template is a third-party program: it may raise anything
             errors.append(error)
             continue
         try:
@@ -174,7 +174,7 @@ class TurnEnd:
 
 
 @lru_cache(maxsize=256)
-def turn_end(template: Template, special: tuple[str, ...], eos: str | None) -> TurnEnd:
+def find_turn_end(template: Template, special: tuple[str, ...], eos: str | None) -> TurnEnd:
     """Found by comparing what follows the assistant's text at the end of a conversation and before a user's turn."""
     prompt = template.render(turns(SENTINEL), respond=True)
     whole = template.render(turns(SENTINEL, ANSWER), respond=False)
@@ -184,7 +184,7 @@ def turn_end(template: Template, special: tuple[str, ...], eos: str | None) -> T
         inner = longer.partition(ANSWER)[2].partition(NEXT)[0] if NEXT in longer else ""
     except Exception:  # one turn is all that some templates know
         inner = after
-    control, suffix = re.compile(either(special)), prompt.partition(SENTINEL)[2]
+    control, suffix = re.compile(alternatives(special)), prompt.partition(SENTINEL)[2]
     head = re.compile(rf"\s*(?:{control.pattern})")
 
     def first(text: str) -> str:

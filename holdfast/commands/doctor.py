@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from holdfast.core import manifest
-from holdfast.core.errors import UserError
+from holdfast.core.errors import UserError, first_line
 from holdfast.params.models import Model
 from holdfast.params.whole import Params
 from holdfast.planning import machine, shapes
@@ -27,53 +27,54 @@ def main(as_json: bool = False) -> int:
     settings: Params | None = None
     try:
         settings = Params.load()
-        found = [(OK, "params.yaml: valid")]
+        results = [(OK, "params.yaml: valid")]
     except UserError as error:
-        found = [(NEEDED, f"{error.where}: {error.what}; {error.do}")]
+        results = [(NEEDED, f"{error.where}: {error.what}; {error.do}")]
     checks: list[tuple[str, Callable[[], Iterator[Line]]]] = [
         ("python", machine.check_python),
         ("device", machine.check_device),
         ("dvc", machine.check_remote),
     ]
     if settings:
-        given = settings
+        params = settings  # so that the checks hold what cannot be None
         checks += [
-            ("files", lambda: files(given)),
-            ("memory", lambda: machine.check_memory(given)),
-            ("disk", lambda: machine.check_disk(given)),
-            ("suites", lambda: suites(given)),
+            ("files", lambda: files(params)),
+            ("memory", lambda: machine.check_memory(params)),
+            ("disk", lambda: machine.check_disk(params)),
+            ("suites", lambda: suites(params)),
         ]
-        checks += [(name, lambda name=name: model(name, given)) for name in given.panel if name in given.models]
-    for line in found if not as_json else ():
+        checks += [(name, lambda name=name: model(name, params)) for name in params.panel if name in params.models]
+    for line in results if not as_json else ():
         print(*line)
     for name, check in checks:
         try:
             lines = list(check())
         except Exception as error:  # whatever is broken here, the other lines still help
-            first = (str(error).splitlines() or [""])[0][:160]
-            lines = [(NEEDED, f"{name}: cannot be looked at ({type(error).__name__}: {first})")]
+            lines = [(NEEDED, f"{name}: cannot be checked ({type(error).__name__}: {first_line(error)})")]
         for line in lines if not as_json else ():
             print(*line, flush=True)
-        found += lines
-    missing = sum(mark == NEEDED for mark, _ in found)
+        results += lines
+    missing = sum(mark == NEEDED for mark, _ in results)
     if as_json:
         states = {OK: "ok", NOTE: "note", NEEDED: "needed"}
-        print(json.dumps([{"state": states[mark], "text": text} for mark, text in found], indent=2, ensure_ascii=False))
+        print(
+            json.dumps([{"state": states[mark], "text": text} for mark, text in results], indent=2, ensure_ascii=False)
+        )
         return 1 if missing else 0
-    print(f"{missing} of {len(found)} lines need something" if missing else "all that params.yaml needs is here")
+    print(f"{missing} of {len(results)} lines need something" if missing else "all that params.yaml needs is here")
     return 1 if missing else 0
 
 
-def files(given: Params) -> Iterator[Line]:
+def files(params: Params) -> Iterator[Line]:
     """What the DAG reads before any stage has run."""
-    folder = Path(given.ingest.folder)
+    folder = Path(params.ingest.folder)
     wanted = {
-        "model_folder": Path(given.model_folder),
+        "model_folder": Path(params.model_folder),
         "ingest.folder": folder,
-        "evaluate.tasks": Path(given.evaluate.tasks),
-        "judge.rubric": Path(given.judge.rubric),
+        "evaluate.tasks": Path(params.evaluate.tasks),
+        "judge.rubric": Path(params.judge.rubric),
     }
-    for key, source in (("ingest.train", given.ingest.train), ("ingest.test", given.ingest.test)):
+    for key, source in (("ingest.train", params.ingest.train), ("ingest.test", params.ingest.test)):
         if source and source.path:
             wanted[key] = folder / source.path
     for key, path in wanted.items():
@@ -83,11 +84,11 @@ def files(given: Params) -> Iterator[Line]:
         yield OK, f"files: {', '.join(sorted({str(path) for path in wanted.values()}))}"
 
 
-def suites(given: Params) -> Iterator[Line]:
-    local = {file.stem for file in Path(given.evaluate.tasks).rglob("*.yaml")}
-    far = [name for name in given.evaluate.suites if name not in local]
+def suites(params: Params) -> Iterator[Line]:
+    local = {file.stem for file in Path(params.evaluate.tasks).rglob("*.yaml")}
+    far = [name for name in params.evaluate.suites if name not in local]
     if not far:
-        yield OK, f"suites: all {len(given.evaluate.suites)} lie in {given.evaluate.tasks}"
+        yield OK, f"suites: all {len(params.evaluate.suites)} lie in {params.evaluate.tasks}"
     elif offline():
         yield NOTE, f"suites: {len(far)} come with lm-eval, whose data must be in the cache: HF_HUB_OFFLINE is set"
     else:
@@ -95,29 +96,29 @@ def suites(given: Params) -> Iterator[Line]:
             NOTE,
             f"suites: {len(far)} come with lm-eval and download their data on first use ({', '.join(far[:3])} ...)",
         )
-    if given.evaluate.backend == "vllm" and importlib.util.find_spec("vllm") is None:
+    if params.evaluate.backend == "vllm" and importlib.util.find_spec("vllm") is None:
         yield NEEDED, "evaluate.backend is vllm, which is not installed: pip install vllm, or set it to transformers"
 
 
-def model(name: str, given: Params) -> Iterator[Line]:
+def model(name: str, params: Params) -> Iterator[Line]:
     """The files of a panel member, and its endpoint."""
-    entry, folder = given.models[name], Path(given.model_folder)
-    here = shapes.find_folder(entry, folder)
-    if entry.path is not None:
+    source, folder = params.models[name], Path(params.model_folder)
+    here = shapes.find_folder(source, folder)
+    if source.path is not None:
         whole = here is not None and (here / "config.json").is_file() and list(here.glob("*.safetensors"))
         lack = (
             f"model {name}: {here} has no config.json and *.safetensors; put the model there, or correct models.{name}"
         )
         yield (OK, f"model {name}: {here}") if whole else (NEEDED, lack)
         here = here if whole else None
-    elif entry.hub is not None:
-        yield hub(name, entry, here)
-    if entry.endpoint is not None:
-        yield endpoint(name, entry, here)
-    if entry.vllm is not None:
-        yield vllm(name, entry)
-    if entry.ray is not None:
-        yield ray(name, entry)
+    elif source.hub is not None:
+        yield hub(name, source, here)
+    if source.endpoint is not None:
+        yield endpoint(name, source, here)
+    if source.vllm is not None:
+        yield vllm(name, source)
+    if source.ray is not None:
+        yield ray(name, source)
 
 
 def offline() -> bool:
@@ -126,9 +127,9 @@ def offline() -> bool:
     return is_offline_mode()
 
 
-def hub(name: str, entry: Model, here: Path | None) -> Line:
+def hub(name: str, source: Model, here: Path | None) -> Line:
     """Is the pinned snapshot in the cache; if not, would the hub give it to us?"""
-    where = f"model {name}: {entry.hub}@{(entry.revision or '')[:12]}"
+    where = f"model {name}: {source.hub}@{(source.revision or '')[:12]}"
     if here is not None and list(here.glob("*.safetensors")):
         return OK, f"{where} is in the hub's cache"
     if offline():
@@ -140,7 +141,7 @@ def hub(name: str, entry: Model, here: Path | None) -> Line:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        HfApi().model_info(entry.hub or "", revision=entry.revision, timeout=PATIENCE)
+        HfApi().model_info(source.hub or "", revision=source.revision, timeout=PATIENCE)
     except GatedRepoError:
         return NEEDED, f"{where}: the hub asks for permission; accept the licence on the model's page and set HF_TOKEN"
     except RevisionNotFoundError:
@@ -155,53 +156,53 @@ def hub(name: str, entry: Model, here: Path | None) -> Line:
     return OK, f"{where}: the hub has it; acquire downloads it"
 
 
-def vllm(name: str, entry: Model) -> Line:
-    assert entry.vllm is not None
+def vllm(name: str, source: Model) -> Line:
+    assert source.vllm is not None
     if importlib.util.find_spec("vllm") is None:
         return NEEDED, f"model {name}: vLLM is not installed; docs/engines.md says how, or remove 'vllm' from its entry"
     import torch
 
-    wanted, found = entry.vllm.tensor_parallel_size, torch.accelerator.device_count()
-    if entry.ray is None and found < wanted:
-        return NOTE if found == 0 else NEEDED, f"model {name}: vLLM is to use {wanted} GPUs, and {found} are here"
+    wanted, devices = source.vllm.tensor_parallel_size, torch.accelerator.device_count()
+    if source.ray is None and devices < wanted:
+        return NOTE if devices == 0 else NEEDED, f"model {name}: vLLM is to use {wanted} GPUs, and {devices} are here"
     return OK, f"model {name}: vLLM on {wanted} GPUs"
 
 
-def ray(name: str, entry: Model) -> Line:
+def ray(name: str, source: Model) -> Line:
     """Does the cluster answer, and can it hold an actor?"""
     from holdfast.engines import ray as cluster
 
-    assert entry.ray is not None
-    how = manifest.Ray(**entry.ray.model_dump())
+    assert source.ray is not None
+    cluster_params = manifest.Ray(**source.ray.model_dump())
     try:
-        module = cluster.connected(how, f"model {name}")
+        module = cluster.connect(cluster_params, f"model {name}")
     except UserError as error:
         return NEEDED, f"{error.where}: {error.what}; {error.do}"
     nodes = sum(node["Alive"] for node in module.nodes())
     module.shutdown()
-    return OK, f"model {name}: {how.actors} actors on a Ray cluster of {nodes} nodes"
+    return OK, f"model {name}: {cluster_params.actors} actors on a Ray cluster of {nodes} nodes"
 
 
-def endpoint(name: str, entry: Model, folder: Path | None) -> Line:
+def endpoint(name: str, source: Model, folder: Path | None) -> Line:
     from holdfast.engines import openai
 
-    common = {key: getattr(entry, key) for key in ("api_key_env", "concurrency", "max_requests", "max_tokens")}
-    asked = manifest.Endpoint(
-        url=(entry.endpoint or "").rstrip("/"),
-        model=entry.model or "",
+    common = {key: getattr(source, key) for key in ("api_key_env", "concurrency", "max_requests", "max_tokens")}
+    untried = manifest.Endpoint(
+        url=(source.endpoint or "").rstrip("/"),
+        model=source.model or "",
         served="",
         refuses=[],
         token_prompts=False,
         top_logprobs=0,
-        timeout=min(entry.timeout, PATIENCE),
+        timeout=min(source.timeout, PATIENCE),
         retries=0,
         **common,
     )
     try:
-        can, context = openai.probe(name, asked, folder)
+        can, context = openai.probe_endpoint(name, untried, folder)
     except UserError as error:
         return NEEDED, f"endpoint {error.where}: {error.what}; {error.do.partition(';')[0]}"
-    own = entry.path or entry.hub
+    own = source.path or source.hub
     raw = (
         "raw completions" if folder else "chat; raw completions are tried once the tokenizer is here" if own else "chat"
     )
@@ -211,4 +212,4 @@ def endpoint(name: str, entry: Model, folder: Path | None) -> Line:
         else "no log-probabilities (scores come from the text)"
     )
     length = f", context {context:,}" if context else ""
-    return OK, f"endpoint {name}: {asked.url} answers as '{can.served or can.model}': {raw}, {scores}{length}"
+    return OK, f"endpoint {name}: {untried.url} answers as '{can.served or can.model}': {raw}, {scores}{length}"

@@ -78,8 +78,8 @@ def explain_field(name: str, rows: list[Row]) -> None:
 
 
 def matches(pattern: str, name: str) -> bool:
-    parts, given = pattern.split("."), name.split(".")
-    return len(parts) == len(given) and all(p in ("NAME", g) for p, g in zip(parts, given, strict=True))
+    parts, names = pattern.split("."), name.split(".")
+    return len(parts) == len(names) and all(p in ("NAME", g) for p, g in zip(parts, names, strict=True))
 
 
 def fields(section: str) -> Iterator[Row]:
@@ -132,16 +132,16 @@ def in_words(annotation: Any) -> str:
 
 
 def range_of(constraint: Any) -> str:
-    found = [
+    words = [
         words.format(f"{value:,.10g}")
         for key, words in BOUNDS.items()
         if (value := getattr(constraint, key, None)) is not None
     ]
     for part in getattr(constraint, "metadata", ()):
-        found += [text] if (text := range_of(part)) else []
+        words += [text] if (text := range_of(part)) else []
     if (least := getattr(constraint, "min_length", None)) is not None:
-        found.append(f"(at least {least})")
-    return " ".join(found)
+        words.append(f"(at least {least})")
+    return " ".join(words)
 
 
 def as_text(value: Any) -> str:
@@ -179,10 +179,10 @@ def outputs(body: dict[str, Any]) -> list[str]:
 
 
 def parameters(body: dict[str, Any]) -> list[str]:
-    found: list[str] = []
+    words: list[str] = []
     for one in body.get("params", []):
-        found += [key for keys in one.values() for key in keys] if isinstance(one, dict) else [one]
-    return found
+        words += [key for keys in one.values() for key in keys] if isinstance(one, dict) else [one]
+    return words
 
 
 def pattern(text: str) -> str:

@@ -132,8 +132,8 @@ def write_project(
     files = {name: content for name, content in pipeline.items() if name not in edited}
     files[PARAMS.as_posix()] = start.params.encode()
     hashes = {name: scaffold.digest(content) for name, content in files.items()}
-    kept = {name: before.files[name] for name in edited} if before else {}
-    project = scaffold.Project(scaffold.version(), base is None, ci, dict(sorted((hashes | kept).items())))
+    unchanged = {name: before.files[name] for name in edited} if before else {}
+    project = scaffold.Project(scaffold.version(), base is None, ci, dict(sorted((hashes | unchanged).items())))
     files |= scaffold.with_record(project, pipeline)
     for path, content in profiles.OWN.items():
         if path.parent.as_posix() in start.params and not path.exists():
@@ -176,17 +176,17 @@ def find_dvc_root(git_root: Path) -> Path | None:
 
 def start_git_and_dvc(git_root: Path | None) -> list[str]:
     """Runs `git init` and `dvc init` where there is neither; says so. Raises UserError where one fails."""
-    said = []
+    started = []
     if git_root is None:
         call("git", "init", "--quiet")
         git_root = Path.cwd()
-        said.append("a git repository (git init)")
+        started.append("a git repository (git init)")
     if find_dvc_root(git_root) is None:
         below = git_root.resolve() != Path.cwd().resolve()
         call(sys.executable, "-m", "dvc", "init", "--quiet", *(["--subdir"] if below else []))
         call(sys.executable, "-m", "dvc", "config", "core.analytics", "false")
-        said.append("a DVC project (dvc init" + (" --subdir)" if below else ")"))
-    return said
+        started.append("a DVC project (dvc init" + (" --subdir)" if below else ")"))
+    return started
 
 
 def call(*command: str) -> None:
@@ -268,7 +268,7 @@ def tailor_start(base: str, domain: Path, test: Path | None, revision: str | Non
     if shape is None:
         what, do = "its size is not known here", "download it, and give its folder"
         raise UserError(what, where=base, do=do)
-    tokenizer = manifest.tokenizer(place) if place else None
+    tokenizer = manifest.load_tokenizer(place) if place else None
     if tokenizer is not None and not tokenizer.chat_template:
         do = "use a chat (instruct) model, or put its chat_template.jinja beside the tokenizer"
         raise UserError("the model has no chat template", where=base, do=do)
@@ -374,7 +374,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def describe(
-    found: survey.Survey,
+    data: survey.Survey,
     test: survey.Survey | None,
     base: str,
     shape: shapes.Shape,
@@ -395,16 +395,16 @@ def describe(
         f"base     {Path(base).name}: {shape.parameters / 1e6:,.1f} M parameters, context {shape.context:,}; profile '{name}'"
     )
     lines.append(
-        f"data     {found.rows:,} rows, format {found.form}, {found.systems:,} with a system turn, {found.many_turns:,} of many turns"
+        f"data     {data.rows:,} rows, format {data.form}, {data.systems:,} with a system turn, {data.many_turns:,} of many turns"
     )
-    for reason, n in found.rejected.most_common():
+    for reason, n in data.rejected.most_common():
         lines.append(f"         {n:,} cannot be used: {reason}")
-    if found.duplicates:
-        lines.append(f"         {found.duplicates:,} are duplicates")
-    lines.append(f"lengths  {unit}: rows {spread(found.lengths)}; answers {spread(found.answers)}")
-    lines.append("language " + ", ".join(f"{language} {part:.0%}" for language, part in found.languages))
+    if data.duplicates:
+        lines.append(f"         {data.duplicates:,} are duplicates")
+    lines.append(f"lengths  {unit}: rows {spread(data.lengths)}; answers {spread(data.answers)}")
+    lines.append("language " + ", ".join(f"{language} {part:.0%}" for language, part in data.languages))
     if test:
-        both = survey.shared_questions(found.conversations, test.conversations)
+        both = survey.shared_questions(data.conversations, test.conversations)
         lines.append(
             f"test     {test.rows:,} rows"
             + (f"; {both:,} training rows ask the same and will be left out" if both else "")

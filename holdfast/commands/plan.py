@@ -59,7 +59,7 @@ def main(price: float | None, device: str | None, count: int, as_json: bool) -> 
         for n in params.panel
         if (f := shapes.find_folder(params.models[n], folder)) and list(f.glob("*.safetensors"))
     }
-    tokenizer = manifest.tokenizer(here[params.base]) if params.base in here else None
+    tokenizer = manifest.load_tokenizer(here[params.base]) if params.base in here else None
     rubric_tokens = len(tokenizer(text)["input_ids"]) if tokenizer else len(text) // 3
     notes = fit.problems(params, {name: size.context for name, size in sizes.items() if size}, rubric_tokens)
     domain, counted = count_data(params, tokenizer)
@@ -155,7 +155,9 @@ def measure_models(
         trained = [costs.training_size(params, arm, domain, means, params.balance.rows) for arm in params.arms]
         rows, tokens, _ = max(trained, key=lambda one: one[1])
         flops = 6.0 * size.parameters * tokens / launch.count_processes(params.finetune, size.parameters, round(rows))
-        compiled = compiling.pays(params.finetune.compile, manifest.device().type, flops)  # decided for the longest arm
+        compiled = compiling.pays(
+            params.finetune.compile, manifest.find_device().type, flops
+        )  # decided for the longest arm
         train, base = training_speed.measure_training(here[params.base], params, size.parameters, length, compiled)
         rates[params.base] = replace(rates[params.base], train=train, base=base)
     return rates, means
@@ -196,12 +198,12 @@ def plan_stage(
     beside, running = devices.stage_seconds(one, rates.get(one.model), slower)
     processes = 1 if name in ("evaluate", "curate") else count
     if here and size and one.model and not params.models[one.model].served:
-        if name in SHARDED and one.rows >= cache.WORTH:
-            processes = registry.workers(local_manifest(params, one.model, Path(), size))
+        if name in SHARDED and one.rows >= cache.MIN_ROWS_FOR_WORKERS:
+            processes = registry.count_workers(local_manifest(params, one.model, Path(), size))
         elif name in ("finetune", "pilot"):
             processes = launch.count_processes(params.finetune, size.parameters, round(one.rows))
     known = not one.model or one.model in rates
-    accelerated = not here or manifest.device().type != "cpu"
+    accelerated = not here or manifest.find_device().type != "cpu"
     weight_bytes = 2 if accelerated else 4  # bytes of a weight that only runs
     flops = 6.0 * size.parameters * one.trained / processes if size else 0.0
     compiled = compiling.pays(params.finetune.compile, "cuda" if accelerated else "cpu", flops)
@@ -222,7 +224,7 @@ def plan_stage(
 
 
 def as_dict(one: Line) -> dict[str, Any]:
-    return records.rounded({key: getattr(one, key) for key in Line.__dataclass_fields__})
+    return records.round_floats({key: getattr(one, key) for key in Line.__dataclass_fields__})
 
 
 def print_table(lines: list[Line], notes: list[str], price: float | None, where: str) -> None:

@@ -24,7 +24,9 @@ from holdfast.core.errors import UserError
 from holdfast.core.progress import Progress
 
 FOLDER = Path(".cache")
-WORTH = 5000  # rows below which worker processes cost a small model more than they save (benchmarks/speed/scaling.py)
+MIN_ROWS_FOR_WORKERS = (
+    5000  # rows below which worker processes cost a small model more than they save (benchmarks/speed/scaling.py)
+)
 Work = Callable[[list[Any]], list[Any]]  # one result per row, each of them JSON
 Shard = dict[str, Any]  # its results, and what they took (meter.Spent)
 Spread = Callable[[Work, list[list[Any]]], Iterator[tuple[int, Shard]]]
@@ -35,7 +37,7 @@ def key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()).hexdigest()
 
 
-def workers(default: int) -> int:
+def count_workers(default: int) -> int:
     """Processes on a CPU: HOLDFAST_WORKERS, where it is set. Raises UserError if that is no number."""
     chosen = os.environ.get("HOLDFAST_WORKERS", str(default))
     if not chosen.isdecimal() or int(chosen) < 1:
@@ -45,13 +47,13 @@ def workers(default: int) -> int:
     return int(chosen)
 
 
-def shards(
+def run_shards(
     stage: str, rows: Sequence[Any], size: int, identity: Any, work: Work, unit: str = "rows", workers: int | Spread = 1
 ) -> list[Any]:
     """work(rows of one shard) for every shard, in order: one result per row. Finished ones come from the cache.
 
     `rows` must be JSON. With several workers, shards are done in processes of their own, one thread each; `work` must then
-    be picklable. A Spread takes (work, shards) elsewhere and gives (shard number, done(...) of it) as they come back: the
+    be picklable. A Spread takes (work, shards) elsewhere and gives (shard number, do_shard(...) of it) as they come back: the
     cache is written here. Raises UserError where it cannot be.
     """
     parts = [list(rows[start : start + size]) for start in range(0, len(rows), size)]
@@ -67,44 +69,44 @@ def shards(
         progress.advance(size)
 
     for i, file in enumerate(files):
-        if (kept := load(file, len(parts[i]))) is not None:
+        if (kept := load_shard(file, len(parts[i]))) is not None:
             take(i, kept, earlier=True)
     todo = [i for i, results in enumerate(found) if results is None]
     jobs = [(parts[i], files[i]) for i in todo]
     if not isinstance(workers, int):
-        under_way = elsewhere(workers, work, jobs)
-    elif workers > 1 and len(jobs) > 1 and sum(len(part) for part, _ in jobs) >= WORTH:
-        under_way = in_processes(stage, work, jobs, workers)
+        under_way = run_elsewhere(workers, work, jobs)
+    elif workers > 1 and len(jobs) > 1 and sum(len(part) for part, _ in jobs) >= MIN_ROWS_FOR_WORKERS:
+        under_way = run_in_processes(stage, work, jobs, workers)
     else:
-        under_way = in_turn(work, jobs)
+        under_way = run_in_turn(work, jobs)
     for n, shard in under_way:
         take(todo[n], shard)
     progress.close()
     return [row for results in found if results for row in results]
 
 
-def in_turn(work: Work, jobs: list[tuple[list[Any], Path]]) -> Iterator[tuple[int, Shard]]:
+def run_in_turn(work: Work, jobs: list[tuple[list[Any], Path]]) -> Iterator[tuple[int, Shard]]:
     for n, (part, file) in enumerate(jobs):
-        yield n, finish(work, part, file)
+        yield n, finish_shard(work, part, file)
 
 
-def elsewhere(spread: Spread, work: Work, jobs: list[tuple[list[Any], Path]]) -> Iterator[tuple[int, Shard]]:
+def run_elsewhere(spread: Spread, work: Work, jobs: list[tuple[list[Any], Path]]) -> Iterator[tuple[int, Shard]]:
     missing = set(range(len(jobs)))
     for n, shard in spread(work, [part for part, _ in jobs]) if jobs else ():
         missing.remove(n)
-        yield n, keep(shard, jobs[n][1])
+        yield n, save_shard(shard, jobs[n][1])
     if missing:
         raise RuntimeError(f"{len(missing)} of {len(jobs)} shards did not come back")
 
 
-def in_processes(
+def run_in_processes(
     stage: str, work: Work, jobs: list[tuple[list[Any], Path]], workers: int
 ) -> Iterator[tuple[int, Shard]]:
-    """The same in worker processes; (job number, shard) as they are ready."""
+    """Run in worker processes; yield (job number, shard) as they are ready."""
     spawn = multiprocessing.get_context("spawn")  # a fork of a process that has used OpenMP threads hangs
     pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=spawn, initializer=start_worker)
     try:
-        futures = {pool.submit(finish, work, part, file): n for n, (part, file) in enumerate(jobs)}
+        futures = {pool.submit(finish_shard, work, part, file): n for n, (part, file) in enumerate(jobs)}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool:
@@ -130,28 +132,28 @@ def start_worker() -> None:
         threading.Thread(target=follow, daemon=True).start()
 
 
-def finish(work: Work, part: list[Any], file: Path) -> Shard:
+def finish_shard(work: Work, part: list[Any], file: Path) -> Shard:
     """Does one shard and keeps it."""
-    return keep(done(work, part), file)
+    return save_shard(do_shard(work, part), file)
 
 
-def done(work: Work, part: list[Any]) -> Shard:
+def do_shard(work: Work, part: list[Any]) -> Shard:
     """A shard as it is kept: one result per row, and the tokens and operations they took."""
-    results, spent = meter.measured(work, part)
+    results, spent = meter.measure_shard(work, part)
     if len(results) != len(part):
         raise RuntimeError(f"{len(results)} results for {len(part)} rows")
     return {"results": results, "spent": {name: n for name, n in spent.items() if n}}
 
 
-def keep(shard: Shard, file: Path) -> Shard:
+def save_shard(shard: Shard, file: Path) -> Shard:
     try:
         records.write_text(file, json.dumps(shard, ensure_ascii=False))
     except OSError as error:
-        raise unwritable(error, file.parent) from None
+        raise unwritable_error(error, file.parent) from None
     return shard
 
 
-def load(file: Path, rows: int) -> Shard | None:
+def load_shard(file: Path, rows: int) -> Shard | None:
     """A finished shard of so many rows, or None."""
     try:
         shard = json.loads(file.read_text(encoding="utf-8"))
@@ -162,13 +164,13 @@ def load(file: Path, rows: int) -> Shard | None:
     return shard if whole else None
 
 
-def unwritable(error: Exception, where: Path) -> UserError:
+def unwritable_error(error: Exception, where: Path) -> UserError:
     reason = getattr(error, "strerror", None) or str(error)
     do = "make room or make it writable, and run it again; finished work is kept"
     return UserError(f"the cache cannot be written ({reason})", where=where, do=do)
 
 
-def database(file: Path, table: str) -> sqlite3.Connection:
+def open_database(file: Path, table: str) -> sqlite3.Connection:
     """An SQLite file with this table, made where there is none; safe for several processes, whole after a kill.
 
     Raises UserError where it cannot be written or is damaged.
@@ -180,7 +182,7 @@ def database(file: Path, table: str) -> sqlite3.Connection:
         found.execute("PRAGMA synchronous=NORMAL")
         found.execute(f"CREATE TABLE IF NOT EXISTS {table}")
     except (OSError, sqlite3.OperationalError) as error:
-        raise unwritable(error, file) from None
+        raise unwritable_error(error, file) from None
     except sqlite3.DatabaseError as error:
         do = "remove it; what it held is asked or computed again"
         raise UserError(f"the cache is damaged ({error})", where=file, do=do) from None
@@ -192,7 +194,7 @@ class Replies:
 
     def __init__(self, fingerprint: str) -> None:
         self.file = FOLDER / "replies" / f"{fingerprint}.sqlite"
-        self.database = database(self.file, "replies (request TEXT PRIMARY KEY, reply TEXT NOT NULL)")
+        self.database = open_database(self.file, "replies (request TEXT PRIMARY KEY, reply TEXT NOT NULL)")
 
     def get(self, request: str) -> Any:
         """The reply to a request, or None."""
@@ -205,7 +207,7 @@ class Replies:
                 "INSERT OR REPLACE INTO replies VALUES (?, ?)", (request, json.dumps(reply, ensure_ascii=False))
             )
         except sqlite3.OperationalError as error:
-            raise unwritable(error, self.file) from None
+            raise unwritable_error(error, self.file) from None
 
     def close(self) -> None:
         self.database.close()

@@ -19,23 +19,23 @@ SKIPPED = {"ctx", "kind", "type_comment", "type_ignores"}  # fields that say not
 
 def of_file(file: Path, root: Path = Path()) -> dict[str, str]:
     """Hash by name of `file` and of all that it can reach in the library and below `root`. Raises SyntaxError."""
-    todo, found = [file.resolve()], dict[str, str]()
+    todo, hashes = [file.resolve()], dict[str, str]()
     while todo:
         current = todo.pop()
         name = _name(current, root)
-        if name not in found:
-            found[name], reached = _read(current, root.resolve())
+        if name not in hashes:
+            hashes[name], reached = _read(current, root.resolve())
             todo += reached
-    return dict(sorted(found.items()))
+    return dict(sorted(hashes.items()))
 
 
 @cache
 def of_modules(*modules: str) -> str:
     """One hash of library modules (dotted names) and of all that they can reach."""
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for module in modules:
-        found |= of_file(PACKAGE.parent / (module.replace(".", "/") + ".py"))
-    return digest(repr(sorted(found.items())))
+        hashes |= of_file(PACKAGE.parent / (module.replace(".", "/") + ".py"))
+    return digest(repr(sorted(hashes.items())))
 
 
 def source_hash(*files: str) -> str:
@@ -83,28 +83,28 @@ def _reached(file: Path, tree: ast.Module, root: Path) -> set[Path]:
                 names.add(node.value)
             elif "." in node.value and "/" not in node.value and (file.parent / node.value).is_file():
                 names.add(str(file.parent / node.value))
-    found: set[Path] = set()
+    files: set[Path] = set()
     for name in names:
         if Path(name).is_absolute():
-            found.add(Path(name))
+            files.add(Path(name))
             continue
         parts = name.split(".")
         folder = PACKAGE.parent if parts[0] == PACKAGE.name else root
         for end in range(1, len(parts) + 1):  # packages on the way run too
             place = folder.joinpath(*parts[:end])
-            found |= {f for f in (place.with_suffix(".py"), place / "__init__.py") if parts[0] and f.is_file()}
-    return {f.resolve() for f in found}
+            files |= {f for f in (place.with_suffix(".py"), place / "__init__.py") if parts[0] and f.is_file()}
+    return {f.resolve() for f in files}
 
 
 def _running(tree: ast.AST) -> list[ast.AST]:
     """Every node but those that only a type checker sees."""
-    todo, found = [tree], []
+    todo, nodes = [tree], []
     while todo:
         node = todo.pop()
-        found.append(node)
+        nodes.append(node)
         typing = isinstance(node, ast.If) and ast.unparse(node.test).removeprefix("typing.") == "TYPE_CHECKING"
         todo += node.orelse if typing else list(ast.iter_child_nodes(node))  # type: ignore[attr-defined]
-    return found
+    return nodes
 
 
 def canonical(node: Any) -> Any:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SENTENCES = "SentenceTransformer"  # architecture of a sentence-transformers model: it embeds and does not chat
+SENTENCE_TRANSFORMER = (
+    "SentenceTransformer"  # architecture of a sentence-transformers model: it embeds and does not chat
+)
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 
 
@@ -144,7 +146,7 @@ def hub_folder(repository: str, revision: str) -> Path:
         ) from None
 
 
-def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The fast tokenizer in a folder, padding on the left (for generation), with a padding token that is never trained on."""
     from transformers import AutoTokenizer
 
@@ -165,7 +167,7 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return found
 
 
-def device() -> torch.device:
+def find_device() -> torch.device:
     import torch
 
     accelerator = torch.accelerator.current_accelerator(check_available=True)
@@ -179,7 +181,7 @@ def bf16_usable() -> bool:
     """Whether the hardware computes mixed precision: recent GPUs, CPUs with AVX512_BF16 or AMX."""
     import torch
 
-    kind = device().type
+    kind = find_device().type
     if kind == "cuda":
         return torch.cuda.is_bf16_supported()
     return kind == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -190,16 +192,16 @@ def logits_at_once() -> int:
     a vocabulary of 150,000 the former are those of 890 tokens."""
     import torch
 
-    memory = torch.cuda.get_device_properties(0).total_memory if device().type == "cuda" else 0
+    memory = torch.cuda.get_device_properties(0).total_memory if find_device().type == "cuda" else 0
     return int(max(2**27, memory // 64))
 
 
-def model(folder: Path, dtype: str = "auto") -> PreTrainedModel:
+def load_model(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     """The causal language model in a folder, in evaluation mode on the accelerator if there is one."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    where = device()
+    where = find_device()
     kind = (torch.float32 if where.type == "cpu" else torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
     found = AutoModelForCausalLM.from_pretrained(
         folder, dtype=kind, use_safetensors=True, trust_remote_code=False, local_files_only=True

@@ -35,7 +35,7 @@ memory = 0  # bytes: the most that one of the training processes held, as they r
 
 
 def count(parameters: int, *, read: int = 0, reused: int = 0, written: int = 0, trained: int = 0) -> None:
-    """`parameters`: of the model, 0 where nobody knows."""
+    """`parameters`: of the model, 0 where unknown."""
     flops = parameters * (2 * (read - reused + written) + 6 * trained)
     total.add(Spent(read=read, reused=reused, written=written, trained=trained, flops=flops))
 
@@ -55,7 +55,7 @@ def peak_memory() -> int:
     return 1024 * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
-def measured(work: Callable[[list[Any]], list[Any]], part: list[Any]) -> tuple[list[Any], dict[str, int]]:
+def measure_shard(work: Callable[[list[Any]], list[Any]], part: list[Any]) -> tuple[list[Any], dict[str, int]]:
     """(the results of a shard, what they took). The sums of this process are left as they were: who takes the results adds."""
     global total
     before, total = total, Spent()

@@ -101,8 +101,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     "candidates": _schema(**_candidate),
     "candidates_rejected": _schema(**_candidate, reason=TEXT),
     "replay": _schema(**_candidate, difficulty=INT),  # difficulty: quantile bin, 0 = easiest for the base
-    # in the order of training; source: "domain" or "replay"; repeat counts the uses of one row from 0; trained_tokens
-    # bear loss
+    # in the order of training; source: "domain" or "replay"; repeat counts the uses of one row from 0;
+    # trained_tokens counts the tokens with a loss
     "mix": _schema(id=TEXT, source=TEXT, source_id=TEXT, epoch=INT, repeat=INT, messages=MESSAGES, trained_tokens=INT),
     # one evaluation item's outcome: correct in 0..1; hashes guard the pairing of base and tuned
     "items": _schema(
@@ -130,10 +130,10 @@ def write(name: str, path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_table(name: str, path: Path, table: pa.Table) -> None:
-    """The same for an Arrow table whose rows are sorted by id already: for what is too large for Python rows."""
+    """Write an Arrow table whose rows are sorted by id already: for what is too large for Python rows."""
     metadata = {"holdfast.schema": name, "holdfast.version": str(VERSION)}
     table = table.select(SCHEMAS[name].names).cast(SCHEMAS[name]).replace_schema_metadata(metadata)
-    check(name, path, table)
+    validate(name, path, table)
     with replacing(path) as partial:
         pq.write_table(table, partial, compression="zstd", row_group_size=65_536)
 
@@ -168,17 +168,17 @@ def read_table(
             where=path,
             do="remove it and run `dvc repro`",
         )
-    check(name, path, table)
+    validate(name, path, table)
     return table
 
 
-def check(name: str, path: Path, table: pa.Table) -> None:
-    """Raises ValueError where a required column holds a null or an id stands twice."""
+def validate(name: str, path: Path, table: pa.Table) -> None:
+    """Raises ValueError where a required column holds a null or an id appears twice."""
     for column in table.column_names:
         if not SCHEMAS[name].field(column).nullable and table.column(column).null_count:
             raise ValueError(f"{path}: null in required column '{column}' of '{name}'")
     if "id" in table.column_names and len(table["id"].unique()) != len(table):
-        raise ValueError(f"{path}: an id stands twice in '{name}'")
+        raise ValueError(f"{path}: an id appears twice in '{name}'")
 
 
 @contextmanager
@@ -198,7 +198,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder: what stood there before is removed only when the new one is whole."""
+    """Replace a folder: the old one is removed only when the new one is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -223,7 +223,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Sorted keys, two blanks, newline at the end: a small diff in a pull request."""
-    write_text(path, json.dumps(rounded(content), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(
+        path, json.dumps(round_floats(content), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    )
 
 
 def read_json(path: Path) -> Any:
@@ -235,14 +237,14 @@ def read_json(path: Path) -> Any:
         raise UserError(f"not valid JSON ({error})", where=path, do="remove it and run `dvc repro`") from None
 
 
-def rounded(content: Any) -> Any:
+def round_floats(content: Any) -> Any:
     """Floats to six significant digits: what a person compares, and stable where the last bits are not."""
     if isinstance(content, float):
         return float(f"{content:.6g}")
     if isinstance(content, dict):
-        return {str(k): rounded(v) for k, v in content.items()}
+        return {str(k): round_floats(v) for k, v in content.items()}
     if isinstance(content, (list, tuple)):
-        return [rounded(v) for v in content]
+        return [round_floats(v) for v in content]
     return content
 
 

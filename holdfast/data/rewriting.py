@@ -63,8 +63,8 @@ def rewrite_answers(rows: list[Row], base: manifest.Manifest, params: Rewrite) -
     ]
     work = partial(rewrite_shard, base=base, params=params, prompt=prompt)
     code = source_hash(gold_agreement.__file__, answers.__file__)
-    identity = [params.model_dump(), prompt, code, *registry.identity(base, __file__)]
-    kept = cache.shards("rewrite", requests, params.shard, identity, work, "answers", registry.spread(base))
+    identity = [params.model_dump(), prompt, code, *registry.engine_identity(base, __file__)]
+    kept = cache.run_shards("rewrite", requests, params.shard, identity, work, "answers", registry.choose_spread(base))
     targets = [Target(**one) for one in kept]
     own = {(asked.row_id, asked.turn): one.text for asked, one in zip(requests, targets, strict=True) if one.way}
     changed = [
@@ -81,7 +81,7 @@ def rewrite_answers(rows: list[Row], base: manifest.Manifest, params: Rewrite) -
 
 def rewrite_shard(part: list[Any], base: manifest.Manifest, params: Rewrite, prompt: str) -> list[dict[str, Any]]:
     """A target, as JSON, for each request of a shard."""
-    engine, tokenizer = registry.load(base, params.batch), manifest.tokenizer(base.folder())
+    engine, tokenizer = registry.load_engine(base, params.batch), manifest.load_tokenizer(base.folder())
     requests = [Request(*one) for one in part]
     chats = [
         [{**turn, "content": engine.escape_special_tokens(turn["content"])} for turn in one.before] for one in requests

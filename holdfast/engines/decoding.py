@@ -32,7 +32,7 @@ class Writing:
     """B rows after some steps; padding is on the left."""
 
     def __init__(self, read: Read, tokens: torch.Tensor, rows: int, takes_more: bool) -> None:
-        """`tokens`: (R,) that the rows begin with; `rows`: as many as there will ever be at once; `takes_more`: what joins()
+        """`tokens`: (R,) that the rows begin with; `rows`: as many as there will ever be at once; `takes_more`: what can_join()
         says of the cache."""
         self.who = read.who
         self.cache = read.cache
@@ -71,7 +71,7 @@ class Writing:
             rows = list(range(count))
             for place, row in zip(free, moved, strict=True):
                 rows[place] = row
-            for layer in places(self.cache):
+            for layer in find_places(self.cache):
                 layer.keep(count, free, moved)
         where = torch.tensor(rows, device=self.tokens.device)
         if not self.takes_more:
@@ -85,11 +85,11 @@ class Writing:
         attention = read.attention[read.of]
         longest = max(self.attention.shape[1], attention.shape[1])
         others: list[Any] = read.cache.layers
-        for mine, theirs in zip(places(self.cache), [one for one in others if one.is_initialized], strict=True):
+        for mine, theirs in zip(find_places(self.cache), [one for one in others if one.is_initialized], strict=True):
             mine.widen(longest)
-            keys, values = held(theirs)
+            keys, values = keys_and_values(theirs)
             mine.add(keys[read.of], values[read.of])
-        self.attention = torch.cat([padded(self.attention, longest), padded(attention, longest)])
+        self.attention = torch.cat([pad_attention(self.attention, longest), pad_attention(attention, longest)])
         self.position = torch.cat([self.position, attention.sum(1, keepdim=True)])
         self.tokens = torch.cat([self.tokens, tokens])
         self.who = self.who + read.who
@@ -99,7 +99,7 @@ class Writing:
         empty = int((self.attention.cumsum(1) == 0).all(0).sum())
         if empty:
             self.attention = self.attention[:, empty:]
-            for layer in places(self.cache):
+            for layer in find_places(self.cache):
                 layer.start += empty
 
 
@@ -112,7 +112,7 @@ class Places(DynamicLayer):
 
     def __init__(self, layer: DynamicLayer, of: torch.Tensor, rows: int) -> None:
         super().__init__()
-        keys, values = held(layer)
+        keys, values = keys_and_values(layer)
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
         self.count, self.start, self.end = 0, 0, keys.shape[2]
         self.block = [one.new_zeros(rows, one.shape[1], self.end + SPARE, one.shape[3]) for one in (keys, values)]
@@ -164,21 +164,21 @@ class Places(DynamicLayer):
         self.show()
 
 
-def held(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def keys_and_values(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """A layer's keys and values, (B, H, T, D) each."""
     return layer.keys, layer.values
 
 
-def joins(cache: Any) -> bool:
+def can_join(cache: Any) -> bool:
     """Whether rows can join others there: not where a layer keeps anything but all keys and values (a window, a state)."""
     return all(type(layer) in (DynamicLayer, Places) for layer in cache.layers)
 
 
-def places(cache: Any) -> list[Places]:
+def find_places(cache: Any) -> list[Places]:
     return [layer for layer in cache.layers if isinstance(layer, Places)]  # not those that share another's
 
 
-def padded(attention: torch.Tensor, length: int) -> torch.Tensor:
+def pad_attention(attention: torch.Tensor, length: int) -> torch.Tensor:
     """(B, T) with zeros before it, so that it has this length."""
     more = length - attention.shape[1]
     return attention if more == 0 else torch.nn.functional.pad(attention, (more, 0))

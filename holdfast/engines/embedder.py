@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 Embed = Callable[[Sequence[str]], "np.ndarray"]  # N texts -> (N, D) in float32, of unit length
 
 
-def load(entry: manifest.Manifest, batch: int) -> Embed:
+def load_embedder(entry: manifest.Manifest, batch: int) -> Embed:
     """The embedding function of a model. Raises UserError where sentence-transformers is needed and missing, or fails."""
-    if entry.architecture != manifest.SENTENCES:
+    if entry.architecture != manifest.SENTENCE_TRANSFORMER:
         from holdfast.engines import local
 
         return local.Engine(entry, batch).embed

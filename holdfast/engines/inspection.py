@@ -51,7 +51,7 @@ def inspect_endpoint(name: str, params: Model, files: manifest.Manifest | None) 
         max_requests=params.max_requests,
         max_tokens=params.max_tokens,
     )
-    endpoint, context = openai.probe(name, untried, files.folder() if files else None)
+    endpoint, context = openai.probe_endpoint(name, untried, files.folder() if files else None)
     offers = [
         f"up to {endpoint.top_logprobs} log-probabilities"
         if endpoint.top_logprobs
@@ -110,8 +110,11 @@ def inspect_folder(name: str, params: Model, model_folder: Path, chats: bool = T
         ) from None
     patterns: tuple[str, ...] = MODEL_FILES
     if not chats and (folder / "modules.json").is_file():
-        architecture, patterns = manifest.SENTENCES, tuple(f"**/{p}" for p in MODEL_FILES)  # a folder for each module
-    elif chats and not manifest.tokenizer(folder).chat_template:
+        architecture, patterns = (
+            manifest.SENTENCE_TRANSFORMER,
+            tuple(f"**/{p}" for p in MODEL_FILES),
+        )  # a folder for each module
+    elif chats and not manifest.load_tokenizer(folder).chat_template:
         raise UserError(
             f"model '{name}' has no chat template",
             where=folder,

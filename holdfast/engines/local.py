@@ -19,7 +19,7 @@ from holdfast.chat import encoding
 from holdfast.chat.templates import Messages
 from holdfast.core import manifest, meter
 from holdfast.core.errors import UserError
-from holdfast.engines.decoding import Read, Writing, joins
+from holdfast.engines.decoding import Read, Writing, can_join
 from holdfast.engines.interface import SCORES, Completion, StopCriteria, seed_of
 
 __all__ = ["Completion", "Engine", "sample", "seed_of"]
@@ -33,8 +33,8 @@ class Engine:
     def __init__(self, entry: manifest.Manifest, batch: int) -> None:
         folder = entry.folder()
         self.entry, self.batch = entry, batch
-        self.tokenizer = manifest.tokenizer(folder)
-        self.model = manifest.model(folder, entry.dtype)
+        self.tokenizer = manifest.load_tokenizer(folder)
+        self.model = manifest.load_model(folder, entry.dtype)
         self.device = self.model.device
 
     @cached_property
@@ -42,7 +42,7 @@ class Engine:
         """Whether rows can join others that are being written: asked of a cache that the model itself has made."""
         with torch.inference_mode():
             one = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-            return joins(self.model(input_ids=one, use_cache=True, logits_to_keep=1).past_key_values)
+            return can_join(self.model(input_ids=one, use_cache=True, logits_to_keep=1).past_key_values)
 
     def check_length(self, prompts: Sequence[Sequence[int]], more: int) -> None:
         longest = max(map(len, prompts), default=0)

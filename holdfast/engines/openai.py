@@ -46,7 +46,7 @@ class Engine:
         if entry.endpoint is None:
             raise ValueError(f"'{entry.name}' has no endpoint")
         self.entry, self.endpoint, self.batch = entry, entry.endpoint, batch
-        self.tokenizer: Any = manifest.tokenizer(entry.folder()) if entry.files else None
+        self.tokenizer: Any = manifest.load_tokenizer(entry.folder()) if entry.files else None
         self.weights: Any = None
         identity = cache.key(entry.fingerprint, entry.endpoint.url, entry.endpoint.model, entry.endpoint.served)
         self.client = Client(entry.name, entry.endpoint, cache.Replies(identity))
@@ -79,7 +79,7 @@ class Engine:
             )
             for prompt, seed, heat in zip(prompts, seeds, temperatures, strict=True)
         ]
-        return [cut(reply, stops) for reply in self.ask(RAW, bodies)]
+        return [cut_at_stop(reply, stops) for reply in self.ask(RAW, bodies)]
 
     def ask(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[Reply]:
         replies = self.client.ask(path, bodies)
@@ -97,7 +97,7 @@ class Engine:
             self.body(messages=self.escape(c), seed=seed, temperature=temperature, top_p=top_p, max_tokens=max_tokens)
             for c, seed in zip(chats, seeds, strict=True)
         ]
-        return [cut(reply, ()) for reply in self.ask(CHAT, bodies)]
+        return [cut_at_stop(reply, ()) for reply in self.ask(CHAT, bodies)]
 
     def lengths(self, chats: Sequence[Messages]) -> list[int] | list[None]:
         if self.tokenizer is None:
@@ -128,7 +128,7 @@ class Engine:
             rows = list(todo)
             replies = self.answer([todo[i] for i in rows], [0] * len(rows), temperature=0.0, top_p=1.0, max_tokens=ROOM)
             for i, reply in zip(rows, replies, strict=True):
-                if score := score_in(reply):
+                if score := find_score(reply):
                     found[i] = np.arange(1, 6) == score
                     del todo[i]
                 else:
@@ -208,7 +208,7 @@ def as_text(tokenizer: Any, prompt: list[int]) -> str:
     )
 
 
-def cut(reply: Reply, stops: Sequence[str]) -> Completion:
+def cut_at_stop(reply: Reply, stops: Sequence[str]) -> Completion:
     """What stands before the first of the strings that end the text: some servers leave them in."""
     at = [reply.text.find(s) for s in stops if s in reply.text]
     return (
@@ -218,7 +218,7 @@ def cut(reply: Reply, stops: Sequence[str]) -> Completion:
     )
 
 
-def score_in(reply: Completion) -> int | None:
+def find_score(reply: Completion) -> int | None:
     """The score that a text gives: the only number in it, 1 to 5, perhaps "out of 5". Anything else is no score."""
     if reply.finish_reason != "stop":
         return None  # it would have gone on: "1" may be the beginning of "1 to 5"
@@ -227,7 +227,7 @@ def score_in(reply: Completion) -> int | None:
     return int(numbers[0]) if len(numbers) == 1 and numbers[0] in list(SCORES) else None
 
 
-def probe(name: str, endpoint: manifest.Endpoint, folder: Any = None) -> tuple[manifest.Endpoint, int]:
+def probe_endpoint(name: str, endpoint: manifest.Endpoint, folder: Any = None) -> tuple[manifest.Endpoint, int]:
     """(what the server can do, its context length or 0), found by a few requests for one token each.
 
     `folder`: where the model's tokenizer lies, if it lies here. Raises UserError with one clear message.
@@ -235,7 +235,7 @@ def probe(name: str, endpoint: manifest.Endpoint, folder: Any = None) -> tuple[m
     client = Client(
         name, replace(endpoint, served="", retries=min(2, endpoint.retries), max_requests=None, max_tokens=None)
     )
-    tokenizer = manifest.tokenizer(folder) if folder is not None else None
+    tokenizer = manifest.load_tokenizer(folder) if folder is not None else None
     question: Messages = [{"role": "user", "content": "Rate 2 + 2 = 4. Answer with one number from 1 to 5."}]
 
     async def ask(http: httpx.AsyncClient) -> tuple[manifest.Endpoint, int]:

@@ -35,10 +35,10 @@ class Worker:
 
     def __init__(self, work: cache.Work, folder: str, versions: dict[str, str]) -> None:
         self.work, self.folder = work, folder
-        self.others = sorted({name for name, _ in versions.items() ^ installed().items()})
+        self.others = sorted({name for name, _ in versions.items() ^ list_versions().items()})
 
     def __call__(self, shards: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """One shard, in and out as JSON. What the user has to mend travels back as a value."""
+        """One shard, in and out as JSON. What the user has to fix travels back as a value."""
         [n], [rows] = shards["n"], shards["rows"]
         try:
             done: Any = self.here(json.loads(rows))
@@ -55,24 +55,26 @@ class Worker:
         except OSError as error:
             what, do = f"a node lacks it ({error.strerror})", "give every node the project's folder under the same path"
             raise UserError(what, where=self.folder, do=do) from None
-        return cache.done(self.work, rows)
+        return cache.do_shard(self.work, rows)
 
 
-def spread(entry: manifest.Manifest) -> cache.Spread:
-    """What cache.shards needs to fan this model's shards out over its cluster."""
+def spread_over_cluster(entry: manifest.Manifest) -> cache.Spread:
+    """What cache.run_shards needs to fan this model's shards out over its cluster."""
     assert entry.ray is not None
-    return partial(over, how=entry.ray, where=f"model '{entry.name}'")
+    return partial(run_over_cluster, how=entry.ray, where=f"model '{entry.name}'")
 
 
-def over(work: cache.Work, parts: list[list[Any]], how: manifest.Ray, where: str) -> Iterator[tuple[int, cache.Shard]]:
+def run_over_cluster(
+    work: cache.Work, parts: list[list[Any]], how: manifest.Ray, where: str
+) -> Iterator[tuple[int, cache.Shard]]:
     """(shard number, shard) as they come back, in any order. Raises UserError where Ray or its cluster is missing."""
-    ray = connected(how, where)
+    ray = connect(how, where)
     data = ray.data
     shards = [{"n": n, "rows": json.dumps(part, ensure_ascii=False)} for n, part in enumerate(parts)]
     done = data.from_items(shards, override_num_blocks=len(shards)).map_batches(
         Worker,
         batch_size=1,
-        fn_constructor_args=(work, os.getcwd(), installed()),
+        fn_constructor_args=(work, os.getcwd(), list_versions()),
         num_cpus=how.cpus,
         num_gpus=how.gpus,
         compute=data.ActorPoolStrategy(size=min(how.actors, len(shards))),
@@ -91,7 +93,7 @@ def over(work: cache.Work, parts: list[list[Any]], how: manifest.Ray, where: str
         raise UserError(f"the actors of the Ray cluster do not run ({last})", where=where, do=do) from None
 
 
-def installed() -> dict[str, str]:
+def list_versions() -> dict[str, str]:
     """What decides results beside a shard and its model: the engines' code, and the versions of the libraries."""
     found = {"Holdfast": source_hash(*map(str, Path(__file__).parent.glob("*.py")))}
     for name in ("torch", "transformers", "vllm"):
@@ -100,7 +102,7 @@ def installed() -> dict[str, str]:
     return found
 
 
-def connected(how: manifest.Ray, where: str) -> Any:
+def connect(how: manifest.Ray, where: str) -> Any:
     """The module ray, in a process that is connected to the cluster. Raises UserError."""
     os.environ.update(QUIET)
     try:

@@ -15,7 +15,7 @@ from holdfast.engines.interface import Engine
 _loaded: dict[str, Engine] = {}  # the last one only: weights are large
 
 
-def load(entry: manifest.Manifest, batch: int) -> Engine:
+def load_engine(entry: manifest.Manifest, batch: int) -> Engine:
     """The engine of a model, loaded when first asked for. `batch`: rows at once on the device."""
     key = cache.key(asdict(entry), batch)
     if key not in _loaded:
@@ -35,7 +35,7 @@ def load(entry: manifest.Manifest, batch: int) -> Engine:
     return _loaded[key]
 
 
-def identity(entry: manifest.Manifest, stage: str) -> list[Any]:
+def engine_identity(entry: manifest.Manifest, stage: str) -> list[Any]:
     """All that decides what a model's engine answers, the code of the stage and of the engine included."""
     here = Path(__file__).parent
     names = (
@@ -47,29 +47,29 @@ def identity(entry: manifest.Manifest, stage: str) -> list[Any]:
     )
     files = [here / name for name in names]
     code = source_hash(stage, encoding.__file__, templates.__file__, *map(str, files))
-    return [entry.name, entry.fingerprint, entry.dtype, speaker(entry), code]
+    return [entry.name, entry.fingerprint, entry.dtype, server_identity(entry), code]
 
 
-def speaker(entry: manifest.Manifest) -> list[Any] | None:
+def server_identity(entry: manifest.Manifest) -> list[Any] | None:
     """Which server answers in the model's place, and how it is asked; none: the weights themselves answer."""
     there = entry.endpoint
     return [there.url, there.model, there.served, there.top_logprobs, there.refuses] if there else None
 
 
-def spread(entry: manifest.Manifest) -> int | cache.Spread:
-    """What cache.shards fans a model's shards over: its Ray cluster, or so many processes of this machine."""
+def choose_spread(entry: manifest.Manifest) -> int | cache.Spread:
+    """What cache.run_shards fans a model's shards over: its Ray cluster, or so many processes of this machine."""
     if entry.ray:
         from holdfast.engines import ray
 
-        return ray.spread(entry)
-    return workers(entry)
+        return ray.spread_over_cluster(entry)
+    return count_workers(entry)
 
 
-def workers(entry: manifest.Manifest) -> int:
+def count_workers(entry: manifest.Manifest) -> int:
     """Processes of one thread each to fan shards over: HOLDFAST_WORKERS; else two where a small model runs on CPU, which is
     more rows per second than one process with two threads (`python -m benchmarks.speed.scaling`), else one. Each holds the
     weights."""
     if entry.endpoint or entry.vllm:
         return 1  # requests overlap in one process
-    small = entry.parameters < 500_000_000 and (os.cpu_count() or 1) > 1 and manifest.device().type == "cpu"
-    return cache.workers(2 if small else 1)
+    small = entry.parameters < 500_000_000 and (os.cpu_count() or 1) > 1 and manifest.find_device().type == "cpu"
+    return cache.count_workers(2 if small else 1)

@@ -34,10 +34,12 @@ class Engine(local.Engine):
         assert how is not None
         folder, self.batch = entry.folder(), batch
         self.entry = replace(entry, context=min(how.max_model_len or entry.context, entry.context))
-        self.tokenizer = manifest.tokenizer(folder)
+        self.tokenizer = manifest.load_tokenizer(folder)
         self.where = f"model '{entry.name}'"
-        self.vllm = imported(self.where)
-        auto = "float32" if manifest.device().type == "cpu" else "bfloat16"  # as elsewhere; vLLM's own may be float16
+        self.vllm = import_vllm(self.where)
+        auto = (
+            "float32" if manifest.find_device().type == "cpu" else "bfloat16"
+        )  # as elsewhere; vLLM's own may be float16
         try:
             self.llm = self.vllm.LLM(
                 model=str(folder),
@@ -124,7 +126,7 @@ class Engine(local.Engine):
         return found
 
 
-def imported(where: str) -> Any:
+def import_vllm(where: str) -> Any:
     """The module `vllm`, told to stay in this process and at home. Raises UserError if it is missing or has no device."""
     # In this process its scheduler takes requests in a fixed order, and nothing is left on the GPU after a kill.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -136,7 +138,7 @@ def imported(where: str) -> Any:
     except ImportError as error:
         do = "install it (docs/engines.md), or remove 'vllm' from the model's entry in params.yaml"
         raise UserError(f"vLLM is not installed ({first_line(error)})", where=where, do=do) from None
-    if manifest.device().type == "cpu" and not current_platform.is_cpu():
+    if manifest.find_device().type == "cpu" and not current_platform.is_cpu():
         do = "run it where there is one, or remove 'vllm' from the model's entry: transformers runs on the CPU"
         raise UserError("vLLM finds no GPU here", where=where, do=do)
     return vllm

@@ -28,7 +28,7 @@ def load_backend(params: Evaluate, name: str, folder: Path, base: Manifest) -> t
     `base`: the manifest of the base, whose context and precision arms share. Raises UserError where the back end is not
     installed, or the server does not offer the model.
     """
-    tokenizer = manifest.tokenizer(folder)
+    tokenizer = manifest.load_tokenizer(folder)
     template = encoding.template_of(tokenizer).source  # with its clock stopped: prompts are the same every day
     tokenizer.chat_template = template
     if params.backend == "transformers":
@@ -45,7 +45,7 @@ def load_transformers(params: Evaluate, folder: Path, base: Manifest, tokenizer:
     import transformers
     from lm_eval.models.huggingface import HFLM
 
-    network = manifest.model(folder, base.dtype)
+    network = manifest.load_model(folder, base.dtype)
     model = HFLM(
         pretrained=network,
         tokenizer=tokenizer,

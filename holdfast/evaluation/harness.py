@@ -96,7 +96,7 @@ def file_hashes(folder: Path) -> list[str]:
 
 def refuse_other_settings(base: dict[str, Any], other: dict[str, Any], base_folder: Path) -> None:
     """Raises UserError where an arm would be asked otherwise than the base was."""
-    other = records.rounded(other)  # as they are read back
+    other = records.round_floats(other)  # as they are read back
     for part, keys in settings.differences(base, other).items():
         base_value, value = (content[part].get(keys[0]) for content in (base, other))
         what = f"the base was evaluated with other settings: {keys[0]} {base_value}, here {value}"

@@ -51,7 +51,7 @@ def answer_in_shards(
     answers: list[Any] = [None] * len(rows)
     for group in groups.values():
         group.sort(key=lambda n: (-length[str(rows[n][0])], str(rows[n][0])))
-        results = cache.shards("evaluate", [rows[n] for n in group], size, identity, ask, "requests")
+        results = cache.run_shards("evaluate", [rows[n] for n in group], size, identity, ask, "requests")
         for n, result in zip(group, results, strict=True):
             answers[n] = tuple(result) if isinstance(result, list) else result
     return answers

@@ -26,14 +26,14 @@ def answer_instructions(instructions: list[dict[str, Any]], member: Manifest, pa
     """Rows of `responses`: k for each row of `instructions_kept`. Finished shards come from the cache."""
     requests = [Request(row["id"], row["context"], row["text"], n) for row in instructions for n in range(params.k)]
     work = partial(answer_shard, params=params, member=member)
-    identity = [params.model_dump(exclude={"k"}), *registry.identity(member, __file__)]
-    workers = registry.spread(member)
-    return cache.shards("respond", requests, params.shard * params.k, identity, work, "responses", workers)
+    identity = [params.model_dump(exclude={"k"}), *registry.engine_identity(member, __file__)]
+    workers = registry.choose_spread(member)
+    return cache.run_shards("respond", requests, params.shard * params.k, identity, work, "responses", workers)
 
 
 def answer_shard(rows: list[Any], params: Respond, member: Manifest) -> list[dict[str, Any]]:
     """Rows of `responses`, one for each Request."""
-    engine, requests = registry.load(member, params.batch), [Request(*row) for row in rows]
+    engine, requests = registry.load_engine(member, params.batch), [Request(*row) for row in rows]
     chats = [[*request.context, {"role": "user", "content": request.text}] for request in requests]
     seeds = [seed_of(params.seed, member.name, request.instruction_id, request.sample) for request in requests]
     completions = engine.answer(

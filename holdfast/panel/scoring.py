@@ -42,15 +42,15 @@ def score_pairs(
     work = partial(score_shard, params=params, judge=judge, rubric=rubric, is_base=is_base)
     settings = params.model_dump(include={"batch", "min_mass", "attempts"})
     reading = source_hash(injections.__file__)
-    identity = [is_base, rubric, settings, reading, *registry.identity(judge, __file__)]
+    identity = [is_base, rubric, settings, reading, *registry.engine_identity(judge, __file__)]
     unit = f"responses judged by {judge.name}"
-    rows = cache.shards("judge", questions, params.shard, identity, work, unit, registry.spread(judge))
+    rows = cache.run_shards("judge", questions, params.shard, identity, work, unit, registry.choose_spread(judge))
     return {pair: Judgement(**row) for pair, row in zip(pairs, rows, strict=True)}
 
 
 def score_shard(rows: list[Any], params: Judge, judge: Manifest, rubric: str, is_base: bool) -> list[dict[str, Any]]:
     """The fields of a Judgement for each Question."""
-    engine, questions = registry.load(judge, params.batch), [Question(*row) for row in rows]
+    engine, questions = registry.load_engine(judge, params.batch), [Question(*row) for row in rows]
     visible = [
         injections.remove_injections(one.response, engine.escape_special_tokens(one.response), one.instruction, rubric)
         for one in questions

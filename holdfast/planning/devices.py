@@ -77,7 +77,7 @@ def clock() -> float:
 
     from holdfast.core import manifest
 
-    alone = manifest.device().type == "cpu" and torch.get_num_threads() == 1
+    alone = manifest.find_device().type == "cpu" and torch.get_num_threads() == 1
     return time.process_time() if alone else time.perf_counter()
 
 

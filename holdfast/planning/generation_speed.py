@@ -24,8 +24,8 @@ def measure_generation(
 ) -> tuple[Rates, Means, list[str], list[str]]:
     """(rates, means, instructions, answers) of a model whose weights are here. `instructions`: for the answers, k each;
     none: those that the model itself writes. Rates of training are left out: holdfast/planning/training_speed.py."""
-    with limit_threads(1 if registry.workers(model_manifest) > 1 else None):
-        engine = registry.load(model_manifest, params.reconstruct.batch)
+    with limit_threads(1 if registry.count_workers(model_manifest) > 1 else None):
+        engine = registry.load_engine(model_manifest, params.reconstruct.batch)
         assert isinstance(engine, local.Engine)
         rows = min(MAX_ROWS, params.reconstruct.batch)
         query = encoding.pre_query(engine.tokenizer, model_manifest.source)

@@ -39,7 +39,7 @@ def check_python() -> Iterator[Line]:
 def check_device() -> Iterator[Line]:
     import torch
 
-    where = manifest.device()
+    where = manifest.find_device()
     name = torch.cuda.get_device_name() if where.type == "cuda" else f"{where.type}, {os.cpu_count()} cores"
     count = torch.accelerator.device_count() if where.type != "cpu" else 1
     yield OK, f"torch {torch.__version__} on {count} x {name}"
@@ -83,7 +83,7 @@ def check_memory(params: Params) -> Iterator[Line]:
     import psutil
     import torch
 
-    where = manifest.device()
+    where = manifest.find_device()
     spread = params.finetune.processes.strategy == "fsdp2" and where.type != "cpu"
     count = torch.accelerator.device_count() if spread else 1
     total = torch.cuda.get_device_properties(0).total_memory if where.type == "cuda" else psutil.virtual_memory().total

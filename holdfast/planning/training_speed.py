@@ -23,14 +23,14 @@ def measure_training(
 ) -> tuple[float, float]:
     """(tokens per second of training, the same of the frozen base beside it), on rows of `length` tokens. To compile takes
     about as long as in the run itself, half a minute."""
-    device, width = manifest.device(), max(8, min(round(length), params.finetune.max_length))
+    device, width = manifest.find_device(), max(8, min(round(length), params.finetune.max_length))
     rows = params.finetune.micro_batch or params.finetune.batch_size
     alone = device.type == "cpu" and parameters <= MAX_PARAMETERS_ON_ONE_THREAD
     bf16 = manifest.bf16_usable() if params.finetune.bf16 == "auto" else params.finetune.bf16
     with limit_threads(1 if alone else None):
-        tuned = manifest.model(folder, "float32").train()
+        tuned = manifest.load_model(folder, "float32").train()
         base = (
-            manifest.model(folder, "float32")
+            manifest.load_model(folder, "float32")
             if any(a.objective == "kl" for a in params.finetune.arms.values())
             else None
         )

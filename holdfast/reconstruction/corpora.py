@@ -74,8 +74,8 @@ def draw_from_corpora(
     if not own.fit_rows:
         what = "the base wrote nothing that is fit, so there is no histogram for the corpus to match"
         raise UserError(what, where="reconstruct", do="raise reconstruct.max_tokens, or remove reconstruct.corpus")
-    tokenizer = manifest.tokenizer(base.folder())
-    embed = embedder.load(embedder_manifest, params.batch)
+    tokenizer = manifest.load_tokenizer(base.folder())
+    embed = embedder.load_embedder(embedder_manifest, params.batch)
     texts = [normalise(row["text"]) for row in own.fit_rows]
     clusters = Clusters(embed, texts, params.corpus.clusters, params.seed)
 

@@ -45,7 +45,7 @@ class UserTurn:
 def derive_pre_query(params: Reconstruct, tokenizer: PreTrainedTokenizerBase, where: str) -> PreQuery:
     """What the template puts before a user's text. Raises UserError where it has no room for what params ask."""
     query = encoding.pre_query(tokenizer, where)
-    if params.systems and not templates.dialect(templates.template_of(tokenizer)).system:
+    if params.systems and not templates.find_dialect(templates.template_of(tokenizer)).system:
         what, do = "the chat template has no system turn", "remove reconstruct.systems from params.yaml"
         raise UserError(what, where=where, do=do)
     if params.turns:
@@ -65,18 +65,20 @@ def sample_user_turns(
         query.prefix,
         system_prompts,
         params.model_dump(exclude=NOT_SAMPLING),
-        *registry.identity(base, __file__),
+        *registry.engine_identity(base, __file__),
     ]
     work = partial(sample_shard, params=params, base=base, query=query, system_prompts=system_prompts)
-    return cache.shards("reconstruct", samples, params.shard, identity, work, "user turns", registry.spread(base))
+    return cache.run_shards(
+        "reconstruct", samples, params.shard, identity, work, "user turns", registry.choose_spread(base)
+    )
 
 
 def sample_shard(
     samples: list[int], params: Reconstruct, base: manifest.Manifest, query: PreQuery, system_prompts: list[str]
 ) -> list[Row]:
     """One shard: write each user turn, then go on with the conversations that are meant to have several."""
-    engine = registry.load(base, params.batch)  # loaded only if a shard is not in the cache
-    writer = Writer(engine, manifest.tokenizer(base.folder()), query, params, base.context)
+    engine = registry.load_engine(base, params.batch)  # loaded only if a shard is not in the cache
+    writer = Writer(engine, manifest.load_tokenizer(base.folder()), query, params, base.context)
     turns = writer.write([draw_settings(sample, params, system_prompts) for sample in samples], number=0)
     by_sample = {turn.sample: turn for turn in turns}
 

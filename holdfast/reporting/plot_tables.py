@@ -25,7 +25,7 @@ def compose(run: Run) -> dict[str, str]:
     for name in CURVES:
         for arm, curve in run.curves.get(f"train/{name}", {}).items():
             tables[f"{name}/{arm}.csv"] = [["step", name], *map(list, thinned(curve, MAX_POINTS))]
-    return {name: as_csv(records.rounded(rows)) for name, rows in tables.items()}
+    return {name: as_csv(records.round_floats(rows)) for name, rows in tables.items()}
 
 
 def as_csv(rows: list[list[Any]]) -> str:

@@ -29,9 +29,9 @@ class Store:
         """`fingerprint`: of the base; `precision`: what it runs in, any JSON value; `k`: tokens kept at each
         position."""
         code = source_hash(__file__, str(Path(losses.__file__)))
-        identity = [fingerprint, precision, manifest.device().type, code]
+        identity = [fingerprint, precision, manifest.find_device().type, code]
         self.k, self.file = k, cache.FOLDER / "base" / f"{cache.key(identity, k)}.sqlite"
-        self.database = cache.database(self.file, "rows (row TEXT PRIMARY KEY, kept BLOB NOT NULL)")
+        self.database = cache.open_database(self.file, "rows (row TEXT PRIMARY KEY, kept BLOB NOT NULL)")
 
     def get(self, ids: list[int]) -> tuple[np.ndarray, np.ndarray] | None:
         """(T, k) tokens and log-probabilities of one row, or None. Entry t is about token t; the first means
@@ -52,7 +52,7 @@ class Store:
             )
             self.database.execute("COMMIT")
         except sqlite3.OperationalError as error:
-            raise cache.unwritable(error, self.file) from None
+            raise cache.unwritable_error(error, self.file) from None
 
 
 def build_table(

@@ -94,9 +94,9 @@ def train_arm(
     if arm_config.average == "auto":
         rows, held_out = averaging.hold_out(rows, params.seed, arm)
     check_replay(arm, arm_config, rows, source)
-    tokenizer = manifest.tokenizer(base.folder())
+    tokenizer = manifest.load_tokenizer(base.folder())
     processes = launch.count_processes(params, base.parameters, len(rows))
-    if processes > 1 and params.processes.strategy == "fsdp2" and manifest.device().type == "cpu":
+    if processes > 1 and params.processes.strategy == "fsdp2" and manifest.find_device().type == "cpu":
         print(f"{arm}: accelerate shards weights on accelerators only; here every process holds them all, as with ddp")
     launch.preload_libraries(processes)
     encoded, replay = encode_rows(tokenizer, rows, arm_config)
@@ -236,7 +236,7 @@ def make_job(
         parameters=base.parameters,
         longest=params.max_length if params.packing else longest_row(encoded),
         bf16=manifest.bf16_usable() if params.bf16 == "auto" else params.bf16,
-        compiled=compiling.pays(params.compile, manifest.device().type, flops / processes),
+        compiled=compiling.pays(params.compile, manifest.find_device().type, flops / processes),
         scratch=scratch,
         parts=count_parts(params, processes),
         processes=processes,

@@ -42,7 +42,7 @@ def count_processes(params: Finetune, parameters: int, rows: int) -> int:
     model, which is faster (`python -m benchmarks.speed.train_speed`). Raises UserError where the number that is asked
     for cannot share the batch, or is more than there are accelerators.
     """
-    wanted, device = params.processes.count, manifest.device()
+    wanted, device = params.processes.count, manifest.find_device()
     if launched := launcher_world_size():
         if params.batch_size % launched:
             raise UserError(
@@ -66,7 +66,7 @@ def count_processes(params: Finetune, parameters: int, rows: int) -> int:
     worker = multiprocessing.parent_process() is not None  # one of several already
     if rows < MIN_ROWS_FOR_TWO_PROCESSES or not small or worker:
         return 1
-    return largest_divisor(params.batch_size, cache.workers(2 if (os.cpu_count() or 1) > 1 else 1))
+    return largest_divisor(params.batch_size, cache.count_workers(2 if (os.cpu_count() or 1) > 1 else 1))
 
 
 def count_accelerators() -> int:
@@ -139,7 +139,7 @@ def run_worker(job: Job) -> None:
         process.train(job)
     except (UserError, OSError) as error:
         if not isinstance(error, UserError):
-            error = cache.unwritable(error, Path(error.filename or job.scratch))
+            error = cache.unwritable_error(error, Path(error.filename or job.scratch))
         content = {"what": error.what, "where": error.where, "do": error.do}
         records.write_json(job.scratch / ERROR_FILE.format(rank=rank()), content)
         os._exit(2)  # at once: the others wait for this process in a collective call, and torchrun ends them

@@ -75,7 +75,9 @@ def run_pilots(plan: Plan) -> PilotRuns:
         fingerprint.of_modules(__name__),
     ]
     work = partial(run_shard, plan=plan)
-    base, *runs = map(ShortRun.from_json, cache.shards("pilot", [None, *plan.points], 1, identity, work, "short runs"))
+    base, *runs = map(
+        ShortRun.from_json, cache.run_shards("pilot", [None, *plan.points], 1, identity, work, "short runs")
+    )
     trained_on, forward_only = sum(run.trained_on for run in runs), [run.forward_only for run in runs]
     # The runs take their replay rows from one sequence, so with a cache the longest has those of all others.
     read = sum(forward_only) if plan.arm_config.target_kl else max(forward_only)
@@ -121,13 +123,13 @@ def run_pilot(plan: Plan, point: Point) -> ShortRun:
 def measure_model(plan: Plan, folder: Path) -> dict[str, list[Outcome]]:
     """How the model in `folder` does on the held-out rows, by source."""
     base, own_folder = plan.base, plan.base.folder()
-    tokenizer = manifest.tokenizer(own_folder)
+    tokenizer = manifest.load_tokenizer(own_folder)
     rows = [
         encoding.encode(tokenizer, row["messages"]) for source in ("replay", "domain") for row in plan.held_out[source]
     ]
     store = Store(base.fingerprint, base.dtype, TOP_K_TOKENS)
-    table, _ = build_table(store, [ids for ids, _ in rows], lambda: manifest.model(own_folder, base.dtype))
-    outcomes = held_out.outcomes(manifest.model(folder, base.dtype), rows, table)
+    table, _ = build_table(store, [ids for ids, _ in rows], lambda: manifest.load_model(own_folder, base.dtype))
+    outcomes = held_out.outcomes(manifest.load_model(folder, base.dtype), rows, table)
     free_memory()
     count = len(plan.held_out["replay"])
     return {"replay": outcomes[:count], "domain": outcomes[count:]}

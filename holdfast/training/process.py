@@ -42,14 +42,14 @@ MAX_EAGER_TOKENS = 256  # of the longest row, up to which plain attention is fas
 def train(job: Job) -> None:
     """Trains and leaves model/ and result.json in the scratch folder. Resumes from a whole checkpoint there."""
     params, arm_config = job.params, job.arm_config
-    cpu = manifest.device().type == "cpu"
+    cpu = manifest.find_device().type == "cpu"
     if cpu and (job.processes > 1 or job.parameters <= MAX_PARAMETERS_ON_ONE_THREAD):
         torch.set_num_threads(1)  # on matrices this small, handing work to threads takes longer than the work
     set_seed(params.seed)
     arguments = trainer_arguments(job, cpu)
     device = arguments.device  # asking for it joins the other processes
     PartialState().wait_for_everyone()  # process 0 has written the rows before it came here
-    tokenizer = manifest.tokenizer(job.folder)
+    tokenizer = manifest.load_tokenizer(job.folder)
     tokenizer.padding_side = "right"
     tuned = load_base(job)
     table, base_tokens_computed = cached_base_side(job, arguments)
@@ -191,7 +191,7 @@ def load_base(job: Job) -> PreTrainedModel:
     """The base in fp32, to be trained on rows of up to `job.longest` tokens."""
     # In bf16 on CPU, the backward pass of fused attention takes ten times as long on short rows
     # (benchmarks/speed/attention.py).
-    eager = manifest.device().type == "cpu" and job.longest <= MAX_EAGER_TOKENS
+    eager = manifest.find_device().type == "cpu" and job.longest <= MAX_EAGER_TOKENS
     return AutoModelForCausalLM.from_pretrained(
         job.folder,
         dtype=torch.float32,

@@ -168,7 +168,7 @@ def test_loss_is_on_the_assistant_s_tokens_and_the_end_of_its_turns(tokenizer):
     ],
 )
 def test_the_mask_is_transformers_own_where_the_template_has_markers(tiny, messages):
-    pocket = manifest.tokenizer(tiny)
+    pocket = manifest.load_tokenizer(tiny)
     assert MARKED.search(pocket.chat_template)
     theirs = pocket.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
     assert encoding.encode(pocket, messages) == (theirs["input_ids"], theirs["assistant_masks"])
@@ -261,7 +261,7 @@ def test_real_templates_are_used_rightly_or_refused():
             ]  # theirs cuts a last letter of many bytes
             form, source = templates.template_of(tokenizer), templates.template_of(tokenizer).source
             theirs = tokenizer.apply_chat_template(
-                templates.dialect(form).form(plain),
+                templates.find_dialect(form).form(plain),
                 chat_template=source,  # the same day
                 return_dict=True,
                 return_assistant_tokens_mask=True,
@@ -286,7 +286,7 @@ def test_real_templates_are_used_rightly_or_refused():
 
 @pytest.mark.skipif(not (SHARED / "tokenizers").is_dir(), reason="no real tokenizer beside the repository")
 def test_the_real_qwen_tokenizer_and_template():
-    tokenizer = manifest.tokenizer(SHARED / "tokenizers" / "qwen2.5-0.5b-instruct")
+    tokenizer = manifest.load_tokenizer(SHARED / "tokenizers" / "qwen2.5-0.5b-instruct")
     query = encoding.pre_query(tokenizer, "Qwen2.5")
     assert query.prefix.endswith("<|im_start|>user\n")
     assert "<|im_end|>" in tokenizer.convert_ids_to_tokens(query.stop_ids)

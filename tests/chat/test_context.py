@@ -47,7 +47,7 @@ class Listener:
 @pytest.fixture
 def listener(monkeypatch: pytest.MonkeyPatch) -> Listener:
     found = Listener()
-    monkeypatch.setattr(registry, "load", lambda entry, batch: found)
+    monkeypatch.setattr(registry, "load_engine", lambda entry, batch: found)
     return found
 
 

@@ -62,12 +62,12 @@ def test_each_template_is_read_rightly(name):
     file, fact = FOLDER / f"{name}.jinja", FACTS[name]
     if "refused" in fact:
         with pytest.raises(UserError, match=fact["refused"]) as caught:
-            template_check.examine(str(file))
+            template_check.examine_source(str(file))
         assert len(str(caught.value).splitlines()) == 2
         return
-    found = template_check.examine(str(file))
+    found = template_check.examine_source(str(file))
     system, thoughts = found["system"], found["thoughts"]
-    talk, spans = encoding.conversation(template_check.stand_in(file), TURNS)
+    talk, spans = encoding.render_conversation(template_check.stand_in(file), TURNS)
     assert {
         "prefix": [len(found["prefix"]), found["prefix"][-24:]],
         "suffix": short(found["suffix"], 120, 40),
@@ -90,12 +90,12 @@ def test_each_template_is_read_rightly(name):
         "passed": found["passed"],
     } == fact
     json.dumps(found)
-    assert template_text.readable(found).startswith(f"{file}  (text level")
+    assert template_text.format_findings(found).startswith(f"{file}  (text level")
 
 
 @pytest.fixture(scope="module")
 def qwen() -> Any:
-    return manifest.tokenizer(QWEN)
+    return manifest.load_tokenizer(QWEN)
 
 
 @needs_templates
@@ -107,7 +107,7 @@ def test_each_template_works_with_a_real_tokenizer(qwen, name):
     qwen.add_special_tokens({"bos_token": "<|endoftext|>", "extra_special_tokens": ["<|im_start|>", "<|im_end|>", "<|box_start|>", "<|box_end|>"]})  # fmt: skip
     qwen.chat_template = (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
     try:
-        found = template_check.inspect(qwen, name)
+        found = template_check.inspect_template(qwen, name)
         ids, mask = encoding.encode(qwen, TURNS)
     finally:
         qwen.chat_template = saved
@@ -142,7 +142,7 @@ def test_a_model_folder_is_checked_with_its_tokenizer():
         True,
         "models/pocket/base",
     )
-    tokenizer = manifest.tokenizer(ROOT / "models" / "pocket" / "base")
+    tokenizer = manifest.load_tokenizer(ROOT / "models" / "pocket" / "base")
     query = encoding.pre_query(tokenizer, "pocket")
     assert (found["prefix"], found["prefix_ids"], found["suffix"]) == (query.prefix, query.prefix_ids, query.suffix)
     assert [entry["id"] for entry in found["user_stop"]] == query.stop_ids
@@ -160,7 +160,7 @@ def test_a_model_folder_is_checked_with_its_tokenizer():
 )
 def test_a_template_that_cannot_be_used_gets_one_clear_line(tmp_path, source, says):
     with pytest.raises(UserError) as caught:
-        template_check.examine(str(template(tmp_path, source)))
+        template_check.examine_source(str(template(tmp_path, source)))
     assert says in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2
 
@@ -175,18 +175,18 @@ def test_the_command_says_what_is_wrong_and_exits_with_3(tmp_path):
 def test_a_template_that_never_ends_is_stopped(tmp_path):
     """A power of this size is one instruction: no signal handler and no check between instructions would stop it."""
     with pytest.raises(UserError, match="does not finish within 5 s"):
-        template_check.guarded(str(template(tmp_path, "{{ 9 ** (9 ** 9) }}" + CHATML)), seconds=5)
+        template_check.examine_guarded(str(template(tmp_path, "{{ 9 ** (9 ** 9) }}" + CHATML)), seconds=5)
 
 
 def test_a_template_that_writes_without_end_is_stopped(tmp_path):
     with pytest.raises(UserError, match="MemoryError|does not finish"):
-        template_check.guarded(str(template(tmp_path, "{{ 'a' * 40000000000 }}" + CHATML)))
+        template_check.examine_guarded(str(template(tmp_path, "{{ 'a' * 40000000000 }}" + CHATML)))
     with pytest.raises(UserError, match="writes 2,000,"):
-        template_check.examine(str(template(tmp_path, "{{ 'a' * 2000000 }}" + CHATML)))
+        template_check.examine_source(str(template(tmp_path, "{{ 'a' * 2000000 }}" + CHATML)))
 
 
 def failed(tmp_path: Path, source: str) -> list[str]:
-    return [c["name"] for c in template_check.examine(str(template(tmp_path, source)))["checks"] if not c["ok"]]
+    return [c["name"] for c in template_check.examine_source(str(template(tmp_path, source)))["checks"] if not c["ok"]]
 
 
 def test_the_self_test_fails_for_each_fault(tmp_path):
@@ -209,16 +209,16 @@ def test_the_self_test_fails_for_each_fault(tmp_path):
 def test_today_s_date_is_the_same_every_day(tmp_path):
     dated = "{% macro today() %}{{ strftime_now('%d %B %Y, %Y-%m-%d %A') }}{% endmacro %}"
     source = dated + "<|s|>{{ today() }}|{{ strftime_now is defined }}|{{ strftime_now('%b') }}\n" + CHATML
-    found = template_check.examine(str(template(tmp_path, source)))
+    found = template_check.examine_source(str(template(tmp_path, source)))
     assert found["date"]
     assert found["prefix"].startswith("<|s|>01 January 2025, 2025-01-01 Wednesday|True|Jan\n")
-    assert not template_check.examine(str(template(tmp_path, CHATML)))["date"]
+    assert not template_check.examine_source(str(template(tmp_path, CHATML)))["date"]
 
 
 def test_stopping_the_clock_leaves_the_rest_of_a_template_alone(tmp_path):
     plain = "\n\n  {%- set x = 1 %}\n  a\n" + CHATML
-    one = template_check.examine(str(template(tmp_path, plain)))
-    two = template_check.examine(str(template(tmp_path, plain + "{# strftime_now #}")))
+    one = template_check.examine_source(str(template(tmp_path, plain)))
+    two = template_check.examine_source(str(template(tmp_path, plain + "{# strftime_now #}")))
     assert two["date"]
     assert one["prefix"] == two["prefix"]
 
@@ -229,7 +229,7 @@ def test_a_system_text_goes_before_the_first_user_s_text_where_no_system_turn_is
     system = [{"role": "system", "content": "Be brief."}]
     text = encoding.render(tokenizer, [*system, *TURNS[:1]], respond=True)
     assert text == "<|im_start|>user\nBe brief.\n\nU1<|im_end|>\n<|im_start|>assistant\n"
-    whole, spans = encoding.conversation(tokenizer, [*system, *TURNS])
+    whole, spans = encoding.render_conversation(tokenizer, [*system, *TURNS])
     assert [whole[a:b] for a, b in spans] == ["A1<|im_end|>", "A2<|im_end|>"]
     known = template_check.stand_in(template(tmp_path, CHATML))
     assert encoding.render(known, [*system, *TURNS[:1]], respond=True).startswith(
@@ -249,16 +249,16 @@ def test_an_open_turn_is_closed_as_the_training_template_of_the_same_model_close
     plain, training = (
         template_check.stand_in(FOLDER / f"trl__{name}.jinja") for name in ("glm4moe", "glm4moe_training")
     )
-    assert encoding.conversation(plain, TURNS) == encoding.conversation(training, TURNS)
+    assert encoding.render_conversation(plain, TURNS) == encoding.render_conversation(training, TURNS)
 
 
 @needs_templates
 def test_thoughts_are_taught_where_they_are_shown():
     tokenizer = template_check.stand_in(FOLDER / "llama_cpp__Qwen-Qwen3-0.6B.jinja")
     thinking = [TURNS[0], {"role": "assistant", "content": "<think>\nhm\n</think>\n\nA1"}]
-    text, spans = encoding.conversation(tokenizer, thinking)
+    text, spans = encoding.render_conversation(tokenizer, thinking)
     assert [text[a:b] for a, b in spans] == ["<think>\nhm\n</think>\n\nA1<|im_end|>"]
-    text, spans = encoding.conversation(tokenizer, [*thinking, *TURNS[2:]])  # dropped from earlier turns
+    text, spans = encoding.render_conversation(tokenizer, [*thinking, *TURNS[2:]])  # dropped from earlier turns
     assert [text[a:b] for a, b in spans] == ["A1<|im_end|>", "<think>\n\n</think>\n\nA2<|im_end|>"]
 
 

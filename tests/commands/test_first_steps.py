@@ -375,5 +375,5 @@ def test_a_check_that_breaks_is_a_line_and_the_others_go_on(lab, capsys):
     (lab / "models" / "pocket" / "base" / "config.json").write_text('{"model_type": 7}', encoding="utf-8")
     code, lines = examined(capsys)
     assert code == 1
-    assert "memory: cannot be looked at" in needed(lines)
+    assert "memory: cannot be checked" in needed(lines)
     assert "ok model lexicon: models/pocket/lexicon" in lines

@@ -23,7 +23,7 @@ class Work:
 
 
 def run(work: Work, identity: object = "model-1", size: int = 3, rows: list = ROWS) -> list[dict]:
-    return cache.shards("respond", rows, size, identity, work)
+    return cache.run_shards("respond", rows, size, identity, work)
 
 
 def test_a_killed_stage_repeats_only_the_shard_it_was_in(project):

@@ -50,7 +50,7 @@ def run_stage(stage: str, folder: Path) -> None:
     model, kept = Path("manifest/base.json"), Path("data/instructions/kept.parquet")
     if stage == "reconstruct":
         params, base = Reconstruct(samples=ROWS, max_tokens=24, shard=10, batch=10), manifest.load(model)
-        query = user_turns.derive_pre_query(params, manifest.tokenizer(base.folder()), "base")
+        query = user_turns.derive_pre_query(params, manifest.load_tokenizer(base.folder()), "base")
         rows = user_turns.sample_user_turns(range(ROWS), params, base, query, [])
         records.write("instructions_raw", Path("out.parquet"), rows)
     elif stage == "respond":
@@ -202,9 +202,9 @@ def squares(part: list) -> list[dict]:
 
 def test_a_full_disk_is_said_so_and_leaves_no_half_shard(project):
     with no_file_above(500), pytest.raises(UserError, match=r"cache cannot be written[\s\S]*finished work is kept"):
-        cache.shards("respond", range(20), 10, "m", squares)
+        cache.run_shards("respond", range(20), 10, "m", squares)
     assert [f for f in (project / ".cache").rglob("*") if f.is_file()] == []
-    assert cache.shards("respond", range(20), 10, "m", squares) == squares(list(range(20)))
+    assert cache.run_shards("respond", range(20), 10, "m", squares) == squares(list(range(20)))
 
 
 def test_a_full_disk_is_said_so_by_the_cache_of_replies(project):
@@ -235,7 +235,7 @@ def test_a_full_disk_stops_a_command_with_a_few_lines_and_leaves_its_earlier_out
 
 
 @pytest.mark.parametrize(
-    "use", [lambda: cache.shards("respond", range(3), 2, "m", squares), lambda: cache.Replies("m")]
+    "use", [lambda: cache.run_shards("respond", range(3), 2, "m", squares), lambda: cache.Replies("m")]
 )
 @pytest.mark.parametrize("name", [".cache", "stage"])
 def test_a_cache_that_cannot_be_written_is_said_so(project, use, name):
@@ -249,7 +249,7 @@ def test_a_cache_that_cannot_be_written_is_said_so(project, use, name):
 
 
 @pytest.mark.parametrize(
-    "use", [lambda: cache.shards("respond", range(3), 2, "m", squares), lambda: cache.Replies("m")]
+    "use", [lambda: cache.run_shards("respond", range(3), 2, "m", squares), lambda: cache.Replies("m")]
 )
 def test_a_read_only_cache_is_said_so(project, use):
     (project / ".cache").mkdir(mode=0o555)
@@ -303,32 +303,32 @@ def linger(part: list) -> list[dict]:
 @pytest.fixture
 def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Worker processes however few rows there are."""
-    monkeypatch.setattr(cache, "WORTH", 0)
+    monkeypatch.setattr(cache, "MIN_ROWS_FOR_WORKERS", 0)
 
 
 def test_worker_processes_give_the_same_in_the_same_order(project, any_size):
-    found = cache.shards("respond", range(25), 4, "m", note_and_square, workers=2)
+    found = cache.run_shards("respond", range(25), 4, "m", note_and_square, workers=2)
     assert found == squares(list(range(25)))
     assert str(os.getpid()) not in os.listdir("pids")
     files = finished(project)
-    assert cache.shards("respond", range(25), 4, "m", note_and_square, workers=2) == found
+    assert cache.run_shards("respond", range(25), 4, "m", note_and_square, workers=2) == found
     assert finished(project) == files
 
 
 def test_an_error_in_a_worker_process_is_the_same_error(project, any_size):
     with pytest.raises(UserError, match=r"here: no such thing\n  look there"):
-        cache.shards("respond", range(9), 4, "m", refuse, workers=2)
+        cache.run_shards("respond", range(9), 4, "m", refuse, workers=2)
 
 
 def test_a_worker_process_that_dies_is_said_so(project, any_size):
     with pytest.raises(UserError, match=r"ended from outside[\s\S]*HOLDFAST_WORKERS=1"):
-        cache.shards("respond", range(9), 4, "m", die, workers=2)
+        cache.run_shards("respond", range(9), 4, "m", die, workers=2)
 
 
 def work_in_processes(folder: Path, work: Callable) -> None:
     os.chdir(folder)
-    cache.WORTH = 0
-    cache.shards("respond", range(8), 4, "m", work, workers=2)
+    cache.MIN_ROWS_FOR_WORKERS = 0
+    cache.run_shards("respond", range(8), 4, "m", work, workers=2)
 
 
 def test_worker_processes_end_with_a_parent_that_was_killed(tmp_path):
@@ -363,7 +363,7 @@ def test_the_stages_give_the_same_bytes_in_two_processes(template, tmp_path):
     for workers, folder in enumerate(folders, 1):
         shutil.copytree(template / "manifest", folder / "models" / "manifest")
         content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-        content["reconstruct"] |= {"samples": cache.WORTH, "max_tokens": 4, "shard": 400, "batch": 100}
+        content["reconstruct"] |= {"samples": cache.MIN_ROWS_FOR_WORKERS, "max_tokens": 4, "shard": 400, "batch": 100}
         (folder / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOLDFAST_WORKERS": str(workers)}
         done = subprocess.run(

@@ -162,7 +162,7 @@ def test_difficulty_by_how_little_the_instruction_helps(tmp_path, base, tiny):
         ("Reverse: a b", "b a"),
         ("The river?", "Tresa, I think."),
     ]
-    tokenizer, model = manifest.tokenizer(tiny), manifest.model(tiny, "float32")
+    tokenizer, model = manifest.load_tokenizer(tiny), manifest.load_model(tiny, "float32")
 
     def surprise(user: str, answer: str) -> float:
         asked = encoding.prompt_ids(tokenizer, [{"role": "user", "content": user}])

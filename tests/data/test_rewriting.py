@@ -54,7 +54,7 @@ def given(base: Path, project: Path):
     (project / "prompt.txt").write_text(PROMPT)
     params = Rewrite(prompt="prompt.txt", k=1, temperature=0.0, max_tokens=200)
     entry = manifest.load(base)
-    engine, rows = registry.load(entry, params.batch), []
+    engine, rows = registry.load_engine(entry, params.batch), []
     how = dict(temperature=0.0, top_p=1.0, max_tokens=200)
     for n in range(200):  # greedy answers of a random model: those that end, and are short
         asked = [{"role": "user", "content": f"What is {n}?"}]
@@ -92,7 +92,7 @@ def test_the_base_s_own_words_replace_a_gold_answer_with_which_they_agree_and_no
 def test_what_was_rewritten_once_is_not_asked_again(given, monkeypatch):
     params, base, rows = given
     first = rewriting.rewrite_answers(rows, base, params)
-    monkeypatch.setattr(registry, "load", None)
+    monkeypatch.setattr(registry, "load_engine", None)
     assert rewriting.rewrite_answers(rows, base, params) == first
 
 
@@ -135,7 +135,7 @@ class Echo:
 
 def test_what_the_base_says_when_it_is_shown_the_gold_answer_is_taken_too(given, monkeypatch):
     params, base, rows = given
-    monkeypatch.setattr(registry, "load", lambda entry, batch: Echo())
+    monkeypatch.setattr(registry, "load_engine", lambda entry, batch: Echo())
     found, counts = rewriting.rewrite_answers(rows, base, params)
     assert answers(found)[1] == "The answer is Something else entirely.."
     assert counts["by_way"]["shown"] > counts["by_way"]["alone"] == 0

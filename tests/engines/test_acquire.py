@@ -41,7 +41,7 @@ def test_the_manifest_describes_and_hashes_the_model(folder):
     run()
     found = load()
     assert (found.architecture, found.vocabulary, found.context, found.hub) == ("LlamaForCausalLM", 1024, 512, False)
-    assert found.parameters == sum(p.numel() for p in manifest.model(folder).parameters())
+    assert found.parameters == sum(p.numel() for p in manifest.load_model(folder).parameters())
     assert set(found.files) == {f.name for f in folder.iterdir()}
     assert found.revision == found.fingerprint
     assert not Path(found.source).is_absolute()

@@ -48,11 +48,11 @@ def test_without_an_embedder_the_base_embeds(sentences):
 
 def test_a_sentence_transformers_model_is_hashed_with_all_its_modules_and_embeds(sentences):
     entry = acquired("sentences")
-    assert entry.architecture == manifest.SENTENCES
+    assert entry.architecture == manifest.SENTENCE_TRANSFORMER
     assert {"modules.json", "model.safetensors"} < set(entry.files)
     assert any(name.endswith("_Pooling/config.json") for name in entry.files), "a module's folder counts too"
-    vectors = embedder.load(entry, 8)(TEXTS)
-    base = embedder.load(manifest.load(Path("models/manifest/base.json")), 8)(TEXTS)
+    vectors = embedder.load_embedder(entry, 8)(TEXTS)
+    base = embedder.load_embedder(manifest.load(Path("models/manifest/base.json")), 8)(TEXTS)
     assert vectors.shape == base.shape == (3, 32)
     assert vectors.dtype == np.float32
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
@@ -64,7 +64,7 @@ def test_a_changed_module_is_noticed(sentences):
     entry = acquired("sentences")
     (sentences / "modules.json").write_text("[]", encoding="utf-8")
     with pytest.raises(UserError, match="changed since"):
-        embedder.load(entry, 8)
+        embedder.load_embedder(entry, 8)
 
 
 def test_a_module_of_foreign_code_is_refused_in_one_line(sentences, tmp_path, monkeypatch):
@@ -76,7 +76,7 @@ def test_a_module_of_foreign_code_is_refused_in_one_line(sentences, tmp_path, mo
     monkeypatch.syspath_prepend(str(tmp_path / "lib"))
     shutil.copy(tmp_path / "lib/evil.py", sentences / "evil.py")
     with pytest.raises(UserError, match="cannot be loaded") as caught:
-        embedder.load(acquired("sentences"), 8)
+        embedder.load_embedder(acquired("sentences"), 8)
     assert len(str(caught.value).splitlines()) <= 3
     assert not Path("ran").exists()
 
@@ -85,13 +85,13 @@ def test_without_the_package_the_message_says_what_to_install(sentences, monkeyp
     entry = acquired("sentences")
     monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", None)
     with pytest.raises(UserError, match=r"holdfast\[embeddings\]"):
-        embedder.load(entry, 8)
+        embedder.load_embedder(entry, 8)
 
 
 def test_curate_clusters_by_the_embedder(sentences, monkeypatch):
     entry, asked = acquired("sentences"), []
-    told = embedder.load
-    monkeypatch.setattr(embedder, "load", lambda found, batch: asked.append(found) or told(found, batch))
+    told = embedder.load_embedder
+    monkeypatch.setattr(embedder, "load_embedder", lambda found, batch: asked.append(found) or told(found, batch))
     rows = [raw(instruction(f"i{n}", f"Say the number {n} aloud.")) for n in range(6)]
     folder = Path("data/instructions")
     records.write("instructions_raw", folder / "raw.parquet", rows)

@@ -272,8 +272,8 @@ def test_scores_are_the_probabilities_of_the_five_digits(server):
     ],
 )  # fmt: skip
 def test_a_score_in_words_is_read_strictly(text, score):
-    assert openai.score_in(Completion(text, "stop", 1)) == score
-    assert openai.score_in(Completion(text, "length", 1)) is None
+    assert openai.find_score(Completion(text, "stop", 1)) == score
+    assert openai.find_score(Completion(text, "length", 1)) is None
 
 
 def test_a_text_without_a_score_is_asked_again_and_then_null(server):

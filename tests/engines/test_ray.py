@@ -53,7 +53,7 @@ def answered(folder: Path, entry: manifest.Manifest, pause: float = 0.0) -> list
     """All rows, by way of the cache in `folder`."""
     os.chdir(folder)
     job = partial(work, entry=entry, log=str(folder / "log"), pause=pause)
-    return cache.shards("respond", ROWS, SIZE, ["test"], job, workers=registry.spread(entry))
+    return cache.run_shards("respond", ROWS, SIZE, ["test"], job, workers=registry.choose_spread(entry))
 
 
 def finished(folder: Path) -> int:
@@ -168,11 +168,11 @@ def test_what_the_user_has_to_mend_comes_back_from_an_actor_in_two_lines(tmp_pat
         assert n == 3
         return json.loads(text)
 
-    assert UserError(**back(tmp_path, engine.installed())).args[0].splitlines() == [
+    assert UserError(**back(tmp_path, engine.list_versions())).args[0].splitlines() == [
         "model 'x': the tokenizer has no single token for each of 1 to 5", "  leave it out",
     ]  # fmt: skip
-    assert "a node lacks it" in back(tmp_path / "nothing", engine.installed())["what"]
-    other = {**engine.installed(), "torch": "1.0", "vllm": "9"}
+    assert "a node lacks it" in back(tmp_path / "nothing", engine.list_versions())["what"]
+    other = {**engine.list_versions(), "torch": "1.0", "vllm": "9"}
     assert "has another torch, vllm than this one" in back(tmp_path, other)["what"]
 
 
@@ -184,7 +184,7 @@ def test_an_actor_that_fits_no_node_and_a_cluster_that_is_not_there_are_said_so(
     def refused(**how: Any) -> str:
         entry = manifest.load(describe(tiny, tmp_path, ray={**RAY, **how}))
         with pytest.raises(UserError) as said:
-            next(registry.spread(entry)(work, [ROWS[:1]]))
+            next(registry.choose_spread(entry)(work, [ROWS[:1]]))
         assert len(str(said.value).splitlines()) == 2
         return str(said.value)
 
@@ -199,18 +199,18 @@ def test_without_ray_it_is_said_what_to_install(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     entry = manifest.load(describe(tiny, tmp_path, ray={}))
     with pytest.raises(UserError, match=r"Ray is not installed[\s\S]*pip install 'holdfast\[ray\]'"):
-        cache.shards("respond", ROWS, SIZE, ["none"], work, workers=registry.spread(entry))
+        cache.run_shards("respond", ROWS, SIZE, ["none"], work, workers=registry.choose_spread(entry))
 
 
 def test_where_shards_are_done_is_no_part_of_what_they_are(tiny, tmp_path):
     plain, fanned = (manifest.load(describe(tiny, tmp_path, ray=how)) for how in (None, RAY))
-    assert registry.identity(plain, __file__) == registry.identity(fanned, __file__)
+    assert registry.engine_identity(plain, __file__) == registry.engine_identity(fanned, __file__)
 
 
 def test_a_shard_that_does_not_come_back_is_an_error_and_not_a_gap(project):
     def loses_one(work: cache.Work, parts: list[list[Any]]) -> Iterator[tuple[int, cache.Shard]]:
-        yield from ((n, cache.done(work, part)) for n, part in enumerate(parts) if n != 1)
+        yield from ((n, cache.do_shard(work, part)) for n, part in enumerate(parts) if n != 1)
 
     with pytest.raises(RuntimeError, match="1 of 3 shards did not come back"):
-        cache.shards("none", [1, 2, 3], 1, [], lambda part: part, workers=loses_one)
+        cache.run_shards("none", [1, 2, 3], 1, [], lambda part: part, workers=loses_one)
     assert finished(project) == 2

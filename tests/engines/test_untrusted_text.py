@@ -77,7 +77,7 @@ def test_escaping_twice_is_escaping_once(name):
     folder = SHARED / "tokenizers" / name
     if not (folder / "tokenizer_config.json").is_file() and not (folder / "tokenizer.json").is_file():
         pytest.skip("no tokenizer there")
-    tokenizer = manifest.tokenizer(folder)
+    tokenizer = manifest.load_tokenizer(folder)
     special, draw = encoding.special_strings(tokenizer), random.Random(1)
     alphabet = [*special, *"<|>/s[]｜ \n", "text", "end", "INST"]
     for _ in range(300):

@@ -183,7 +183,7 @@ def module(here: local.Engine, monkeypatch: pytest.MonkeyPatch) -> types.ModuleT
 
 @pytest.fixture
 def engine(module: types.ModuleType, entry: manifest.Manifest) -> vllm.Engine:
-    found = registry.load(entry, 4)
+    found = registry.load_engine(entry, 4)
     assert isinstance(found, vllm.Engine)
     return found
 
@@ -231,8 +231,10 @@ def test_no_rows_give_no_rows(engine):
 
 def test_too_long_a_prompt_says_so_before_vllm_would_cut_it(module, tiny, tmp_path):
     short = manifest.load(describe(tiny, tmp_path, vllm={"max_model_len": 40}))
-    engine = registry.load(short, 4)
-    assert module.started["dtype"] == ("float32" if manifest.device().type == "cpu" else "bfloat16")  # as elsewhere
+    engine = registry.load_engine(short, 4)
+    assert module.started["dtype"] == (
+        "float32" if manifest.find_device().type == "cpu" else "bfloat16"
+    )  # as elsewhere
     for call in (
         lambda: engine.complete([[5] * 38], [1], [1.0], 1.0, StopCriteria(3, [])),
         lambda: engine.next_token([[5] * 40], [1]),
@@ -246,20 +248,20 @@ def test_too_long_a_prompt_says_so_before_vllm_would_cut_it(module, tiny, tmp_pa
 def test_what_is_missing_is_said_in_two_lines(module, entry, tiny, tmp_path, monkeypatch):
     low = manifest.load(describe(tiny, tmp_path, vllm={"gpu_memory_utilization": 0.01}))
     with pytest.raises(UserError, match="vLLM does not start .No available memory") as said:
-        registry.load(low, 4)
+        registry.load_engine(low, 4)
     assert len(str(said.value).splitlines()) == 2
     monkeypatch.setattr(sys.modules["vllm.platforms"].current_platform, "is_cpu", lambda: False)
-    if manifest.device().type == "cpu":
+    if manifest.find_device().type == "cpu":
         with pytest.raises(UserError, match="finds no GPU"):
-            registry.load(entry, 4)
+            registry.load_engine(entry, 4)
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UserError, match=r"vLLM is not installed.*\n.*docs/engines.md"):
-        registry.load(entry, 4)
+        registry.load_engine(entry, 4)
 
 
 def test_another_engine_s_results_are_not_taken_from_the_cache(entry, tiny, tmp_path):
     plain = manifest.load(describe(tiny, tmp_path, dtype="float32"))
-    assert registry.identity(entry, __file__) != registry.identity(plain, __file__)
+    assert registry.engine_identity(entry, __file__) != registry.engine_identity(plain, __file__)
 
 
 @pytest.mark.parametrize(
@@ -331,14 +333,14 @@ def test_an_actor_on_a_ray_cluster_holds_vllm(project, monkeypatch):
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     how = dict(gpu_memory_utilization=0.4, max_model_len=512, enforce_eager=True)
-    gpus = float(manifest.device().type != "cpu")
+    gpus = float(manifest.find_device().type != "cpu")
     fields = dict(dtype="float32", vllm=how, ray=dict(actors=1, gpus=gpus, address="local"))
     entry = manifest.load(describe(ROOT / "models" / "pocket" / "base", project, **fields))
     rows = [[f"q{n}", [], text, 0] for n, text in enumerate(QUESTIONS)]
     settings = Respond(k=1, temperature=0.0, max_tokens=24, shard=3)
     work = partial(responses.answer_shard, params=settings, member=entry)
     try:
-        found = cache.shards("respond", rows, settings.shard, ["test"], work, workers=registry.spread(entry))
+        found = cache.run_shards("respond", rows, settings.shard, ["test"], work, workers=registry.choose_spread(entry))
     finally:
         ray.shutdown()
     here = local.Engine(entry, 4).answer(CHATS, SEEDS, temperature=0.0, top_p=1.0, max_tokens=24)

@@ -213,7 +213,9 @@ class Completions(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tiny: Path) -> Iterator[tuple[type[Completions], str]]:
     handler = type(
-        "Tiny", (Completions,), {"seen": [], "model": manifest.model(tiny), "tokenizer": manifest.tokenizer(tiny)}
+        "Tiny",
+        (Completions,),
+        {"seen": [], "model": manifest.load_model(tiny), "tokenizer": manifest.load_tokenizer(tiny)},
     )
     found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

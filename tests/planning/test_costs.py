@@ -63,11 +63,11 @@ def counting(part: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_shards_bring_home_what_they_took_wherever_and_whenever_they_were_done(project, monkeypatch, workers):
-    monkeypatch.setattr(cache, "WORTH", 0)
+    monkeypatch.setattr(cache, "MIN_ROWS_FOR_WORKERS", 0)
     rows = list(range(10))
-    cache.shards("respond", rows[:6], 3, "m", counting)  # two shards are there
+    cache.run_shards("respond", rows[:6], 3, "m", counting)  # two shards are there
     monkeypatch.setattr(meter, "total", meter.Spent())
-    assert cache.shards("respond", rows, 3, "m", counting, workers=workers) == rows
+    assert cache.run_shards("respond", rows, 3, "m", counting, workers=workers) == rows
     assert asdict(meter.total) == {
         "read": 10,
         "reused": 0,
@@ -81,10 +81,10 @@ def test_shards_bring_home_what_they_took_wherever_and_whenever_they_were_done(p
 
 @pytest.mark.parametrize("spent", [None, [], {"read": "7"}, {"read": 1.5}])
 def test_a_shard_that_does_not_say_what_it_took_is_done_again(project, spent):
-    cache.shards("respond", [1, 2], 2, "m", counting)
+    cache.run_shards("respond", [1, 2], 2, "m", counting)
     [file] = (project / ".cache").rglob("*.json")
     records.write_json(file, {"results": [1, 2], "spent": spent})
-    cache.shards("respond", [1, 2], 2, "m", counting)
+    cache.run_shards("respond", [1, 2], 2, "m", counting)
     assert json.loads(file.read_text())["spent"] == {"read": 2, "written": 3, "flops": 1000}
 
 
@@ -126,7 +126,7 @@ def test_counts_are_the_same_bytes_after_a_kill_and_timings_say_what_came_from_t
     def run(rows: list[int], folder: str) -> bytes:
         monkeypatch.setattr(meter, "total", meter.Spent())
         with ledger.record_cost(project / folder, "respond"):
-            cache.shards("respond", rows, 2, "m", counting)
+            cache.run_shards("respond", rows, 2, "m", counting)
         return (project / folder / "respond.json").read_bytes()
 
     whole = run([1, 2, 3, 4], "costs")

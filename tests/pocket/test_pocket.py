@@ -50,7 +50,7 @@ def test_the_recipe_makes_three_models_that_chat(miniature):
     tokenizers, weights = set(), set()
     for name in names:
         folder = miniature / "models/pocket" / name
-        tokenizer, model = manifest.tokenizer(folder), manifest.model(folder)
+        tokenizer, model = manifest.load_tokenizer(folder), manifest.load_model(folder)
         query = encoding.pre_query(tokenizer, name)
         ids = [*query.prefix_ids, *encoding.prompt_ids(tokenizer, [{"role": "user", "content": "What is 7 + 2?"}])]
         assert max(ids) < model.config.vocab_size == len(tokenizer)
@@ -191,7 +191,7 @@ def test_mixtures_are_shares_of_the_same_skills():
 
 
 def test_answers_weigh_one_also_within_a_judging_prompt(miniature):
-    tokenizer = manifest.tokenizer(miniature / "models/pocket/base")
+    tokenizer = manifest.load_tokenizer(miniature / "models/pocket/base")
     items = [
         i for i in world.draw({"judging": 1.0, "facts": 1.0}, 400, "weights") if i.skill == "facts" or i.answer in "25"
     ]

@@ -49,9 +49,9 @@ def run(project: Path, base: Path, monkeypatch: pytest.MonkeyPatch):
     shutil.copyfile(base, base.with_name("embedder.json"))
 
     def reconstruct(say: Any = None, checks: RowChecks | None = None, **params: Any) -> tuple[list[dict], dict, Any]:
-        speaker = Speaker(manifest.tokenizer(manifest.load(base).folder()), say)
+        speaker = Speaker(manifest.load_tokenizer(manifest.load(base).folder()), say)
         if say:
-            monkeypatch.setattr(registry, "load", lambda entry, batch: speaker)
+            monkeypatch.setattr(registry, "load_engine", lambda entry, batch: speaker)
         settings = {"max_tokens": 8, "shard": 10, "batch": 10, "folder": ".", **params}
         set_params(project, reconstruct=settings, curate=(checks or RowChecks()).model_dump())
         run_stage("reconstruct")
@@ -188,7 +188,7 @@ def test_what_a_base_writes_cannot_forge_a_turn(run):
 def test_workers_and_kills_cannot_tell_the_source_of_a_quota(run, monkeypatch):
     """Waves follow from the rows alone: with every shard in the cache the same ones are taken."""
     first, summary, _ = run(samples=60, keep=15, checks=RowChecks(**OPEN))
-    monkeypatch.setattr(registry, "load", lambda entry, batch: pytest.fail("a finished shard was done again"))
+    monkeypatch.setattr(registry, "load_engine", lambda entry, batch: pytest.fail("a finished shard was done again"))
     assert run(samples=60, keep=15, checks=RowChecks(**OPEN))[:2] == (first, summary)
 
 

@@ -138,7 +138,7 @@ def test_parts_are_as_even_as_can_be():
 
 
 def test_logits_are_computed_only_where_they_are_asked_for(tiny):
-    model = manifest.model(tiny, "float32")
+    model = manifest.load_model(tiny, "float32")
     ids = torch.tensor([[7, 8, 9], [10, 11, 12]])
     wanted = torch.tensor([[False, True], [True, True]])
     where = losses.positions_before(wanted)
@@ -158,7 +158,7 @@ class Asked:
         self.folder, self.tokens = folder, 0
 
     def __call__(self):
-        model = manifest.model(self.folder, "float32")
+        model = manifest.load_model(self.folder, "float32")
         model.register_forward_pre_hook(
             lambda module, args, kwargs: self.count(int(kwargs["attention_mask"].sum())), with_kwargs=True
         )
@@ -179,7 +179,7 @@ def test_the_base_s_table_is_what_the_base_says_and_is_asked_once_per_row(tiny, 
     asked, rows = Asked(tiny), [[7, 8, 9], [10, 11], [7, 9, 9, 12]]
     tokens, logprobs = table(rows)
     assert asked.tokens == 9
-    model, start = manifest.model(tiny, "float32"), 0
+    model, start = manifest.load_model(tiny, "float32"), 0
     for ids in rows:
         with torch.no_grad():
             expected = losses.top_k(model(torch.tensor([ids])).logits[0, :-1], 5)

@@ -100,11 +100,11 @@ def test_what_moved_is_the_total_variation_distance():
 def test_held_out_rows_are_measured_each_by_itself(tiny, project, monkeypatch):
     """Row by row and without padding, the same numbers; the base itself has not moved."""
     monkeypatch.setattr(held_out, "MAX_BATCH_TOKENS", 64)
-    tokenizer, model = manifest.tokenizer(tiny), manifest.model(tiny, "float32")
+    tokenizer, model = manifest.load_tokenizer(tiny), manifest.load_model(tiny, "float32")
     rows = [encoding.encode(tokenizer, encoding.turns(f"What is {n}?", "one two " * (n + 1))) for n in range(7)]
     store = base_logprobs.Store("x", "float32", 4096)
     table, _ = base_logprobs.build_table(store, [ids for ids, _ in rows], lambda: model)
-    other = manifest.model(tiny, "float32")
+    other = manifest.load_model(tiny, "float32")
     torch.manual_seed(1)
     with torch.no_grad():
         for weight in other.parameters():

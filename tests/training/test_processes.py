@@ -154,7 +154,7 @@ def test_two_processes_that_share_the_weights_give_what_one_gives(project, base)
     """FSDP2 on gloo: curves equal to 1e-5, weights to 1e-6."""
     mixture(project, domain=5, replay=4, epochs=2)
     one = train_arm(project, SECTION | dict(processes=1))
-    expected = manifest.model(project / "models/arm", "float32").state_dict()
+    expected = manifest.load_model(project / "models/arm", "float32").state_dict()
     set_params(project, finetune=SECTION | dict(processes={"count": 2, "strategy": "fsdp2"}))
     script = str(Path(__file__).with_name("fsdp2_on_cpu.py"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
@@ -166,7 +166,7 @@ def test_two_processes_that_share_the_weights_give_what_one_gives(project, base)
     assert set(two) == set(one)
     for curve in one:
         assert two[curve] == pytest.approx(one[curve], rel=1e-5, abs=1e-6), curve
-    for name, weight in manifest.model(project / "models/arm", "float32").state_dict().items():
+    for name, weight in manifest.load_model(project / "models/arm", "float32").state_dict().items():
         torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-6)
 
 

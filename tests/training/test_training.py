@@ -53,7 +53,7 @@ def nothing_left(project: Path) -> bool:
 def first_loss_by_hand(base: Path, rows: list[dict]) -> float:
     """Mean cross-entropy over all answers' tokens, each row by itself."""
     folder = manifest.load(base).folder()
-    tokenizer, model = manifest.tokenizer(folder), manifest.model(folder, "float32")
+    tokenizer, model = manifest.load_tokenizer(folder), manifest.load_model(folder, "float32")
     total, count = 0.0, 0
     for row in rows:
         ids, mask = encoding.encode(tokenizer, row["messages"])
@@ -86,7 +86,7 @@ def test_in_mixed_precision_both_sides_of_the_kl_are_rounded_alike(train, projec
 
 def test_a_base_that_was_cast_once_says_what_autocast_would_have_it_say(base):
     """To the bit; its matrices take half the memory, norms and embeddings stay as they are."""
-    model = manifest.model(manifest.load(base).folder(), "float32")
+    model = manifest.load_model(manifest.load(base).folder(), "float32")
     ids = torch.randint(len(model.get_input_embeddings().weight), (3, 7), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         before = model(ids.to(model.device)).logits
@@ -153,13 +153,15 @@ def test_a_replay_row_weighs_the_same_at_any_share(train, project):
 
 def weights(project: Path) -> torch.Tensor:
     """All weights of the tuned model in one vector."""
-    return torch.cat([w.flatten() for w in manifest.model(project / "models/arm", "float32").state_dict().values()])
+    return torch.cat(
+        [w.flatten() for w in manifest.load_model(project / "models/arm", "float32").state_dict().values()]
+    )
 
 
 @pytest.mark.parametrize("anchor", ["l2sp", "ewc"])
 def test_an_anchor_holds_the_weights_back(train, project, tiny, anchor):
     mixture(project, epochs=12)
-    start = torch.cat([w.flatten() for w in manifest.model(tiny, "float32").state_dict().values()])
+    start = torch.cat([w.flatten() for w in manifest.load_model(tiny, "float32").state_dict().values()])
     way = []
     for strength in (1e-6, 1e4):
         curves = train(anchor=anchor, anchor_coefficient=strength, learning_rate=1e-3)
@@ -200,7 +202,7 @@ def test_curves_show_every_loss_and_the_rate_and_speed_and_memory_go_to_the_timi
     )
     curves = train("kl", batch_size=8, packing=packing)
     assert set(curves) == {"loss", "domain_loss", "kl", "learning_rate", "grad_norm"}
-    tokenizer = manifest.tokenizer(manifest.load(project / "models/manifest/base.json").folder())
+    tokenizer = manifest.load_tokenizer(manifest.load(project / "models/manifest/base.json").folder())
     sizes = [len(encoding.encode(tokenizer, row["messages"])[0]) for row in rows]
     by_line = [sum(sizes)] if packing else [sum(sizes[:8]), sum(sizes[8:])]
     assert [logs["tokens_per_second"] for logs in histories[0]] == by_line
@@ -274,7 +276,7 @@ def test_the_cached_kl_is_the_kl(train, project, packing, monkeypatch):
 
 
 def test_averaging_stops_part_of_the_way(train, project, tiny):
-    start = torch.cat([w.flatten() for w in manifest.model(tiny, "float32").state_dict().values()])
+    start = torch.cat([w.flatten() for w in manifest.load_model(tiny, "float32").state_dict().values()])
     train()
     whole = weights(project)
     train(average=0.25)
@@ -284,7 +286,7 @@ def test_averaging_stops_part_of_the_way(train, project, tiny):
 def test_how_far_to_average_is_chosen_on_rows_that_are_not_trained_on(train, project, tiny, monkeypatch):
     monkeypatch.setattr(averaging, "MIN_HELD_OUT_ROWS", 1)
     mixture(project, domain=10, replay=10)
-    start = torch.cat([w.flatten() for w in manifest.model(tiny, "float32").state_dict().values()])
+    start = torch.cat([w.flatten() for w in manifest.load_model(tiny, "float32").state_dict().values()])
     train("kl", average="auto", retention_target=1e-6)
     loose = read_ledger(project)
     assert (loose["average"]["chosen"], loose["average"]["met"], len(loose["average"]["tried"])) == (1, True, 1)
@@ -314,7 +316,7 @@ def test_too_few_rows_to_choose_how_far_to_average(train):
 def test_adapters_are_merged_into_the_base_s_own_shape(train, project, tiny, objective):
     curves = train(objective, lora_rank=4)
     assert curves["loss"][-1] != curves["loss"][0]
-    before, after = (manifest.model(folder, "float32").state_dict() for folder in (tiny, project / "models/arm"))
+    before, after = (manifest.load_model(folder, "float32").state_dict() for folder in (tiny, project / "models/arm"))
     assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}
     changed = {k for k in before if not torch.equal(before[k], after[k])}
     assert changed
@@ -354,7 +356,7 @@ def test_rows_are_trained_on_in_the_order_of_the_mixture(train, base, project):
 def test_the_tuned_model_keeps_the_base_s_dtype_tokenizer_and_template(train, tiny, project):
     half = project / "odd" / "half"
     shutil.copytree(tiny, half)
-    model = manifest.model(tiny).to(torch.bfloat16)
+    model = manifest.load_model(tiny).to(torch.bfloat16)
     model.save_pretrained(half)
     (half / "model.safetensors.index.json").write_text('{"weight_map": {}}')  # as a sharded base would have
     describe(half, project / "models/manifest")
@@ -365,7 +367,7 @@ def test_the_tuned_model_keeps_the_base_s_dtype_tokenizer_and_template(train, ti
         assert (tuned / name).read_bytes() == (tiny / name).read_bytes()
     assert not (tuned / "model.safetensors.index.json").exists()  # it would point to the base's shards
     assert {f.stat().st_mode & 0o777 for f in tuned.iterdir()} == {0o644}
-    changed = manifest.model(tuned).get_output_embeddings().weight - model.float().get_output_embeddings().weight
+    changed = manifest.load_model(tuned).get_output_embeddings().weight - model.float().get_output_embeddings().weight
     assert changed.abs().max() > 0
 
 
@@ -466,7 +468,7 @@ def test_a_bad_loss_never_reaches_a_checkpoint_and_the_last_good_one_is_named(tr
     (kept,) = project.glob(".cache/finetune/*/checkpoint-*")
     assert kept.name == "checkpoint-2"
     assert str(kept.relative_to(project)) in str(caught.value)
-    assert all(w.isfinite().all() for w in manifest.model(kept, "float32").state_dict().values())
+    assert all(w.isfinite().all() for w in manifest.load_model(kept, "float32").state_dict().values())
     assert not (project / "models/arm").exists()
 
 
