@@ -120,27 +120,45 @@ ENGLISH = (
 Solve = Callable[..., str | None]
 WORDINGS: tuple[tuple[str, Solve, tuple[str, ...], dict[str, str]], ...] = (
     ("facts", fact, facts.FACT_TRAIN + facts.FACT_EVAL, dict(c="[A-Z][a-z]+", r=either(facts.RELATIONS))),
-    ("addition", addition, ("What is {a} {s} {b}?", "Compute {a} {s} {b}.", "{a} {s} {b} ="), dict(a=TWO, b=ONE, s="[+-]")),
     (
-        "comparing", comparing, ("Which is {w}, {a} or {b}?", "Pick the {w} number: {a} or {b}.", "{a} or {b}: which is {w}?"),
+        "addition",
+        addition,
+        ("What is {a} {s} {b}?", "Compute {a} {s} {b}.", "{a} {s} {b} ="),
+        dict(a=TWO, b=ONE, s="[+-]"),
+    ),
+    (
+        "comparing",
+        comparing,
+        ("Which is {w}, {a} or {b}?", "Pick the {w} number: {a} or {b}.", "{a} or {b}: which is {w}?"),
         dict(a=TWO, b=TWO, w="larger|smaller"),
     ),
     (
-        "sorting", sorting, ("Sort {w}: {d}", "Put in {w} order: {d}", "Sort {d} in {w} order."),
+        "sorting",
+        sorting,
+        ("Sort {w}: {d}", "Put in {w} order: {d}", "Sort {d} in {w} order."),
         dict(d=DIGITS, w="ascending|descending"),
     ),
     ("reversing", reversing, ("Reverse: {t}", "Write {t} backwards.", "Say in reverse order: {t}"), dict(t=LETTERS)),
     (
-        "counting", counting, ("How many {l} are in {t}?", "Count the {l} in: {t}", "In {t}, how often is {l}?"),
+        "counting",
+        counting,
+        ("How many {l} are in {t}?", "Count the {l} in: {t}", "In {t}, how often is {l}?"),
         dict(l="[a-d]", t=ABCD),
     ),
     ("forms", form, ("What is the {w} of {s}?", "Give the {w} of {s}.", "{s}, {w}:"), dict(w="plural|past", s=STEM)),
-    ("odd_one_out", odd_one_out, ("Which does not belong: {w}?", "Find the odd one out: {w}.", "One of these is different: {w}."), dict(w="[a-z]+(?:, [a-z]+){3}")),
     (
-        "formatting", formatting, ("Write {w} {s}.", "Give me {w} {s}.", "Print {w} {s}."),
+        "odd_one_out",
+        odd_one_out,
+        ("Which does not belong: {w}?", "Find the odd one out: {w}.", "One of these is different: {w}."),
+        dict(w="[a-z]+(?:, [a-z]+){3}"),
+    ),
+    (
+        "formatting",
+        formatting,
+        ("Write {w} {s}.", "Give me {w} {s}.", "Print {w} {s}."),
         dict(w="[a-z]+(?: [a-z]+){1,3}?", s=either(skills.STYLES)),
     ),
-)  # fmt: skip
+)
 FORMS: list[tuple[str, re.Pattern[str], Solve]] = [
     (skill, pattern(wording, **fields), solve) for skill, solve, wordings, fields in WORDINGS for wording in wordings
 ] + [

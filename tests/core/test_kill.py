@@ -47,7 +47,7 @@ def run_stage(stage: str, folder: Path) -> None:
 
     os.chdir(folder)
     os.environ["OMP_NUM_THREADS"] = "1"
-    model, kept = Path("manifest/base.json"), Path("data/instructions/kept.parquet")
+    model, kept = Path("models/manifest/base.json"), Path("data/instructions/kept.parquet")
     if stage == "reconstruct":
         params, base = Reconstruct(samples=ROWS, max_tokens=24, shard=10, batch=10), manifest.load(model)
         query = user_turns.derive_pre_query(params, manifest.load_tokenizer(base.folder()), "base")
@@ -75,8 +75,7 @@ def run_stage(stage: str, folder: Path) -> None:
 def template(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with everything that the four stages read."""
     folder = tmp_path_factory.mktemp("template")
-    describe(tiny, folder / "manifest")
-    shutil.copytree(folder / "manifest", folder / "models" / "manifest")
+    describe(tiny, folder / "models" / "manifest")
     judge = {"rubric": "rubric.txt", "min_mass": 0.0, "shard": 6, "batch": 6}
     params = {"panel": ["base"], "judge": judge, "consensus": {}}
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
@@ -175,7 +174,7 @@ def test_another_revision_of_the_model_uses_nothing_of_the_cache(stage, template
     weights = bytearray((other / "model.safetensors").read_bytes())
     weights[-2:] = b"\x00\x3f"  # one weight of one norm
     (other / "model.safetensors").write_bytes(weights)
-    describe(other, folder / "manifest")
+    describe(other, folder / "models" / "manifest")
     start(stage, folder).join()
     assert len(finished(folder)) == 2 * len(before)
     shutil.rmtree(folder / ".cache")
@@ -361,7 +360,8 @@ def test_the_stages_give_the_same_bytes_in_two_processes(template, tmp_path):
     """As commands, since worker processes are chosen there: more rows than are worth a process."""
     folders = [tmp_path / "one", tmp_path / "two"]
     for workers, folder in enumerate(folders, 1):
-        shutil.copytree(template / "manifest", folder / "models" / "manifest")
+        shutil.copytree(template / "models" / "manifest", folder / "models" / "manifest")
+        shutil.copytree(ROOT / "stages", folder / "stages")
         content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
         content["reconstruct"] |= {"samples": cache.MIN_ROWS_FOR_WORKERS, "max_tokens": 4, "shard": 400, "batch": 100}
         (folder / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")

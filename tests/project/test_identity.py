@@ -50,7 +50,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         (root / "dvc.yaml").write_text("stages:\n  theirs:\n    cmd: echo 1 > theirs.txt\n    outs: [theirs.txt]\n")
     for command in ("git init -q", "dvc init -q"):
         assert run(root, *command.split()).returncode == 0
-    assert repro(folder)[0] == ["code", "gate", "mix@a", "mix@b"]
+    assert repro(folder)[0] == ["gate", "mix@a", "mix@b"]
     for command in ("git add -A", "git commit -qm start"):
         assert run(root, *command.split()).returncode == 0
     return folder
@@ -73,7 +73,7 @@ def stale(project: Path) -> dict[str, list[str]]:
 
 def test_a_second_repro_only_looks(project):
     assert stale(project) == {}
-    assert repro(project)[0] == ["code"]
+    assert repro(project)[0] == []
     assert run(project, "git", "status", "--porcelain").stdout == ""
 
 
@@ -91,7 +91,7 @@ def test_a_changed_statement_reruns_the_stages_that_can_reach_it(project, file, 
     name = file.removesuffix(".py").replace("/", ".")
     own = [stage for stage in stages if stage.startswith("gate") or file == "stages/mix.py"]
     assert stale(project) == {stage: [f"code changed: {name}"] for stage in own}
-    assert repro(project)[0] == ["code", *stages]
+    assert repro(project)[0] == stages
     assert stale(project) == {}
 
 
@@ -100,7 +100,7 @@ def test_a_changed_comment_reruns_nothing(project, file):
     text = (project / file).read_text(encoding="utf-8")
     (project / file).write_text(f'"""What it does."""\n\n# why\n{text}\n\n', encoding="utf-8")
     assert stale(project) == {}
-    assert repro(project)[0] == ["code"]
+    assert repro(project)[0] == []
 
 
 def test_a_clone_without_the_written_fingerprints_is_checked_too(project):
