@@ -126,7 +126,7 @@ def gate(
     """The verdict per arm, as committed. Exit 0 pass, 1 fail, 2 cannot-compare; runs nothing."""
     from holdfast.commands import gate as command
 
-    if as_json and against:
+    if as_json and against is not None:
         raise UserError("not with --against", where="--json", do="it prints the committed verdict alone")
     if not as_json:
         raise typer.Exit(command.main(against))
@@ -138,8 +138,17 @@ def gate(
 
 def main() -> NoReturn:
     code = exit_code()
-    if code != ExitCode.OK:
-        print(silenced.getvalue(), end="")
+    try:
+        if code != ExitCode.OK:
+            print(silenced.getvalue(), end="")
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough: that changes no verdict
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"error: standard output: {error.strerror}", file=sys.stderr)
+        print("  make room, or write it elsewhere", file=sys.stderr)
+        code = ExitCode.BROKEN
     sys.exit(code)
 
 
@@ -152,8 +161,12 @@ def exit_code() -> int:
         print(f"error: {error}", file=sys.stderr)
     except typer.Abort:
         return ExitCode.INTERRUPTED
-    except SystemExit as stop:  # 1 would say that the model forgot; a signal's code is passed on
-        return stop.code if isinstance(stop.code, int) and stop.code > ExitCode.BROKEN else ExitCode.BROKEN
+    except (
+        SystemExit
+    ) as stop:  # of a stage script or a library; 1 would say that the model forgot; a signal's code is passed on
+        if isinstance(stop.code, int) and stop.code > ExitCode.BROKEN:
+            return stop.code
+        print(f"error: stopped by exit({stop.code!r})", file=sys.stderr)
     except Exception as error:
         if hasattr(error, "format_message"):  # wrong usage, in Typer's own words
             error.show()  # type: ignore[attr-defined]

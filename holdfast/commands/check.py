@@ -65,6 +65,8 @@ def inspect_lock() -> tuple[int, dict[str, list[str]]]:
     except DvcException as error:
         do = "correct dvc.yaml or dvc.lock; if dvc is running here, wait for it"
         raise UserError(" ".join(str(error).split()), where="dvc.yaml", do=do) from None
+    if not checked:
+        raise UserError("holds no stage", where="dvc.yaml", do="take it back from git, or make it with `holdfast init`")
     return len(checked), {name: why for name, why in stale.items() if why}
 
 

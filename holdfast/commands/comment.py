@@ -28,7 +28,7 @@ def main(report: Path, params: Path, metrics: Path, against: str | None, pages: 
     if not report.is_file():
         raise UserError("no such file", where=report, do="run `dvc repro report` and commit it")
     text = report.read_text(encoding="utf-8")
-    if against:
+    if against is not None:
         section = describe_changes(params, metrics, against)
         # a report of another version may lack the mark
         text = text.replace(CHANGES, section, 1) if CHANGES in text else f"{text}\n{section}"

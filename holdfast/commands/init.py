@@ -257,6 +257,15 @@ def tailor_start(base: str, domain: Path, test: Path | None, revision: str | Non
         raise UserError(
             f"{error.name} is not installed", where="holdfast init --base", do="pip install 'holdfast[pipeline]'"
         ) from None
+    if revision is not None and not re.fullmatch(r"[0-9a-f]{40}", revision):
+        do = "give the full commit hash of 40 digits from the model's page"
+        raise UserError(f"'{revision[:60]}' is no commit", where="--revision", do=do)
+    if test is not None and test.name == domain.name and test.resolve() != domain.resolve():
+        do = "both are copied to data/local: give one of them another name"
+        raise UserError(f"has the name of the training data, {domain}", where=test, do=do)
+    if test is not None and test.resolve() == domain.resolve():
+        do = "leave --test out: a tenth of the rows is split off"
+        raise UserError("is the training data too: nothing would be left to train on", where=test, do=do)
     mapped = parse_columns(columns)
     model, links = find(base, revision)
     place = Path(base) if links else shapes.find_folder(model, MODELS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -17,11 +18,17 @@ from holdfast.core import fingerprint, records
 from holdfast.core.errors import UserError
 
 STAGES, CODE, COSTS = Path("stages"), Path(".holdfast/code"), Path("reports/costs")
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"  # of a stage, a model or an arm
 NO_COSTS = ("report", "pocket")  # the report reads the costs; the lab's recipe is frozen
 
 
 def main(stage: str, cell: str | None) -> None:
     """Raises UserError where there is no such stage, or it takes another number of arguments."""
+    for name in filter(None, (stage, cell)):
+        if not re.fullmatch(NAME, name):  # it becomes part of paths
+            raise UserError(
+                f"'{name[:80]}' cannot be a name", where="holdfast run", do="give a stage, and a model or an arm"
+            )
     script = load(stage)
     arguments = [cell] if cell is not None else []
     if len(inspect.signature(script.main).parameters) != len(arguments):
@@ -48,7 +55,13 @@ def load(stage: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"stages.{stage}", file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        where = f"{error.filename or file}, line {error.lineno}"
+        raise UserError(error.msg, where=where, do="fix it, or take back the edit") from None
+    if not callable(getattr(module, "main", None)):
+        raise UserError("has no function `main`", where=file, do="define it: a stage does its work there")
     return module
 
 

@@ -8,6 +8,8 @@ a copy of each text file. `holdfast upgrade` merges with these copies as the com
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -125,7 +127,10 @@ def ignore_lines(name: str, present: str) -> str:
 def add_ignore_files(files: dict[str, bytes]) -> None:
     """Adds the ignore files that lack a line."""
     for name in IGNORE_FILES:
-        present = Path(name).read_text(encoding="utf-8") if Path(name).is_file() else ""
+        try:
+            present = Path(name).read_text(encoding="utf-8") if Path(name).is_file() else ""
+        except UnicodeDecodeError:
+            raise UserError("is not UTF-8", where=name, do="save it as UTF-8; nothing was written") from None
         if (text := ignore_lines(name, present)) != present:
             files[name] = text.encode()
 
@@ -140,7 +145,11 @@ def load_project() -> Project | None:
         raise UserError(
             "cannot be read", where=PROJECT, do="take it back from git: git checkout -- " + str(PROJECT)
         ) from None
-    if not isinstance(project.files, dict) or not isinstance(project.holdfast, str):
+    if (
+        not isinstance(project.files, dict)
+        or not isinstance(project.holdfast, str)
+        or project.ci not in (None, "github", "gitlab")
+    ):
         raise UserError("cannot be read", where=PROJECT, do="take it back from git: git checkout -- " + str(PROJECT))
     return project
 
@@ -171,51 +180,92 @@ def is_unedited(name: str, project: Project | None) -> bool:
     return recorded is not None and Path(name).is_file() and digest(Path(name).read_bytes()) == recorded
 
 
-class Writer:
-    """Writes many files or none: each is first written to a folder beside its place, and all are moved at the end.
+PARTIAL = ".holdfast-"  # how the names of files begin that are being written
 
-    `prepare` fails on a full disk or a folder that cannot be written to, before anything has changed.
+
+class Writer:
+    """Writes many files or none: each is first written beside its place, and all are moved at the end.
+
+    `prepare` fails on a full disk, or where a folder or a file cannot be, before anything has changed. Where `commit` is
+    stopped, by Ctrl-C too, what it replaced is put back.
     """
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files = files
+        self.staged: dict[str, Path] = {}
+        self.made: list[Path] = []  # folders, outermost first
 
     def prepare(self) -> None:
-        places = {_existing(Path(name).parent) for name in self.files}
-        for place in sorted(places):
+        """Raises UserError or OSError, and leaves nothing behind, where a file cannot be written."""
+        for name in self.files:
+            place = _existing(Path(name).parent)
+            if not place.is_dir():
+                what = "is no folder" if place.exists() else "is a link that leads nowhere"
+                raise UserError(what, where=place, do=f"{name} goes below it: move it away; nothing was written")
             if not os.access(place, os.W_OK):
-                raise UserError(
-                    "cannot be written to",
-                    where=place,
-                    do="allow writing, or choose another folder; nothing was written",
-                )
+                do = "allow writing, or choose another folder; nothing was written"
+                raise UserError("cannot be written to", where=place, do=do)
+            if Path(name).is_dir():
+                raise UserError("is a folder", where=name, do="a file goes there: move it away; nothing was written")
         try:
-            self.staging = Path(tempfile.mkdtemp(prefix=".holdfast-", dir="."))
-        except OSError as error:
-            do = "allow writing, or choose another folder; nothing was written"
-            raise UserError(f"cannot be written to ({error.strerror})", where=Path.cwd().name, do=do) from None
-        try:
-            for number, content in enumerate(self.files.values()):
-                (self.staging / str(number)).write_bytes(content)
-        except OSError:
+            for name, content in self.files.items():
+                self._stage(Path(name), content)
+        except BaseException as error:
             self.close()
+            if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                do = "allow writing, or choose another folder; nothing was written"
+                raise UserError(
+                    f"cannot be written ({error.strerror})", where=error.filename or "disk", do=do
+                ) from None
             raise
 
+    def _stage(self, target: Path, content: bytes) -> None:
+        for folder in reversed([p for p in target.parents if not p.exists()]):
+            folder.mkdir()
+            self.made.append(folder)
+        handle, partial = tempfile.mkstemp(prefix=PARTIAL, dir=target.parent)
+        self.staged[target.as_posix()] = Path(partial)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        if target.is_file():
+            shutil.copymode(target, partial)
+        else:
+            os.chmod(partial, 0o755 if target.suffix == ".sh" else 0o644)
+
     def commit(self) -> None:
-        for number, name in enumerate(self.files):
-            target = Path(name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.is_file():
-                shutil.copymode(target, self.staging / str(number))
-            else:
-                os.chmod(self.staging / str(number), 0o755 if name.endswith(".sh") else 0o644)
-            os.replace(self.staging / str(number), target)
+        """Moves every file to its place. Raises UserError where one cannot be replaced; the others are then as before."""
+        former: dict[Path, bytes | None] = {}
+        try:
+            for name, partial in self.staged.items():
+                target = Path(name)
+                former[target] = target.read_bytes() if target.is_file() else None
+                os.replace(partial, target.resolve() if target.is_symlink() else target)
+            self.made = []
+        except BaseException as error:
+            for target, content in former.items():
+                with contextlib.suppress(OSError):
+                    if content is None:
+                        target.unlink(missing_ok=True)
+                    elif target.read_bytes() != content:
+                        target.write_bytes(content)
+            if isinstance(error, OSError):
+                do = "allow replacing it; every file is as it was before"
+                raise UserError(
+                    f"cannot be replaced ({error.strerror})", where=error.filename2 or name, do=do
+                ) from None
+            raise
 
     def close(self) -> None:
-        shutil.rmtree(self.staging, ignore_errors=True)
+        """Removes what was staged and not moved, and the folders made for it that are empty."""
+        for partial in self.staged.values():
+            partial.unlink(missing_ok=True)
+        for folder in reversed(self.made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _existing(folder: Path) -> Path:
-    while not folder.exists():
+    """The nearest of a folder and those above it that is there, if only as a link that leads nowhere."""
+    while not (folder.exists() or folder.is_symlink()):
         folder = folder.parent
     return folder

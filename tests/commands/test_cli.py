@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
 import sys
 
 import pytest
@@ -108,3 +110,40 @@ def test_exp_run_s_changes_one_line_of_params_yaml(tmp_path, file):
     with modify_yaml(copy) as content:
         content["gate"]["margin"] = 0.05
     assert copy.read_text(encoding="utf-8") == before.replace("  margin: 0.03\n", "  margin: 0.05\n")
+
+
+@pytest.mark.parametrize("name", ["../stages/gate", "/abs/stages/gate", "a/b", "", ".hidden", "x" * 99])
+def test_a_stage_or_cell_that_is_a_path_is_refused(project, name):
+    for line in (["run", name or " "], ["run", "mix", name or " "]):
+        assert "cannot be a name" in holdfast(project, *line)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def main(:\n", "own.py, line 1"),
+        ("<<<<<<< yours\n", "own.py, line 1"),
+        ("x = 1\n", "has no function `main`"),
+        ('import sys\n\n\ndef main():\n    sys.exit("why")\n', "why"),
+    ],
+)
+def test_a_stage_script_of_one_s_own_that_fails_says_so(project, text, said):
+    (project / "stages" / "own.py").write_text(text, encoding="utf-8")
+    assert said in holdfast(project, "run", "own")
+
+
+def test_a_closed_pipe_changes_no_verdict_and_a_full_disk_is_no_verdict(project):
+    (project / "reports").mkdir()
+    (project / "reports" / "gate.json").write_bytes((ROOT / "reports" / "gate.json").read_bytes())
+    command = f"{sys.executable} -m holdfast.cli gate"
+    for line, expected in (
+        (f"{command} | head -c 1", 0),
+        (f"{command} > /dev/full", 3),
+        (f"{command} -h > /dev/full", 3),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {line}"], cwd=project, capture_output=True, text=True,
+            env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
+        )  # fmt: skip
+        assert done.returncode == expected, (line, done.stderr)
+        assert "Traceback" not in done.stderr

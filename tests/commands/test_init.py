@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -201,15 +202,15 @@ def test_a_read_only_folder_is_refused(folder, monkeypatch):
 
 def test_a_disk_that_is_full_leaves_nothing_behind(folder, monkeypatch):
     before = tree(folder)
-    written = []
+    written, make = [], tempfile.mkstemp
 
-    def write(path: Path, content: bytes) -> int:
-        written.append(path)
+    def run_full(**place: object) -> tuple[int, str]:
+        written.append(place)
         if len(written) > 20:
             raise OSError(28, "No space left on device")
-        return len(content)
+        return make(**place)
 
-    monkeypatch.setattr(Path, "write_bytes", write)
+    monkeypatch.setattr(tempfile, "mkstemp", run_full)
     with pytest.raises(OSError, match="No space"):
         start()
     assert len(written) == 21
@@ -240,3 +241,76 @@ def test_a_project_of_another_version_is_sent_to_upgrade(folder):
     with pytest.raises(UserError, match="holdfast upgrade"):
         start()
     subprocess.run(["git", "status"], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "place", ["stages", "data", "data/pocket", "profiles", "params.yaml/", "dvc.yaml/", "loose link"]
+)
+def test_what_is_in_the_way_is_named_and_nothing_is_written(folder, place):
+    if place == "loose link":
+        (folder / "stages").symlink_to("/nonexistent")
+    elif place.endswith("/"):
+        (folder / place).mkdir()
+    else:
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / place).write_text("in the way")
+    before = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    with pytest.raises(UserError):
+        start(force=True)
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")) == before
+
+
+def test_a_folder_on_another_disk_is_written_to(folder):
+    disk = Path("/dev/shm")
+    if not disk.is_dir() or disk.stat().st_dev == folder.stat().st_dev:
+        pytest.skip("no second file system here")
+    with tempfile.TemporaryDirectory(dir=disk) as elsewhere:
+        (folder / "data").symlink_to(elsewhere)
+        start()
+        assert (Path(elsewhere) / "pocket" / "rubric.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    "stop", [KeyboardInterrupt, PermissionError(1, "Operation not permitted"), OSError(16, "Busy")]
+)
+def test_a_write_that_is_stopped_puts_back_what_it_replaced(folder, monkeypatch, stop):
+    (folder / "a.txt").write_text("old")
+    moved, replace = [], os.replace
+
+    def third_fails(source, target):
+        moved.append(target)
+        if len(moved) == 3:
+            raise stop
+        replace(source, target)
+
+    writer = scaffold.Writer({"a.txt": b"new", "one/b.txt": b"new", "two/c.txt": b"new", "two/d.txt": b"new"})
+    writer.prepare()
+    monkeypatch.setattr(os, "replace", third_fails)
+    with pytest.raises(KeyboardInterrupt if stop is KeyboardInterrupt else UserError):
+        writer.commit()
+    writer.close()
+    assert (folder / "a.txt").read_text() == "old"
+    assert [path.name for path in folder.iterdir() if path.name not in (".git", ".dvc")] == ["a.txt"]
+
+
+def test_ignore_files_that_are_no_utf8_are_refused(folder):
+    (folder / ".gitignore").write_bytes("größe\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"\.gitignore: is not UTF-8"):
+        start()
+    assert not (folder / "dvc.yaml").exists()
+
+
+def test_training_and_test_data_of_one_name_are_not_one_file(folder, tiny):
+    rows = '{"messages": [{"role": "user", "content": "%s"}, {"role": "assistant", "content": "b"}]}\n'
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+        (folder / name / "data.jsonl").write_text("".join(rows % f"{name} {n}" for n in range(20)))
+    for test, what in (
+        ("two/data.jsonl", "has the name of the training data"),
+        ("one/data.jsonl", "is the training data too"),
+    ):
+        with pytest.raises(UserError, match=what):
+            init.main(str(tiny), folder / "one" / "data.jsonl", test=folder / test)
+    with pytest.raises(UserError, match="'main' is no commit"):
+        init.main("owner/name", folder / "one" / "data.jsonl", revision="main")
+    assert not (folder / "dvc.yaml").exists()

@@ -805,3 +805,28 @@ def test_a_hundred_thousand_items_in_sixty_suites(tmp_path: Path) -> None:
     arm = run(tmp_path, min_domain_gain=0, resamples=10_000)["arms"]["arm"]
     assert (arm["verdict"], len(arm["suites"]), arm["general"]["items"]) == ("pass", 60, 100_000)
     assert arm["general"]["detectable"] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda gate: gate["arms"]["holdfast"].update(verdict="fail"), "its arms say 'fail'"),
+        (lambda gate: gate["arms"].pop("holdfast"), "its arms say 'fail'"),
+        (lambda gate: gate["arms"].clear(), "holds no arm"),
+        (lambda gate: gate["arms"]["holdfast"]["general"].update(after=float("nan")), "not finite"),
+        (lambda gate: gate["arms"]["holdfast"]["general"].update(bound=float("inf")), "not finite"),
+        (lambda gate: gate.update(verdict="fail"), "its arms say 'pass'"),
+    ],
+)
+def test_a_verdict_that_does_not_follow_from_its_arms_is_refused(tmp_path: Path, edit: Any, said: str) -> None:
+    content = json.loads((ROOT / "reports" / "gate.json").read_text(encoding="utf-8"))
+    edit(content)
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "gate.json").write_text(json.dumps(content), encoding="utf-8")
+    code, shown = ask(tmp_path)
+    assert code == 3 and said in shown and "Traceback" not in shown
+
+
+def test_an_empty_revision_is_no_revision(history: Path) -> None:
+    code, shown = ask(history, "--against", "")
+    assert code == 3 and "Traceback" not in shown
