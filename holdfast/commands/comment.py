@@ -27,7 +27,7 @@ def main(report: Path, params: Path, metrics: Path, against: str | None, pages: 
     where the HTML pages can be had; relative links lead nowhere from a comment."""
     if not report.is_file():
         raise UserError("no such file", where=report, do="run `dvc repro report` and commit it")
-    text = report.read_text(encoding="utf-8")
+    text = report.read_text(encoding="utf-8", errors="replace")
     if against is not None:
         section = describe_changes(params, metrics, against)
         # a report of another version may lack the mark

@@ -30,6 +30,9 @@ class StageCost:
     rows_from_cache: int | None  # rows of the last run that an earlier one had finished
 
 
+AMOUNTS = ("read", "written", "trained", "flops", "seconds", "peak_memory_bytes", "rows_from_cache")
+
+
 def main(as_json: bool) -> None:
     """Raises UserError where no stage has left a record."""
     costs = read_costs()
@@ -70,8 +73,9 @@ def read_cost(name: str) -> StageCost:
 
 def read_record(file: Path) -> dict[str, Any]:
     content = records.read_json(file) if file.is_file() else {}
-    if not isinstance(content, dict):
-        raise UserError("is not a JSON object", where=file, do="remove it and run `dvc repro`")
+    amounts = [content.get(field) for field in AMOUNTS] if isinstance(content, dict) else ["no object"]
+    if not all(amount is None or isinstance(amount, int | float) for amount in amounts):
+        raise UserError("is not a record of costs", where=file, do="remove it and run `dvc repro`")
     return content
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from holdfast.core import fingerprint, records
-from holdfast.core.errors import UserError
+from holdfast.core.errors import UserError, first_line
 
 STAGES, CODE, COSTS = Path("stages"), Path(".holdfast/code"), Path("reports/costs")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"  # of a stage, a model or an arm
@@ -79,4 +79,8 @@ def describe_code(script: Path, root: Path = Path()) -> str:
     except SyntaxError as error:
         where = f"{error.filename or script}, line {error.lineno}"
         raise UserError(error.msg, where=where, do="fix it, or take back the edit") from None
+    except ValueError as error:  # bytes that are no UTF-8, or NUL
+        raise UserError(
+            f"is not readable Python ({first_line(error)})", where=script, do="take back the edit"
+        ) from None
     return "".join(f"{name} {code}\n" for name, code in modules.items())

@@ -23,7 +23,7 @@ import yaml
 from holdfast.commands.init import find_git_root, has
 from holdfast.core import fingerprint
 from holdfast.core.errors import UserError, first_line
-from holdfast.params.base import KEYS, PARAMS
+from holdfast.params.base import KEYS, PARAMS, Loader
 from holdfast.params.whole import Params
 from holdfast.planning import scaffold
 
@@ -150,7 +150,7 @@ def merge(name: str, base: bytes, new: bytes, version: str) -> tuple[bytes, int]
 
 def tidy_params(changes: Changes) -> None:
     """Renames and removes parameters that this version names otherwise or has no more; new ones have their defaults."""
-    from ruamel.yaml import YAML
+    from ruamel.yaml import YAML, RoundTripRepresenter
     from ruamel.yaml.error import YAMLError
 
     if not PARAMS.is_file():
@@ -158,10 +158,11 @@ def tidy_params(changes: Changes) -> None:
     editor = YAML()
     editor.width, editor.preserve_quotes = 4096, True
     editor.indent(mapping=2, sequence=4, offset=2)
-    editor.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
-    text = PARAMS.read_text(encoding="utf-8")
+    editor.Representer = type("SpelledNull", (RoundTripRepresenter,), {})  # of its own: representers are kept by class
+    editor.Representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
+    read_yaml_mapping(PARAMS)  # says where it is not valid, or no mapping
     try:
-        content = editor.load(text)
+        content = editor.load(PARAMS.read_text(encoding="utf-8"))
     except YAMLError as error:
         raise UserError(f"not valid YAML: {first_line(error)}", where=PARAMS, do="fix that line") from None
     for old, new in RENAMED.items():
@@ -275,7 +276,7 @@ def describe_reruns(changes: Changes) -> list[str]:
                 continue
             try:
                 code = fingerprint.of_file(file, Path(folder))
-            except SyntaxError:
+            except (SyntaxError, ValueError):
                 lines.append(f"again    {file.stem}: has a conflict")
                 continue
             text = "".join(f"{name} {digest}\n" for name, digest in code.items())
@@ -298,11 +299,28 @@ def read_recorded_code() -> dict[str, str]:
     if not LOCK.is_file():
         return {}
     try:
-        stages = (yaml.safe_load(LOCK.read_text(encoding="utf-8")) or {}).get("stages", {})
-    except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML: {first_line(error)}", where=LOCK, do="take it back from git") from None
-    deps = [dep for stage in stages.values() for dep in stage.get("deps", [])]
-    return {Path(dep["path"]).name: dep["md5"] for dep in deps if Path(dep["path"]).parent == CODE and "md5" in dep}
+        stages = (yaml.safe_load(LOCK.read_text(encoding="utf-8")) or {}).get("stages") or {}
+        deps = [dep for stage in stages.values() for dep in stage.get("deps") or []]
+        return {Path(dep["path"]).name: dep["md5"] for dep in deps if Path(dep["path"]).parent == CODE and "md5" in dep}
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, KeyError) as error:
+        do = "take it back from git: git checkout -- dvc.lock"
+        raise UserError(f"is not a lock file of DVC ({first_line(error)})", where=LOCK, do=do) from None
+
+
+def read_yaml_mapping(path: Path) -> dict[str, Any]:
+    """A params file whose keys may be of another version. Raises UserError where it is no mapping of texts."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = f"{path}, line {line + 1}" if line is not None else path
+        what = f"not valid YAML: {getattr(error, 'problem', None) or first_line(error)}"
+        raise UserError(what, where=where, do="fix that line, or save the file as UTF-8") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(
+            "not a mapping of sections", where=path, do="take it back from git: git checkout -- params.yaml"
+        )
+    return content
 
 
 def confirm() -> bool:

@@ -32,12 +32,13 @@ def tailor_params(
     columns: Columns | None,
 ) -> tuple[str, list[str]]:
     """(the params file, what was decided in words). Raises UserError where nothing fits."""
-    from ruamel.yaml import YAML  # keeps the profile's comments
+    from ruamel.yaml import YAML, RoundTripRepresenter  # keeps the profile's comments
 
     yaml = YAML()
     yaml.width = 120
     yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
+    yaml.Representer = type("SpelledNull", (RoundTripRepresenter,), {})  # of its own: representers are kept by class
+    yaml.Representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
     content = yaml.load(profiles.find_profile(profile).read_text(encoding="utf-8"))
     content["models"] = {"base": flow(model.model_dump(exclude_defaults=True))}
     content.update(base="base", panel=flow(["base"]), arms=flow(["domain-only", "holdfast"]))
