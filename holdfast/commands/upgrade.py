@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +162,9 @@ def tidy_params(changes: Changes) -> None:
     editor.Representer = type("SpelledNull", (RoundTripRepresenter,), {})  # of its own: representers are kept by class
     editor.Representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
     read_yaml_mapping(PARAMS)  # says where it is not valid, or no mapping
+    text = PARAMS.read_bytes().decode()  # line endings as they are
     try:
-        content = editor.load(PARAMS.read_text(encoding="utf-8"))
+        content = editor.load(text)
     except YAMLError as error:
         raise UserError(f"not valid YAML: {first_line(error)}", where=PARAMS, do="fix that line") from None
     for old, new in RENAMED.items():
@@ -171,23 +173,49 @@ def tidy_params(changes: Changes) -> None:
         inner, outer = descend(content, path), descend(content, target)
         if inner is not None and outer is not None and leaf in inner:
             outer[name] = inner.pop(leaf)
+            text = dump(editor, content)
             changes.lines.append(f"params   {old} is now {new}")
     while unknown := find_unknown(content):
-        for path in unknown:
-            descend(content, path[:-1]).pop(path[-1])
-            changes.lines.append(f"params   {'.'.join(path)} is no more, and is removed")
+        parent = descend(content, unknown[0][:-1])
+        if parent.fa.flow_style() or len(parent) == 1:  # of `{a: 1, b: 2}` a part of a line goes
+            parent.pop(unknown[0][-1])
+            text = dump(editor, content)
+        else:
+            text = remove_lines(text, *parent.lc.key(unknown[0][-1]))
+        content = editor.load(text)
+        changes.lines.append(f"params   {'.'.join(unknown[0])} is no more, and is removed")
     if changes.lines:
+        changes.files[PARAMS.as_posix()] = text.encode()
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / PARAMS
-            with file.open("w", encoding="utf-8") as stream:
-                editor.dump(content, stream)
-            changes.files[PARAMS.as_posix()] = file.read_bytes()
+            file.write_bytes(text.encode())
             try:
                 Params.load(file)
             except UserError as error:
                 raise UserError(error.what, where=PARAMS, do=error.do) from None
     else:
         Params.load()
+
+
+def dump(editor: Any, content: Any) -> str:
+    stream = StringIO()
+    editor.dump(content, stream)
+    return stream.getvalue()
+
+
+def remove_lines(text: str, line: int, column: int) -> str:
+    """The text without the key that begins there and its value. Blank lines and comments after them stay."""
+    lines = text.splitlines(keepends=True)
+    end = line + 1
+    for number, following in enumerate(lines[line + 1 :], start=line + 1):
+        written = following.strip()
+        if not written or written.startswith("#"):
+            continue
+        indent = len(following) - len(following.lstrip())
+        if indent < column or (indent == column and not written.startswith("- ")):
+            break
+        end = number + 1
+    return "".join(lines[:line] + lines[end:])
 
 
 def descend(content: Any, path: list[str]) -> Any:

@@ -255,3 +255,20 @@ def test_damaged_files_are_refused_in_a_few_lines(project, file, content):
     (project / file).write_bytes(content)
     commit(project)
     assert Path(file).name in refused(project)
+
+
+def test_comments_blank_lines_and_line_endings_of_params_stay(project):
+    file = project / "params.yaml"
+    text = file.read_text(encoding="utf-8")
+    note = "\n# MY NOTE: the margin was agreed upon\n"
+    old = "  old_list:\n    - 1\n\n    - 2\n  old_text: |\n    several\n\n    lines\n"
+    expected = text.replace("\ngate:\n", f"{note}\ngate:\n")
+    with_old = text.replace("\ngate:\n", f"{old}{note}\ngate:\n").replace(
+        "gate:\n", "gate:\n  # kept\n  nonsense: {a: 1}\n"
+    )
+    expected = expected.replace("gate:\n", "gate:\n  # kept\n")
+    file.write_bytes(with_old.replace("\n", "\r\n").encode())
+    make_old(project)
+    assert upgrade.main(yes=True) == 0
+    assert file.read_bytes().decode().replace("\r\n", "\n") == expected
+    assert file.read_bytes().count(b"\r\n") == expected.count("\n")
