@@ -164,7 +164,7 @@ def stages_of(name: str) -> tuple[list[str], list[str]]:
         stage
         for stage, body in bodies.items()
         if stage not in again and not body.get("frozen")
-        for dep in body.get("deps", [])
+        for dep in expand(body.get("deps", []), body)
         for other in again - {stage}
         for out in outputs(bodies[other])
         if overlaps(pattern(out), pattern(dep), "/")
@@ -175,7 +175,16 @@ def stages_of(name: str) -> tuple[list[str], list[str]]:
 
 def outputs(body: dict[str, Any]) -> list[str]:
     listed = [one for key in ("outs", "metrics", "plots") for one in body.get(key, [])]
-    return [next(iter(one)) if isinstance(one, dict) else one for one in listed]
+    return expand([next(iter(one)) if isinstance(one, dict) else one for one in listed], body)
+
+
+def expand(paths: list[str], body: dict[str, Any]) -> list[str]:
+    """The paths of every cell of a stage's matrix: `models/${item.arm}` is models/a and models/b, and not models/pocket."""
+    for name, values in body.get("matrix", {}).items():
+        known = value_of(values[2:-1]) if isinstance(values, str) else values
+        cells = known if isinstance(known, list) else ["*"]
+        paths = [path.replace(f"${{item.{name}}}", str(cell)) for path in paths for cell in cells]
+    return list(dict.fromkeys(paths))
 
 
 def parameters(body: dict[str, Any]) -> list[str]:

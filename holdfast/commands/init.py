@@ -225,7 +225,13 @@ def refuse_foreign_files(pipeline: dict[str, bytes], before: scaffold.Project | 
             if PARAMS.as_posix() in ours
             else "is here already, and not from Holdfast"
         )
-        raise UserError(what, where=PARAMS, do="edit it by hand, or give --force to replace it")
+        ours_to_replace = "edit it by hand, or give --force to replace it"
+        do = (
+            ours_to_replace
+            if PARAMS.as_posix() in ours
+            else "give the project a folder of its own: --into llm (--force would replace this file)"
+        )
+        raise UserError(what, where=PARAMS, do=do)
 
 
 def read_pocket_params() -> str:

@@ -147,3 +147,13 @@ def test_a_closed_pipe_changes_no_verdict_and_a_full_disk_is_no_verdict(project)
         )  # fmt: skip
         assert done.returncode == expected, (line, done.stderr)
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "absent"),
+    [("mix.arms", "pilot", "acquire"), ("respond.k", "respond", "reconstruct"), ("finetune.arms", "pilot", "acquire")],
+)
+def test_a_change_reruns_what_is_downstream_and_no_more(monkeypatch, name, first, absent):
+    monkeypatch.chdir(ROOT)
+    again = explain.stages_of(name)[1]
+    assert again[0] == first and again[-1] == "report" and absent not in again

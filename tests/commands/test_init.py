@@ -152,7 +152,7 @@ def test_gitlab_gets_its_file_without_our_tests(folder):
 FOREIGN = {
     "another pipeline of the same stages": ("dvc.yaml", "stages:\n  curate: {cmd: echo}\n", "--into llm"),
     "another stage script": ("stages/curate.py", "print()\n", "--into llm"),
-    "params of their own": ("params.yaml", "lr: 0.1\n", "--force"),
+    "params of their own": ("params.yaml", "lr: 0.1\n", "--into llm"),
     "another prompt": ("profiles/rubric.txt", "mine\n", "--into llm"),
 }
 
