@@ -19,6 +19,7 @@ from holdfast.core.errors import UserError, first_line
 
 STAGES, CODE, COSTS = Path("stages"), Path(".holdfast/code"), Path("reports/costs")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"  # of a stage, a model or an arm
+LEDGER = fingerprint.PACKAGE / "core" / "ledger.py"
 NO_COSTS = ("report", "pocket")  # the report reads the costs; the lab's recipe is frozen
 
 
@@ -76,6 +77,8 @@ def describe_code(script: Path, root: Path = Path()) -> str:
     """What `write_code` writes for a stage script of the project in `root`. Raises UserError where a module cannot be parsed."""
     try:
         modules = fingerprint.of_file(script, root)
+        if script.stem not in NO_COSTS:  # the stage's costs are an output too
+            modules = dict(sorted((modules | fingerprint.of_file(LEDGER)).items()))
     except SyntaxError as error:
         where = f"{error.filename or script}, line {error.lineno}"
         raise UserError(error.msg, where=where, do="fix it, or take back the edit") from None

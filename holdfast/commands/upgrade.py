@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from holdfast.commands.init import find_git_root, has
-from holdfast.core import fingerprint
+from holdfast.commands.run import describe_code
 from holdfast.core.errors import UserError, first_line
 from holdfast.params.base import KEYS, PARAMS, Loader
 from holdfast.params.whole import Params
@@ -303,16 +303,15 @@ def describe_reruns(changes: Changes) -> list[str]:
             if file.stem not in recorded:
                 continue
             try:
-                code = fingerprint.of_file(file, Path(folder))
-            except (SyntaxError, ValueError):
+                text = describe_code(file, Path(folder))
+            except UserError:
                 lines.append(f"again    {file.stem}: has a conflict")
                 continue
-            text = "".join(f"{name} {digest}\n" for name, digest in code.items())
             if hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() == recorded[file.stem]:
                 continue
             before = CODE / file.stem
             known = before.read_text(encoding="utf-8").splitlines() if before.is_file() else []
-            changed = [f"{name}" for name, digest in code.items() if f"{name} {digest}" not in known] if known else []
+            changed = [line.split()[0] for line in text.splitlines() if line not in known] if known else []
             lines.append(
                 f"again    {file.stem}: "
                 + (", ".join(changed[:3]) + (" ..." if len(changed) > 3 else "") if changed else "its code changed")

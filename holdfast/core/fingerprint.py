@@ -40,7 +40,7 @@ def of_modules(*modules: str) -> str:
 
 def source_hash(*files: str) -> str:
     """One hash of these source files and of no others: results of older code are not reused. Comments do not count."""
-    trees = [canonical(ast.parse(Path(file).read_text(encoding="utf-8"), file)) for file in sorted(set(files))]
+    trees = [canonical(ast.parse(Path(file).read_text(encoding="utf-8-sig"), file)) for file in sorted(set(files))]
     return digest(repr(trees))
 
 
@@ -54,7 +54,7 @@ def _read(file: Path, root: Path) -> tuple[str, list[Path]]:
 def _parse(file: Path, root: Path, changed: int, size: int) -> tuple[str, list[Path]]:
     if file.suffix != ".py":
         return digest(file.read_bytes()), []
-    tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+    tree = ast.parse(file.read_text(encoding="utf-8-sig"), str(file))
     return digest(repr(canonical(tree))), sorted(_reached(file, tree, root))
 
 
@@ -112,7 +112,7 @@ def canonical(node: Any) -> Any:
     if isinstance(node, list):
         return [canonical(one) for one in node if not _is_text(one)]
     if not isinstance(node, ast.AST):
-        return type(node).__name__, repr(node)
+        return type(node).__name__, ascii(node)  # repr escapes what this Python's Unicode tables lack
     fields = {name: value for name, value in ast.iter_fields(node) if name not in SKIPPED and value not in (None, [])}
     if isinstance(node, ast.JoinedStr):  # how an f-string is cut into constants differs
         fields["values"] = _joined(node.values)

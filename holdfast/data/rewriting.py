@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 from holdfast.chat import encoding
 from holdfast.core import cache, manifest
 from holdfast.core.errors import UserError
-from holdfast.core.fingerprint import source_hash
-from holdfast.data import answers, gold_agreement
+from holdfast.data import gold_agreement
 from holdfast.engines import registry
 from holdfast.engines.interface import seed_of
 from holdfast.params.mix import Rewrite
@@ -62,8 +61,7 @@ def rewrite_answers(rows: list[Row], base: manifest.Manifest, params: Rewrite) -
         if turn["role"] == "assistant" and n and row["messages"][n - 1]["role"] == "user"
     ]
     work = partial(rewrite_shard, base=base, params=params, prompt=prompt)
-    code = source_hash(gold_agreement.__file__, answers.__file__)
-    identity = [params.model_dump(), prompt, code, *registry.engine_identity(base, __file__)]
+    identity = [params.model_dump(), prompt, *registry.engine_identity(base, __file__)]
     kept = cache.run_shards("rewrite", requests, params.shard, identity, work, "answers", registry.choose_spread(base))
     targets = [Target(**one) for one in kept]
     own = {(asked.row_id, asked.turn): one.text for asked, one in zip(requests, targets, strict=True) if one.way}

@@ -7,11 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from holdfast.chat import encoding, templates
-from holdfast.core import cache, manifest
-from holdfast.core.fingerprint import source_hash
+from holdfast.core import cache, fingerprint, manifest
 from holdfast.engines.interface import Engine
 
+CARRIERS = (
+    "cache",
+    "errors",
+    "fingerprint",
+    "ledger",
+    "meter",
+    "progress",
+)  # of core: they carry work and decide none of it
 _loaded: dict[str, Engine] = {}  # the last one only: weights are large
 
 
@@ -35,18 +41,25 @@ def load_engine(entry: manifest.Manifest, batch: int) -> Engine:
     return _loaded[key]
 
 
-def engine_identity(entry: manifest.Manifest, stage: str) -> list[Any]:
-    """All that decides what a model's engine answers, the code of the stage and of the engine included."""
-    here = Path(__file__).parent
-    names = (
-        ("openai.py", "endpoint.py")
-        if entry.endpoint
-        else ("local.py", "vllm.py")
-        if entry.vllm
-        else ("local.py", "decoding.py")
-    )
-    files = [here / name for name in names]
-    code = source_hash(stage, encoding.__file__, templates.__file__, *map(str, files))
+def engine_identity(entry: manifest.Manifest, work: str) -> list[Any]:
+    """All that decides what the work of a module (its file) gets from a model's engine, the code of both included.
+
+    The code is every module that `work` can reach, but for engines that do not serve the model, for params (their values
+    are in the key), and for CARRIERS.
+    """
+    if entry.endpoint:
+        idle = {"local", "decoding", "vllm", "ray"}
+    elif entry.vllm:
+        idle = {"openai", "endpoint", "decoding", "ray"}
+    else:
+        idle = {"openai", "endpoint", "vllm", "ray"}
+    left_out = {f"holdfast.engines.{name}" for name in idle} | {f"holdfast.core.{name}" for name in CARRIERS}
+    reached = fingerprint.of_file(Path(work))
+    code = [
+        [name, code]
+        for name, code in reached.items()
+        if name not in left_out and not name.startswith("holdfast.params.")
+    ]
     return [entry.name, entry.fingerprint, entry.dtype, server_identity(entry), code]
 
 

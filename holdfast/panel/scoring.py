@@ -17,7 +17,6 @@ import numpy as np
 from holdfast.chat.templates import Messages
 from holdfast.core import cache
 from holdfast.core.errors import UserError
-from holdfast.core.fingerprint import source_hash
 from holdfast.core.manifest import Manifest
 from holdfast.data.instructions import transcript
 from holdfast.engines import registry
@@ -41,8 +40,7 @@ def score_pairs(
     questions = [Question(transcript(chats[id]), response, chats[id]) for id, response in pairs]
     work = partial(score_shard, params=params, judge=judge, rubric=rubric, is_base=is_base)
     settings = params.model_dump(include={"batch", "min_mass", "attempts"})
-    reading = source_hash(injections.__file__)
-    identity = [is_base, rubric, settings, reading, *registry.engine_identity(judge, __file__)]
+    identity = [is_base, rubric, settings, *registry.engine_identity(judge, __file__)]
     unit = f"responses judged by {judge.name}"
     rows = cache.run_shards("judge", questions, params.shard, identity, work, unit, registry.choose_spread(judge))
     return {pair: Judgement(**row) for pair, row in zip(pairs, rows, strict=True)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -122,11 +121,23 @@ def test_the_form_is_pinned(tmp_path):
 
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14", "3.15"])
 def test_every_python_has_the_same_hash(version, tmp_path):
-    python = shutil.which(f"python{version}")
-    code = "import sys; from holdfast.core import fingerprint; print(fingerprint.source_hash(sys.argv[1]))"
+    """Also of a character that the Unicode tables of some do not know."""
+    pythons = [*(Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python"), shutil.which(f"python{version}")]
+    code = "import sys; from holdfast.core import fingerprint; print(*map(fingerprint.source_hash, sys.argv[1:]))"
     (tmp_path / "odd.py").write_text(ODD, encoding="utf-8")
-    command = [python or sys.executable, "-c", code, str(tmp_path / "odd.py")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True) if python else None
-    if done is None or (done.returncode and "pyenv" in done.stderr):
-        pytest.skip(f"no python{version} on the path")
-    assert done.stdout.strip() == HASH_OF_ODD, done.stderr
+    (tmp_path / "new.py").write_text('x = "\U0001fae8"\n', encoding="utf-8")
+    files = [str(tmp_path / "odd.py"), str(tmp_path / "new.py")]
+    done = [
+        subprocess.run([str(python), "-c", code, *files], cwd=ROOT, capture_output=True, text=True)
+        for python in filter(None, pythons)
+    ]
+    hashes = {one.stdout.strip() for one in done if one.returncode == 0}
+    if not hashes:
+        pytest.skip(f"no python{version} here")
+    assert hashes == {f"{HASH_OF_ODD} {fingerprint.source_hash(files[1])}"}
+
+
+def test_a_byte_order_mark_changes_nothing(tmp_path):
+    for name, encoding in (("plain.py", "utf-8"), ("marked.py", "utf-8-sig")):
+        (tmp_path / name).write_text("x = 1\n", encoding=encoding)
+    assert fingerprint.source_hash(str(tmp_path / "plain.py")) == fingerprint.source_hash(str(tmp_path / "marked.py"))

@@ -377,3 +377,17 @@ def test_the_gpu_benchmark_runs_on_a_cpu_when_told_to_and_says_where_there_is_no
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith("no GPU")
+
+
+def test_shards_are_of_all_code_that_decides_them_and_of_no_other(tiny, tmp_path):
+    from holdfast.engines import registry
+    from holdfast.panel import responses
+    from holdfast.reconstruction import user_turns
+
+    entry = manifest.load(describe(tiny, tmp_path))
+    for module, more in ((responses, "holdfast.panel.responses"), (user_turns, "holdfast.data.instructions")):
+        names = {name for name, _ in registry.engine_identity(entry, module.__file__)[-1]}
+        deciding = {"interface", "local", "decoding"}
+        assert names >= {more, "holdfast.chat.encoding", *(f"holdfast.engines.{name}" for name in deciding)}
+        assert not names & {f"holdfast.engines.{name}" for name in ("openai", "endpoint", "vllm", "ray")}
+        assert not any(name.startswith("holdfast.params.") or name.endswith(".cache") for name in names)

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from helpers import ROOT
 
+from holdfast.commands.run import describe_code
 from holdfast.core import fingerprint
 from holdfast.params.base import MODELS, SECTIONS, Section
 from holdfast.params.whole import Params
@@ -230,3 +231,9 @@ def test_test_files_import_neither_one_another_nor_benchmarks():
             )
             wrong = [n for n in names if n.split(".")[0].startswith("test_") or n.split(".")[0] == "benchmarks"]
             assert not wrong or file.name == "test_dag.py", f"{file.name}: {wrong}"
+
+
+@pytest.mark.parametrize("stage", ["gate", "respond", "report"])
+def test_a_stage_s_code_holds_what_writes_its_costs(stage):
+    code = describe_code(script(stage), ROOT)
+    assert ("holdfast.core.ledger " in code) == (stage != "report")
