@@ -8,9 +8,20 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 SCAFFOLD = (
-    "dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", "stages/*.py", "profiles/*", "data/prompts/*", "data/pocket/**/*",
-    "models/pocket/**/*", ".ci/gate.sh", ".ci/comment.py", ".github/workflows/*.yml", ".gitlab-ci.example.yml",
-)  # fmt: skip
+    "dvc.yaml",
+    "params.yaml",
+    ".gitignore",
+    ".dvcignore",
+    "stages/*.py",
+    "profiles/*",
+    "data/prompts/*",
+    "data/pocket/**/*",
+    "models/pocket/**/*",
+    ".ci/gate.sh",
+    ".ci/comment.py",
+    ".github/workflows/*.yml",
+    ".gitlab-ci.example.yml",
+)
 
 
 class BuildWithScaffold(build_py):

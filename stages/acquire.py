@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.chat.encoding import pre_query
+from holdfast.chat.encoding import find_pre_query
 from holdfast.core import manifest, records
 from holdfast.engines.inspection import inspect_folder, inspect_model
 from holdfast.params.models import Models
@@ -17,7 +17,7 @@ def main() -> None:
     if embedder not in models:
         models[embedder] = inspect_folder(embedder, params.models[embedder], folder, chats=False)
     base = models[params.base]
-    pre_query(
+    find_pre_query(
         manifest.load_tokenizer(base.folder()), f"base '{params.base}' ({base.source})"
     )  # can it write user turns?
 

@@ -42,7 +42,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         bos_token_id=None,
         initializer_range=0.3,
         **ends,
-    )  # fmt: skip  (a wide initialisation: context changes the output far beyond rounding)
+    )  # a wide initialisation: context changes the output far beyond rounding
     model = LlamaForCausalLM(config)
     with torch.no_grad():  # it starts as zero, and padding that leaks into a result would not be seen
         model.get_input_embeddings().weight[tokenizer.pad_token_id].normal_(std=0.3)

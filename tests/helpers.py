@@ -34,8 +34,11 @@ def environment() -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "DVC_NO_ANALYTICS": "1",
         "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org", "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.org",
-    }  # fmt: skip
+        "GIT_AUTHOR_NAME": "t",
+        "GIT_AUTHOR_EMAIL": "t@example.org",
+        "GIT_COMMITTER_NAME": "t",
+        "GIT_COMMITTER_EMAIL": "t@example.org",
+    }
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -108,10 +111,21 @@ def make_miniature(folder: Path) -> None:
     """Sets the pocket lab's params.yaml to a size that runs in about a minute."""
     set_params(
         folder,
-        panel=["base", "lexicon"], reconstruct__samples=700, respond__k=2, curate__clusters=8, balance__rows=200,
-        quality__min_rows=20, quality__min_clusters=2, consensus__min_score=1.5, mix__epochs=0.25, mix__arms__holdfast__epochs=0.25, mix__arms__holdfast__share=0.1,
-        evaluate__limit=20, gate__resamples=500, gate__margin=0.3,
-    )  # fmt: skip
+        panel=["base", "lexicon"],
+        reconstruct__samples=700,
+        respond__k=2,
+        curate__clusters=8,
+        balance__rows=200,
+        quality__min_rows=20,
+        quality__min_clusters=2,
+        consensus__min_score=1.5,
+        mix__epochs=0.25,
+        mix__arms__holdfast__epochs=0.25,
+        mix__arms__holdfast__share=0.1,
+        evaluate__limit=20,
+        gate__resamples=500,
+        gate__margin=0.3,
+    )
 
 
 def describe(folder: Path, out: Path, name: str = "base", **changes: Any) -> Path:
@@ -144,9 +158,20 @@ def candidate(
 ) -> dict:
     """A row of candidates; with a difficulty it is one of replay."""
     return dict(
-        id=id, context=[], instruction=text, response=answer, response_id=f"{id}/base/0", model="base", revision="0", score=4.0, score_std=0.0,
-        n_judges=1, agreement=1.0, base_logprob=logprob, cluster=cluster,
-    )  # fmt: skip
+        id=id,
+        context=[],
+        instruction=text,
+        response=answer,
+        response_id=f"{id}/base/0",
+        model="base",
+        revision="0",
+        score=4.0,
+        score_std=0.0,
+        n_judges=1,
+        agreement=1.0,
+        base_logprob=logprob,
+        cluster=cluster,
+    )
 
 
 def task(folder: Path, name: str, rows: list[dict[str, Any]], **more: Any) -> None:
@@ -155,11 +180,17 @@ def task(folder: Path, name: str, rows: list[dict[str, Any]], **more: Any) -> No
     data = folder / f"{name}.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     content = {
-        "task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}, "test_split": "test",
-        "output_type": "generate_until", "doc_to_text": "{{prompt}}", "doc_to_target": "{{answer}}", "target_delimiter": "",
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{prompt}}",
+        "doc_to_target": "{{answer}}",
+        "target_delimiter": "",
         "generation_kwargs": {"until": ["<|end|>"], "do_sample": False, "max_gen_toks": 8},
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-    } | more  # fmt: skip
+    } | more
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
 
 

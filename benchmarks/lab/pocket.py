@@ -15,7 +15,7 @@ import numpy as np
 
 from holdfast.chat import encoding
 from holdfast.engines.inspection import inspect_model
-from holdfast.engines.interface import StopCriteria
+from holdfast.engines.interface import Sampling
 from holdfast.engines.local import Engine
 from holdfast.params.models import Model
 from holdfast.pocket import pharmacy, world
@@ -36,8 +36,8 @@ def items(suite: str) -> list[dict[str, str]]:
 
 def answers(model: Engine, prompts: list[str]) -> list[str]:
     ids = [encoding.prompt_ids(model.tokenizer, [{"role": "user", "content": p}]) for p in prompts]
-    until = StopCriteria(48, encoding.assistant_stop_ids(model.tokenizer))
-    done = model.complete(ids, [0] * len(ids), [0.0] * len(ids), 1.0, until)
+    sampling = Sampling(0.0, 1.0, 48, encoding.assistant_stop_ids(model.tokenizer))
+    done = model.complete(ids, [0] * len(ids), sampling)
     return [d.text for d in done]
 
 

@@ -60,16 +60,22 @@ def arms() -> dict[str, tuple[MixArm, Arm, str]]:
         "default, KL cached": (default, arm_config.model_copy(update=cached), "consensus"),
         "default, the base's own answers": (default, arm_config, "self"),
         "the panel's answers, cross-entropy, share 0.5 (the paper)": (
-            default.model_copy(update={"share": 0.5, "epochs": mixing.epochs}), plain, "consensus",
+            default.model_copy(update={"share": 0.5, "epochs": mixing.epochs}),
+            plain,
+            "consensus",
         ),
         "true-data replay, cross-entropy, the default's share": (default, plain, "truth"),
         "true-data replay, cross-entropy, share 0.5": (
-            default.model_copy(update={"share": 0.5, "epochs": mixing.epochs}), plain, "truth",
+            default.model_copy(update={"share": 0.5, "epochs": mixing.epochs}),
+            plain,
+            "truth",
         ),
         "EWC, Fisher from true data": (
-            mixing.arms["domain-only"].model_copy(update={"share": 0.01}), Arm(anchor="ewc"), "truth",
+            mixing.arms["domain-only"].model_copy(update={"share": 0.01}),
+            Arm(anchor="ewc"),
+            "truth",
         ),
-    }  # fmt: skip
+    }
 
 
 def cpu(who: int) -> float:

@@ -69,9 +69,18 @@ def raw_rows(ids: list[str], texts: list[str]) -> pa.Table:
     """Texts as rows of instructions_raw."""
     n = len(texts)
     columns = dict(
-        id=ids, context=[[]] * n, text=texts, finish_reason=["stop"] * n, n_tokens=[40] * n, temperature=[1.0] * n, top_p=[1.0] * n,
-        sample=list(range(n)), seed=[0] * n, model=["base"] * n, revision=["0"] * n,
-    )  # fmt: skip
+        id=ids,
+        context=[[]] * n,
+        text=texts,
+        finish_reason=["stop"] * n,
+        n_tokens=[40] * n,
+        temperature=[1.0] * n,
+        top_p=[1.0] * n,
+        sample=list(range(n)),
+        seed=[0] * n,
+        model=["base"] * n,
+        revision=["0"] * n,
+    )
     return pa.table(columns, schema=records.SCHEMAS["instructions_raw"])
 
 

@@ -30,7 +30,7 @@ from holdfast.chat import encoding
 from holdfast.core import manifest
 from holdfast.engines import local
 from holdfast.engines.inspection import inspect_model
-from holdfast.engines.interface import StopCriteria
+from holdfast.engines.interface import Sampling
 from holdfast.params.finetune import Finetune
 from holdfast.params.models import Model
 from holdfast.planning.shapes import forward_flops
@@ -68,10 +68,19 @@ def model(size: Size, folder: Path) -> manifest.Manifest:
     """Random weights in bf16 with the pocket lab's tokenizer, as `acquire` describes them."""
     torch.manual_seed(0)
     config = transformers.Qwen2Config(
-        vocab_size=size.vocabulary, hidden_size=size.hidden, intermediate_size=size.inner, num_hidden_layers=size.layers,
-        num_attention_heads=size.heads, num_key_value_heads=size.shared, max_position_embeddings=32_768,
-        tie_word_embeddings=True, bos_token_id=None, eos_token_id=1, pad_token_id=0, dtype=torch.bfloat16,
-    )  # fmt: skip
+        vocab_size=size.vocabulary,
+        hidden_size=size.hidden,
+        intermediate_size=size.inner,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.shared,
+        max_position_embeddings=32_768,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+        dtype=torch.bfloat16,
+    )
     transformers.Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     manifest.load_tokenizer(ROOT / "models" / "pocket" / "base").save_pretrained(folder)
     entry = inspect_model("base", Model(path=folder.name), folder.parent)
@@ -114,12 +123,12 @@ def generation(engine: local.Engine, size: Size) -> tuple[float, float]:
     """(tokens written per second, model FLOPs per second) of rows that all run to the same length."""
     generator = torch.Generator().manual_seed(1)
     prompts = torch.randint(2, 1000, (size.rows, size.prompt), generator=generator).tolist()
-    seeds, heat, until = list(range(size.rows)), [1.0] * size.rows, StopCriteria(size.written, ())
+    seeds, sampling = list(range(size.rows)), Sampling(1.0, 1.0, size.written)
 
     def write() -> None:
-        assert all(done.n_tokens == size.written for done in engine.complete(prompts, seeds, heat, 1.0, until))
+        assert all(done.n_tokens == size.written for done in engine.complete(prompts, seeds, sampling))
 
-    engine.complete(prompts[:2], seeds[:2], heat[:2], 1.0, StopCriteria(4, ()))
+    engine.complete(prompts[:2], seeds[:2], Sampling(1.0, 1.0, 4))
     took = seconds(write)
     new, seen = size.rows * size.written, size.rows * size.prompt
     work = flops(size, seen, size.rows, size.prompt / 2) + flops(size, new, new, size.prompt + size.written / 2)
@@ -152,9 +161,15 @@ def training(
         dict(id=f"{n:06d}", source_id=f"{n:06d}", source=sources[n % len(sources)], **row) for n in range(size.trained)
     ]
     params = Finetune(
-        arms={"arm": arm}, learning_rate=1e-5, batch_size=32, micro_batch=micro, max_length=size.length,
-        processes=1, compile=compiled, log_steps=2,
-    )  # fmt: skip
+        arms={"arm": arm},
+        learning_rate=1e-5,
+        batch_size=32,
+        micro_batch=micro,
+        max_length=size.length,
+        processes=1,
+        compile=compiled,
+        log_steps=2,
+    )
     with train_arm(params, "arm", params.arms["arm"], entry, rows, folder) as trained:
         assert trained is not None  # only under torchrun
         timings = results.timings(trained)

@@ -58,9 +58,11 @@ def measured(folder: Path) -> dict[str, Line]:
     found: dict[str, Line] = {}
     for stage, command in commands(folder):
         process = subprocess.Popen(
-            [sys.executable, "-m", "holdfast.cli", *command], cwd=folder, stdout=sys.stderr,
+            [sys.executable, "-m", "holdfast.cli", *command],
+            cwd=folder,
+            stdout=sys.stderr,
             env={**os.environ, **ALONE, "PYTHONPATH": str(folder)},
-        )  # fmt: skip
+        )
         _, status, used = os.wait4(process.pid, 0)
         if status:
             raise SystemExit(f"{stage} failed")
@@ -121,9 +123,11 @@ def summed(lines: list[Line]) -> Line:
 
 def told(line: Line) -> str:
     form: dict[str, Any] = {
-        "rows": lambda n: f"{n:,.0f} rows", "tokens": lambda n: f"{n:,.0f} tokens", "seconds": lambda n: f"{n:.1f} s",
+        "rows": lambda n: f"{n:,.0f} rows",
+        "tokens": lambda n: f"{n:,.0f} tokens",
+        "seconds": lambda n: f"{n:.1f} s",
         "memory": lambda n: f"{n / 2**20:,.0f} MiB",
-    }  # fmt: skip
+    }
     return ", ".join(say(line[what]) for what, say in form.items() if line.get(what))
 
 

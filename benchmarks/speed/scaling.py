@@ -48,8 +48,11 @@ def measure(stage: str, model: str, rows: int, workers: int, attention: str, nod
     work, payload = {
         "reconstruct": lambda: (
             partial(
-                user_turns.sample_shard, params=Reconstruct(samples=rows, max_tokens=96), base=entry,
-                query=encoding.pre_query(manifest.load_tokenizer(entry.folder()), model), system_prompts=[],
+                user_turns.sample_shard,
+                params=Reconstruct(samples=rows, max_tokens=96),
+                base=entry,
+                query=encoding.find_pre_query(manifest.load_tokenizer(entry.folder()), model),
+                system_prompts=[],
             ),
             list(range(rows)),
         ),
@@ -59,12 +62,15 @@ def measure(stage: str, model: str, rows: int, workers: int, attention: str, nod
         ),
         "judge": lambda: (
             partial(
-                scoring.score_shard, params=Judge(rubric="-", min_mass=0.0), judge=entry, is_base=True,
+                scoring.score_shard,
+                params=Judge(rubric="-", min_mass=0.0),
+                judge=entry,
+                is_base=True,
                 rubric=(ROOT / "data" / "pocket" / "rubric.txt").read_text(encoding="utf-8").strip(),
             ),
             [[text, "1 2 3", [{"role": "user", "content": text}]] for text in texts],
         ),
-    }[stage]()  # fmt: skip
+    }[stage]()
     if attention != "-":
         registry.load_engine(entry, 256).model.set_attn_implementation(attention)  # type: ignore[attr-defined]
     cache.MIN_ROWS_FOR_WORKERS = 0 if workers > 1 else cache.MIN_ROWS_FOR_WORKERS
@@ -121,9 +127,13 @@ def cell(
     }
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [sys.executable, __file__, "--cell", request], cwd=folder, env={**os.environ, **here}, stdout=subprocess.PIPE,
-            text=True, check=True,
-        )  # fmt: skip
+            [sys.executable, __file__, "--cell", request],
+            cwd=folder,
+            env={**os.environ, **here},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -31,7 +31,7 @@ from holdfast.chat import encoding
 from holdfast.core import records
 from holdfast.engines import local
 from holdfast.engines.inspection import inspect_model
-from holdfast.engines.interface import StopCriteria, seed_of
+from holdfast.engines.interface import Sampling, seed_of
 from holdfast.panel.scoring import fill_rubric, read_rubric
 from holdfast.params.models import Model
 
@@ -72,9 +72,13 @@ def loop(engine: local.Engine, prompts: Ids, batch: int, longest: int, stops: li
     for start in range(0, len(prompts), batch):
         ids, attention = engine._pad_left(prompts[start : start + batch])
         out = engine.model.generate(
-            input_ids=ids, attention_mask=attention, max_new_tokens=longest, eos_token_id=stops,
-            pad_token_id=engine.tokenizer.pad_token_id, **how,
-        )  # fmt: skip
+            input_ids=ids,
+            attention_mask=attention,
+            max_new_tokens=longest,
+            eos_token_id=stops,
+            pad_token_id=engine.tokenizer.pad_token_id,
+            **how,
+        )
         found += engine.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
     return found
 
@@ -130,26 +134,26 @@ def with_distilabel(folder: Path, prefix: str, turns: list[str], asked: list[str
 def main(model: str, rows: int, k: int) -> None:
     folder = ROOT / "models" / "pocket" / model
     engine = local.Engine(inspect_model("base", Model(path=model), folder.parent), 256)
-    tokenizer, query = engine.tokenizer, encoding.pre_query(engine.tokenizer, model)
+    tokenizer, query = engine.tokenizer, encoding.find_pre_query(engine.tokenizer, model)
     seeds, stops = [seed_of("synthesis", n) for n in range(rows)], list(encoding.assistant_stop_ids(tokenizer))
-    until = StopCriteria(TURN, query.stop_ids, query.stop_strings)
+    sampling = Sampling(1.0, 1.0, TURN, query.stop_ids, query.stop_strings)
 
     def write() -> list[local.Completion]:
-        return engine.complete([query.prefix_ids] * rows, seeds, [1.0] * rows, 1.0, until)
+        return engine.complete([query.prefix_ids] * rows, seeds, sampling)
 
     texts = [done.text.strip() for done in write()]
     turns = [text for text in texts[: -(-rows // k)] for _ in range(k)][:rows]
     chats = [[{"role": "user", "content": engine.escape_special_tokens(text)}] for text in turns]
 
     def answer() -> list[local.Completion]:
-        return engine.answer(chats, seeds, temperature=HEAT, top_p=1.0, max_tokens=ANSWER)
+        return engine.answer(chats, seeds, Sampling(HEAT, 1.0, ANSWER))
 
     alone = [
         [{"role": "user", "content": engine.escape_special_tokens(text)}] for text in dict.fromkeys(texts)
     ]  # each once
 
     def answer_once() -> list[local.Completion]:
-        return engine.answer(alone, seeds[: len(alone)], temperature=HEAT, top_p=1.0, max_tokens=ANSWER)
+        return engine.answer(alone, seeds[: len(alone)], Sampling(HEAT, 1.0, ANSWER))
 
     said = [engine.escape_special_tokens(done.text.strip()) for done in answer()]
     rubric, long_rubric = (read_rubric(ROOT / file) for file in ("data/pocket/rubric.txt", "profiles/rubric.txt"))

@@ -59,10 +59,22 @@ def trl(folder: Path) -> float:
     from holdfast.core import manifest
 
     command = [
-        str(Path(sys.executable).with_name("trl")), "sft", "--model_name_or_path", str(ROOT / manifest.load(MANIFEST).source),
-        "--dataset_name", str(folder / "data"), "--per_device_train_batch_size", str(BATCH), "--num_train_epochs", "1",
-        "--output_dir", str(folder / "model"), "--save_strategy", "no", "--use_cpu",
-    ]  # fmt: skip
+        str(Path(sys.executable).with_name("trl")),
+        "sft",
+        "--model_name_or_path",
+        str(ROOT / manifest.load(MANIFEST).source),
+        "--dataset_name",
+        str(folder / "data"),
+        "--per_device_train_batch_size",
+        str(BATCH),
+        "--num_train_epochs",
+        "1",
+        "--output_dir",
+        str(folder / "model"),
+        "--save_strategy",
+        "no",
+        "--use_cpu",
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment())
     found = re.search(r"'?train_runtime'?: '?([\d.]+)", done.stdout + done.stderr)
     if done.returncode or not found:

@@ -177,9 +177,10 @@ def main() -> None:
         began, before = time.monotonic(), len(done)
         while True:
             waiting = [
-                cell for cell in due(study, done)
+                cell
+                for cell in due(study, done)
                 if cell["cell"] not in running.values() and (not given.only or cell["arm"] in given.only)
-            ]  # fmt: skip
+            ]
             for cell in waiting[: given.jobs - len(running)]:
                 running[pool.submit(run, cell, study)] = cell["cell"]
             if not running:
@@ -188,8 +189,11 @@ def main() -> None:
                 name = running.pop(finished)
                 keep(done, {**finished.result(), "inputs": shared})
                 score, pace = done[name]["development"], (time.monotonic() - began) / (len(done) - before)
-                print(f"{name:28} general {score['general']:.3f}  domain {score['domain']:.3f}  {done[name]['seconds']:5.0f} s   "
-                      f"{len(done) - 1} cells done, {pace:.0f} s per cell", flush=True)  # fmt: skip
+                print(
+                    f"{name:28} general {score['general']:.3f}  domain {score['domain']:.3f}  {done[name]['seconds']:5.0f} s   "
+                    f"{len(done) - 1} cells done, {pace:.0f} s per cell",
+                    flush=True,
+                )
 
 
 def keep(done: dict[str, dict[str, Any]], cell: dict[str, Any]) -> None:

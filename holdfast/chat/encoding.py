@@ -76,7 +76,9 @@ def escape_messages(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> M
     return [{**turn, "content": escape_special_tokens(tokenizer, turn["content"])} for turn in messages]
 
 
-def pre_query(tokenizer: PreTrainedTokenizerBase, where: object, before: Sequence[dict[str, str]] = ()) -> PreQuery:
+def find_pre_query(
+    tokenizer: PreTrainedTokenizerBase, where: object, before: Sequence[dict[str, str]] = ()
+) -> PreQuery:
     """Derives prefix and suffix from the template by rendering a sentinel as the only (or the last) user turn.
 
     `before` is what was said until then: a system turn, earlier turns. Raises UserError if there is no template, if it
@@ -113,12 +115,12 @@ def pre_query(tokenizer: PreTrainedTokenizerBase, where: object, before: Sequenc
     # A turn ends with a control token, or with ordinary characters (" [/INST]", "\nASSISTANT:"): then by their text.
     control = re.search(alternatives(special_strings(tokenizer)), suffix)
     written = suffix[: control.start()] if control else suffix
-    strings = [] if not written.strip() else [end_of_text(tokenizer, written)]
+    strings = [] if not written.strip() else [find_end_of_turn(tokenizer, written)]
     ends = tokenise(tokenizer, control[0])[-1:] if control and not strings else []
-    return PreQuery(prefix, suffix, safe_ids(tokenizer, prefix), with_eos(tokenizer, ends), strings)
+    return PreQuery(prefix, suffix, tokenise_prefix(tokenizer, prefix), append_eos(tokenizer, ends), strings)
 
 
-def end_of_text(tokenizer: PreTrainedTokenizerBase, written: str) -> str:
+def find_end_of_turn(tokenizer: PreTrainedTokenizerBase, written: str) -> str:
     """What of the text after a user's turn is sure to come: its first line, no more than finished turns have too."""
     first = written.strip().splitlines()[0]
     try:
@@ -129,7 +131,7 @@ def end_of_text(tokenizer: PreTrainedTokenizerBase, written: str) -> str:
     return shared_start(first, after.strip()).strip() or first
 
 
-def safe_ids(tokenizer: PreTrainedTokenizerBase, prefix: str) -> list[int]:
+def tokenise_prefix(tokenizer: PreTrainedTokenizerBase, prefix: str) -> list[int]:
     """Token ids of a prefix that text can follow: "[INST] " and "What" are no tokens of "[INST] What" ("▁What" is)."""
     ids = tokenise(tokenizer, prefix)
     if prefix.endswith(" ") and prefix.strip():
@@ -139,7 +141,7 @@ def safe_ids(tokenizer: PreTrainedTokenizerBase, prefix: str) -> list[int]:
     return ids
 
 
-def with_eos(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
+def append_eos(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
     eos = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     return list(dict.fromkeys([*ids, *eos]))
 
@@ -151,7 +153,7 @@ def assistant_end(tokenizer: PreTrainedTokenizerBase) -> TurnEnd:
 def assistant_stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokens that end the assistant's turn: the control tokens that the template writes after the content, and EOS."""
     ends: Any = tokenizer.convert_tokens_to_ids(list(assistant_end(tokenizer).stops))
-    return with_eos(tokenizer, ends)
+    return append_eos(tokenizer, ends)
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
@@ -199,7 +201,7 @@ def render_conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages) 
 def encode(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[list[int], list[int]]:
     """(token ids, loss mask) of a conversation: 1 on the assistant's tokens and on what ends its turns.
 
-    Raises ValueError if the template does not show the assistant's text (see `conversation`).
+    Raises ValueError if the template does not show the assistant's text (see `render_conversation`).
     """
     text, spans = render_conversation(tokenizer, messages)
     encoded: Any = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)

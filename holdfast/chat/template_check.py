@@ -43,9 +43,9 @@ USERS = ("delta", "omega", "lambda", "then")  # words of the user's that no answ
 def inspect_template(tokenizer: PreTrainedTokenizerBase, where: str, level: str = "tokens") -> dict[str, Any]:
     """Everything `holdfast template` prints, as plain JSON values.
 
-    Raises UserError if the template cannot render a user turn (see `chat.pre_query`).
+    Raises UserError if the template cannot render a user turn (see `encoding.find_pre_query`).
     """
-    query = encoding.pre_query(tokenizer, where)
+    query = encoding.find_pre_query(tokenizer, where)
     if len(query.prefix) + len(query.suffix) > LONGEST:
         raise UserError(
             f"the chat template writes {len(query.prefix) + len(query.suffix):,} characters around one user turn",
@@ -53,13 +53,13 @@ def inspect_template(tokenizer: PreTrainedTokenizerBase, where: str, level: str 
             do=f"use a template that writes at most {LONGEST:,}",
         )
     template = templates.template_of(tokenizer)
-    how = templates.find_dialect(template)
-    checks = self_test(tokenizer, query)
+    dialect = templates.find_dialect(template)
+    checks = run_self_test(tokenizer, query)
     try:
         stops, end = encoding.assistant_stop_ids(tokenizer), encoding.assistant_end(tokenizer)
         last, added = end.last, end.added
     except Exception:  # no answers can be rendered: the self-test says so
-        stops, last, added = encoding.with_eos(tokenizer, []), "", ""
+        stops, last, added = encoding.append_eos(tokenizer, []), "", ""
     writers = ["the template"] * bool(last) + ["Holdfast"] * bool(added)
     return {
         "source": where,
@@ -73,10 +73,10 @@ def inspect_template(tokenizer: PreTrainedTokenizerBase, where: str, level: str 
         "assistant_end_written_by": " and ".join(writers) or "nobody",
         "assistant_stop": name_tokens(tokenizer, stops),
         "bos": describe_beginning(tokenizer, query),
-        "system": describe_system_turn(template, how, query),
-        "content": "parts" if how.parts else "text",
-        "tools": "an empty list" if how.listed else "none",
-        "generation_prompt": how.prompt,
+        "system": describe_system_turn(template, dialect, query),
+        "content": "parts" if dialect.parts else "text",
+        "tools": "an empty list" if dialect.listed else "none",
+        "generation_prompt": dialect.prompt,
         "thoughts": describe_thoughts(template, query),
         "switches": find_switches(template, query),
         "generation_markers": bool(re.search(r"{%-?\s*generation\s*-?%}", template.source)),
@@ -86,14 +86,14 @@ def inspect_template(tokenizer: PreTrainedTokenizerBase, where: str, level: str 
     }
 
 
-def self_test(tokenizer: PreTrainedTokenizerBase, query: encoding.PreQuery) -> list[dict[str, Any]]:
+def run_self_test(tokenizer: PreTrainedTokenizerBase, query: encoding.PreQuery) -> list[dict[str, Any]]:
     """Renders, tokenises, decodes and masks, and compares with what must come out."""
     results: list[dict[str, Any]] = []
 
     def check(name: str, ok: bool, detail: str = "") -> None:
         results.append({"name": name, "ok": bool(ok), "detail": detail})
 
-    def decoded(ids: list[int]) -> str:
+    def decode(ids: list[int]) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     turn = encoding.render(tokenizer, templates.turns(PLAIN), respond=True)
@@ -102,7 +102,7 @@ def self_test(tokenizer: PreTrainedTokenizerBase, query: encoding.PreQuery) -> l
         turn == query.prefix + PLAIN + query.suffix,
     )
     ids = encoding.tokenise(tokenizer, turn)
-    same, nearly = decoded(ids) == turn, "".join(decoded(ids).split()) == "".join(turn.split())
+    same, nearly = decode(ids) == turn, "".join(decode(ids).split()) == "".join(turn.split())
     check("round trip: tokens decode to the text", nearly, "" if same or not nearly else "but for blanks")
     doubled = tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2
     check("BOS: not doubled", not doubled)
@@ -134,20 +134,20 @@ def self_test(tokenizer: PreTrainedTokenizerBase, query: encoding.PreQuery) -> l
         else:
             rest.append(token)
             runs += [[]] if runs[-1] else []
-    taught = [decoded(run) for run in runs if run]
+    taught = [decode(run) for run in runs if run]
     answers = [m["content"] for m in talk if m["role"] == "assistant"]
     exact = len(taught) == len(answers) and all(a in t for a, t in zip(answers, taught, strict=False))
     check("mask: covers the assistant's turns", exact, "" if exact else repr(taught))
     clean = not any(word in text for word in USERS for text in taught)
     check("mask: covers nothing of the user's", clean)
-    unmasked = decoded(rest)
+    unmasked = decode(rest)
     check("mask: leaves nothing of the assistant's out", not any(w in unmasked for w in ("sigma", "kappa")))
     last = [run for run in runs if run][-1:]
     check("EOS: the token that ends the last turn is trained on", bool(last) and last[0][-1] in stops)
     return results
 
 
-def stand_in(file: Path) -> PreTrainedTokenizerBase:
+def make_byte_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     """A tokenizer for a template that came without one: a token per byte; control tokens are guessed by their shape.
 
     bos_token and the like show as {bos_token}.
@@ -190,12 +190,12 @@ def examine_source(source: str) -> dict[str, Any]:
     if path.is_dir():
         return inspect_template(manifest.load_tokenizer(path), source)
     if path.is_file():
-        return inspect_template(stand_in(path), source, "text")
+        return inspect_template(make_byte_tokenizer(path), source, "text")
     raise UserError("no such folder or file", where=source, do="give a model folder or a jinja file")
 
 
-def examine_guarded(source: str, seconds: int = SECONDS) -> dict[str, Any]:
-    """`examine` in a child process that is stopped when it takes too long or too much memory."""
+def examine_in_child(source: str, seconds: int = SECONDS) -> dict[str, Any]:
+    """`examine_source` in a child process that is stopped when it takes too long or too much memory."""
     command = [sys.executable, "-P", "-m", "holdfast.chat.template_check", source, str(seconds)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

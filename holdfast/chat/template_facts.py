@@ -30,7 +30,7 @@ def describe_beginning(tokenizer: PreTrainedTokenizerBase, query: encoding.PreQu
 
 
 def describe_system_turn(
-    template: templates.Template, how: templates.Dialect, query: encoding.PreQuery
+    template: templates.Template, dialect: templates.Dialect, query: encoding.PreQuery
 ) -> dict[str, Any]:
     """Whether a system turn is understood, and whether one is there unasked: text before the first user turn's header.
 
@@ -46,41 +46,42 @@ def describe_system_turn(
         between = before
     header = templates.shared_start(before[::-1], between[::-1])[::-1]
     extra = before[: len(before) - len(header)]
-    said = len(re.findall(r"\w+", SHAPED.sub(" ", extra))) > 1  # one word is the name of the role
-    introduction, kept = "", False
-    if how.system:
-        asked = template.render(
+    has_words = len(re.findall(r"\w+", SHAPED.sub(" ", extra))) > 1  # one word is the name of the role
+    introduction, is_kept = "", False
+    if dialect.system:
+        prompted = template.render(
             [{"role": "system", "content": templates.SYSTEM}, *templates.turns(templates.SENTINEL)], respond=True
         )
-        introduction = asked.partition(templates.SYSTEM)[0].removeprefix(bos)
-        kept = said and extra.strip() in asked
+        introduction = prompted.partition(templates.SYSTEM)[0].removeprefix(bos)
+        is_kept = has_words and extra.strip() in prompted
     empty = bool(introduction.strip()) and before.startswith(introduction) and before != introduction
-    built_in = said or (empty and bool(extra.strip()))
+    built_in = has_words or (empty and bool(extra.strip()))
     return {
-        "role": "shown" if how.system else "none",  # none: Holdfast puts the system text before the first user's text
+        # none: Holdfast puts the system text before the first user's text
+        "role": "shown" if dialect.system else "none",
         "built_in": built_in,
         "text": extra if built_in else "",
-        "kept": kept,  # beside a system text that is given; otherwise that one takes its place
+        "kept": is_kept,  # beside a system text that is given; otherwise that one takes its place
     }
 
 
 def describe_thoughts(template: templates.Template, query: encoding.PreQuery) -> dict[str, Any] | None:
     """What becomes of an assistant's thoughts (message field reasoning_content), None if the template shows none."""
-    thought, how = templates.THOUGHT, templates.find_dialect(template)
+    thought, dialect = templates.THOUGHT, templates.find_dialect(template)
 
-    def shown(*messages: dict[str, str]) -> str:
+    def render(*messages: dict[str, str]) -> str:
         try:
-            return template.raw(how.form(list(messages)), respond=False, tools=how.tools())
+            return template.render_raw(dialect.form(list(messages)), respond=False, tools=dialect.tools())
         except Exception:
             return ""
 
     user, answer, again = templates.turns(templates.SENTINEL, templates.ANSWER, templates.NEXT)
-    text = shown(user, {**answer, "reasoning_content": thought}).partition(templates.SENTINEL)[2]
-    opening, found, closing = text.partition(thought)
+    text = render(user, {**answer, "reasoning_content": thought}).partition(templates.SENTINEL)[2]
+    opening, match, closing = text.partition(thought)
     close = closing.partition(templates.ANSWER)[0].strip()
-    if not found or templates.ANSWER not in closing:
+    if not match or templates.ANSWER not in closing:
         return None
-    plain = shown(user, answer).partition(templates.SENTINEL)[2].partition(templates.ANSWER)[0]
+    plain = render(user, answer).partition(templates.SENTINEL)[2].partition(templates.ANSWER)[0]
     opened, closed = query.suffix.strip() == opening.strip(), bool(close) and query.suffix.strip().endswith(close)
     # What ended the user's turn may be what ends thoughts too, so only what follows the prompt is looked at
     same = re.sub(
@@ -90,7 +91,7 @@ def describe_thoughts(template: templates.Template, query: encoding.PreQuery) ->
     return {
         "prompt": "opened" if opened else "closed" if closed else "left to the model",
         "answer_without": "an empty block" if close and close in beyond else "no block",
-        "history": "kept" if thought in shown(user, {**answer, "reasoning_content": thought}, again) else "dropped",
+        "history": "kept" if thought in render(user, {**answer, "reasoning_content": thought}, again) else "dropped",
     }
 
 
@@ -103,7 +104,7 @@ def find_switches(template: templates.Template, query: encoding.PreQuery) -> lis
     environment: ImmutableSandboxedEnvironment = _compile_jinja_template(template.source).environment
     names = meta.find_undeclared_variables(environment.parse(template.source))
     ours = {"messages", "tools", "documents", "add_generation_prompt", *dict(template.tokens)}
-    found = []
+    switches = []
     for name in sorted(names - ours):
         for value in (True, False):
             text = ""
@@ -112,5 +113,5 @@ def find_switches(template: templates.Template, query: encoding.PreQuery) -> lis
             prefix, _, suffix = text.partition(templates.SENTINEL)
             changed = text and (prefix, suffix) != (query.prefix, query.suffix)
             if changed and text.count(str(value)) == (query.prefix + query.suffix).count(str(value)):
-                found.append({"name": name, "value": value, "prefix": prefix != query.prefix, "suffix": suffix})
-    return found
+                switches.append({"name": name, "value": value, "prefix": prefix != query.prefix, "suffix": suffix})
+    return switches

@@ -56,7 +56,9 @@ class Template:
     source: str  # Jinja
     tokens: tuple[tuple[str, Any], ...]  # bos_token -> "<s>", ...
 
-    def raw(self, messages: list[dict[str, Any]], *, respond: bool, tools: list | None = None, **more: Any) -> str:
+    def render_raw(
+        self, messages: list[dict[str, Any]], *, respond: bool, tools: list | None = None, **more: Any
+    ) -> str:
         """The template's own answer, whatever it is. Raises what the template raises."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -69,12 +71,17 @@ class Template:
 
     def render(self, messages: Messages, *, respond: bool, **more: Any) -> str:
         """The conversation as text, asked for in the way that this template understands."""
-        how = find_dialect(self)
-        if not how.system and len(messages) > 1 and messages[0]["role"] == "system" and messages[1]["role"] == "user":
+        dialect = find_dialect(self)
+        if (
+            not dialect.system
+            and len(messages) > 1
+            and messages[0]["role"] == "system"
+            and messages[1]["role"] == "user"
+        ):
             both = f"{messages[0]['content']}\n\n{messages[1]['content']}"  # as templates do that know a system text
             messages = [{**messages[1], "content": both}, *messages[2:]]
-        text = self.raw(how.form(messages), respond=respond, tools=how.tools(), **more)
-        return text + how.header if respond else text
+        text = self.render_raw(dialect.form(messages), respond=respond, tools=dialect.tools(), **more)
+        return text + dialect.header if respond else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,41 +123,43 @@ def alternatives(strings: Sequence[str]) -> str:
 def find_dialect(template: Template) -> Dialect:
     """Tries plain strings, lists of parts and an empty list of tools. Raises what the template raises on every try."""
 
-    def show(how: Dialect, messages: Messages, respond: bool) -> str:
-        return template.raw(how.form(messages), respond=respond, tools=how.tools())
+    def show(dialect: Dialect, messages: Messages, respond: bool) -> str:
+        return template.render_raw(dialect.form(messages), respond=respond, tools=dialect.tools())
 
     errors: list[Exception] = []
     shown: list[tuple[int, Dialect]] = []
     for parts, listed in itertools.product((False, True), (False, True)):
-        how = Dialect(parts, listed)
+        dialect = Dialect(parts, listed)
         try:
-            once = show(how, turns(SENTINEL), True).count(SENTINEL) == 1
+            once = show(dialect, turns(SENTINEL), True).count(SENTINEL) == 1
         except Exception as error:  # a template is a third-party program: it may raise anything
             errors.append(error)
             continue
         try:
-            both = show(how, turns(SENTINEL, ANSWER), False).count(ANSWER) == 1
+            both = show(dialect, turns(SENTINEL, ANSWER), False).count(ANSWER) == 1
         except Exception:
             both = False
-        shown.append((2 * once + both, how))
+        shown.append((2 * once + both, dialect))
     if not shown:
         raise errors[0]
-    how = max(shown, key=lambda found: found[0])[1]  # the first of the best
+    dialect = max(shown, key=lambda found: found[0])[1]  # the first of the best
     try:
-        system = SYSTEM in show(how, [{"role": "system", "content": SYSTEM}, *turns(SENTINEL)], True)
+        system = SYSTEM in show(dialect, [{"role": "system", "content": SYSTEM}, *turns(SENTINEL)], True)
     except Exception:
         system = False
     prompt, header = "asked", ""
     try:
-        asked, unasked = (show(how, turns(SENTINEL), respond) for respond in (True, False))
-        before = show(how, turns(SENTINEL, ANSWER), False).partition(ANSWER)[0]
-        silent = asked == unasked or not asked.partition(SENTINEL)[2].strip()  # nothing says that the assistant is next
-        if silent and before.startswith(asked):
-            missing = before[len(asked) :].rstrip(" ")
+        prompted, unprompted = (show(dialect, turns(SENTINEL), respond) for respond in (True, False))
+        before = show(dialect, turns(SENTINEL, ANSWER), False).partition(ANSWER)[0]
+        silent = (
+            prompted == unprompted or not prompted.partition(SENTINEL)[2].strip()
+        )  # nothing says that the assistant is next
+        if silent and before.startswith(prompted):
+            missing = before[len(prompted) :].rstrip(" ")
             prompt, header = ("never", missing) if missing.strip() else ("always", "")
     except Exception:  # it cannot show an answer, or not without a prompt: encode() will say so
         prompt, header = "asked", ""
-    return Dialect(how.parts, how.listed, system, prompt, header)
+    return Dialect(dialect.parts, dialect.listed, system, prompt, header)
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
@@ -187,27 +196,27 @@ def find_turn_end(template: Template, special: tuple[str, ...], eos: str | None)
     control, suffix = re.compile(alternatives(special)), prompt.partition(SENTINEL)[2]
     head = re.compile(rf"\s*(?:{control.pattern})")
 
-    def first(text: str) -> str:
-        found = head.match(text)
-        return found[0] if found else ""
+    def find_first(text: str) -> str:
+        match = head.match(text)
+        return match[0] if match else ""
 
     shared = shared_start(after, inner)
     # Only whole tokens count: "<|e" is shared by <|end|> and <|eot_id|>.
-    tokens = [found for found in control.finditer(inner) if found.end() <= len(shared)]
-    if tokens and first(after):
+    tokens = [match for match in control.finditer(inner) if match.end() <= len(shared)]
+    if tokens and find_first(after):
         # A template may go on after the last turn (the next prompt, a closing system turn), and then that opening is shared
         # too. It stands after a user's turn as well: its first token ends turns, and the rest opens the next one.
-        unasked = template.render(turns(SENTINEL), respond=False)
-        again = len(after) - len(shared_start(after[::-1], unasked[::-1]))
-        repeated = [] if inner.startswith(after.rstrip()) else [found for found in tokens if found.start() >= again]
+        unprompted = template.render(turns(SENTINEL), respond=False)
+        again = len(after) - len(shared_start(after[::-1], unprompted[::-1]))
+        repeated = [] if inner.startswith(after.rstrip()) else [match for match in tokens if match.start() >= again]
         last = shared[: (repeated or tokens[-1:])[0].end()]
         ends = TurnEnd(last, last, "", ())
-    elif first(after) or first(inner):
-        mid = first(inner)
+    elif find_first(after) or find_first(inner):
+        mid = find_first(inner)
         # A token that opens turns ends none, unless it is what ends the user's turn as well.
         if mid.strip() in suffix and not suffix.lstrip().startswith(mid.strip()):
             mid = ""
-        ends = TurnEnd(first(after), mid, "" if first(after) else mid or (eos or ""), ())
+        ends = TurnEnd(find_first(after), mid, "" if find_first(after) else mid or (eos or ""), ())
     else:
         word = shared.rstrip()  # ordinary characters ("</assistant>"): no token to stop at
         ends = TurnEnd(word, word, eos or "", ())
@@ -221,7 +230,7 @@ def find_turn_end(template: Template, special: tuple[str, ...], eos: str | None)
         pass
     stops: list[str] = []
     for text in (ends.last, ends.inner, ends.added):
-        found = [token for token in control.findall(text) if token not in opening]
-        stops += found[:1] + found[-1:]
+        match = [token for token in control.findall(text) if token not in opening]
+        stops += match[:1] + match[-1:]
     stops = stops or control.findall(ends.last)[-1:]
     return TurnEnd(ends.last, ends.inner, ends.added, tuple(dict.fromkeys(stops)))

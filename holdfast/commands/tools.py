@@ -58,7 +58,7 @@ def template(
     from holdfast.core import manifest as models
 
     acquired = MODELS / "manifest" / f"{source}.json"
-    found = template_check.examine_guarded(str(models.load(acquired).folder()) if acquired.is_file() else source)
+    found = template_check.examine_in_child(str(models.load(acquired).folder()) if acquired.is_file() else source)
     print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else template_text.format_findings(found))
     raise typer.Exit(0 if found["passed"] else 1)
 

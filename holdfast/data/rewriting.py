@@ -19,7 +19,7 @@ from holdfast.core import cache, manifest
 from holdfast.core.errors import UserError
 from holdfast.data import gold_agreement
 from holdfast.engines import registry
-from holdfast.engines.interface import seed_of
+from holdfast.engines.interface import Sampling, seed_of
 from holdfast.params.mix import Rewrite
 
 WAYS = ("alone", "shown")  # the request as it is; in the prompt file, with the gold answer
@@ -92,6 +92,7 @@ def rewrite_shard(part: list[Any], base: manifest.Manifest, params: Rewrite, pro
     agreed = [dict.fromkeys(WAYS, 0) for _ in requests]
     written = [0] * len(requests)
     ways: list[dict[str, str | None]] = [{gold: None} for gold in golds]  # text -> the way it was found in first
+    sampling = Sampling(temperature=params.temperature, top_p=params.top_p, max_tokens=params.max_tokens)
     for way, prompts in zip(WAYS, (chats, shown), strict=True):
         room = base.context - params.max_tokens
         fits = [n for n, messages in enumerate(prompts) if len(encoding.prompt_ids(tokenizer, messages)) <= room]
@@ -99,9 +100,7 @@ def rewrite_shard(part: list[Any], base: manifest.Manifest, params: Rewrite, pro
         completions = engine.answer(
             [prompts[n] for n, _ in samples],
             [seed_of(params.seed, requests[n].row_id, requests[n].turn, way, k) for n, k in samples],
-            temperature=params.temperature,
-            top_p=params.top_p,
-            max_tokens=params.max_tokens,
+            sampling,
         )
         for (n, _), done in zip(samples, completions, strict=True):
             written[n] += done.n_tokens

@@ -33,7 +33,7 @@ class RowChecker:
     def __init__(self, params: RowChecks, tokenizer: PreTrainedTokenizerBase, where: object) -> None:
         """`tokenizer`: the base's; `where` names the model in an error. Raises UserError if its template is unusable."""
         special = encoding.special_strings(tokenizer)
-        built_in = encoding.pre_query(tokenizer, where).prefix
+        built_in = encoding.find_pre_query(tokenizer, where).prefix
         for token in special:
             built_in = built_in.replace(token, "\n")
         self.finished_only = params.finished_only

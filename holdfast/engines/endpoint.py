@@ -68,7 +68,7 @@ class Client:
                 if problems:
                     return
                 try:
-                    replies[i] = await self._one(http, path, bodies[i])
+                    replies[i] = await self._fetch_reply(http, path, bodies[i])
                 except UserError as problem:
                     problems.append(problem)
 
@@ -78,15 +78,15 @@ class Client:
             raise problems[0]
         return [replies[i] for i in range(len(bodies))]
 
-    async def _one(self, http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> Reply:
+    async def _fetch_reply(self, http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> Reply:
         request = cache.key(path, body)
         if self.replies and (kept := self.replies.get(request)) is not None:
             return Reply(**kept)
         try:
             content = await self.send(http, "POST", path, body)
         except Refused as refused:
-            raise await self.explained(http, refused) from None
-        reply = self.parsed(content, path)
+            raise await self.explain(http, refused) from None
+        reply = self.parse(content, path)
         if self.replies:
             self.replies.put(request, asdict(reply))
         return reply
@@ -112,15 +112,18 @@ class Client:
                 async with asyncio.timeout(self.endpoint.timeout):
                     response = await http.request(method, path, json=body)
             except (httpx.RequestError, TimeoutError) as error:
-                problem, do = self.no_answer(error)
+                problem, do = self.explain_no_answer(error)
             else:
                 if response.status_code != 429 and response.status_code < 500:
-                    return self.content(response, path)
-                problem, do = f"the server answers {response.status_code} ({self.detail(response)})", "try again later"
-                asked = retry_after(response)
-                if "insufficient_quota" in response.text or asked > LONGEST_WAIT:
+                    return self.read_content(response, path)
+                problem, do = (
+                    f"the server answers {response.status_code} ({self.read_detail(response)})",
+                    "try again later",
+                )
+                wait_for = read_retry_after(response)
+                if "insufficient_quota" in response.text or wait_for > LONGEST_WAIT:
                     break
-                self.not_before = max(self.not_before, loop.time() + asked)
+                self.not_before = max(self.not_before, loop.time() + wait_for)
             if attempt < self.endpoint.retries:
                 await asyncio.sleep(pause)
         raise UserError(problem, where=self.where, do=f"{do}; {KEPT}")
@@ -137,7 +140,7 @@ class Client:
                 )
         self.requests += 1
 
-    def no_answer(self, error: Exception) -> tuple[str, str]:
+    def explain_no_answer(self, error: Exception) -> tuple[str, str]:
         """(what, do) for a request that got no answer."""
         if isinstance(error, httpx.ConnectError):
             return f"no server answers ({first_line(error)})", "start it, or correct 'endpoint' in params.yaml"
@@ -145,19 +148,19 @@ class Client:
             return f"no answer within {self.endpoint.timeout:g} s", "raise 'timeout', or lower 'concurrency'"
         return f"the connection broke ({first_line(error)})", "look into the server's log"
 
-    def content(self, response: httpx.Response, path: str) -> Any:
+    def read_content(self, response: httpx.Response, path: str) -> Any:
         if not response.is_success:
-            raise Refused(response.status_code, self.detail(response, 2000), path)
+            raise Refused(response.status_code, self.read_detail(response, 2000), path)
         try:
             return response.json()
         except ValueError:
             raise UserError(
-                f"the answer to {path} is not JSON ({self.detail(response)})",
+                f"the answer to {path} is not JSON ({self.read_detail(response)})",
                 where=self.where,
                 do=f"is this the address of the API? It often ends in /v1; {KEPT}",
             ) from None
 
-    def detail(self, response: httpx.Response, most: int = 160) -> str:
+    def read_detail(self, response: httpx.Response, most: int = 160) -> str:
         """What an error says, in one line of plain text: it is untrusted, and might repeat the key."""
         try:
             content = response.json()
@@ -172,14 +175,14 @@ class Client:
         text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
         return text[:most] or "nothing more"
 
-    async def explained(self, http: httpx.AsyncClient, refused: Refused) -> UserError:
+    async def explain(self, http: httpx.AsyncClient, refused: Refused) -> UserError:
         """The one message for what the server refused."""
-        said = f"({refused.detail[:160]})"
+        detail = f"({refused.detail[:160]})"
         if refused.status in (401, 403):
             variable = self.endpoint.api_key_env
             do = f"check the key in {variable}" if variable else "name the variable that holds the key in 'api_key_env'"
-            return UserError(f"the server refuses the key {said}", where=self.where, do=do)
-        offered = await self.offered(http) if refused.status == 404 else None
+            return UserError(f"the server refuses the key {detail}", where=self.where, do=do)
+        offered = await self.list_models(http) if refused.status == 404 else None
         if offered is not None and self.endpoint.model not in offered:
             names = ", ".join(name[:60] for name in offered[:5]) or "nothing"
             return UserError(
@@ -197,35 +200,35 @@ class Client:
             r"context|too long|too large|maximum.*(length|token)", refused.detail, re.I
         ):
             return UserError(
-                f"a prompt is too long {said}", where=self.where, do="lower max_tokens, or curate.max_chars"
+                f"a prompt is too long {detail}", where=self.where, do="lower max_tokens, or curate.max_chars"
             )
         return UserError(
-            f"the server refuses {refused.path} with {refused.status} {said}",
+            f"the server refuses {refused.path} with {refused.status} {detail}",
             where=self.where,
             do="check 'endpoint' and 'model'",
         )
 
-    async def offered(self, http: httpx.AsyncClient) -> list[str] | None:
+    async def list_models(self, http: httpx.AsyncClient) -> list[str] | None:
         """The models that the server lists; None where it does not list any."""
         with contextlib.suppress(Refused, UserError, KeyError, TypeError):
             content = await self.send(http, "GET", MODELS)
             return [str(entry["id"]) for entry in content["data"]]
         return None
 
-    def parsed(self, content: Any, path: str) -> Reply:
+    def parse(self, content: Any, path: str) -> Reply:
         """The one choice of an answer. Raises UserError if the answer is not what was asked for."""
         try:
             choices, usage = content["choices"], content.get("usage") or {}
             if len(choices) != 1:
-                raise self.unusable(f"{len(choices)} choices instead of 1", path)
+                raise self.unusable_answer(f"{len(choices)} choices instead of 1", path)
             text = choices[0]["message"]["content"] if path == CHAT else choices[0]["text"]
             served, finish_reason = content.get("model"), choices[0].get("finish_reason")
             read, written = (int(usage.get(f"{part}_tokens") or 0) for part in ("prompt", "completion"))
-            top = top_logprobs(choices[0].get("logprobs"))
+            top = read_top_logprobs(choices[0].get("logprobs"))
         except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-            raise self.unusable(f"no usable choice, {type(error).__name__}", path) from None
+            raise self.unusable_answer(f"no usable choice, {type(error).__name__}", path) from None
         if text is not None and not isinstance(text, str):
-            raise self.unusable("text is no text", path)
+            raise self.unusable_answer("text is no text", path)
         if served and self.endpoint.served and served != self.endpoint.served:
             raise UserError(
                 f"the server now answers as '{str(served)[:60]}', not as '{self.endpoint.served}' any more",
@@ -233,18 +236,20 @@ class Client:
                 do="run `dvc repro --force --single-item acquire`: answers of two versions do not belong together",
             )
         if self.endpoint.max_tokens is not None and not read + written:
-            raise self.unusable("tokens are not counted (usage), so max_tokens cannot hold: use max_requests", path)
+            raise self.unusable_answer(
+                "tokens are not counted (usage), so max_tokens cannot hold: use max_requests", path
+            )
         self.tokens += read + written
         clean = (text or "").encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
         return Reply(clean, "stop" if finish_reason == "stop" else "length", written, top, read)
 
-    def unusable(self, why: str, path: str) -> UserError:
+    def unusable_answer(self, why: str, path: str) -> UserError:
         return UserError(
             f"the answer to {path} is not usable ({why})", where=self.where, do=f"look into the server's log; {KEPT}"
         )
 
 
-def top_logprobs(content: Any) -> list[tuple[str, float]]:
+def read_top_logprobs(content: Any) -> list[tuple[str, float]]:
     """(token, log-probability) of the first token's alternatives, in either protocol's form; none if there are none."""
     if not content:
         return []
@@ -273,7 +278,7 @@ def read_key(name: str, variable: str | None) -> str | None:
     return key
 
 
-def retry_after(response: httpx.Response) -> float:
+def read_retry_after(response: httpx.Response) -> float:
     """Seconds that the server asks to wait: a number, or a date (RFC 9110, 10.2.3)."""
     value = response.headers.get("Retry-After", "").strip()
     if re.fullmatch(r"\d+(\.\d+)?", value):

@@ -22,12 +22,25 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class StopCriteria:
-    """Where a completion ends, whatever comes first."""
+class Sampling:
+    """How completions are drawn, and where they end: at `max_tokens`, a stop token or a stop string, whatever comes first.
 
+    A row's seed is not part of it: each row has its own.
+    """
+
+    temperature: float | Sequence[float]  # of all rows, or one of each; 0 is greedy
+    top_p: float  # 1: every token may be drawn
     max_tokens: int
-    stop_ids: Sequence[int]
+    stop_ids: Sequence[int] = ()
     stop_strings: Sequence[str] = ()
+
+    def temperatures(self, rows: int) -> list[float]:
+        """The temperature of each row. Raises ValueError where it has as many as there are rows, or one for all."""
+        if isinstance(self.temperature, (int, float)):
+            return [float(self.temperature)] * rows
+        if len(self.temperature) != rows:
+            raise ValueError(f"{len(self.temperature)} temperatures for {rows} rows")
+        return list(self.temperature)
 
 
 class Engine(Protocol):
@@ -37,20 +50,11 @@ class Engine(Protocol):
     them, and callers do not. Only `complete` takes token ids as they are.
     """
 
-    def complete(
-        self,
-        prompts: Sequence[list[int]],
-        seeds: Sequence[int],
-        temperatures: Sequence[float],
-        top_p: float,
-        until: StopCriteria,
-    ) -> list[Completion]:
+    def complete(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
         """Goes on from token ids as they are, with no template around them."""
 
-    def answer(
-        self, chats: Sequence[Messages], seeds: Sequence[int], *, temperature: float, top_p: float, max_tokens: int
-    ) -> list[Completion]:
-        """The assistant's next turn of each chat."""
+    def answer(self, chats: Sequence[Messages], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
+        """The assistant's next turn of each chat. It ends where the template ends it: `sampling` names no stops of its own."""
 
     def scores(self, chats: Sequence[Messages], attempts: int = 3) -> np.ndarray:
         """Probability that the assistant begins with "1" .. "5", (N, 5); a row of NaN where it could not be learnt.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -20,7 +21,7 @@ from holdfast.chat.templates import Messages
 from holdfast.core import manifest, meter
 from holdfast.core.errors import UserError
 from holdfast.engines.decoding import Read, Writing, can_join
-from holdfast.engines.interface import SCORES, Completion, StopCriteria, seed_of
+from holdfast.engines.interface import SCORES, Completion, Sampling, seed_of
 
 __all__ = ["Completion", "Engine", "sample", "seed_of"]
 TOKENS = 1024  # that pass through the model at once on a CPU: more do not fit into a core's cache (benchmarks/speed/synthesis.py)
@@ -30,11 +31,11 @@ FREE = 0.25  # part of a batch's places that must be free before waiting rows jo
 class Engine:
     """One model, loaded. See interface.Engine for what the methods promise."""
 
-    def __init__(self, entry: manifest.Manifest, batch: int) -> None:
-        folder = entry.folder()
-        self.entry, self.batch = entry, batch
+    def __init__(self, model: manifest.Manifest, batch: int) -> None:
+        folder = model.folder()
+        self.manifest, self.batch = model, batch
         self.tokenizer = manifest.load_tokenizer(folder)
-        self.model = manifest.load_model(folder, entry.dtype)
+        self.model = manifest.load_model(folder, model.dtype)
         self.device = self.model.device
 
     @cached_property
@@ -46,44 +47,38 @@ class Engine:
 
     def check_length(self, prompts: Sequence[Sequence[int]], more: int) -> None:
         longest = max(map(len, prompts), default=0)
-        if longest + more > self.entry.context:
+        if longest + more > self.manifest.context:
             raise UserError(
-                f"{longest} prompt tokens and {more} new ones exceed the model's context of {self.entry.context}",
-                where=f"model '{self.entry.name}'",
+                f"{longest} prompt tokens and {more} new ones exceed the model's context of {self.manifest.context}",
+                where=f"model '{self.manifest.name}'",
                 do="lower max_tokens, or curate.max_chars",
             )
 
     @torch.inference_mode()
-    def complete(
-        self,
-        prompts: Sequence[list[int]],
-        seeds: Sequence[int],
-        temperatures: Sequence[float],
-        top_p: float,
-        until: StopCriteria,
-    ) -> list[Completion]:
+    def complete(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
         """Samples one completion per prompt; temperature 0 is greedy."""
-        self.check_length(prompts, until.max_tokens)
+        self.check_length(prompts, sampling.max_tokens)
+        temperatures = sampling.temperatures(len(prompts))
         waiting = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i], i))  # equal ones side by side
-        uniform = [np.random.default_rng(seed).random(until.max_tokens) for seed in seeds]
+        uniform = [np.random.default_rng(seed).random(sampling.max_tokens) for seed in seeds]
         written: list[list[int]] = [[] for _ in prompts]
         finished: list[Completion | None] = [None] * len(prompts)
-        stops = set(until.stop_ids)
+        stops = set(sampling.stop_ids)
         writing: Writing | None = None
 
         def take(who: list[int], logits: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
             """The next token of each row, (B,), and the places of the rows that go on after it. logits: (B, V)."""
             drawn = np.array([uniform[i][len(written[i])] for i in who])
             heat = torch.tensor([temperatures[i] for i in who], dtype=torch.float32, device=self.device)
-            tokens = sample(logits.float(), drawn, heat, top_p)
+            tokens = sample(logits.float(), drawn, heat, sampling.top_p)
             for i, token in zip(who, tokens.tolist(), strict=True):
                 if token in stops:
                     finished[i] = self._completion(written[i], "stop")
                     continue
                 written[i].append(token)
-                if until.stop_strings and (text := self._stopped(written[i], until.stop_strings)) is not None:
+                if sampling.stop_strings and (text := self._cut_at_stop(written[i], sampling.stop_strings)) is not None:
                     finished[i] = Completion(text, "stop", len(written[i]))
-                elif len(written[i]) == until.max_tokens:
+                elif len(written[i]) == sampling.max_tokens:
                     finished[i] = self._completion(written[i], "length")
             return tokens, [place for place, i in enumerate(who) if finished[i] is None]
 
@@ -105,9 +100,9 @@ class Engine:
                 writing.keep(going)
             else:
                 writing = None
-        found = [done for done in finished if done is not None]
-        self.count(written=sum(done.n_tokens + (done.finish_reason == "stop") for done in found))
-        return found
+        completions = [done for done in finished if done is not None]
+        self.count(written=sum(done.n_tokens + (done.finish_reason == "stop") for done in completions))
+        return completions
 
     def _read(self, prompts: Sequence[list[int]], rows: list[int]) -> Iterator[Read]:
         """Has the model read the prompts of these rows, equal ones once: all in one batch, or, on a CPU, few tokens at a time."""
@@ -135,16 +130,16 @@ class Engine:
             yield Read(who, torch.tensor(of, device=self.device), out.past_key_values, attention, out.logits[:, -1])
 
     def count(self, **tokens: int) -> None:
-        meter.count(self.entry.parameters, **tokens)
+        meter.count(self.manifest.parameters, **tokens)
 
     def _completion(self, tokens: list[int], finish_reason: str) -> Completion:
-        return Completion(self._text(tokens), finish_reason, len(tokens))
+        return Completion(self._decode(tokens), finish_reason, len(tokens))
 
-    def _text(self, tokens: list[int]) -> str:
+    def _decode(self, tokens: list[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=False))
 
-    def _stopped(self, tokens: list[int], stop_strings: Sequence[str]) -> str | None:
-        text = self._text(tokens)
+    def _cut_at_stop(self, tokens: list[int], stop_strings: Sequence[str]) -> str | None:
+        text = self._decode(tokens)
         cuts = [text.find(s) for s in stop_strings if s in text]
         return text[: min(cuts)] if cuts else None
 
@@ -152,9 +147,9 @@ class Engine:
     def next_token(self, prompts: Sequence[list[int]], choices: Sequence[int]) -> np.ndarray:
         """Probability of each choice as the next token, (N, len(choices)), by one forward pass per prompt."""
         self.check_length(prompts, 1)
-        found = np.zeros((len(prompts), len(choices)))
+        probabilities = np.zeros((len(prompts), len(choices)))
         pick = torch.tensor(list(choices), device=self.device)
-        shared, head = self._shared_start(prompts)
+        shared, head = self._read_shared_start(prompts)
         for rows in self._batches([len(p) - shared for p in prompts], [1] * len(prompts)):
             ids, attention = self._pad_left([prompts[i][shared:] for i in rows])
             cache = copy.deepcopy(head)
@@ -170,11 +165,11 @@ class Engine:
                 use_cache=cache is not None,
                 logits_to_keep=1,
             )
-            found[rows] = out.logits[:, -1].float().softmax(-1)[:, pick].cpu().numpy()
+            probabilities[rows] = out.logits[:, -1].float().softmax(-1)[:, pick].cpu().numpy()
         self.count(read=sum(map(len, prompts)), reused=shared * max(len(prompts) - 1, 0))
-        return found
+        return probabilities
 
-    def _shared_start(self, prompts: Sequence[list[int]]) -> tuple[int, DynamicCache | None]:
+    def _read_shared_start(self, prompts: Sequence[list[int]]) -> tuple[int, DynamicCache | None]:
         """How many tokens all prompts begin with (a rubric's head), and the model's keys and values of them, computed once."""
         if len(prompts) < 2:
             return 0, None
@@ -192,7 +187,7 @@ class Engine:
         whole = [p + c for p, c in zip(prompts, continuations, strict=True)]
         self.check_length(whole, 0)
         self.count(read=sum(map(len, whole)))
-        found = [0.0] * len(whole)
+        means = [0.0] * len(whole)
         for rows in self._batches([len(w) for w in whole], [len(c) for c in continuations]):
             width = max(len(whole[i]) for i in rows)
             ids = torch.zeros(len(rows), width, dtype=torch.long)
@@ -205,14 +200,12 @@ class Engine:
             taken = logits.log_softmax(-1).gather(-1, ids.roll(-1, 1)[before][:, None]).squeeze(-1)  # (K,)
             counts = before.sum(1).tolist()
             for i, count, each in zip(rows, counts, taken.split(counts), strict=True):
-                found[i] = float(each.sum()) / max(count, 1)
-        return found
+                means[i] = float(each.sum()) / max(count, 1)
+        return means
 
-    def answer(
-        self, chats: Sequence[Messages], seeds: Sequence[int], *, temperature: float, top_p: float, max_tokens: int
-    ) -> list[Completion]:
-        until = StopCriteria(max_tokens, encoding.assistant_stop_ids(self.tokenizer))
-        return self.complete(self._prompts(chats), seeds, [temperature] * len(chats), top_p, until)
+    def answer(self, chats: Sequence[Messages], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
+        stops = encoding.assistant_stop_ids(self.tokenizer)
+        return self.complete(self._prompts(chats), seeds, replace(sampling, stop_ids=stops))
 
     def lengths(self, chats: Sequence[Messages]) -> list[int]:
         return [len(ids) for ids in self._prompts(chats)]
@@ -226,7 +219,7 @@ class Engine:
         if any(len(t) != 1 for t in tokens) or len({t[0] for t in tokens}) != 5:
             raise UserError(
                 "the tokenizer has no single token for each of 1 to 5",
-                where=f"model '{self.entry.name}'",
+                where=f"model '{self.manifest.name}'",
                 do="leave it out of the panel",
             )
         return [t[0] for t in tokens]
@@ -247,9 +240,9 @@ class Engine:
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Mean of the last hidden states over each text's tokens, (N, hidden), scaled to unit length."""
         escaped = [self.escape_special_tokens(text) for text in texts]
-        ids = [encoding.tokenise(self.tokenizer, text)[: self.entry.context] for text in escaped]
+        ids = [encoding.tokenise(self.tokenizer, text)[: self.manifest.context] for text in escaped]
         self.count(read=sum(map(len, ids)))
-        found = np.zeros((len(texts), self.model.config.get_text_config().hidden_size), dtype=np.float32)
+        vectors = np.zeros((len(texts), self.model.config.get_text_config().hidden_size), dtype=np.float32)
         for rows in self._batches([len(i) for i in ids]):
             tokens, attention = self._pad_left([ids[i] for i in rows])
             positions = (attention.cumsum(1) - 1).clamp(min=0)
@@ -258,8 +251,8 @@ class Engine:
             )
             weight = attention[..., None].float()  # (B, T, 1)
             mean = (out.last_hidden_state.float() * weight).sum(1) / weight.sum(1).clamp(min=1)
-            found[rows] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
-        return found
+            vectors[rows] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+        return vectors
 
     def _batches(self, lengths: list[int], logits: list[int] | None = None) -> Iterator[list[int]]:
         """Row numbers in batches of similar length: padding costs as much as text. `logits`: positions of each row whose

@@ -21,7 +21,7 @@ from holdfast.chat.templates import Messages
 from holdfast.core import cache, manifest, meter
 from holdfast.core.errors import UserError
 from holdfast.engines.endpoint import CHAT, MODELS, RAW, Client, Refused, Reply
-from holdfast.engines.interface import SCORES, Completion, StopCriteria
+from holdfast.engines.interface import SCORES, Completion, Sampling
 
 ROOM = 16  # tokens for a score in words
 REMINDER = "Answer with one number from 1 to 5, and nothing else."
@@ -42,62 +42,59 @@ OPTIONAL = (
 class Engine:
     """One endpoint. See interface.Engine for what the methods promise."""
 
-    def __init__(self, entry: manifest.Manifest, batch: int) -> None:
-        if entry.endpoint is None:
-            raise ValueError(f"'{entry.name}' has no endpoint")
-        self.entry, self.endpoint, self.batch = entry, entry.endpoint, batch
-        self.tokenizer: Any = manifest.load_tokenizer(entry.folder()) if entry.files else None
+    def __init__(self, model: manifest.Manifest, batch: int) -> None:
+        if model.endpoint is None:
+            raise ValueError(f"'{model.name}' has no endpoint")
+        self.manifest, self.endpoint, self.batch = model, model.endpoint, batch
+        self.tokenizer: Any = manifest.load_tokenizer(model.folder()) if model.files else None
         self.weights: Any = None
-        identity = cache.key(entry.fingerprint, entry.endpoint.url, entry.endpoint.model, entry.endpoint.served)
-        self.client = Client(entry.name, entry.endpoint, cache.Replies(identity))
+        identity = cache.key(model.fingerprint, model.endpoint.url, model.endpoint.model, model.endpoint.served)
+        self.client = Client(model.name, model.endpoint, cache.Replies(identity))
 
-    def complete(
-        self,
-        prompts: Sequence[list[int]],
-        seeds: Sequence[int],
-        temperatures: Sequence[float],
-        top_p: float,
-        until: StopCriteria,
-    ) -> list[Completion]:
+    def complete(self, prompts: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
         if self.tokenizer is None:
             raise UserError(
                 "raw completions need the model's tokenizer",
                 where=self.client.where,
                 do="give 'path' or 'hub' beside 'endpoint'",
             )
-        stops = [*until.stop_strings, *self.tokenizer.convert_ids_to_tokens(list(until.stop_ids))]
+        stops = [*sampling.stop_strings, *self.tokenizer.convert_ids_to_tokens(list(sampling.stop_ids))]
         bodies = [
-            self.body(
-                prompt=self.spelled(prompt),
+            self.build_body(
+                prompt=self.encode_prompt(prompt),
                 seed=seed,
-                temperature=heat,
-                top_p=top_p,
-                max_tokens=until.max_tokens,
+                temperature=temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_tokens,
                 stop=stops[:4],  # the protocol allows no more
-                stop_token_ids=list(until.stop_ids),
+                stop_token_ids=list(sampling.stop_ids),
                 skip_special_tokens=False,
             )
-            for prompt, seed, heat in zip(prompts, seeds, temperatures, strict=True)
+            for prompt, seed, temperature in zip(prompts, seeds, sampling.temperatures(len(prompts)), strict=True)
         ]
-        return [cut_at_stop(reply, stops) for reply in self.ask(RAW, bodies)]
+        return [cut_at_stop(reply, stops) for reply in self.send(RAW, bodies)]
 
-    def ask(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[Reply]:
+    def send(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[Reply]:
         replies = self.client.ask(path, bodies)
         read, written = sum(reply.prompt_tokens for reply in replies), sum(reply.n_tokens for reply in replies)
-        meter.count(self.entry.parameters, read=read, written=written)
+        meter.count(self.manifest.parameters, read=read, written=written)
         return replies
 
-    def answer(
-        self, chats: Sequence[Messages], seeds: Sequence[int], *, temperature: float, top_p: float, max_tokens: int
-    ) -> list[Completion]:
+    def answer(self, chats: Sequence[Messages], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
         if self.tokenizer is not None:
-            until = StopCriteria(max_tokens, encoding.assistant_stop_ids(self.tokenizer))
-            return self.complete(self.prompts(chats), seeds, [temperature] * len(chats), top_p, until)
+            stops = encoding.assistant_stop_ids(self.tokenizer)
+            return self.complete(self.prompts(chats), seeds, replace(sampling, stop_ids=stops))
         bodies = [
-            self.body(messages=self.escape(c), seed=seed, temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-            for c, seed in zip(chats, seeds, strict=True)
+            self.build_body(
+                messages=self.escape(c),
+                seed=seed,
+                temperature=temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_tokens,
+            )
+            for c, seed, temperature in zip(chats, seeds, sampling.temperatures(len(chats)), strict=True)
         ]
-        return [cut_at_stop(reply, ()) for reply in self.ask(CHAT, bodies)]
+        return [cut_at_stop(reply, ()) for reply in self.send(CHAT, bodies)]
 
     def lengths(self, chats: Sequence[Messages]) -> list[int] | list[None]:
         if self.tokenizer is None:
@@ -106,44 +103,49 @@ class Engine:
 
     def scores(self, chats: Sequence[Messages], attempts: int = 3) -> np.ndarray:
         if not self.endpoint.top_logprobs:
-            return self.written_scores(chats, attempts)
+            return self.read_scores(chats, attempts)
         if self.tokenizer is None:
             path, many = CHAT, dict(logprobs=True, top_logprobs=self.endpoint.top_logprobs)
         else:  # by token ids where the server can: two tokens may read the same
             path, many = RAW, dict(logprobs=self.endpoint.top_logprobs, return_tokens_as_token_ids=True)
         # Temperature 1: some servers report log-probabilities after the temperature. Which token is drawn is not looked at.
-        bodies = [self.body(**self.asked(c), seed=0, temperature=1.0, top_p=1.0, max_tokens=1, **many) for c in chats]
+        bodies = [
+            self.build_body(**self.prompt_fields(c), seed=0, temperature=1.0, top_p=1.0, max_tokens=1, **many)
+            for c in chats
+        ]
         spelled = [self.spellings(digit) for digit in SCORES]
-        found = np.full((len(chats), len(SCORES)), np.nan)
-        for row, reply in zip(found, self.ask(path, bodies), strict=True):
+        scores = np.full((len(chats), len(SCORES)), np.nan)
+        for row, reply in zip(scores, self.send(path, bodies), strict=True):
             if reply.top:  # a digit that is not among the alternatives counts as 0, so the mass is a lower bound
                 row[:] = [sum(math.exp(p) for token, p in reply.top if token in forms) for forms in spelled]
-        return found
+        return scores
 
-    def written_scores(self, chats: Sequence[Messages], attempts: int) -> np.ndarray:
+    def read_scores(self, chats: Sequence[Messages], attempts: int) -> np.ndarray:
         """All mass on the score that the text says; who did not say one is reminded, and in the end has none."""
-        found = np.full((len(chats), len(SCORES)), np.nan)
+        scores = np.full((len(chats), len(SCORES)), np.nan)
         todo = {i: list(c) for i, c in enumerate(chats)}
         for _ in range(attempts):
             rows = list(todo)
-            replies = self.answer([todo[i] for i in rows], [0] * len(rows), temperature=0.0, top_p=1.0, max_tokens=ROOM)
+            replies = self.answer(
+                [todo[i] for i in rows], [0] * len(rows), Sampling(temperature=0.0, top_p=1.0, max_tokens=ROOM)
+            )
             for i, reply in zip(rows, replies, strict=True):
                 if score := find_score(reply):
-                    found[i] = np.arange(1, 6) == score
+                    scores[i] = np.arange(1, 6) == score
                     del todo[i]
                 else:
-                    said = reply.text.strip() or "-"
-                    todo[i] += [{"role": "assistant", "content": said}, {"role": "user", "content": REMINDER}]
+                    text = reply.text.strip() or "-"
+                    todo[i] += [{"role": "assistant", "content": text}, {"role": "user", "content": REMINDER}]
             if not todo:
                 break
-        return found
+        return scores
 
     def likelihood(self, chats: Sequence[Messages], answers: Sequence[str]) -> list[float]:
         """By the weights that lie here: servers do not give log-probabilities of a text that they did not write."""
         if self.weights is None:
             from holdfast.engines import local
 
-            self.weights = local.Engine(replace(self.entry, endpoint=None), self.batch)
+            self.weights = local.Engine(replace(self.manifest, endpoint=None), self.batch)
         return self.weights.likelihood(chats, answers)
 
     def prompts(self, chats: Sequence[Messages]) -> list[list[int]]:
@@ -164,16 +166,16 @@ class Engine:
             return {digit, f" {digit}", f"\u2581{digit}"}
         return {digit, f"token_id:{encoding.tokenise(self.tokenizer, digit)[-1]}"}
 
-    def asked(self, messages: Messages) -> dict[str, Any]:
+    def prompt_fields(self, messages: Messages) -> dict[str, Any]:
         if self.tokenizer is None:
             return {"messages": self.escape(messages)}
-        return {"prompt": self.spelled(self.prompts([messages])[0])}
+        return {"prompt": self.encode_prompt(self.prompts([messages])[0])}
 
-    def spelled(self, prompt: list[int]) -> list[int] | str:
+    def encode_prompt(self, prompt: list[int]) -> list[int] | str:
         """A prompt as the server takes it: token ids, or text that its tokenizer turns into the same ids."""
         return list(prompt) if self.endpoint.token_prompts else as_text(self.tokenizer, prompt)
 
-    def body(self, **fields: Any) -> dict[str, Any]:
+    def build_body(self, **fields: Any) -> dict[str, Any]:
         """A request, without the fields that the server does not take or need."""
         fields["seed"] %= 2**31
         if fields["top_p"] == 1:
@@ -287,7 +289,7 @@ def probe_endpoint(name: str, endpoint: manifest.Endpoint, folder: Any = None) -
                     body["prompt"] = as_text(tokenizer, body["prompt"])
                 else:
                     raise
-        reply = client.parsed(answer, path)
+        reply = client.parse(answer, path)
         most = body.get("top_logprobs" if path == CHAT else "logprobs", 0) if reply.top else 0
         return replace(
             endpoint,
@@ -302,6 +304,6 @@ def probe_endpoint(name: str, endpoint: manifest.Endpoint, folder: Any = None) -
             try:
                 return await ask(http)
             except Refused as refused:
-                raise await client.explained(http, refused) from None
+                raise await client.explain(http, refused) from None
 
     return asyncio.run(run())

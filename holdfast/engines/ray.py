@@ -41,12 +41,12 @@ class Worker:
         """One shard, in and out as JSON. What the user has to fix travels back as a value."""
         [n], [rows] = shards["n"], shards["rows"]
         try:
-            done: Any = self.here(json.loads(rows))
+            done: Any = self.do_shard(json.loads(rows))
         except UserError as error:
             done = {"what": error.what, "where": error.where, "do": error.do}
         return {"n": [n], "done": [json.dumps(done, ensure_ascii=False)]}
 
-    def here(self, rows: list[Any]) -> cache.Shard:
+    def do_shard(self, rows: list[Any]) -> cache.Shard:
         if self.others:
             what = f"a node of the Ray cluster has another {', '.join(self.others)} than this one"
             raise UserError(what, where="ray", do="install the same on every node: results of two versions do not mix")
@@ -58,26 +58,26 @@ class Worker:
         return cache.do_shard(self.work, rows)
 
 
-def spread_over_cluster(entry: manifest.Manifest) -> cache.Spread:
+def spread_over_cluster(model: manifest.Manifest) -> cache.Spread:
     """What cache.run_shards needs to fan this model's shards out over its cluster."""
-    assert entry.ray is not None
-    return partial(run_over_cluster, how=entry.ray, where=f"model '{entry.name}'")
+    assert model.ray is not None
+    return partial(run_over_cluster, settings=model.ray, where=f"model '{model.name}'")
 
 
 def run_over_cluster(
-    work: cache.Work, parts: list[list[Any]], how: manifest.Ray, where: str
+    work: cache.Work, parts: list[list[Any]], settings: manifest.Ray, where: str
 ) -> Iterator[tuple[int, cache.Shard]]:
     """(shard number, shard) as they come back, in any order. Raises UserError where Ray or its cluster is missing."""
-    ray = connect(how, where)
+    ray = connect(settings, where)
     data = ray.data
     shards = [{"n": n, "rows": json.dumps(part, ensure_ascii=False)} for n, part in enumerate(parts)]
     done = data.from_items(shards, override_num_blocks=len(shards)).map_batches(
         Worker,
         batch_size=1,
         fn_constructor_args=(work, os.getcwd(), list_versions()),
-        num_cpus=how.cpus,
-        num_gpus=how.gpus,
-        compute=data.ActorPoolStrategy(size=min(how.actors, len(shards))),
+        num_cpus=settings.cpus,
+        num_gpus=settings.gpus,
+        compute=data.ActorPoolStrategy(size=min(settings.actors, len(shards))),
     )
     try:
         # Nothing is fetched ahead: what is here is kept at once, and a kill finds no results waiting.
@@ -102,7 +102,7 @@ def list_versions() -> dict[str, str]:
     return found
 
 
-def connect(how: manifest.Ray, where: str) -> Any:
+def connect(settings: manifest.Ray, where: str) -> Any:
     """The module ray, in a process that is connected to the cluster. Raises UserError."""
     os.environ.update(QUIET)
     try:
@@ -112,16 +112,16 @@ def connect(how: manifest.Ray, where: str) -> Any:
         do = "pip install 'holdfast[ray]', or remove 'ray' from the model's entry in params.yaml"
         raise UserError("Ray is not installed", where=where, do=do) from None
     if not ray.is_initialized():
-        here = {"include_dashboard": False} if how.address == "local" else {}
+        here = {"include_dashboard": False} if settings.address == "local" else {}
         try:
-            ray.init(how.address, logging_level=logging.ERROR, log_to_driver=False, **here)
+            ray.init(settings.address, logging_level=logging.ERROR, log_to_driver=False, **here)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            what = f"no Ray cluster answers at '{how.address}' ({(str(error).splitlines() or ['?'])[0][:120]})"
+            what = f"no Ray cluster answers at '{settings.address}' ({(str(error).splitlines() or ['?'])[0][:120]})"
             do = "start it with `ray start --head`, correct 'ray.address', or set it to local"
             raise UserError(what, where=where, do=do) from None
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(node.get("CPU", 0) >= how.cpus and node.get("GPU", 0) >= how.gpus for node in nodes):
-        what = f"no node of the Ray cluster has the {how.cpus:g} CPUs and {how.gpus:g} GPUs of an actor"
+    if not any(node.get("CPU", 0) >= settings.cpus and node.get("GPU", 0) >= settings.gpus for node in nodes):
+        what = f"no node of the Ray cluster has the {settings.cpus:g} CPUs and {settings.gpus:g} GPUs of an actor"
         raise UserError(what, where=where, do="lower 'ray.cpus' or 'ray.gpus', or add a node")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray

@@ -21,35 +21,35 @@ CARRIERS = (
 _loaded: dict[str, Engine] = {}  # the last one only: weights are large
 
 
-def load_engine(entry: manifest.Manifest, batch: int) -> Engine:
+def load_engine(model: manifest.Manifest, batch: int) -> Engine:
     """The engine of a model, loaded when first asked for. `batch`: rows at once on the device."""
-    key = cache.key(asdict(entry), batch)
+    key = cache.key(asdict(model), batch)
     if key not in _loaded:
         _loaded.clear()
-        if entry.endpoint:
+        if model.endpoint:
             from holdfast.engines import openai
 
-            _loaded[key] = openai.Engine(entry, batch)
-        elif entry.vllm:
+            _loaded[key] = openai.Engine(model, batch)
+        elif model.vllm:
             from holdfast.engines import vllm
 
-            _loaded[key] = vllm.Engine(entry, batch)
+            _loaded[key] = vllm.Engine(model, batch)
         else:
             from holdfast.engines import local
 
-            _loaded[key] = local.Engine(entry, batch)
+            _loaded[key] = local.Engine(model, batch)
     return _loaded[key]
 
 
-def engine_identity(entry: manifest.Manifest, work: str) -> list[Any]:
+def engine_identity(model: manifest.Manifest, work: str) -> list[Any]:
     """All that decides what the work of a module (its file) gets from a model's engine, the code of both included.
 
     The code is every module that `work` can reach, but for engines that do not serve the model, for params (their values
     are in the key), and for CARRIERS.
     """
-    if entry.endpoint:
+    if model.endpoint:
         idle = {"local", "decoding", "vllm", "ray"}
-    elif entry.vllm:
+    elif model.vllm:
         idle = {"openai", "endpoint", "decoding", "ray"}
     else:
         idle = {"openai", "endpoint", "vllm", "ray"}
@@ -60,29 +60,29 @@ def engine_identity(entry: manifest.Manifest, work: str) -> list[Any]:
         for name, code in reached.items()
         if name not in left_out and not name.startswith("holdfast.params.")
     ]
-    return [entry.name, entry.fingerprint, entry.dtype, server_identity(entry), code]
+    return [model.name, model.fingerprint, model.dtype, server_identity(model), code]
 
 
-def server_identity(entry: manifest.Manifest) -> list[Any] | None:
+def server_identity(model: manifest.Manifest) -> list[Any] | None:
     """Which server answers in the model's place, and how it is asked; none: the weights themselves answer."""
-    there = entry.endpoint
+    there = model.endpoint
     return [there.url, there.model, there.served, there.top_logprobs, there.refuses] if there else None
 
 
-def choose_spread(entry: manifest.Manifest) -> int | cache.Spread:
+def choose_spread(model: manifest.Manifest) -> int | cache.Spread:
     """What cache.run_shards fans a model's shards over: its Ray cluster, or so many processes of this machine."""
-    if entry.ray:
+    if model.ray:
         from holdfast.engines import ray
 
-        return ray.spread_over_cluster(entry)
-    return count_workers(entry)
+        return ray.spread_over_cluster(model)
+    return count_workers(model)
 
 
-def count_workers(entry: manifest.Manifest) -> int:
+def count_workers(model: manifest.Manifest) -> int:
     """Processes of one thread each to fan shards over: HOLDFAST_WORKERS; else two where a small model runs on CPU, which is
     more rows per second than one process with two threads (`python -m benchmarks.speed.scaling`), else one. Each holds the
     weights."""
-    if entry.endpoint or entry.vllm:
+    if model.endpoint or model.vllm:
         return 1  # requests overlap in one process
-    small = entry.parameters < 500_000_000 and (os.cpu_count() or 1) > 1 and manifest.find_device().type == "cpu"
+    small = model.parameters < 500_000_000 and (os.cpu_count() or 1) > 1 and manifest.find_device().type == "cpu"
     return cache.count_workers(2 if small else 1)

@@ -9,7 +9,7 @@ from holdfast.chat.templates import Messages
 from holdfast.core import cache
 from holdfast.core.manifest import Manifest
 from holdfast.engines import registry
-from holdfast.engines.interface import seed_of
+from holdfast.engines.interface import Sampling, seed_of
 from holdfast.params.respond import Respond
 
 
@@ -36,9 +36,8 @@ def answer_shard(rows: list[Any], params: Respond, member: Manifest) -> list[dic
     engine, requests = registry.load_engine(member, params.batch), [Request(*row) for row in rows]
     chats = [[*request.context, {"role": "user", "content": request.text}] for request in requests]
     seeds = [seed_of(params.seed, member.name, request.instruction_id, request.sample) for request in requests]
-    completions = engine.answer(
-        chats, seeds, temperature=params.temperature, top_p=params.top_p, max_tokens=params.max_tokens
-    )
+    sampling = Sampling(temperature=params.temperature, top_p=params.top_p, max_tokens=params.max_tokens)
+    completions = engine.answer(chats, seeds, sampling)
     return [
         dict(
             id=f"{request.instruction_id}/{member.name}/{request.sample}",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from holdfast.chat import encoding
 from holdfast.core import manifest
 from holdfast.engines import local, registry
-from holdfast.engines.interface import Completion, StopCriteria, seed_of
+from holdfast.engines.interface import Completion, Sampling, seed_of
 from holdfast.params.whole import Params
 from holdfast.planning.costs import Means, Rates
 from holdfast.planning.devices import MEASURE_SECONDS, clock, limit_threads
@@ -28,16 +28,14 @@ def measure_generation(
         engine = registry.load_engine(model_manifest, params.reconstruct.batch)
         assert isinstance(engine, local.Engine)
         rows = min(MAX_ROWS, params.reconstruct.batch)
-        query = encoding.pre_query(engine.tokenizer, model_manifest.source)
+        query = encoding.find_pre_query(engine.tokenizer, model_manifest.source)
         heats = [params.reconstruct.temperatures[n % len(params.reconstruct.temperatures)] for n in range(rows)]
 
         def turns(length: int) -> list[Completion]:
             return engine.complete(
                 [query.prefix_ids] * rows,
                 [seed_of("plan", n) for n in range(rows)],
-                heats,
-                min(params.reconstruct.top_p),
-                StopCriteria(length, query.stop_ids, query.stop_strings),
+                Sampling(heats, min(params.reconstruct.top_p), length, query.stop_ids, query.stop_strings),
             )
 
         written, seconds, turn, ended = time_writing(turns, params.reconstruct.max_tokens)
@@ -47,9 +45,7 @@ def measure_generation(
 
         def answers(length: int) -> list[Completion]:
             seeds = [seed_of("plan", model_manifest.name, n) for n in range(len(chats))]
-            return engine.answer(
-                chats, seeds, temperature=params.respond.temperature, top_p=params.respond.top_p, max_tokens=length
-            )
+            return engine.answer(chats, seeds, Sampling(params.respond.temperature, params.respond.top_p, length))
 
         answered, more, answer, _ = time_writing(answers, params.respond.max_tokens)
         prefix = sum(len(encoding.prompt_ids(engine.tokenizer, c)) for c in chats) / len(chats) - length_of(

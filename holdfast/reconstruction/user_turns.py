@@ -18,7 +18,7 @@ from holdfast.core import cache, manifest, records
 from holdfast.core.errors import UserError
 from holdfast.data.instructions import normalise
 from holdfast.engines import registry
-from holdfast.engines.interface import Engine, StopCriteria, seed_of
+from holdfast.engines.interface import Engine, Sampling, seed_of
 from holdfast.params.reconstruct import Reconstruct
 
 if TYPE_CHECKING:
@@ -44,13 +44,13 @@ class UserTurn:
 
 def derive_pre_query(params: Reconstruct, tokenizer: PreTrainedTokenizerBase, where: str) -> PreQuery:
     """What the template puts before a user's text. Raises UserError where it has no room for what params ask."""
-    query = encoding.pre_query(tokenizer, where)
+    query = encoding.find_pre_query(tokenizer, where)
     if params.systems and not templates.find_dialect(templates.template_of(tokenizer)).system:
         what, do = "the chat template has no system turn", "remove reconstruct.systems from params.yaml"
         raise UserError(what, where=where, do=do)
     if params.turns:
         try:
-            encoding.pre_query(tokenizer, where, encoding.turns("a", "b"))
+            encoding.find_pre_query(tokenizer, where, encoding.turns("a", "b"))
         except UserError as error:
             what, do = f"a second user turn: {error.what}", "remove reconstruct.turns from params.yaml"
             raise UserError(what, where=where, do=do) from None
@@ -122,13 +122,19 @@ class Writer:
 
     def write(self, turns: Sequence[UserTurn], number: int) -> list[UserTurn]:
         """Give each sample the user turn that follows its context. `number` counts a row's user turns from 0."""
-        until = StopCriteria(self.params.max_tokens, self.query.stop_ids, self.query.stop_strings)
         written: dict[int, UserTurn] = {}
         for top_p in dict.fromkeys(turn.top_p for turn in turns):
             part = [turn for turn in turns if turn.top_p == top_p]
             prompts = [self.prefix(turn.context) for turn in part]
             seeds = [seed_of(turn.seed, "user", number) if number else turn.seed for turn in part]
-            completions = self.engine.complete(prompts, seeds, [turn.temperature for turn in part], top_p, until)
+            sampling = Sampling(
+                temperature=[turn.temperature for turn in part],
+                top_p=top_p,
+                max_tokens=self.params.max_tokens,
+                stop_ids=self.query.stop_ids,
+                stop_strings=self.query.stop_strings,
+            )
+            completions = self.engine.complete(prompts, seeds, sampling)
             for turn, done in zip(part, completions, strict=True):
                 written[turn.sample] = replace(
                     turn, text=done.text, finish_reason=done.finish_reason, n_tokens=done.n_tokens
@@ -151,9 +157,7 @@ class Writer:
         answers = self.engine.answer(
             [self.escape(chats[turn.sample]) for turn in fitting],
             [seed_of(turn.seed, "answer", number) for turn in fitting],
-            temperature=self.params.turns.temperature,
-            top_p=1.0,
-            max_tokens=self.params.turns.max_tokens,
+            Sampling(temperature=self.params.turns.temperature, top_p=1.0, max_tokens=self.params.turns.max_tokens),
         )
         return [
             replace(turn, context=[*chats[turn.sample], {"role": "assistant", "content": normalise(done.text)}])
@@ -173,7 +177,7 @@ class Writer:
         """Tokens that the template puts before a user's text after these turns."""
         if not context:
             return self.query.prefix_ids
-        return encoding.pre_query(self.tokenizer, "base", self.escape(context)).prefix_ids
+        return encoding.find_pre_query(self.tokenizer, "base", self.escape(context)).prefix_ids
 
     def escape(self, chat: Messages) -> Messages:
         return encoding.escape_messages(self.tokenizer, chat)

@@ -93,7 +93,7 @@ def supervised(tokenizer: Any, messages: encoding.Messages) -> list[str]:
 
 def test_chatml_prefix_holds_the_default_system_turn(tokenizer):
     tokenizer.chat_template = CHATML
-    query = encoding.pre_query(tokenizer, "here")
+    query = encoding.find_pre_query(tokenizer, "here")
     assert query.prefix == "<|im_start|>system\nYou are kind.<|im_end|>\n<|im_start|>user\n"
     assert query.suffix == "<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.decode(query.prefix_ids) == query.prefix
@@ -103,7 +103,7 @@ def test_chatml_prefix_holds_the_default_system_turn(tokenizer):
 
 def test_bos_of_the_template_is_there_once(tokenizer):
     control(tokenizer, "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>").chat_template = LLAMA3
-    query = encoding.pre_query(tokenizer, "here")
+    query = encoding.find_pre_query(tokenizer, "here")
     assert query.prefix == "<s><|start_header_id|>user<|end_header_id|>\n\n"
     assert query.prefix_ids.count(tokenizer.bos_token_id) == 1
     assert tokenizer.convert_ids_to_tokens(query.stop_ids) == ["<|eot_id|>", "<|im_end|>"]
@@ -112,7 +112,7 @@ def test_bos_of_the_template_is_there_once(tokenizer):
 
 def test_a_turn_that_ends_with_ordinary_characters_is_stopped_by_their_text(tokenizer):
     control(tokenizer).chat_template = MISTRAL
-    query = encoding.pre_query(tokenizer, "here")
+    query = encoding.find_pre_query(tokenizer, "here")
     assert (query.prefix, query.suffix) == ("<s> [INST] ", " [/INST]")
     assert query.stop_strings == ["[/INST]"]
     assert query.stop_ids == [tokenizer.eos_token_id]
@@ -120,7 +120,7 @@ def test_a_turn_that_ends_with_ordinary_characters_is_stopped_by_their_text(toke
 
 def test_a_thinking_prompt_belongs_to_the_suffix(tokenizer):
     control(tokenizer, "<think>", "</think>").chat_template = THINKING
-    query = encoding.pre_query(tokenizer, "here")
+    query = encoding.find_pre_query(tokenizer, "here")
     assert query.suffix == "<|im_end|>\n<|im_start|>assistant\n<think>\n"
     assert tokenizer.convert_ids_to_tokens(query.stop_ids) == ["<|im_end|>"]
 
@@ -128,7 +128,7 @@ def test_a_thinking_prompt_belongs_to_the_suffix(tokenizer):
 def test_text_before_the_first_control_token_stops_the_turn_too(tokenizer):
     """Otherwise the assistant's header would be taken for the user's words, up to the control token behind it."""
     control(tokenizer, "<think>").chat_template = HEADER_BEFORE_THINK
-    query = encoding.pre_query(tokenizer, "here")
+    query = encoding.find_pre_query(tokenizer, "here")
     assert query.suffix == "\n### Answer\n<think>"
     assert query.stop_strings == ["### Answer"]
 
@@ -148,7 +148,7 @@ def test_text_before_the_first_control_token_stops_the_turn_too(tokenizer):
 def test_a_template_that_cannot_be_used_says_why_in_a_few_lines(tokenizer, template, what):
     tokenizer.chat_template = template
     with pytest.raises(UserError, match=what) as caught:
-        encoding.pre_query(tokenizer, "models/base")
+        encoding.find_pre_query(tokenizer, "models/base")
     assert str(caught.value).startswith("models/base: ")
     assert len(str(caught.value).splitlines()) <= 3
 
@@ -244,7 +244,7 @@ def test_real_templates_are_used_rightly_or_refused():
         tokenizer = control(byte_tokenizer(), *sorted(set(tokens)))
         tokenizer.chat_template = template
         try:
-            query = encoding.pre_query(tokenizer, file.name)
+            query = encoding.find_pre_query(tokenizer, file.name)
         except UserError as error:
             refused[file.name] = str(error)
             continue
@@ -287,7 +287,7 @@ def test_real_templates_are_used_rightly_or_refused():
 @pytest.mark.skipif(not (SHARED / "tokenizers").is_dir(), reason="no real tokenizer beside the repository")
 def test_the_real_qwen_tokenizer_and_template():
     tokenizer = manifest.load_tokenizer(SHARED / "tokenizers" / "qwen2.5-0.5b-instruct")
-    query = encoding.pre_query(tokenizer, "Qwen2.5")
+    query = encoding.find_pre_query(tokenizer, "Qwen2.5")
     assert query.prefix.endswith("<|im_start|>user\n")
     assert "<|im_end|>" in tokenizer.convert_ids_to_tokens(query.stop_ids)
     assert supervised(tokenizer, TURNS) == ["yes 🙂<|im_end|>", "naïve 東京<|im_end|>"]

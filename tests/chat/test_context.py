@@ -25,7 +25,7 @@ class Listener:
     def __init__(self) -> None:
         self.chats: list[Any] = []
 
-    def answer(self, chats, seeds, **_):
+    def answer(self, chats, seeds, sampling):
         self.chats += chats
         return [Completion("Bob.", "stop", 2) for _ in chats]
 
@@ -77,8 +77,10 @@ def test_judges_read_the_conversation_and_the_base_weighs_it(project, base, list
     said = "User: Who was first?\n\nAssistant: Ann.\n\nUser: And second?"
     rubrics, weighed = listener.chats[:3], listener.chats[3:]
     assert {chat[0]["content"] for chat in rubrics} == {
-        f"Q: {said} A: Bob.", "Q: And second? A: Bob.", f"Q: {said.replace('Who was first?', 'Hi<|end|>')} A: Bob.",
-    }  # fmt: skip
+        f"Q: {said} A: Bob.",
+        "Q: And second? A: Bob.",
+        f"Q: {said.replace('Who was first?', 'Hi<|end|>')} A: Bob.",
+    }
     assert weighed == [[*EARLIER, QUESTION], [QUESTION], [*forged, QUESTION]], "escaping is the engine's part"
 
 
@@ -115,10 +117,14 @@ def test_rows_are_copies_only_after_the_same_turns(project, base):
     item = "Which river runs through the old capital of the northern country of Tresa today?"
     near = "Please tell me in a few plain words how far it is from the harbour of Drosa to the old mill"
     texts = {
-        "a": (near, []), "b": (near, SYSTEM), "c": (near, EARLIER), "d": (near, SYSTEM), "e": (near + " now", SYSTEM),
+        "a": (near, []),
+        "b": (near, SYSTEM),
+        "c": (near, EARLIER),
+        "d": (near, SYSTEM),
+        "e": (near + " now", SYSTEM),
         "f": ("And why was that so long ago?", [{"role": "user", "content": item}, EARLIER[1]]),
         "g": (item.replace("today", "now"), SYSTEM),
-    }  # fmt: skip
+    }
     rows = [instruction(id, text) | {"context": context} for id, (text, context) in texts.items()]
     folder = project / "data" / "instructions"
     records.write("instructions_raw", folder / "raw.parquet", [raw(row) for row in rows])
@@ -130,6 +136,9 @@ def test_rows_are_copies_only_after_the_same_turns(project, base):
     rejected = {row["id"]: row for row in records.read("instructions_rejected", folder / "rejected.parquet")}
     assert kept == {"a": [], "b": SYSTEM, "c": EARLIER}
     assert {id: row["reason"] for id, row in rejected.items()} == {
-        "d": "duplicate", "e": "near_duplicate", "f": "evaluation_overlap", "g": "evaluation_overlap",
-    }  # fmt: skip
+        "d": "duplicate",
+        "e": "near_duplicate",
+        "f": "evaluation_overlap",
+        "g": "evaluation_overlap",
+    }
     assert (rejected["d"]["detail"], rejected["e"]["detail"]) == ("b", "b")

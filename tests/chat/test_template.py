@@ -67,7 +67,7 @@ def test_each_template_is_read_rightly(name):
         return
     found = template_check.examine_source(str(file))
     system, thoughts = found["system"], found["thoughts"]
-    talk, spans = encoding.render_conversation(template_check.stand_in(file), TURNS)
+    talk, spans = encoding.render_conversation(template_check.make_byte_tokenizer(file), TURNS)
     assert {
         "prefix": [len(found["prefix"]), found["prefix"][-24:]],
         "suffix": short(found["suffix"], 120, 40),
@@ -104,7 +104,12 @@ def qwen() -> Any:
 def test_each_template_works_with_a_real_tokenizer(qwen, name):
     """Its control tokens are mostly ordinary text for this tokenizer, so turns end by text; EOS closes what nothing ends."""
     saved, fact = qwen.chat_template, FACTS[name]
-    qwen.add_special_tokens({"bos_token": "<|endoftext|>", "extra_special_tokens": ["<|im_start|>", "<|im_end|>", "<|box_start|>", "<|box_end|>"]})  # fmt: skip
+    qwen.add_special_tokens(
+        {
+            "bos_token": "<|endoftext|>",
+            "extra_special_tokens": ["<|im_start|>", "<|im_end|>", "<|box_start|>", "<|box_end|>"],
+        }
+    )
     qwen.chat_template = (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
     try:
         found = template_check.inspect_template(qwen, name)
@@ -143,7 +148,7 @@ def test_a_model_folder_is_checked_with_its_tokenizer():
         "models/pocket/base",
     )
     tokenizer = manifest.load_tokenizer(ROOT / "models" / "pocket" / "base")
-    query = encoding.pre_query(tokenizer, "pocket")
+    query = encoding.find_pre_query(tokenizer, "pocket")
     assert (found["prefix"], found["prefix_ids"], found["suffix"]) == (query.prefix, query.prefix_ids, query.suffix)
     assert [entry["id"] for entry in found["user_stop"]] == query.stop_ids
     assert tokenizer.eos_token_id in [entry["id"] for entry in found["assistant_stop"]]
@@ -175,12 +180,12 @@ def test_the_command_says_what_is_wrong_and_exits_with_3(tmp_path):
 def test_a_template_that_never_ends_is_stopped(tmp_path):
     """A power of this size is one instruction: no signal handler and no check between instructions would stop it."""
     with pytest.raises(UserError, match="does not finish within 5 s"):
-        template_check.examine_guarded(str(template(tmp_path, "{{ 9 ** (9 ** 9) }}" + CHATML)), seconds=5)
+        template_check.examine_in_child(str(template(tmp_path, "{{ 9 ** (9 ** 9) }}" + CHATML)), seconds=5)
 
 
 def test_a_template_that_writes_without_end_is_stopped(tmp_path):
     with pytest.raises(UserError, match="MemoryError|does not finish"):
-        template_check.examine_guarded(str(template(tmp_path, "{{ 'a' * 40000000000 }}" + CHATML)))
+        template_check.examine_in_child(str(template(tmp_path, "{{ 'a' * 40000000000 }}" + CHATML)))
     with pytest.raises(UserError, match="writes 2,000,"):
         template_check.examine_source(str(template(tmp_path, "{{ 'a' * 2000000 }}" + CHATML)))
 
@@ -225,21 +230,21 @@ def test_stopping_the_clock_leaves_the_rest_of_a_template_alone(tmp_path):
 
 def test_a_system_text_goes_before_the_first_user_s_text_where_no_system_turn_is_known(tmp_path):
     strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    tokenizer = template_check.stand_in(template(tmp_path, strict + CHATML))
+    tokenizer = template_check.make_byte_tokenizer(template(tmp_path, strict + CHATML))
     system = [{"role": "system", "content": "Be brief."}]
     text = encoding.render(tokenizer, [*system, *TURNS[:1]], respond=True)
     assert text == "<|im_start|>user\nBe brief.\n\nU1<|im_end|>\n<|im_start|>assistant\n"
     whole, spans = encoding.render_conversation(tokenizer, [*system, *TURNS])
     assert [whole[a:b] for a, b in spans] == ["A1<|im_end|>", "A2<|im_end|>"]
-    known = template_check.stand_in(template(tmp_path, CHATML))
+    known = template_check.make_byte_tokenizer(template(tmp_path, CHATML))
     assert encoding.render(known, [*system, *TURNS[:1]], respond=True).startswith(
         "<|im_start|>system\nBe brief.<|im_end|>"
     )
 
 
 def test_the_prefix_of_a_later_turn_holds_what_was_said(tmp_path):
-    tokenizer = template_check.stand_in(template(tmp_path, CHATML))
-    query = encoding.pre_query(tokenizer, "here", before=TURNS[:2])
+    tokenizer = template_check.make_byte_tokenizer(template(tmp_path, CHATML))
+    query = encoding.find_pre_query(tokenizer, "here", before=TURNS[:2])
     assert query.prefix == ("<|im_start|>user\nU1<|im_end|>\n<|im_start|>assistant\nA1<|im_end|>\n<|im_start|>user\n")
 
 
@@ -247,14 +252,14 @@ def test_the_prefix_of_a_later_turn_holds_what_was_said(tmp_path):
 def test_an_open_turn_is_closed_as_the_training_template_of_the_same_model_closes_it():
     """GLM-4 MoE writes nothing after a last answer; TRL's patched template for training writes <|user|>."""
     plain, training = (
-        template_check.stand_in(FOLDER / f"trl__{name}.jinja") for name in ("glm4moe", "glm4moe_training")
+        template_check.make_byte_tokenizer(FOLDER / f"trl__{name}.jinja") for name in ("glm4moe", "glm4moe_training")
     )
     assert encoding.render_conversation(plain, TURNS) == encoding.render_conversation(training, TURNS)
 
 
 @needs_templates
 def test_thoughts_are_taught_where_they_are_shown():
-    tokenizer = template_check.stand_in(FOLDER / "llama_cpp__Qwen-Qwen3-0.6B.jinja")
+    tokenizer = template_check.make_byte_tokenizer(FOLDER / "llama_cpp__Qwen-Qwen3-0.6B.jinja")
     thinking = [TURNS[0], {"role": "assistant", "content": "<think>\nhm\n</think>\n\nA1"}]
     text, spans = encoding.render_conversation(tokenizer, thinking)
     assert [text[a:b] for a, b in spans] == ["<think>\nhm\n</think>\n\nA1<|im_end|>"]
@@ -272,7 +277,7 @@ def test_a_last_blank_of_the_prefix_is_left_to_the_model_where_it_belongs_to_the
     inner.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
     tokenizer.chat_template = "{% for m in messages %}{{ m.role | upper }}: {{ m.content }} {% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-    query = encoding.pre_query(tokenizer, "here")
+    query = encoding.find_pre_query(tokenizer, "here")
     assert query.prefix == "USER: "
     assert tokenizer.convert_ids_to_tokens(query.prefix_ids) == ["▁USER:"]
     assert query.stop_strings == ["ASSISTANT:"]
@@ -309,6 +314,6 @@ def test_the_mask_fits_tokens_that_begin_with_a_blank(name, scheme):
         assert not [word for word in template_check.USERS if word in taught], (file.name, taught)
         last = [token for token, on in zip(ids, mask, strict=True) if on][-1]
         assert last in encoding.assistant_stop_ids(tokenizer), file.name
-        query = encoding.pre_query(tokenizer, file.name)
+        query = encoding.find_pre_query(tokenizer, file.name)
         turn = encoding.tokenise(tokenizer, query.prefix + "What a")
         assert turn[: len(query.prefix_ids)] == query.prefix_ids, file.name

@@ -112,11 +112,23 @@ def test_what_has_run_is_up_to_date_with_its_data_and_without(
 CHANGES = {
     "code": ("code.txt", "four\n", {"part@a": "code.txt modified", "part@b": "code.txt modified"}),
     "data": ("inputs/lines.txt", "other\n", {"part@a": "inputs modified", "part@b": "inputs modified"}),
-    "params": ("params.yaml", FILES["params.yaml"].replace("1", "2"), dict.fromkeys(["part@a", "part@b"], "parameter part.size modified")),
-    "command": ("dvc.yaml", PIPELINE.replace("score.json model/weights.txt >", "score.json >"), {"told": "its command changed"}),
-    "a new arm": ("params.yaml", FILES["params.yaml"].replace("b]", "b, c]"), {"part@c": "has never run: dvc.lock does not hold it"}),
+    "params": (
+        "params.yaml",
+        FILES["params.yaml"].replace("1", "2"),
+        dict.fromkeys(["part@a", "part@b"], "parameter part.size modified"),
+    ),
+    "command": (
+        "dvc.yaml",
+        PIPELINE.replace("score.json model/weights.txt >", "score.json >"),
+        {"told": "its command changed"},
+    ),
+    "a new arm": (
+        "params.yaml",
+        FILES["params.yaml"].replace("b]", "b, c]"),
+        {"part@c": "has never run: dvc.lock does not hold it"},
+    ),
     "an output in git": ("score.json", "9\n", {"whole": "output score.json modified", "told": "score.json modified"}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", CHANGES)

@@ -87,9 +87,14 @@ def test_ci_files_call_scripts_that_are_there() -> None:
 def run(folder: Path, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "DVC_NO_ANALYTICS": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org",
-        "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.org", "HOLDFAST_PAGES": "https://ci.example/runs/7",
-    }  # fmt: skip
+        "DVC_NO_ANALYTICS": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_AUTHOR_NAME": "t",
+        "GIT_AUTHOR_EMAIL": "t@example.org",
+        "GIT_COMMITTER_NAME": "t",
+        "GIT_COMMITTER_EMAIL": "t@example.org",
+        "HOLDFAST_PAGES": "https://ci.example/runs/7",
+    }
     for name in ("GITHUB_STEP_SUMMARY", "HOLDFAST_REPRO", "HOLDFAST_AGAINST"):
         environment.pop(name, None)
     return subprocess.run(command, cwd=folder, env=environment | settings, capture_output=True, text=True, check=False)
@@ -295,10 +300,19 @@ def packed(text: str) -> bytes:
 
 def post(url: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     settings = {
-        "GITHUB_API_URL": url, "GITHUB_REPOSITORY": "o/r", "GITHUB_TOKEN": "key", "RUN_ID": "7", "HEAD_OWNER": "stranger",
-        "HEAD_BRANCH": "odd&branch=$(x)", "HEAD_SHA": "new", "CI_API_V4_URL": url, "CI_PROJECT_ID": "5", "CI_MERGE_REQUEST_IID": "4",
-        "HOLDFAST_TOKEN": "key", "PATH": os.environ["PATH"],
-    } | environment  # fmt: skip
+        "GITHUB_API_URL": url,
+        "GITHUB_REPOSITORY": "o/r",
+        "GITHUB_TOKEN": "key",
+        "RUN_ID": "7",
+        "HEAD_OWNER": "stranger",
+        "HEAD_BRANCH": "odd&branch=$(x)",
+        "HEAD_SHA": "new",
+        "CI_API_V4_URL": url,
+        "CI_PROJECT_ID": "5",
+        "CI_MERGE_REQUEST_IID": "4",
+        "HOLDFAST_TOKEN": "key",
+        "PATH": os.environ["PATH"],
+    } | environment
     script = str(ROOT / ".ci" / "comment.py")
     return subprocess.run(
         [sys.executable, script, *arguments], env=settings, capture_output=True, text=True, check=False

@@ -17,11 +17,19 @@ from holdfast.core.errors import UserError
 from holdfast.params.base import SECTIONS
 
 COMMANDS = {  # command line -> (module, the function it calls)
-    "run balance": ("run", "main"), "code": ("run", "write_code"), "gate": ("gate", "main"), "check": ("check", "main"),
-    "comment": ("comment", "main"), "doctor": ("doctor", "main"), "plan": ("plan", "main"), "costs": ("costs", "main"),
-    "profile list": ("profile", "show"), "profile use pocket": ("profile", "use"), "explain": ("explain", "main"),
+    "run balance": ("run", "main"),
+    "code": ("run", "write_code"),
+    "gate": ("gate", "main"),
+    "check": ("check", "main"),
+    "comment": ("comment", "main"),
+    "doctor": ("doctor", "main"),
+    "plan": ("plan", "main"),
+    "costs": ("costs", "main"),
+    "profile list": ("profile", "show"),
+    "profile use pocket": ("profile", "use"),
+    "explain": ("explain", "main"),
     "init --base a --domain b": ("init", "main"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -85,9 +93,12 @@ def test_explain_a_field_says_what_a_change_runs_again(monkeypatch, capsys):
     explain.main("gate.margin", markdown=False)
     assert capsys.readouterr().out.splitlines() == [
         "gate.margin: Largest acceptable drop of the general score, as a fraction: 0.03 is 3 points.",
-        "  range: number above 0 below 1", "  default: 0.03", "  params.yaml: 0.03", "  read by: gate",
+        "  range: number above 0 below 1",
+        "  default: 0.03",
+        "  params.yaml: 0.03",
+        "  read by: gate",
         "  a change runs again: gate, report",
-    ]  # fmt: skip
+    ]
     explain.main("mix.arms.holdfast.share", markdown=False)
     shown = capsys.readouterr().out
     assert "  params.yaml: 0.25\n" in shown
@@ -142,9 +153,12 @@ def test_a_closed_pipe_changes_no_verdict_and_a_full_disk_is_no_verdict(project)
         (f"{command} -h > /dev/full", 3),
     ):
         done = subprocess.run(
-            ["bash", "-c", f"set -o pipefail; {line}"], cwd=project, capture_output=True, text=True,
+            ["bash", "-c", f"set -o pipefail; {line}"],
+            cwd=project,
+            capture_output=True,
+            text=True,
             env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
-        )  # fmt: skip
+        )
         assert done.returncode == expected, (line, done.stderr)
         assert "Traceback" not in done.stderr
 

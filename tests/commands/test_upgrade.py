@@ -245,11 +245,19 @@ def test_broken_params_are_refused(project):
 @pytest.mark.parametrize(
     ("file", "content"),
     [
-        ("params.yaml", b""), ("params.yaml", b"- a\n"), ("params.yaml", b"text\n"), ("params.yaml", b"\xff\xfe\x00"),
-        ("params.yaml", b"3: 4\n"), ("params.yaml", b"a: [1\n"), ("dvc.lock", b"stages: 3\n"), ("dvc.lock", b"stages: {a: 3}\n"),
-        ("dvc.lock", b"stages: {a: {deps: [{md5: x}]}}\n"), ("dvc.lock", b"text\n"), ("dvc.lock", b"\xff\xfe\x00"),
+        ("params.yaml", b""),
+        ("params.yaml", b"- a\n"),
+        ("params.yaml", b"text\n"),
+        ("params.yaml", b"\xff\xfe\x00"),
+        ("params.yaml", b"3: 4\n"),
+        ("params.yaml", b"a: [1\n"),
+        ("dvc.lock", b"stages: 3\n"),
+        ("dvc.lock", b"stages: {a: 3}\n"),
+        ("dvc.lock", b"stages: {a: {deps: [{md5: x}]}}\n"),
+        ("dvc.lock", b"text\n"),
+        ("dvc.lock", b"\xff\xfe\x00"),
     ],
-)  # fmt: skip
+)
 def test_damaged_files_are_refused_in_a_few_lines(project, file, content):
     make_old(project, stages__balance_py="# older\n")
     (project / file).write_bytes(content)

@@ -34,9 +34,17 @@ KILLS = 8  # random moments per stage: 32 in all
 ROWS = 60
 PARTS = multiprocessing.get_context("forkserver")
 PARTS.set_forkserver_preload(
-    ["holdfast.reconstruction.user_turns", "holdfast.panel.responses", "holdfast.panel.scoring", "holdfast.engines.local", "transformers.models.llama.modeling_llama",
-     "holdfast.evaluation.harness", "lm_eval.models.huggingface", "lm_eval.tasks"]
-)  # fmt: skip
+    [
+        "holdfast.reconstruction.user_turns",
+        "holdfast.panel.responses",
+        "holdfast.panel.scoring",
+        "holdfast.engines.local",
+        "transformers.models.llama.modeling_llama",
+        "holdfast.evaluation.harness",
+        "lm_eval.models.huggingface",
+        "lm_eval.tasks",
+    ]
+)
 
 
 def run_stage(stage: str, folder: Path) -> None:
@@ -223,9 +231,12 @@ def test_a_full_disk_stops_a_command_with_a_few_lines_and_leaves_its_earlier_out
     (project / "models" / "manifest").mkdir()
     (project / "models" / "manifest" / "base.json").write_text("earlier", encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "holdfast.cli", "run", "acquire"], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
-        text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
-    )  # fmt: skip
+        [sys.executable, "-m", "holdfast.cli", "run", "acquire"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+    )
     assert done.returncode == 3
     assert "make room" in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 3

@@ -31,9 +31,18 @@ def test_the_repository_s_own_params_load():
 MISTAKES = {
     "unknown top-level key": (dict(currate={}), ["'currate'", "did you mean 'curate'"]),
     "unknown key of a section": (dict(consensus__min_scor=3), ["'consensus.min_scor'", "did you mean 'min_score'"]),
-    "unknown nested key": (dict(mix__arms__holdfast__shares=0.1), ["'mix.arms.holdfast.shares'", "did you mean 'share'"]),
-    "unknown key of a suite": (dict(evaluate__suites__facts__rolle="general"), ["'evaluate.suites.facts.rolle'", "did you mean 'role'"]),
-    "unknown key far from any": (dict(balance__zzz=1), ["'balance.zzz'", "known: difficulty, difficulty_bins, rows, seed, temperature"]),
+    "unknown nested key": (
+        dict(mix__arms__holdfast__shares=0.1),
+        ["'mix.arms.holdfast.shares'", "did you mean 'share'"],
+    ),
+    "unknown key of a suite": (
+        dict(evaluate__suites__facts__rolle="general"),
+        ["'evaluate.suites.facts.rolle'", "did you mean 'role'"],
+    ),
+    "unknown key far from any": (
+        dict(balance__zzz=1),
+        ["'balance.zzz'", "known: difficulty, difficulty_bins, rows, seed, temperature"],
+    ),
     "text for a number": (dict(balance__rows="many"), ["'balance.rows'", "'many'"]),
     "number in quotes": (dict(respond__k="3"), ["'respond.k'", "'3'"]),
     "truth value for a number": (dict(reconstruct__samples=True), ["'reconstruct.samples'", "'True'"]),
@@ -44,7 +53,10 @@ MISTAKES = {
     "share above 1": (dict(mix__arms__holdfast__share=1.5), ["'mix.arms.holdfast.share'", "'1.5'"]),
     "points for a fraction": (dict(gate__margin=3), ["'gate.margin'", "fractions: 3 points are 0.03"]),
     "share below 0": (dict(mix__arms__holdfast__share=-0.1), ["'mix.arms.holdfast.share'", "'-0.1'"]),
-    "share that is a word": (dict(mix__arms__holdfast__share="some"), ["'mix.arms.holdfast.share'", "neither auto nor a number"]),
+    "share that is a word": (
+        dict(mix__arms__holdfast__share="some"),
+        ["'mix.arms.holdfast.share'", "neither auto nor a number"],
+    ),
     "pilot with one share": (dict(pilot__shares=[0.5]), ["'pilot.shares'", "at least 2 items"]),
     "missing section": (dict(ingest=...), ["'ingest'"]),
     "missing key": (dict(balance__rows=...), ["missing parameter 'balance.rows'"]),
@@ -61,8 +73,11 @@ MISTAKES = {
     "model from nowhere": (dict(models__base={}), ["'models.base'", "'path'", "'hub'"]),
     "hub model without a revision": (dict(models__base={"hub": "a/b"}), ["'models.base'", "40-digit commit hash"]),
     "pattern that does not compile": (dict(quality__deny=["("]), ["'quality.deny'", "regular expression"]),
-    "micro-batch that does not divide": (dict(finetune__batch_size=64, finetune__micro_batch=7), ["micro_batch 7 does not divide batch_size 64"]),
-}  # fmt: skip
+    "micro-batch that does not divide": (
+        dict(finetune__batch_size=64, finetune__micro_batch=7),
+        ["micro_batch 7 does not divide batch_size 64"],
+    ),
+}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

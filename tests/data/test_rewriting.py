@@ -12,7 +12,7 @@ from holdfast.core.errors import UserError
 from holdfast.data import rewriting
 from holdfast.data.gold_agreement import agreement
 from holdfast.engines import local, registry
-from holdfast.engines.interface import Completion
+from holdfast.engines.interface import Completion, Sampling
 from holdfast.params.mix import Rewrite
 
 PROMPT = "Say it in your words.\nrequest: {instruction}\nanswer: {answer}\n"
@@ -55,10 +55,10 @@ def given(base: Path, project: Path):
     params = Rewrite(prompt="prompt.txt", k=1, temperature=0.0, max_tokens=200)
     entry = manifest.load(base)
     engine, rows = registry.load_engine(entry, params.batch), []
-    how = dict(temperature=0.0, top_p=1.0, max_tokens=200)
+    sampling = Sampling(0.0, 1.0, 200)
     for n in range(200):  # greedy answers of a random model: those that end, and are short
         asked = [{"role": "user", "content": f"What is {n}?"}]
-        (done,) = engine.answer([asked], [0], **how)
+        (done,) = engine.answer([asked], [0], sampling)
         said = done.text.strip()
         if done.finish_reason == "stop" and said.upper() != said and agreement(said, said.upper()) == 1:
             gold = (said.upper(), "Something else entirely.", said)[len(rows)]
@@ -122,7 +122,7 @@ def test_a_mixture_says_how_many_answers_are_the_base_s_own(given, project):
 class Echo:
     """A base that only knows what it is shown, and finds longer texts likelier."""
 
-    def answer(self, chats, seeds, **how) -> list[Completion]:
+    def answer(self, chats, seeds, sampling) -> list[Completion]:
         shown = [chat[-1]["content"].partition("answer: ")[2] for chat in chats]
         return [Completion(f"The answer is {text}." if text else "No idea.", "stop", 4) for text in shown]
 

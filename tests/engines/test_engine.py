@@ -17,7 +17,7 @@ from holdfast.core import manifest
 from holdfast.core.errors import UserError
 from holdfast.engines import local
 from holdfast.engines.decoding import Read, Writing
-from holdfast.engines.interface import StopCriteria
+from holdfast.engines.interface import Sampling
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +40,8 @@ def complete(engine: local.Engine, prompts: list[list[int]], seeds: list[int], *
     stops = list(
         range(0, len(engine.tokenizer), 12)
     )  # one token in twelve ends a turn: rows leave the batch at different steps
-    options = dict(temperatures=[1.0] * len(prompts), top_p=1.0, max_tokens=24, stop_ids=stops) | changes
-    until = StopCriteria(
-        **{field: options.pop(field) for field in ("max_tokens", "stop_ids", "stop_strings") if field in options}
-    )
-    return engine.complete(prompts, seeds, until=until, **options)
+    sampling = Sampling(**{"temperature": 1.0, "top_p": 1.0, "max_tokens": 24, "stop_ids": stops} | changes)
+    return engine.complete(prompts, seeds, sampling)
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
@@ -157,7 +154,7 @@ def test_the_seed_decides_the_sample(engine, prompts):
 
 def test_greedy_is_transformers_greedy(engine, prompts):
     found = complete(
-        engine, prompts, [0] * len(prompts), temperatures=[0.0] * len(prompts), stop_ids=[engine.tokenizer.eos_token_id]
+        engine, prompts, [0] * len(prompts), temperature=0.0 * len(prompts), stop_ids=[engine.tokenizer.eos_token_id]
     )
     for prompt, completion in zip(prompts, found, strict=True):
         with torch.no_grad():
@@ -170,8 +167,8 @@ def test_greedy_is_transformers_greedy(engine, prompts):
 
 
 def test_each_row_has_its_own_temperature(engine, prompts):
-    mixed = complete(engine, [prompts[1]] * 3, [1, 2, 3], temperatures=[0.0, 1.0, 0.0])
-    greedy = complete(engine, [prompts[1]], [9], temperatures=[0.0])[0]
+    mixed = complete(engine, [prompts[1]] * 3, [1, 2, 3], temperature=[0.0, 1.0, 0.0])
+    greedy = complete(engine, [prompts[1]], [9], temperature=0.0)[0]
     assert mixed[0] == mixed[2] == greedy != mixed[1]
 
 
@@ -391,3 +388,10 @@ def test_shards_are_of_all_code_that_decides_them_and_of_no_other(tiny, tmp_path
         assert names >= {more, "holdfast.chat.encoding", *(f"holdfast.engines.{name}" for name in deciding)}
         assert not names & {f"holdfast.engines.{name}" for name in ("openai", "endpoint", "vllm", "ray")}
         assert not any(name.startswith("holdfast.params.") or name.endswith(".cache") for name in names)
+
+
+def test_temperatures_are_one_for_all_rows_or_one_for_each():
+    assert Sampling(0.5, 1.0, 4).temperatures(2) == [0.5, 0.5]
+    assert Sampling([0.0, 1.0], 1.0, 4).temperatures(2) == [0.0, 1.0]
+    with pytest.raises(ValueError, match="2 temperatures for 3 rows"):
+        Sampling([0.0, 1.0], 1.0, 4).temperatures(3)

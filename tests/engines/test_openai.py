@@ -39,7 +39,7 @@ from holdfast.chat import encoding
 from holdfast.core import manifest, records
 from holdfast.core.errors import UserError
 from holdfast.engines import endpoint, inspection, local, openai
-from holdfast.engines.interface import Completion, StopCriteria
+from holdfast.engines.interface import Completion, Sampling
 from holdfast.params.base import parse
 from holdfast.params.models import Model, Models
 
@@ -58,21 +58,41 @@ def server(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def spoken_for(server: Server, **changes: Any) -> manifest.Manifest:
     """The manifest of a member that is an endpoint alone."""
     settings = dict(
-        url=server.url, model="tiny", served="tiny-1", refuses=[], token_prompts=True, top_logprobs=20, api_key_env=None,
-        concurrency=8, timeout=5.0, retries=3, max_requests=None, max_tokens=None,
-    )  # fmt: skip
+        url=server.url,
+        model="tiny",
+        served="tiny-1",
+        refuses=[],
+        token_prompts=True,
+        top_logprobs=20,
+        api_key_env=None,
+        concurrency=8,
+        timeout=5.0,
+        retries=3,
+        max_requests=None,
+        max_tokens=None,
+    )
     there = manifest.Endpoint(**{**settings, **changes})
     return manifest.Manifest(
-        name="far", source=there.url, revision="r", hub=False, dtype="auto", fingerprint="f" * 64, files={},
-        architecture="endpoint", parameters=0, vocabulary=0, context=0, endpoint=there,
-    )  # fmt: skip
+        name="far",
+        source=there.url,
+        revision="r",
+        hub=False,
+        dtype="auto",
+        fingerprint="f" * 64,
+        files={},
+        architecture="endpoint",
+        parameters=0,
+        vocabulary=0,
+        context=0,
+        endpoint=there,
+    )
 
 
 def ask(server: Server, texts: list[str], **changes: Any) -> list[Completion]:
     """Each text as a chat, by an engine that starts anew: what it remembers, it has from disk."""
     chats = [[{"role": "user", "content": text}] for text in texts]
     engine = openai.Engine(spoken_for(server, **changes), 1)
-    return engine.answer(chats, list(range(len(texts))), temperature=0.5, top_p=0.9, max_tokens=9)
+    return engine.answer(chats, list(range(len(texts))), Sampling(0.5, 0.9, 9))
 
 
 TEXTS = [f"question {n}" for n in range(12)]
@@ -85,8 +105,11 @@ def test_every_request_gets_its_own_answer_in_order(server):
     path, body, _ = server.seen[0]
     assert path == "chat/completions"
     assert {k: body[k] for k in ("model", "temperature", "top_p", "max_tokens")} == {
-        "model": "tiny", "temperature": 0.5, "top_p": 0.9, "max_tokens": 9,
-    }  # fmt: skip
+        "model": "tiny",
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "max_tokens": 9,
+    }
     assert ask(server, []) == []
 
 
@@ -133,9 +156,11 @@ FAULTS: dict[str, tuple[Callable[[Handler], None], str, int]] = {  # fault, mess
     ),
     "a redirect": (status(307, Location="http://127.0.0.1:9/"), "refuses chat/completions with 307", 1),
     "another version": (
-        answer({"model": "tiny-2", "choices": [{"message": {"content": "a"}}]}), "now answers as 'tiny-2'", 1,
+        answer({"model": "tiny-2", "choices": [{"message": {"content": "a"}}]}),
+        "now answers as 'tiny-2'",
+        1,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", FAULTS)
@@ -266,11 +291,29 @@ def test_scores_are_the_probabilities_of_the_five_digits(server):
 @pytest.mark.parametrize(
     ("text", "score"),
     [
-        ("4", 4), (" 5\n", 5), ("**3**", 3), ("Score: 2", 2), ("4/5", 4), ("I give it 4 out of 5.", 4), ("1.", 1),
-        ("", None), ("four", None), ("0", None), ("6", None), ("10", None), ("4.5", None), ("-3", None), ("3, maybe 4", None),
-        ("On a scale of 1 to 5, 4", None), ("5/10", None), ("45", None), ("٣", None), ("1 2", None), ("4/50", None),
+        ("4", 4),
+        (" 5\n", 5),
+        ("**3**", 3),
+        ("Score: 2", 2),
+        ("4/5", 4),
+        ("I give it 4 out of 5.", 4),
+        ("1.", 1),
+        ("", None),
+        ("four", None),
+        ("0", None),
+        ("6", None),
+        ("10", None),
+        ("4.5", None),
+        ("-3", None),
+        ("3, maybe 4", None),
+        ("On a scale of 1 to 5, 4", None),
+        ("5/10", None),
+        ("45", None),
+        ("٣", None),
+        ("1 2", None),
+        ("4/50", None),
     ],
-)  # fmt: skip
+)
 def test_a_score_in_words_is_read_strictly(text, score):
     assert openai.find_score(Completion(text, "stop", 1)) == score
     assert openai.find_score(Completion(text, "length", 1)) is None
@@ -399,13 +442,8 @@ class Tiny:
         ids = encoding.tokenise(tokenizer, prompt) if isinstance(prompt, str) else prompt
         stops = body.get("stop_token_ids") or encoding.assistant_stop_ids(tokenizer)
         with self.lock:
-            [done] = self.engine.complete(
-                [ids],
-                [body["seed"]],
-                [body["temperature"]],
-                body.get("top_p", 1.0),
-                StopCriteria(body["max_tokens"], stops),
-            )
+            sampling = Sampling(body["temperature"], body.get("top_p", 1.0), body["max_tokens"], stops)
+            [done] = self.engine.complete([ids], [body["seed"]], sampling)
             p = self.engine.next_token([ids], range(len(tokenizer)))[0]
         best = np.argsort(-p)[:20]
         by_id = body.get("return_tokens_as_token_ids")
@@ -422,8 +460,8 @@ def test_raw_completions_are_the_very_texts_of_the_local_engine(server, base, ti
     entry = replace(entry, endpoint=replace(entry.endpoint, token_prompts=as_ids))
     engine = openai.Engine(entry, 8)
     asked = chats("What is 7 + 2?", "Name a river.", "x y")
-    how = dict(temperature=0.9, top_p=0.95, max_tokens=12)
-    assert engine.answer(asked, [1, 2, 3], **how) == local.engine.answer(asked, [1, 2, 3], **how)
+    sampling = Sampling(0.9, 0.95, 12)
+    assert engine.answer(asked, [1, 2, 3], sampling) == local.engine.answer(asked, [1, 2, 3], sampling)
     here, there = local.engine.scores(asked), engine.scores(asked)
     seen = there > 0
     assert there[seen] == pytest.approx(here[seen], rel=1e-4)
@@ -499,11 +537,11 @@ def test_transformers_serve_answers_the_engine(tiny, project, monkeypatch):
     with serving(arguments, HF_HUB_OFFLINE="1", HF_HUB_CACHE=str(project / "hub")) as url:
         asked = chats("What is 7 + 2?", "Name a river.")
         local = Tiny(manifest.load(describe(tiny, project / "local"))).engine
-        expected = local.answer(asked, [0, 0], temperature=0.0, top_p=1.0, max_tokens=8)
+        expected = local.answer(asked, [0, 0], Sampling(0.0, 1.0, 8))
         for source in ({}, {"path": tiny.name}):
             entry = inspection.inspect_model("far", Model(endpoint=url, model=str(tiny), **source), tiny.parent)
             assert entry.endpoint.top_logprobs == 0
-            found = openai.Engine(entry, 8).answer(asked, [0, 0], temperature=0.0, top_p=1.0, max_tokens=8)
+            found = openai.Engine(entry, 8).answer(asked, [0, 0], Sampling(0.0, 1.0, 8))
             assert [c.text for c in found] == [c.text for c in expected]
             assert np.isnan(openai.Engine(entry, 8).scores(asked)).all()  # a random model says no number
 
@@ -521,13 +559,13 @@ def test_vllm_s_server_answers_the_engine(project, monkeypatch):
     with serving([*arguments, *options], VLLM_CPU_KVCACHE_SPACE="1", VLLM_NO_USAGE_STATS="1") as url:
         asked = chats("What is 7 + 2?", "Rate it: 2 + 2 = 4. Answer with a number from 1 to 5.")
         here = local.Engine(manifest.load(describe(folder, project / "local", dtype="float32")), 8)
-        how = dict(temperature=0.0, top_p=1.0, max_tokens=12)
+        sampling = Sampling(0.0, 1.0, 12)
         for source in ({}, {"path": folder.name}):
             entry = inspection.inspect_model("far", Model(endpoint=url, model="base", **source), folder.parent)
             assert entry.endpoint.top_logprobs == 20
             assert entry.endpoint.token_prompts == bool(source)
             there = openai.Engine(entry, 8)
-            pairs = zip(there.answer(asked, [0, 0], **how), here.answer(asked, [0, 0], **how), strict=True)
+            pairs = zip(there.answer(asked, [0, 0], sampling), here.answer(asked, [0, 0], sampling), strict=True)
             # a first blank is for a tokenizer to drop, and the server does not
             assert all(far.text.strip() == near.text for far, near in pairs)
             expected, found = here.scores(asked), there.scores(asked)

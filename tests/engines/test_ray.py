@@ -169,8 +169,9 @@ def test_what_the_user_has_to_mend_comes_back_from_an_actor_in_two_lines(tmp_pat
         return json.loads(text)
 
     assert UserError(**back(tmp_path, engine.list_versions())).args[0].splitlines() == [
-        "model 'x': the tokenizer has no single token for each of 1 to 5", "  leave it out",
-    ]  # fmt: skip
+        "model 'x': the tokenizer has no single token for each of 1 to 5",
+        "  leave it out",
+    ]
     assert "a node lacks it" in back(tmp_path / "nothing", engine.list_versions())["what"]
     other = {**engine.list_versions(), "torch": "1.0", "vllm": "9"}
     assert "has another torch, vllm than this one" in back(tmp_path, other)["what"]

@@ -70,7 +70,7 @@ from holdfast.chat import encoding  # noqa: E402
 from holdfast.core import cache, manifest  # noqa: E402
 from holdfast.core.errors import UserError  # noqa: E402
 from holdfast.engines import local, registry, vllm  # noqa: E402
-from holdfast.engines.interface import StopCriteria  # noqa: E402
+from holdfast.engines.interface import Sampling  # noqa: E402
 from holdfast.panel import responses  # noqa: E402
 from holdfast.params.base import Loader, parse  # noqa: E402
 from holdfast.params.models import Model  # noqa: E402
@@ -196,16 +196,16 @@ def many_ends(engine: local.Engine) -> list[int]:
     return list(range(0, len(engine.tokenizer), 12))  # one token in twelve ends a turn
 
 
-@pytest.mark.parametrize("until", [{}, {"stop_ids": [], "stop_strings": ["a", "e 1"]}, {"max_tokens": 1}])
-def test_completions_are_those_of_the_transformers_engine(engine, here, until):
+@pytest.mark.parametrize("ends", [{}, {"stop_ids": [], "stop_strings": ["a", "e 1"]}, {"max_tokens": 1}])
+def test_completions_are_those_of_the_transformers_engine(engine, here, ends):
     prompts = [encoding.prompt_ids(here.tokenizer, c) for c in CHATS]
     heats = [0.0, 1.0, 0.8, 1.0, 1.2, 1.0, 1.0]
-    end = StopCriteria(**{"max_tokens": 16, "stop_ids": many_ends(here), **until})
-    found = engine.complete(prompts, SEEDS, heats, 0.9, end)
-    assert found == here.complete(prompts, SEEDS, heats, 0.9, end)
-    assert len({one.finish_reason for one in found}) == 2 or until
-    how = dict(temperature=0.7, top_p=1.0, max_tokens=8)
-    assert engine.answer(CHATS, SEEDS, **how) == here.answer(CHATS, SEEDS, **how)
+    sampling = Sampling(heats, 0.9, **{"max_tokens": 16, "stop_ids": many_ends(here), **ends})
+    found = engine.complete(prompts, SEEDS, sampling)
+    assert found == here.complete(prompts, SEEDS, sampling)
+    assert len({one.finish_reason for one in found}) == 2 or ends
+    sampling = Sampling(0.7, 1.0, 8)
+    assert engine.answer(CHATS, SEEDS, sampling) == here.answer(CHATS, SEEDS, sampling)
 
 
 def test_scores_and_likelihoods_are_those_of_the_transformers_engine(engine, here):
@@ -216,7 +216,7 @@ def test_scores_and_likelihoods_are_those_of_the_transformers_engine(engine, her
 
 
 def test_every_request_has_its_own_seed_and_ends_where_we_say(engine, module):
-    engine.answer(CHATS, SEEDS, temperature=0.7, top_p=0.9, max_tokens=4)
+    engine.answer(CHATS, SEEDS, Sampling(0.7, 0.9, 4))
     assert [how.seed for how in module.seen] == SEEDS
     assert all(how.ignore_eos and how.stop_token_ids for how in module.seen)
     assert module.started["max_model_len"] == 512
@@ -224,7 +224,7 @@ def test_every_request_has_its_own_seed_and_ends_where_we_say(engine, module):
 
 
 def test_no_rows_give_no_rows(engine):
-    assert engine.complete([], [], [], 1.0, StopCriteria(4, [])) == []
+    assert engine.complete([], [], Sampling(1.0, 1.0, 4)) == []
     assert engine.scores([]).shape == (0, 5)
     assert engine.likelihood([], []) == []
 
@@ -236,7 +236,7 @@ def test_too_long_a_prompt_says_so_before_vllm_would_cut_it(module, tiny, tmp_pa
         "float32" if manifest.find_device().type == "cpu" else "bfloat16"
     )  # as elsewhere
     for call in (
-        lambda: engine.complete([[5] * 38], [1], [1.0], 1.0, StopCriteria(3, [])),
+        lambda: engine.complete([[5] * 38], [1], Sampling(1.0, 1.0, 3)),
         lambda: engine.next_token([[5] * 40], [1]),
         lambda: engine.logprob([[5] * 30], [[5] * 10]),
     ):
@@ -303,24 +303,24 @@ def test_vllm_itself_agrees_with_the_transformers_engine(tmp_path, monkeypatch):
     entry = manifest.load(describe(ROOT / "models" / "pocket" / "base", tmp_path, dtype="float32", vllm=how))
     here, real = local.Engine(entry, 4), vllm.Engine(entry, 4)
     prompts = [encoding.prompt_ids(here.tokenizer, c) for c in CHATS]
-    cold, hot = [0.0] * len(prompts), [1.0] * len(prompts)
     ends = encoding.assistant_stop_ids(here.tokenizer)
-    for until in (
-        StopCriteria(24, ends),
-        StopCriteria(3, ends),
-        StopCriteria(24, [], ["e", "1"]),
-        StopCriteria(24, many_ends(here)),
+    for greedy in (
+        Sampling(0.0, 1.0, 24, ends),
+        Sampling(0.0, 1.0, 3, ends),
+        Sampling(0.0, 1.0, 24, [], ["e", "1"]),
+        Sampling(0.0, 1.0, 24, many_ends(here)),
     ):
-        assert real.complete(prompts, SEEDS, cold, 1.0, until) == here.complete(prompts, SEEDS, cold, 1.0, until)
-    prefix = [encoding.pre_query(here.tokenizer, "base").prefix_ids] * len(SEEDS)
-    drawn = real.complete(prefix, SEEDS, hot, 0.9, StopCriteria(24, ends))
+        assert real.complete(prompts, SEEDS, greedy) == here.complete(prompts, SEEDS, greedy)
+    prefix = [encoding.find_pre_query(here.tokenizer, "base").prefix_ids] * len(SEEDS)
+    random = Sampling(1.0, 0.9, 24, ends)
+    drawn = real.complete(prefix, SEEDS, random)
     assert len({one.text for one in drawn}) > 3
-    assert real.complete(prefix, SEEDS[::-1], hot, 0.9, StopCriteria(24, ends))[::-1] == drawn  # a seed is a row's own
+    assert real.complete(prefix, SEEDS[::-1], random)[::-1] == drawn  # a seed is a row's own
     assert real.scores(CHATS) == pytest.approx(here.scores(CHATS), rel=1e-3, abs=1e-7)
     answers = ["7", "a b c", "", "Tresa", "x", "1 2 3", "?"]
     assert real.likelihood(CHATS, answers) == pytest.approx(here.likelihood(CHATS, answers), rel=1e-3)
     with pytest.raises(UserError, match="context of 512"):
-        real.complete([[5] * 510], [1], [1.0], 1.0, StopCriteria(3, ends))
+        real.complete([[5] * 510], [1], Sampling(1.0, 1.0, 3, ends))
 
 
 @pytest.mark.slow
@@ -343,5 +343,5 @@ def test_an_actor_on_a_ray_cluster_holds_vllm(project, monkeypatch):
         found = cache.run_shards("respond", rows, settings.shard, ["test"], work, workers=registry.choose_spread(entry))
     finally:
         ray.shutdown()
-    here = local.Engine(entry, 4).answer(CHATS, SEEDS, temperature=0.0, top_p=1.0, max_tokens=24)
+    here = local.Engine(entry, 4).answer(CHATS, SEEDS, Sampling(0.0, 1.0, 24))
     assert [row["text"] for row in found] == [one.text.strip() for one in here]

@@ -14,7 +14,7 @@ from holdfast.commands import costs
 from holdfast.core import cache, ledger, manifest, meter, records
 from holdfast.core.errors import UserError
 from holdfast.engines import local
-from holdfast.engines.interface import StopCriteria
+from holdfast.engines.interface import Sampling
 
 
 @pytest.fixture(autouse=True)
@@ -30,13 +30,13 @@ def engine(tiny, tmp_path) -> local.Engine:
 def test_written_and_read_tokens_are_counted_and_equal_prompts_of_a_batch_once(tiny, tmp_path):
     one = engine(tiny, tmp_path)
     prompts = [[5, 6, 7], [5, 6, 7], [8, 9]]  # in batches of two, in order of length: [8, 9] and one of the equal ones
-    done = one.complete(prompts, [1, 2, 3], [1.0] * 3, 1.0, StopCriteria(6, [one.tokenizer.eos_token_id]))
+    done = one.complete(prompts, [1, 2, 3], Sampling(1.0, 1.0, 6, [one.tokenizer.eos_token_id]))
     spent = meter.total
     assert (spent.read, spent.reused) == (8, 0)
     assert spent.written == sum(c.n_tokens + (c.finish_reason == "stop") for c in done)
-    assert spent.flops == 2 * one.entry.parameters * (spent.read + spent.written)
+    assert spent.flops == 2 * one.manifest.parameters * (spent.read + spent.written)
 
-    one.complete(prompts[:2], [1, 2], [1.0] * 2, 1.0, StopCriteria(1, []))
+    one.complete(prompts[:2], [1, 2], Sampling(1.0, 1.0, 1))
     assert (spent.read, spent.reused) == (14, 3)
 
 
@@ -44,7 +44,7 @@ def test_what_all_prompts_begin_with_is_read_once(tiny, tmp_path):
     one = engine(tiny, tmp_path)
     one.next_token([[5, 6, 7, 8], [5, 6, 9, 10, 11], [5, 6, 12]], [3])
     assert (meter.total.read, meter.total.reused, meter.total.written) == (12, 4, 0)
-    assert meter.total.flops == 2 * one.entry.parameters * 8
+    assert meter.total.flops == 2 * one.manifest.parameters * 8
     one.logprob([[5, 6]], [[7, 8, 9]])
     assert meter.total.read == 17
     one.embed(["a b"])

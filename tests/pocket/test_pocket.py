@@ -51,7 +51,7 @@ def test_the_recipe_makes_three_models_that_chat(miniature):
     for name in names:
         folder = miniature / "models/pocket" / name
         tokenizer, model = manifest.load_tokenizer(folder), manifest.load_model(folder)
-        query = encoding.pre_query(tokenizer, name)
+        query = encoding.find_pre_query(tokenizer, name)
         ids = [*query.prefix_ids, *encoding.prompt_ids(tokenizer, [{"role": "user", "content": "What is 7 + 2?"}])]
         assert max(ids) < model.config.vocab_size == len(tokenizer)
         assert "safetensors" in "".join(f.name for f in folder.iterdir())

@@ -139,9 +139,19 @@ BELOW = {  # what a room may import beside itself
     "planning": {"core", "params", "chat", "engines", "data", "reconstruction", "panel", "training", "evaluation"},
     "pocket": {"core", "params", "chat", "engines"},
     "commands": {
-        "core", "params", "chat", "engines", "data", "reconstruction", "panel", "training", "evaluation", "reporting", "planning",
+        "core",
+        "params",
+        "chat",
+        "engines",
+        "data",
+        "reconstruction",
+        "panel",
+        "training",
+        "evaluation",
+        "reporting",
+        "planning",
     },
-}  # fmt: skip
+}
 
 
 def rooms_imported(file: Path) -> set[str]:
@@ -177,8 +187,12 @@ def test_every_stage_reads_in_one_sitting():
 def test_no_module_is_named_for_its_leftovers():
     leftovers = {"utils", "util", "common", "misc", "manager", "handler", "helpers"}
     assert not {file.stem for file in PROGRAMS} & leftovers
-    names = [node.name for file in LIBRARY for node in ast.parse(file.read_text(encoding="utf-8")).body
-             if isinstance(node, (ast.FunctionDef, ast.ClassDef))]  # fmt: skip
+    names = [
+        node.name
+        for file in LIBRARY
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    ]
     assert "main" not in {
         node.name
         for file in LIBRARY
@@ -199,8 +213,16 @@ def test_these_top_level_folders_and_only_these():
     ).stdout.splitlines()
     folders = {line.split("/")[0] for line in tracked if "/" in line}
     assert {f for f in folders if not f.startswith(".")} == {
-        "benchmarks", "data", "docs", "holdfast", "models", "profiles", "reports", "stages", "tests",
-    }  # fmt: skip
+        "benchmarks",
+        "data",
+        "docs",
+        "holdfast",
+        "models",
+        "profiles",
+        "reports",
+        "stages",
+        "tests",
+    }
     assert {f for f in folders if f.startswith(".")} <= {".ci", ".dvc", ".github"}
 
 

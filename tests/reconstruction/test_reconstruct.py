@@ -33,13 +33,13 @@ class Speaker:
     def __init__(self, tokenizer: Any, say: Any) -> None:
         self.tokenizer, self.say, self.asked = tokenizer, say, []
 
-    def complete(self, prompts, seeds, temperatures, top_p, until):
+    def complete(self, prompts, seeds, sampling):
         asked = [self.tokenizer.decode(prompt).replace("|> ", "|>") for prompt in prompts]
-        self.asked += [("user", p, heat, top_p) for p, heat in zip(asked, temperatures, strict=True)]
+        self.asked += [("user", p, heat, sampling.top_p) for p, heat in zip(asked, sampling.temperature, strict=True)]
         return [Completion(*self.say(p, seed), 3) for p, seed in zip(asked, seeds, strict=True)]
 
-    def answer(self, chats, seeds, *, temperature, top_p, max_tokens):
-        self.asked += [("assistant", c, temperature, top_p) for c in chats]
+    def answer(self, chats, seeds, sampling):
+        self.asked += [("assistant", c, sampling.temperature, sampling.top_p) for c in chats]
         return [Completion(*self.say(c[-1]["content"], seed), 3) for c, seed in zip(chats, seeds, strict=True)]
 
 
