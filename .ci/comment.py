@@ -45,13 +45,13 @@ def call(method: str, url: str, headers: dict[str, str], body: Any = None) -> An
 
 def pages(url: str, headers: dict[str, str]) -> list[Any]:
     """All entries of a paged list, 100 at a time, at most 3,000."""
-    found: list[Any] = []
+    artefact: list[Any] = []
     for number in range(1, 31):
         part = call("GET", f"{url}{'&' if '?' in url else '?'}per_page=100&page={number}", headers)
-        found += part
+        artefact += part
         if len(part) < 100:
             break
-    return found
+    return artefact
 
 
 def disarm(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from holdfast.chat.encoding import find_pre_query
-from holdfast.core import manifest, records
+from holdfast.core import manifest, storage
 from holdfast.engines.inspection import inspect_folder, inspect_model
 from holdfast.params.models import Models
 
@@ -21,7 +21,7 @@ def main() -> None:
         manifest.load_tokenizer(base.folder()), f"base '{params.base}' ({base.source})"
     )  # can it write user turns?
 
-    with records.replacing_folder(Path("models/manifest")) as manifests:
+    with storage.replacing_folder(Path("models/manifest")) as manifests:
         for name in params.panel:
             manifest.save(models[name], manifests / f"{name}.json")
         manifest.save(base, manifests / "base.json")

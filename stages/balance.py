@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.core import records
+from holdfast.core import records, storage
 from holdfast.data import balancing
 from holdfast.params.balance import Balance
 
@@ -17,6 +17,6 @@ def main() -> None:
 
     records.write("replay", Path("data/replay/replay.parquet"), choice.replay)
     records.write("replay", Path("data/replay/surplus.parquet"), choice.surplus)
-    records.write_json(Path("reports/balance.json"), balancing.summarise(choice, difficulty, params))
+    storage.write_json(Path("reports/balance.json"), balancing.summarise(choice, difficulty, params))
     cells, short = len(choice.available), len(choice.shortfalls)
     print(f"chose {len(choice.replay):,} of {len(candidates):,} rows over {cells} cells, {short} of them too small")

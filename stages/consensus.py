@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from holdfast.core import records
+from holdfast.core import records, storage
 from holdfast.panel import consensus
 from holdfast.params.consensus import Consensus
 from holdfast.params.models import load_panel
@@ -23,7 +23,7 @@ def main() -> None:
     summary = consensus.summarise(scored, scores, candidates, rejected, params)
     records.write("candidates", Path("data/replay/candidates.parquet"), candidates)
     records.write("candidates_rejected", Path("data/replay/rejected.parquet"), rejected)
-    records.write_json(Path("reports/consensus.json"), summary)
+    storage.write_json(Path("reports/consensus.json"), summary)
 
     for warning in summary["warnings"]:
         print(f"warning: {warning}")

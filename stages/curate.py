@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.core import manifest, records
+from holdfast.core import manifest, records, storage
 from holdfast.data import clustering, screening
 from holdfast.data.row_checks import RowChecker
 from holdfast.engines import embedder
@@ -28,9 +28,9 @@ def main() -> None:
     clusters = clustering.cluster_by_meaning(rows, items, embed, params)
     screening.require_enough_rows(rows, params.min_kept)
 
-    kept, rejected = rows.split(clusters)
-    records.write_table("instructions_kept", Path("data/instructions/kept.parquet"), kept)
+    kept_rows, rejected = rows.split(clusters)
+    records.write_table("instructions_kept", Path("data/instructions/kept.parquet"), kept_rows)
     records.write_table("instructions_rejected", Path("data/instructions/rejected.parquet"), rejected)
-    records.write_json(Path("reports/curate.json"), screening.summarise(rows, clusters, items))
+    storage.write_json(Path("reports/curate.json"), screening.summarise(rows, clusters, items))
     reasons = ", ".join(f"{reason} {n:,}" for reason, n in rows.count_reasons().most_common())
-    print(f"kept {len(kept):,} of {len(rows):,} instructions; rejected: {reasons}")
+    print(f"kept {len(kept_rows):,} of {len(rows):,} instructions; rejected: {reasons}")

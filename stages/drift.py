@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.core import manifest, records
+from holdfast.core import manifest, records, storage
 from holdfast.evaluation import drift, paired
 from holdfast.params.drift import Drift
 from holdfast.params.models import load_arms
@@ -17,18 +17,18 @@ def main() -> None:
         params,
         manifest.load(Path("models/manifest/base.json")),
         raw=records.read_table("instructions_raw", Path("data/instructions/raw.parquet")),
-        kept=records.read_table("instructions_kept", Path("data/instructions/kept.parquet")),
+        kept_table=records.read_table("instructions_kept", Path("data/instructions/kept.parquet")),
         candidates=records.read_table("candidates", Path("data/replay/candidates.parquet")),
         replay=records.read_table("replay", Path("data/replay/replay.parquet")),
         domain=records.read("domain", Path("data/domain/train.parquet")),
     )
 
     answers = {}
-    with records.replacing_folder(Path("reports/drift/html")) as html:
+    with storage.replacing_folder(Path("reports/drift/html")) as html:
         for arm in load_arms():
             tuned, _ = paired.load_evaluation(Path(f"reports/eval/{arm}"))
             answers[arm] = drift.compare_answers(params, base, tuned, sorted(settings["suites"]), html / f"{arm}.html")
         instructions = drift.compare_instructions(params, sets, html / "instructions.html")
     methods = params.model_dump(exclude={"rows"})
     content = {"schema": 1, "arms": answers, "instructions": instructions, "methods": methods}
-    records.write_json(Path("reports/drift/drift.json"), content)
+    storage.write_json(Path("reports/drift/drift.json"), content)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.core import manifest, records
+from holdfast.core import manifest, records, storage
 from holdfast.evaluation import harness
 from holdfast.params.evaluate import Evaluate
 
@@ -25,6 +25,6 @@ def main(model: str) -> None:
     evaluation = harness.evaluate_model(params, model, weights, base, domain_test, same_as)
 
     records.write("items", folder / "items.parquet", evaluation.items)
-    records.write_json(folder / "settings.json", evaluation.settings)
-    records.write_json(folder / "scores.json", evaluation.scores)
+    storage.write_json(folder / "settings.json", evaluation.settings)
+    storage.write_json(folder / "scores.json", evaluation.scores)
     print(f"{model}: " + ", ".join(f"{suite} {score:.3f}" for suite, score in evaluation.scores.items()))

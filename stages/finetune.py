@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.core import manifest, records
+from holdfast.core import manifest, records, storage
 from holdfast.params.finetune import Finetune
 from holdfast.training import job, results
 from holdfast.training.curves import write_curves
@@ -22,8 +22,8 @@ def main(arm: str) -> None:
         if trained is None:
             return  # one of several processes that torchrun has started: the first one writes
         results.count_cost(trained, base)
-        with records.replacing_folder(Path(f"reports/training/{arm}")) as folder:
+        with storage.replacing_folder(Path(f"reports/training/{arm}")) as folder:
             write_curves(folder, trained.result.history)
-            records.write_json(folder / "ledger.json", results.training_ledger(trained, base))
+            storage.write_json(folder / "ledger.json", results.training_ledger(trained, base))
         results.save_tuned_model(trained, base, Path(f"models/{arm}"))
     print(results.sentence(trained))

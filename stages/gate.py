@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.core import records
+from holdfast.core import storage
 from holdfast.evaluation import gate, paired
 from holdfast.params.gate import Gate
 from holdfast.params.models import load_arms
@@ -21,6 +21,6 @@ def main() -> None:
     arms = {arm: gate.decide_arm(params, base, settings, evaluations / arm, noise) for arm in load_arms()}
     verdict = gate.decide_run(params, settings["suites"], arms, noise)
 
-    records.write_json(Path("reports/gate.json"), verdict)
-    records.write_json(Path("reports/metrics.json"), gate.metrics(base, settings["suites"], arms))
+    storage.write_json(Path("reports/gate.json"), verdict)
+    storage.write_json(Path("reports/metrics.json"), gate.metrics(base, settings["suites"], arms))
     print(gate.table(verdict))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from holdfast.core import manifest, records
+from holdfast.core import manifest, records, storage
 from holdfast.data.instructions import messages
 from holdfast.panel import early_stopping, scoring, selection
 from holdfast.params.consensus import SelectionRule
@@ -34,7 +34,7 @@ def main() -> None:
             print(f"after {stop.judges} of {len(judges)} judges {still_open}")
         panel.add(judge, scoring.score_pairs(pairs, chats, judges[judge], rubric, judge == base.name, params))
 
-    with records.replacing_folder(Path("data/scores")) as folder:
+    with storage.replacing_folder(Path("data/scores")) as folder:
         for judge, judgements in panel.judgements.items():
             rows = panel.rows(judge)
             records.write("scores", folder / f"{judge}.parquet", rows)

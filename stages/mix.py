@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.core import manifest, records
+from holdfast.core import manifest, records, storage
 from holdfast.data import mixture
 from holdfast.data.rewriting import rewrite_answers
 from holdfast.params.mix import Mix
@@ -29,5 +29,5 @@ def main(arm: str) -> None:
     mixed = mixture.build_mixture(domain, replay, share, epochs, params.max_repeats, params.seed, arm)
     summary = mixture.summarise(mixed, replay, arm, mix_config, share, epochs, rewritten)
     records.write("mix", Path(f"data/mixes/{arm}.parquet"), mixed)
-    records.write_json(Path(f"reports/mix/{arm}.json"), summary)
+    storage.write_json(Path(f"reports/mix/{arm}.json"), summary)
     print(mixture.sentence(summary))

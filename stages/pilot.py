@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.core import manifest, records
+from holdfast.core import manifest, records, storage
 from holdfast.data import mixture
 from holdfast.data.rewriting import rewrite_answers
 from holdfast.params.finetune import Finetune
@@ -18,7 +18,7 @@ def main(arm: str) -> None:
     mix_config, _ = mixture.arm_config(mixing, arm), job.arm_config(tuning, arm)
     report = Path(f"reports/pilot/{arm}.json")
     if mix_config.share != "auto":
-        records.write_json(report, {"schema": 1, "arm": arm, "asked": False, "share": None})
+        storage.write_json(report, {"schema": 1, "arm": arm, "asked": False, "share": None})
         print(f"{arm}: its share is a number in params.yaml, so no pilot runs")
         return
 
@@ -35,5 +35,5 @@ def main(arm: str) -> None:
 
     pilots = pilot_runs.run_pilots(plan)
     summary = pilot_runs.report(params, plan, pilots)
-    records.write_json(report, summary)
+    storage.write_json(report, summary)
     print(share_fit.sentence(summary))

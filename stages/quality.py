@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.core import records
+from holdfast.core import storage
 from holdfast.data import expectation_suites, quality_tables, validation
 from holdfast.params.models import load_panel
 from holdfast.params.quality import Quality
@@ -14,11 +14,11 @@ def main() -> None:
     params, panel, out = Quality.load(), load_panel(), Path("reports/quality")
     tables = quality_tables.load_tables(panel, Path("data"))
     suites = expectation_suites.build_suites(params, panel, tables)
-    with records.replacing_folder(out / "data_docs") as pages:
+    with storage.replacing_folder(out / "data_docs") as pages:
         results = validation.validate(suites, pages)
 
     counts = quality_tables.count_rows(tables, panel)
-    records.write_json(out / "quality.json", validation.report(results, counts))
+    storage.write_json(out / "quality.json", validation.report(results, counts))
     for name, suite in suites.items():
         print(validation.outcome_line(name, results[name], len(suite.frame)))
     validation.require_no_critical_failure(results, out)

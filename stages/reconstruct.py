@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.core import manifest, records
+from holdfast.core import manifest, records, storage
 from holdfast.data.row_checks import FitRows, RowChecker
 from holdfast.params.reconstruct import Reconstruct
 from holdfast.params.row_checks import RowChecks
@@ -28,7 +28,7 @@ def main() -> None:
 
     rows = [row for source in sources for row in source.rows]
     records.write("instructions_raw", Path("data/instructions/raw.parquet"), rows)
-    records.write_json(Path("reports/reconstruct.json"), drawing.summarise(sources, params))
+    storage.write_json(Path("reports/reconstruct.json"), drawing.summarise(sources, params))
     ended = sum(row["finish_reason"] == "stop" for row in own.rows)
     print(f"{len(own.rows):,} user turns, {ended:,} ended by the base itself, prefix {query.prefix!r}")
     for source in sources:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.core import records
+from holdfast.core import storage
 from holdfast.params.report import Report
 from holdfast.reporting import assembly, card, markdown_report, page, plot_tables
 
@@ -25,10 +25,10 @@ def main() -> None:
     tables = plot_tables.compose(run)
 
     with (
-        records.replacing_folder(REPORTS / "plots") as plots_folder,
-        records.replacing_folder(REPORTS / "cards") as cards_folder,
-        records.replacing(REPORTS / "report.md") as markdown_file,
-        records.replacing(REPORTS / "index.html") as html_file,
+        storage.replacing_folder(REPORTS / "plots") as plots_folder,
+        storage.replacing_folder(REPORTS / "cards") as cards_folder,
+        storage.replacing(REPORTS / "report.md") as markdown_file,
+        storage.replacing(REPORTS / "index.html") as html_file,
     ):
         markdown_file.write_text(markdown, encoding="utf-8")
         html_file.write_text(html, encoding="utf-8")

@@ -9,7 +9,7 @@ from unittest import mock
 
 from helpers import run_stage
 
-from holdfast.core import records
+from holdfast.core import records, storage
 from holdfast.params.drift import Drift
 from holdfast.params.report import Report
 
@@ -161,17 +161,17 @@ def build(root: Path, n: int = 60, arms: dict[str, int] = ARMS) -> Path:
         name: {"role": s[0], "chance": s[1], "items": n, "metric": "exact_match"} for name, s in SUITES.items()
     }
     records.write("items", reports / "eval/base/items.parquet", base)
-    records.write_json(reports / "eval/base/settings.json", settings | {"model": "base"})
+    storage.write_json(reports / "eval/base/settings.json", settings | {"model": "base"})
     for number, (arm, column) in enumerate(arms.items()):
         after = evaluation(column, n)
         records.write("items", reports / f"eval/{arm}/items.parquet", after)
-        records.write_json(reports / f"eval/{arm}/settings.json", settings | {"model": arm})
+        storage.write_json(reports / f"eval/{arm}/settings.json", settings | {"model": arm})
         entries[arm] = verdict_of(base, after, arm)
-        records.write_json(reports / f"pilot/{arm}.json", {"schema": 1, "arm": arm, "asked": False, "share": None})
-        records.write_json(reports / f"mix/{arm}.json", {"schema": 1, "arm": arm})
+        storage.write_json(reports / f"pilot/{arm}.json", {"schema": 1, "arm": arm, "asked": False, "share": None})
+        storage.write_json(reports / f"mix/{arm}.json", {"schema": 1, "arm": arm})
         replay = 0 if number == 0 else 41_200
         losses = [2.9 * 0.985**step + 0.06 * random.Random(step).random() + 0.11 for step in range(0, 190, 4)]
-        records.write_json(
+        storage.write_json(
             reports / f"training/{arm}/ledger.json",
             {
                 "schema": 1,
@@ -193,7 +193,7 @@ def build(root: Path, n: int = 60, arms: dict[str, int] = ARMS) -> Path:
         )
         for metric, values in (("train/loss", losses), ("train/grad_norm", [0.4 + v / 3 for v in losses])):
             lines = [f"step\t{metric}"] + [f"{4 * i}\t{v * (1 + 0.1 * number):.5f}" for i, v in enumerate(values)]
-            records.write_text(reports / f"training/{arm}/plots/metrics/{metric}.tsv", "\n".join(lines) + "\n")
+            storage.write_text(reports / f"training/{arm}/plots/metrics/{metric}.tsv", "\n".join(lines) + "\n")
     gate = {
         "schema": 1,
         "verdict": entries["holdfast"]["verdict"],
@@ -205,8 +205,8 @@ def build(root: Path, n: int = 60, arms: dict[str, int] = ARMS) -> Path:
         "resamples": 10_000,
         "arms": entries,
     }
-    records.write_json(reports / "gate.json", gate)
-    records.write_json(
+    storage.write_json(reports / "gate.json", gate)
+    storage.write_json(
         reports / "reconstruct.json",
         {
             "schema": 1,
@@ -219,7 +219,7 @@ def build(root: Path, n: int = 60, arms: dict[str, int] = ARMS) -> Path:
         },
     )
     for name, flops in (("reconstruct", 9e11), ("respond/base", 2e12), ("judge", 3e12), ("finetune/holdfast", 6.2e12)):
-        records.write_json(
+        storage.write_json(
             reports / f"costs/{name}.json",
             {
                 "schema": 1,
@@ -230,7 +230,7 @@ def build(root: Path, n: int = 60, arms: dict[str, int] = ARMS) -> Path:
             },
         )
     judge = {"base": (3.9, 1.1, 12, 0.97), "abacus": (3.6, 1.3, 40, 0.95), "lexicon": (3.7, 1.2, 31, 0.96)}
-    records.write_json(
+    storage.write_json(
         reports / "consensus.json",
         {
             "schema": 1,
@@ -260,7 +260,7 @@ def build(root: Path, n: int = 60, arms: dict[str, int] = ARMS) -> Path:
             "a later key": {"seen": 1},
         },
     )
-    records.write_json(
+    storage.write_json(
         reports / "quality/quality.json",
         {
             "schema": 1,
@@ -322,8 +322,8 @@ def build(root: Path, n: int = 60, arms: dict[str, int] = ARMS) -> Path:
     }
     methods = Drift().model_dump(exclude={"rows"})
     content = {"schema": 1, "arms": drift, "instructions": instructions, "methods": methods}
-    records.write_json(reports / "drift/drift.json", content)
-    records.write_json(
+    storage.write_json(reports / "drift/drift.json", content)
+    storage.write_json(
         reports / "curate.json",
         {
             "schema": 1,
@@ -336,7 +336,7 @@ def build(root: Path, n: int = 60, arms: dict[str, int] = ARMS) -> Path:
         },
     )
     cells = {f"{c}/{d}": {"available": 29, "taken": 20, "quota": 21} for c in range(24) for d in range(4)}
-    records.write_json(
+    storage.write_json(
         reports / "balance.json", {"schema": 1, "candidates": 2804, "rows": 2000, "cells": cells, "entropy": 0.994}
     )
     for file in (
@@ -345,10 +345,10 @@ def build(root: Path, n: int = 60, arms: dict[str, int] = ARMS) -> Path:
         "drift/html/domain-only.html",
         "drift/html/instructions.html",
     ):
-        records.write_text(reports / file, "<p>there</p>")
+        storage.write_text(reports / file, "<p>there</p>")
     records.write("replay", data / "replay/replay.parquet", [replay_row(i) for i in range(40)])
     for name in ("base", "abacus", "lexicon"):
-        records.write_json(
+        storage.write_json(
             root / f"models/manifest/{name}.json",
             {
                 "schema": 1,

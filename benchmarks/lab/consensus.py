@@ -74,38 +74,38 @@ def rules(table: pd.DataFrame, by_judge: pd.DataFrame, base: str, panel: list[st
     """Right or wrong per instruction under every rule, with the full panel."""
     first = table[table["sample"] == table.groupby(["instruction_id", "model"])["sample"].transform("min")]
     by_instruction = table.groupby("instruction_id")["right"]
-    found = {"base, one sample": first[first["model"] == base].set_index("instruction_id")["right"]}
+    selections = {"base, one sample": first[first["model"] == base].set_index("instruction_id")["right"]}
     for name in panel:
         if name != base:
-            found[f"{name}, one sample"] = first[first["model"] == name].set_index("instruction_id")["right"]
+            selections[f"{name}, one sample"] = first[first["model"] == name].set_index("instruction_id")["right"]
 
     def chosen(**knobs) -> Right:
         rule = Consensus(**{"min_score": 1.0, **knobs})
         best = consensus.select_best(table, by_judge, base, rule)
         return best.set_index("instruction_id")["right"].reindex(by_instruction.groups)
 
-    found["base_best_of_k"] = chosen(strategy="base_best_of_k", tie=0.0)
+    selections["base_best_of_k"] = chosen(strategy="base_best_of_k", tie=0.0)
     for tie in (0.0, 0.05, 0.25):
-        found[f"mean_score, ties within {tie}"] = chosen(strategy="mean_score", tie=tie)
+        selections[f"mean_score, ties within {tie}"] = chosen(strategy="mean_score", tie=tie)
     for threshold in (3.0, 4.0, 4.5):
-        found[f"score_then_base_likelihood, at least {threshold}"] = chosen(
+        selections[f"score_then_base_likelihood, at least {threshold}"] = chosen(
             strategy="score_then_base_likelihood", min_score=threshold
         )
     for tie in (0.0, 0.05):
-        found[f"agreement, ties within {tie}"] = chosen(strategy="agreement", tie=tie)
-    found["the best of all, if one knew"] = by_instruction.max()
-    return {name: right.astype(float).fillna(0.0).astype(bool) for name, right in found.items()}
+        selections[f"agreement, ties within {tie}"] = chosen(strategy="agreement", tie=tie)
+    selections["the best of all, if one knew"] = by_instruction.max()
+    return {name: right.astype(float).fillna(0.0).astype(bool) for name, right in selections.items()}
 
 
 def accuracy(table: pd.DataFrame, by_judge: pd.DataFrame, base: str, panel: list[str]) -> None:
     """The first two tables: right answers by rule, and by skill."""
     known = table["right"].notna()
     table, by_judge = table[known], by_judge[known]
-    found = rules(table, by_judge, base, panel)
-    first = found["base, one sample"].astype(float)
+    by_rule = rules(table, by_judge, base, panel)
+    first = by_rule["base, one sample"].astype(float)
     print(f"{table['instruction_id'].nunique():,} instructions with a known answer, {len(table):,} responses")
     print(f"{'rule, full panel':48}{'right':>8}{'95 % interval':>18}{'against base alone':>24}")
-    for name, right in found.items():
+    for name, right in by_rule.items():
         low, high = wilson(float(right.mean()), len(right))
         gain = right.astype(float) - first.reindex(right.index).fillna(0.0)
         half = 1.96 * gain.std(ddof=1) / np.sqrt(len(gain))
@@ -114,7 +114,7 @@ def accuracy(table: pd.DataFrame, by_judge: pd.DataFrame, base: str, panel: list
     print("\nby skill: " + "; ".join(names))
     skill = table.groupby("instruction_id")["skill"].first()
     for name, ids in skill.groupby(skill).groups.items():
-        parts = "".join(f"{found[rule].reindex(ids).astype(float).mean():8.3f}" for rule in names)
+        parts = "".join(f"{by_rule[rule].reindex(ids).astype(float).mean():8.3f}" for rule in names)
         print(f"{name:14}{len(ids):6,}{parts}")
     print()
     for name in by_judge.columns:
@@ -161,12 +161,12 @@ def adaptive(table: pd.DataFrame, by_judge: pd.DataFrame, base: str, scores: pd.
             calls, tokens = len(judgements), sum(one.tokens or 0 for one in judgements)
             runs.append((same.mean(), outcome.mean(), got["right"].mean(), calls, got["good"].sum(), tokens))
         same, outcome, right = (min(run[n] for run in runs) for n in range(3))
-        _, _, _, calls, kept, tokens = max(runs, key=lambda run: run[3])
+        _, _, _, calls, kept_rows, tokens = max(runs, key=lambda run: run[3])
         all_tokens = sum(one.tokens or 0 for by_pair in full_judgements.values() for one in by_pair.values())
         whole = f"{everything / full['good'].sum():.2f}, {all_tokens / full['good'].sum():.0f}"
         print(
             f"{strategy:28}{same:13.4f}{outcome:24.4f}{right:8.4f}{full['right'].mean():12.4f}{calls:9,}{everything / calls:7.2f}"
-            f"{calls / kept:20.2f}{tokens / kept:8.0f}{whole:>14}"
+            f"{calls / kept_rows:20.2f}{tokens / kept_rows:8.0f}{whole:>14}"
         )
 
 

@@ -38,13 +38,13 @@ def main(out: Path) -> None:
             f"{row['distinct']:10.3f}{row['novel']:8.3f}"
         )
 
-    kept = records.read("instructions_kept", data / "instructions" / "kept.parquet")
+    kept_rows = records.read("instructions_kept", data / "instructions" / "kept.parquet")
     replay = records.read("replay", data / "replay" / "replay.parquet")
     surplus = records.read("replay", data / "replay" / "surplus.parquet")
     stages = {
         "true": fidelity.true_mixture(),
         "raw": fidelity.skill_shares(fidelity.read_question(row["text"].strip()) for row in raw),
-        "kept": fidelity.skill_shares(fidelity.read_question(row["text"]) for row in kept),
+        "kept": fidelity.skill_shares(fidelity.read_question(row["text"]) for row in kept_rows),
         "replay": fidelity.skill_shares(fidelity.read_question(row["instruction"]) for row in replay),
     }
     print("\n" + f"{'skill':14}" + "".join(f"{name:>8}" for name in stages))

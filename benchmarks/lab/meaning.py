@@ -42,7 +42,7 @@ def read(prompt: str) -> tuple[str, dict[str, str]] | None:
     return None
 
 
-def reworded(prompt: str, rng: random.Random) -> str | None:
+def reword(prompt: str, rng: random.Random) -> str | None:
     """The same question in another wording of the world."""
     if not (found := read(prompt)):
         return None
@@ -50,7 +50,7 @@ def reworded(prompt: str, rng: random.Random) -> str | None:
     return rng.choice(others)
 
 
-def planted(rng: random.Random) -> tuple[dict[str, str], list[str]]:
+def plant(rng: random.Random) -> tuple[dict[str, str], list[str]]:
     """(rows by id, evaluation items): ids tell clean rows from reworded items and reworded rows."""
     items = [item.prompt for skill in world.GENERAL for item in world.evaluation_items(skill, 120, "meaning")]
     about = {str(read(item)) for item in items}
@@ -62,7 +62,7 @@ def planted(rng: random.Random) -> tuple[dict[str, str], list[str]]:
             clean[f"clean-{len(clean):04d}"] = item.prompt
     rows = dict(clean)
     for kind, source in (("item", items), ("row", list(clean.values()))):
-        texts = [text for prompt in rng.sample(source, len(source)) if (text := reworded(prompt, rng))]
+        texts = [text for prompt in rng.sample(source, len(source)) if (text := reword(prompt, rng))]
         rows |= {f"zz-{kind}-{n:03d}": text for n, text in enumerate(texts[:PLANTED])}  # after what they repeat
     return rows, items
 
@@ -78,7 +78,7 @@ def reject(raw: pa.Table, items: dict[str, list[str]], base: manifest.Manifest, 
 
 
 def main() -> None:
-    rows, items = planted(random.Random(1))
+    rows, items = plant(random.Random(1))
     kinds = {"reworded items": "zz-item", "reworded rows": "zz-row", "clean rows": "clean"}
     print(f"{'cosine':>8}{'words':>8}" + "".join(f"{kind:>18}" for kind in kinds))
     raw = raw_rows(list(rows), list(rows.values()))

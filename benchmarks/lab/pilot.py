@@ -17,7 +17,7 @@ import numpy as np
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from holdfast.core import manifest, records
+from holdfast.core import manifest, records, storage
 from holdfast.data import mixture
 from holdfast.evaluation import harness
 from holdfast.params.evaluate import Evaluate
@@ -40,8 +40,8 @@ def general(scores: dict[str, float], asked: Evaluate) -> float:
 
 
 def main() -> None:
-    entry = manifest.load(Path("models/manifest/base.json").resolve())
-    tokenizer, mixing, tuning = manifest.load_tokenizer(entry.folder()), Mix.load(), Finetune.load()
+    base = manifest.load(Path("models/manifest/base.json").resolve())
+    tokenizer, mixing, tuning = manifest.load_tokenizer(base.folder()), Mix.load(), Finetune.load()
     asked = Evaluate.load().model_copy(update={"tasks": "data/pocket/development", "domain_test": "off"})
     rows = {
         "replay": mixture.replay_rows(tokenizer, records.read("replay", Path("data/replay/replay.parquet"))),
@@ -51,32 +51,32 @@ def main() -> None:
         several.sort(key=lambda row: records.text_id(1, "held out", row["source_id"]))
     held = {source: several[:HELD] for source, several in rows.items()}
     train = {source: several[HELD:] for source, several in rows.items()}
-    found = []
+    results = []
     print("| arm | share | kept, by the pilot | kept, by the suites |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        evaluation = harness.evaluate_model(asked, "base", entry.folder(), entry, Path("none"))
+        evaluation = harness.evaluate_model(asked, "base", base.folder(), base, Path("none"))
         before = general(evaluation.scores, asked)
-        records.write_json(folder / "base/settings.json", evaluation.settings)
+        storage.write_json(folder / "base/settings.json", evaluation.settings)
         for arm, share in POINTS:
             arm_config, epochs = tuning.arms[arm], mixing.arms[arm].epochs or mixing.epochs
-            plan = Plan(arm, arm_config, tuning, entry, epochs, 20, mixing.seed, train, held, 1.0, ())
+            plan = Plan(arm, arm_config, tuning, base, epochs, 20, mixing.seed, train, held, 1.0, ())
             replayed = train["replay"] if share else []
             mixed = mixture.build_mixture(train["domain"], replayed, share, epochs * PART, 20, mixing.seed, arm)
-            with train_arm(tuning, arm, arm_config, entry, mixed, folder) as trained:
+            with train_arm(tuning, arm, arm_config, base, mixed, folder) as trained:
                 assert trained is not None
                 outcomes = pilot_runs.measure_model(plan, trained.scratch / job.MODEL_FOLDER)["replay"]
-                shutil.copytree(entry.folder(), folder / "models" / arm, dirs_exist_ok=True)
+                shutil.copytree(base.folder(), folder / "models" / arm, dirs_exist_ok=True)
                 for file in (trained.scratch / job.MODEL_FOLDER).glob("*.safetensors"):
                     shutil.copyfile(file, folder / "models" / arm / file.name)
             tuned = folder / "models" / arm
             after = general(
-                harness.evaluate_model(asked, arm, tuned, entry, Path("none"), folder / "base").scores, asked
+                harness.evaluate_model(asked, arm, tuned, base, Path("none"), folder / "base").scores, asked
             )
             kept = 1 - sum(one.moved for one in outcomes) / sum(one.tokens for one in outcomes)
-            found.append((kept, after / before))
+            results.append((kept, after / before))
             print(f"| {arm} | {share:.0%} | {kept:.3f} | {after / before:.3f} |", flush=True)
-    print(f"\ncorrelation {np.corrcoef(np.array(found).T)[0, 1]:.3f}")
+    print(f"\ncorrelation {np.corrcoef(np.array(results).T)[0, 1]:.3f}")
 
 
 if __name__ == "__main__":

@@ -47,14 +47,14 @@ def expected_scores(model: Engine, prompts: list[str]) -> np.ndarray:
     return (p @ np.arange(1, 6)) / p.sum(1)
 
 
-def adjusted(accuracy: float, suite: str) -> float:
+def adjust_for_chance(accuracy: float, suite: str) -> float:
     chance = world.CHANCE.get(suite, 0.0)
     return (accuracy - chance) / (1 - chance)
 
 
 def measure(model: Engine) -> dict[str, float]:
     """Accuracy per suite; 'judging' is how often the judge tells right from wrong."""
-    found = {}
+    accuracies = {}
     for suite in world.GENERAL | pharmacy.DOMAIN:
         rows = items(suite)
         prompts = [row["prompt"] for row in rows]
@@ -64,19 +64,19 @@ def measure(model: Engine) -> dict[str, float]:
             ]
         else:
             right = [a == row["answer"] for a, row in zip(answers(model, prompts), rows, strict=True)]
-        found[suite] = float(np.mean(right))
-    return found
+        accuracies[suite] = float(np.mean(right))
+    return accuracies
 
 
 def general(scores: dict[str, float]) -> float:
-    return float(np.mean([adjusted(scores[s], s) for s in world.GENERAL]))
+    return float(np.mean([adjust_for_chance(scores[s], s) for s in world.GENERAL]))
 
 
 def main() -> None:
     measured = {name: measure(engine(name)) for name in MODELS}
     print(f"{'suite':16}" + "".join(f"{name:>10}" for name in MODELS) + "    (chance-adjusted)")
     for suite in world.GENERAL | pharmacy.DOMAIN:
-        print(f"{suite:16}" + "".join(f"{adjusted(measured[n][suite], suite):10.3f}" for n in MODELS))
+        print(f"{suite:16}" + "".join(f"{adjust_for_chance(measured[n][suite], suite):10.3f}" for n in MODELS))
     print(f"{'general':16}" + "".join(f"{general(measured[n]):10.3f}" for n in MODELS))
     print(
         f"{'judge is right':16}"

@@ -23,7 +23,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HOLDFAST_WORKERS"
 import torch
 
 from benchmarks.study import replay  # what the study replays
-from holdfast.core import manifest, records
+from holdfast.core import manifest, records, storage
 from holdfast.data import mixture
 from holdfast.params.finetune import (
     Arm,
@@ -85,8 +85,8 @@ def cpu(who: int) -> float:
 
 def train_arms(part: float, scratch: Path) -> dict[str, tuple[float, float]]:
     """Arm -> (operations, CPU seconds) of training on its whole mixture."""
-    mixing, tuning, entry = Mix.load(), Finetune.load(), manifest.load(MANIFESTS / "base.json")
-    tokenizer, found = manifest.load_tokenizer(entry.folder()), {}
+    mixing, tuning, base = Mix.load(), Finetune.load(), manifest.load(MANIFESTS / "base.json")
+    tokenizer, costs = manifest.load_tokenizer(base.folder()), {}
     domain = mixture.domain_rows(tokenizer, records.read("domain", Path("data/domain/train.parquet")))
     for name, (mixed, arm_config, source) in arms().items():
         replayed = []
@@ -97,7 +97,7 @@ def train_arms(part: float, scratch: Path) -> dict[str, tuple[float, float]]:
         rows = mixture.build_mixture(domain, replayed, share, epochs, 20, mixing.seed, name)
         few = mixture.build_mixture(domain, replayed, share, epochs * part, 20, mixing.seed, name)
         began = cpu(resource.RUSAGE_SELF)
-        with fine_tuning.train_arm(tuning, name, arm_config, entry, few, scratch) as trained:
+        with fine_tuning.train_arm(tuning, name, arm_config, base, few, scratch) as trained:
             seconds = (cpu(resource.RUSAGE_SELF) - began) / part
             assert trained is not None
         encoded, once = fine_tuning.encode_rows(tokenizer, rows, arm_config)
@@ -110,14 +110,14 @@ def train_arms(part: float, scratch: Path) -> dict[str, tuple[float, float]]:
             extra = sum(len(row.input_ids) for row in once)
         else:
             extra = sum(len(row.input_ids) for row in encoded if min(row.labels) <= fine_tuning.KL)
-        found[name] = entry.parameters * (6.0 * seen + 2.0 * extra), seconds
+        costs[name] = base.parameters * (6.0 * seen + 2.0 * extra), seconds
         print(f"  {name}: {seconds:,.0f} s", file=sys.stderr, flush=True)
-    return found
+    return costs
 
 
 def synthesis_operations() -> dict[str, float]:
     """Of all that was sampled, embedded, answered and judged for a replay set: the panel's, and the base's own alone."""
-    found = {name: records.read_json(Path(f"reports/costs/{'/'.join(name)}.json"))["flops"] for name in map(of, STAGES)}
+    found = {name: storage.read_json(Path(f"reports/costs/{'/'.join(name)}.json"))["flops"] for name in map(of, STAGES)}
     base = sum(found[name,] for name in ("reconstruct", "curate"))
     first = found["respond", "base"] / Respond.load().k
     return {"panel": float(sum(found.values())), "base": float(base + first), "": 0.0}
@@ -136,15 +136,15 @@ def synthesis_seconds(scratch: Path) -> dict[str, float]:
     (scratch / "data").mkdir()
     for name in ("domain", "pocket", "prompts"):
         (scratch / "data" / name).symlink_to(Path("data", name).resolve())
-    found: dict[tuple[str, ...], float] = {}
+    seconds: dict[tuple[str, ...], float] = {}
     for stage in STAGES:
         before = cpu(resource.RUSAGE_CHILDREN)
         command = [str(Path(sys.executable).with_name("holdfast")), *stage]
         subprocess.run(command, cwd=scratch, check=True, stdout=subprocess.DEVNULL)
-        found[of(stage)] = cpu(resource.RUSAGE_CHILDREN) - before
-        print(f"  {' '.join(stage)}: {found[of(stage)]:,.0f} s", file=sys.stderr, flush=True)
-    base = found["reconstruct",] + found["curate",] + found["respond", "base"] / Respond.load().k
-    return {"panel": sum(found.values()), "base": base, "": 0.0}
+        seconds[of(stage)] = cpu(resource.RUSAGE_CHILDREN) - before
+        print(f"  {' '.join(stage)}: {seconds[of(stage)]:,.0f} s", file=sys.stderr, flush=True)
+    base = seconds["reconstruct",] + seconds["curate",] + seconds["respond", "base"] / Respond.load().k
+    return {"panel": sum(seconds.values()), "base": base, "": 0.0}
 
 
 def main(part: float, timed: bool) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from holdfast.core import manifest, records
+from holdfast.core import manifest, records, storage
 from holdfast.data import clustering, screening
 from holdfast.data.row_checks import RowChecker
 from holdfast.engines.inspection import inspect_model
@@ -103,7 +103,7 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform != "darwin" else 2**30)
 
 
-def clocked(step: Callable[..., Any], *arguments: Any) -> Any:
+def time_call(step: Callable[..., Any], *arguments: Any) -> Any:
     """The step's result; prints what it took."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = step(*arguments)
@@ -128,25 +128,25 @@ def main(count: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_rows(folder / "raw.parquet", count, items, rng, vocabulary)
-        clocked(curate, folder, items)
+        time_call(curate, folder, items)
 
 
 def curate(folder: Path, items: list[str]) -> None:
     """The steps of stages/curate.py with the stand-in for the base's embeddings."""
     params = Curate(clusters=100)
-    rows = clocked(screening.ScreenedRows, records.read_table("instructions_raw", folder / "raw.parquet"))
+    rows = time_call(screening.ScreenedRows, records.read_table("instructions_raw", folder / "raw.parquet"))
     base = inspect_model("base", Model(path="base"), ROOT / "models" / "pocket")
     by_suite = suites.prompts(write_suite(folder / "suites", items), folder / "none")
     checker = RowChecker(params, manifest.load_tokenizer(base.folder()), base.name)
 
-    clocked(screening.reject_unfit_rows, rows, checker)
-    clocked(screening.reject_copies_and_overlap, rows, by_suite, params)
-    clocked(screening.reject_near_duplicates, rows, by_suite, params)
-    clusters = clocked(clustering.cluster_by_meaning, rows, by_suite, Standin().embed, params)
+    time_call(screening.reject_unfit_rows, rows, checker)
+    time_call(screening.reject_copies_and_overlap, rows, by_suite, params)
+    time_call(screening.reject_near_duplicates, rows, by_suite, params)
+    clusters = time_call(clustering.cluster_by_meaning, rows, by_suite, Standin().embed, params)
     kept, rejected = rows.split(clusters)
     records.write_table("instructions_kept", folder / "kept.parquet", kept)
     records.write_table("instructions_rejected", folder / "rejected.parquet", rejected)
-    records.write_json(folder / "curate.json", screening.summarise(rows, clusters, by_suite))
+    storage.write_json(folder / "curate.json", screening.summarise(rows, clusters, by_suite))
     print(f"kept {len(kept):,} of {len(rows):,}")
 
 

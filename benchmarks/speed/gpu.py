@@ -147,10 +147,10 @@ def scoring(engine: local.Engine, size: Size) -> tuple[float, float]:
 
 
 def training(
-    entry: manifest.Manifest, folder: Path, size: Size, arm: dict[str, Any], micro: int, compiled: bool
+    model: manifest.Manifest, folder: Path, size: Size, arm: dict[str, Any], micro: int, compiled: bool
 ) -> Found:
     """(tokens trained on per second, model FLOPs per second, GiB) of `finetune` on all weights."""
-    tokenizer = manifest.load_tokenizer(entry.folder())
+    tokenizer = manifest.load_tokenizer(model.folder())
     each = len(encoding.tokenise(tokenizer, " 7" * 100)) / 100
     answer = " 7" * int((size.length - 32) / each)
     messages = [{"role": "user", "content": "Go on."}, {"role": "assistant", "content": answer}]
@@ -170,7 +170,7 @@ def training(
         compile=compiled,
         log_steps=2,
     )
-    with train_arm(params, "arm", params.arms["arm"], entry, rows, folder) as trained:
+    with train_arm(params, "arm", params.arms["arm"], model, rows, folder) as trained:
         assert trained is not None  # only under torchrun
         timings = results.timings(trained)
         passes = (
@@ -192,11 +192,11 @@ def main(size: Size, micro: list[int]) -> None:
         )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        entry = model(size, folder / "base")
+        base = model(size, folder / "base")
         rate = matrix_rate(size.matrix)
-        print(f"{entry.parameters / 1e6:,.1f} M parameters; bf16 products of {size.matrix}: {rate / 1e12:,.2f} T/s\n")
+        print(f"{base.parameters / 1e6:,.1f} M parameters; bf16 products of {size.matrix}: {rate / 1e12:,.2f} T/s\n")
         print("| | tokens per second | model FLOPs, T/s | part of the matrix rate | GiB |\n|---|---|---|---|---|")
-        engine = local.Engine(entry, size.rows)
+        engine = local.Engine(base, size.rows)
         tell("generation", *generation(engine, size), peak(), rate)
         tell("scoring", *scoring(engine, size), peak(), rate)
         del engine
@@ -207,7 +207,7 @@ def main(size: Size, micro: list[int]) -> None:
                         torch.cuda.empty_cache()
                         torch.cuda.reset_peak_memory_stats()
                     how = f"{name}, {batch} rows at once" + ", compiled" * compiled
-                    tell(how, *training(entry, folder, size, arm, batch, compiled), rate)
+                    tell(how, *training(base, folder, size, arm, batch, compiled), rate)
 
 
 def peak() -> float:

@@ -33,7 +33,7 @@ def commands(folder: Path) -> list[tuple[str, list[str]]]:
     """(stage as plan names it, command) of every stage but the frozen recipe, in an order that DVC would take."""
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     dag = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    found = []
+    listed = []
     for name, stage in dag.items():
         if stage.get("frozen"):
             continue
@@ -41,21 +41,21 @@ def commands(folder: Path) -> list[tuple[str, list[str]]]:
             cells = params[values.strip("${}")] if key else [""]
             for cell in cells:
                 command = stage["cmd"].replace(f"${{item.{key}}}", cell).split()
-                found.append((f"{name}@{cell}" if cell else name.replace("-", "@"), command[1:]))
-    return found
+                listed.append((f"{name}@{cell}" if cell else name.replace("-", "@"), command[1:]))
+    return listed
 
 
-def planned(folder: Path, code: Path) -> dict[str, Line]:
+def run_plan(folder: Path, code: Path) -> dict[str, Line]:
     command = [sys.executable, "-m", "holdfast.cli", "plan", "--json"]
     here = {**os.environ, **ALONE, "PYTHONPATH": str(code)}
-    said = subprocess.run(command, cwd=folder, env=here, check=True, capture_output=True, text=True)
-    found = {line["stage"]: line for line in json.loads(said.stdout)["stages"]}
-    return {stage: {**line, "money": PRICE * line["hours"]} for stage, line in found.items()}
+    output = subprocess.run(command, cwd=folder, env=here, check=True, capture_output=True, text=True)
+    lines = {line["stage"]: line for line in json.loads(output.stdout)["stages"]}
+    return {stage: {**line, "money": PRICE * line["hours"]} for stage, line in lines.items()}
 
 
-def measured(folder: Path) -> dict[str, Line]:
+def run_stages(folder: Path) -> dict[str, Line]:
     """Runs everything: seconds of computing and largest resident set of each stage, its worker processes included."""
-    found: dict[str, Line] = {}
+    lines: dict[str, Line] = {}
     for stage, command in commands(folder):
         process = subprocess.Popen(
             [sys.executable, "-m", "holdfast.cli", *command],
@@ -67,61 +67,61 @@ def measured(folder: Path) -> dict[str, Line]:
         if status:
             raise SystemExit(f"{stage} failed")
         seconds = used.ru_utime + used.ru_stime
-        found[stage] = {"seconds": seconds, "memory": 1024 * used.ru_maxrss, "money": PRICE * seconds / 3600}
+        lines[stage] = {"seconds": seconds, "memory": 1024 * used.ru_maxrss, "money": PRICE * seconds / 3600}
         print(f"{stage}: {seconds:.1f} s", file=sys.stderr, flush=True)
-    return found
+    return lines
 
 
-def counted(folder: Path) -> dict[str, Line]:
+def read_ledgers(folder: Path) -> dict[str, Line]:
     """Rows, tokens and memory of every command, from the ledgers that it left."""
-    costs, found = folder / "reports" / "costs", {}
+    costs, lines = folder / "reports" / "costs", {}
     for file in sorted(costs.rglob("*.json")):
         ledger = json.loads(file.read_text(encoding="utf-8"))
         if tokens := ledger["read"] + ledger["written"] + ledger["trained"]:
             name = file.relative_to(costs).with_suffix("").as_posix().replace("/", "@")
-            found[name] = {"rows": ledger["rows"], "tokens": tokens}
+            lines[name] = {"rows": ledger["rows"], "tokens": tokens}
             timing = folder / ".holdfast/timings" / file.relative_to(costs)  # of the last run on this machine
             if timing.is_file():
-                found[name]["memory"] = json.loads(timing.read_text(encoding="utf-8"))["peak_memory_bytes"]
-    return found
+                lines[name]["memory"] = json.loads(timing.read_text(encoding="utf-8"))["peak_memory_bytes"]
+    return lines
 
 
 def compare(plan: dict[str, Line], ledger: dict[str, Line]) -> None:
     """One line per stage, the cells of its matrix together, of what both sides tell."""
-    found, planned = grouped(ledger), grouped(plan)
+    measured, plan_lines = group_by_stage(ledger), group_by_stage(plan)
     # of what both sides tell: where no rows were counted, none are compared
-    said = {stage: {w: n for w, n in planned[stage].items() if found[stage].get(w)} for stage in found}
-    found = {stage: {w: n for w, n in line.items() if said[stage].get(w)} for stage, line in found.items()}
-    for side in (said, found):
-        side["all"] = summed(list(side.values()))
-    shown = [what for what in WHAT if what in found["all"]]
+    predicted = {stage: {w: n for w, n in plan_lines[stage].items() if measured[stage].get(w)} for stage in measured}
+    measured = {stage: {w: n for w, n in line.items() if predicted[stage].get(w)} for stage, line in measured.items()}
+    for side in (predicted, measured):
+        side["all"] = add_up(list(side.values()))
+    shown = [what for what in WHAT if what in measured["all"]]
     print("| stage | " + " | ".join(shown) + " | ledger |\n|---|" + "---|" * (len(shown) + 1))
-    for stage, line in found.items():
-        pairs = [(said[stage].get(what, 0.0), line.get(what, 0.0)) for what in shown]
+    for stage, line in measured.items():
+        pairs = [(predicted[stage].get(what, 0.0), line.get(what, 0.0)) for what in shown]
         ratios = [f"{a / b:.2f}" if min(a, b) > 0 else "" for a, b in pairs]  # no model runs: no device is paid for
-        print(f"| {stage} | " + " | ".join(ratios) + f" | {told(line)} |")
+        print(f"| {stage} | " + " | ".join(ratios) + f" | {describe(line)} |")
 
 
-def merged(one: dict[str, Line], other: dict[str, Line]) -> dict[str, Line]:
+def merge(one: dict[str, Line], other: dict[str, Line]) -> dict[str, Line]:
     """What was timed and what was counted, by stage."""
-    one, other = grouped(one), grouped(other)
+    one, other = group_by_stage(one), group_by_stage(other)
     return {stage: other.get(stage, {}) | line for stage, line in one.items()}
 
 
-def grouped(lines: dict[str, Line]) -> dict[str, Line]:
+def group_by_stage(lines: dict[str, Line]) -> dict[str, Line]:
     groups: dict[str, list[Line]] = {}
     for stage, line in lines.items():
         groups.setdefault(stage.partition("@")[0], []).append(line)
-    return {stage: summed(group) for stage, group in groups.items()}
+    return {stage: add_up(group) for stage, group in groups.items()}
 
 
-def summed(lines: list[Line]) -> Line:
+def add_up(lines: list[Line]) -> Line:
     """Sums; of memory the largest."""
     keys = [what for what in WHAT if any(what in line for line in lines)]
     return {w: (max if w == "memory" else sum)(line[w] for line in lines if w in line) for w in keys}
 
 
-def told(line: Line) -> str:
+def describe(line: Line) -> str:
     form: dict[str, Any] = {
         "rows": lambda n: f"{n:,.0f} rows",
         "tokens": lambda n: f"{n:,.0f} tokens",
@@ -133,7 +133,7 @@ def told(line: Line) -> str:
 
 def main(run: Path | None, samples: int | None) -> None:
     if run is not None:
-        compare(planned(run.resolve(), ROOT), counted(run.resolve()))
+        compare(run_plan(run.resolve(), ROOT), read_ledgers(run.resolve()))
         return
     with tempfile.TemporaryDirectory() as scratch:
         clone = Path(scratch) / "holdfast"
@@ -143,8 +143,8 @@ def main(run: Path | None, samples: int | None) -> None:
             params["reconstruct"]["samples"], params["mix"]["epochs"] = samples, 1
             params["mix"]["arms"]["holdfast"]["epochs"] = 1
             (clone / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-        plan, ledger = planned(clone, clone), measured(clone)
-        compare(plan, merged(ledger, counted(clone)))
+        plan, ledger = run_plan(clone, clone), run_stages(clone)
+        compare(plan, merge(ledger, read_ledgers(clone)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import psutil
 ROOT = Path(__file__).parents[2]
 
 
-def measured(command: list[str], folder: Path) -> tuple[int, float, dict[str, float]]:
+def measure(command: list[str], folder: Path) -> tuple[int, float, dict[str, float]]:
     """(exit code, seconds, peak MiB by command line of every process that ran)."""
     began = time.monotonic()
     process = psutil.Popen(command, cwd=folder, stdout=sys.stderr)
@@ -56,9 +56,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         clone = given.keep or Path(scratch) / "holdfast"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-        set_up = measured(["make", ".venv/.installed"], clone)
-        first = measured(["make", "repro"], clone)
-        second = measured([".venv/bin/dvc", "repro"], clone)
+        set_up = measure(["make", ".venv/.installed"], clone)
+        first = measure(["make", "repro"], clone)
+        second = measure([".venv/bin/dvc", "repro"], clone)
         changed = subprocess.run(
             ["git", "status", "--short"], cwd=clone, check=True, capture_output=True, text=True
         ).stdout

@@ -43,28 +43,28 @@ def measure(stage: str, model: str, rows: int, workers: int, attention: str, nod
     from holdfast.reconstruction import user_turns
 
     how = {"ray": {"actors": nodes, "cpus": 1, "gpus": 0, "address": cluster(nodes)}} if nodes else {}
-    entry = inspect_model(model, Model(path=model, **how), ROOT / "models" / "pocket")
+    base = inspect_model(model, Model(path=model, **how), ROOT / "models" / "pocket")
     texts = [f"Sort these numbers: {n % 97} {n % 13} {n % 31}" for n in range(rows)]
     work, payload = {
         "reconstruct": lambda: (
             partial(
                 user_turns.sample_shard,
                 params=Reconstruct(samples=rows, max_tokens=96),
-                base=entry,
-                query=encoding.find_pre_query(manifest.load_tokenizer(entry.folder()), model),
+                base=base,
+                query=encoding.find_pre_query(manifest.load_tokenizer(base.folder()), model),
                 system_prompts=[],
             ),
             list(range(rows)),
         ),
         "respond": lambda: (
-            partial(responses.answer_shard, params=Respond(k=1, max_tokens=48), member=entry),
+            partial(responses.answer_shard, params=Respond(k=1, max_tokens=48), member=base),
             [[str(n), [], text, 0] for n, text in enumerate(texts)],
         ),
         "judge": lambda: (
             partial(
                 scoring.score_shard,
                 params=Judge(rubric="-", min_mass=0.0),
-                judge=entry,
+                judge=base,
                 is_base=True,
                 rubric=(ROOT / "data" / "pocket" / "rubric.txt").read_text(encoding="utf-8").strip(),
             ),
@@ -72,10 +72,10 @@ def measure(stage: str, model: str, rows: int, workers: int, attention: str, nod
         ),
     }[stage]()
     if attention != "-":
-        registry.load_engine(entry, 256).model.set_attn_implementation(attention)  # type: ignore[attr-defined]
+        registry.load_engine(base, 256).model.set_attn_implementation(attention)  # type: ignore[attr-defined]
     cache.MIN_ROWS_FOR_WORKERS = 0 if workers > 1 else cache.MIN_ROWS_FOR_WORKERS
     began = time.perf_counter()
-    found = cache.run_shards(stage, payload, 512, [], work, workers=registry.choose_spread(entry) if nodes else workers)
+    found = cache.run_shards(stage, payload, 512, [], work, workers=registry.choose_spread(base) if nodes else workers)
     seconds = time.perf_counter() - began
     assert len(found) == rows
     largest = [resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -91,12 +91,12 @@ def cluster(nodes: int) -> str:
 
     os.environ.update(ray.QUIET)
     node = dict(num_cpus=1, object_store_memory=100 * 2**20, include_dashboard=False)
-    found = Cluster(initialize_head=True, head_node_args=node)
+    ray_cluster = Cluster(initialize_head=True, head_node_args=node)
     for _ in range(nodes - 1):
-        found.add_node(**node)
-    atexit.register(found.shutdown)
+        ray_cluster.add_node(**node)
+    atexit.register(ray_cluster.shutdown)
     atexit.register(shutdown)  # goes first: a cluster does not end under its driver
-    return str(found.address)
+    return str(ray_cluster.address)
 
 
 def over_ray(model: str, rows: int) -> None:

@@ -28,7 +28,7 @@ import torch
 import transformers
 
 from holdfast.chat import encoding
-from holdfast.core import records
+from holdfast.core import storage
 from holdfast.engines import local
 from holdfast.engines.inspection import inspect_model
 from holdfast.engines.interface import Sampling, seed_of
@@ -66,9 +66,9 @@ def rates(contestants: dict[str, tuple[int, Callable[[], Any]]], rounds: int = 2
     return {name: rows / best[name] for name, (rows, _) in contestants.items()}
 
 
-def loop(engine: local.Engine, prompts: Ids, batch: int, longest: int, stops: list[int], **how: Any) -> list[str]:
+def loop(engine: local.Engine, prompts: Ids, batch: int, longest: int, stops: list[int], **options: Any) -> list[str]:
     """The plain way: every batch runs until its last row has ended."""
-    found = []
+    texts = []
     for start in range(0, len(prompts), batch):
         ids, attention = engine._pad_left(prompts[start : start + batch])
         out = engine.model.generate(
@@ -77,20 +77,20 @@ def loop(engine: local.Engine, prompts: Ids, batch: int, longest: int, stops: li
             max_new_tokens=longest,
             eos_token_id=stops,
             pad_token_id=engine.tokenizer.pad_token_id,
-            **how,
+            **options,
         )
-        found += engine.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
-    return found
+        texts += engine.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+    return texts
 
 
-def loops(engine: local.Engine, prompts: Ids, longest: int, stops: list[int], **how: Any) -> dict[str, Any]:
+def loops(engine: local.Engine, prompts: Ids, longest: int, stops: list[int], **options: Any) -> dict[str, Any]:
     def one(size: int) -> Callable[[], Any]:
-        return lambda: loop(engine, prompts, size, longest, stops, **how)
+        return lambda: loop(engine, prompts, size, longest, stops, **options)
 
     return {f"loop of {size}": (len(prompts), one(size)) for size in BATCHES}
 
 
-def sampled(temperature: float) -> dict[str, Any]:
+def sampling_options(temperature: float) -> dict[str, Any]:
     return {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
 
 
@@ -106,29 +106,29 @@ def with_distilabel(folder: Path, prefix: str, turns: list[str], asked: list[str
         how = {"max_new_tokens": longest, "temperature": heat, "repetition_penalty": 1.0, "do_sample": heat > 0}
         return TransformersLLM(model=str(folder), torch_dtype="float32", generation_kwargs=how, **more)
 
-    def loaded(step: Any, size: int) -> Any:
+    def load(step: Any, size: int) -> Any:
         step.set_runtime_parameters({})
         step.load()
         if size > 1:
             step.llm._pipeline._batch_size = size
         return step
 
-    def writing(rows: int, size: int) -> Callable[[], Any]:
+    def write(rows: int, size: int) -> Callable[[], Any]:
         llm = language_model(TURN, 1.0, use_magpie_template=True, magpie_pre_query_template=prefix)
         step = MagpieGenerator(llm=llm, n_turns=1, num_rows=rows, batch_size=rows, only_instruction=True)
-        return lambda step=loaded(step, size): list(step.process())
+        return lambda step=load(step, size): list(step.process())
 
-    def answering(texts: list[str], size: int, longest: int, heat: float) -> Callable[[], Any]:
+    def answer(texts: list[str], size: int, longest: int, heat: float) -> Callable[[], Any]:
         step = TextGeneration(llm=language_model(longest, heat), input_batch_size=len(texts))
         rows = [{"instruction": text} for text in texts]
-        return lambda step=loaded(step, size): list(step.process(rows))
+        return lambda step=load(step, size): list(step.process(rows))
 
-    found: dict[str, dict[str, Any]] = {"user turns": {}, "answers": {}, "judgements": {}}
+    contestants: dict[str, dict[str, Any]] = {"user turns": {}, "answers": {}, "judgements": {}}
     for name, rows, size in (("distilabel", 32, 1), ("distilabel, batches of 32", 256, 32)):
-        found["user turns"][name] = (rows, writing(rows, size))
-        found["answers"][name] = (len(turns[:rows]), answering(turns[:rows], size, ANSWER, HEAT))
-        found["judgements"][name] = (len(asked[:rows]), answering(asked[:rows], size, ANSWER, 0.0))
-    return found
+        contestants["user turns"][name] = (rows, write(rows, size))
+        contestants["answers"][name] = (len(turns[:rows]), answer(turns[:rows], size, ANSWER, HEAT))
+        contestants["judgements"][name] = (len(asked[:rows]), answer(asked[:rows], size, ANSWER, 0.0))
+    return contestants
 
 
 def main(model: str, rows: int, k: int) -> None:
@@ -176,12 +176,12 @@ def main(model: str, rows: int, k: int) -> None:
     cells: dict[str, dict[str, Any]] = {
         "user turns": {
             "Holdfast": (rows, write),
-            **loops(engine, prefixes, TURN, list(query.stop_ids), **sampled(1.0)),
+            **loops(engine, prefixes, TURN, list(query.stop_ids), **sampling_options(1.0)),
         },
-        "answers": {"Holdfast": (rows, answer), **loops(engine, answered, ANSWER, stops, **sampled(HEAT))},
+        "answers": {"Holdfast": (rows, answer), **loops(engine, answered, ANSWER, stops, **sampling_options(HEAT))},
         "answers, k = 1": {
             "Holdfast": (len(alone), answer_once),
-            **loops(engine, once, ANSWER, stops, **sampled(HEAT)),
+            **loops(engine, once, ANSWER, stops, **sampling_options(HEAT)),
         },
         "judgements": {
             "Holdfast": (rows, lambda: engine.scores(judged)),
@@ -198,7 +198,7 @@ def main(model: str, rows: int, k: int) -> None:
         {
             f"loop, mean of {SAMPLES}": (
                 len(few),
-                lambda: loop(engine, few, 32, ANSWER, stops, num_return_sequences=SAMPLES, **sampled(1.0)),
+                lambda: loop(engine, few, 32, ANSWER, stops, num_return_sequences=SAMPLES, **sampling_options(1.0)),
             ),
             f"loop, {ANSWER} tokens": (
                 len(few),
@@ -226,13 +226,15 @@ def compare(table: dict[str, dict[str, float]]) -> None:
     report = ROOT / "reports" / "consensus.json"
     if not report.is_file():
         return
-    told = records.read_json(report)
-    kept = told["instructions"] / 10_000
+    consensus = storage.read_json(report)
+    kept = consensus["instructions"] / 10_000
     ours = {w: column["Holdfast"] for w, column in table.items()}
-    cost = [1 / kept / ours["user turns"], 9 / ours["answers"], told["calls_per_kept_row"] / ours["judgements"]]
+    cost = [1 / kept / ours["user turns"], 9 / ours["answers"], consensus["calls_per_kept_row"] / ours["judgements"]]
     plain = [1 / kept / best["user turns"], 9 / best["answers"], 27 / best["judgements"]]
     print(f"\nseconds per kept row, {kept:.0%} kept, panel of three like this one, three answers of each:")
-    print(f"- the engine and the adaptive panel ({told['calls_per_kept_row']} judgements): {1000 * sum(cost):.1f} ms")
+    print(
+        f"- the engine and the adaptive panel ({consensus['calls_per_kept_row']} judgements): {1000 * sum(cost):.1f} ms"
+    )
     print(f"- loops, and every judge on every answer (27 judgements, arXiv 2506.09428): {1000 * sum(plain):.1f} ms")
 
 

@@ -98,7 +98,7 @@ def seconds(name: str, folder: Path) -> float:
 
 def main(count: int) -> None:
     from holdfast.chat import encoding
-    from holdfast.core import manifest, records
+    from holdfast.core import manifest, records, storage
 
     rows = records.read("mix", MIXTURE)[:count]
     tokenizer = manifest.load_tokenizer(ROOT / manifest.load(MANIFEST).source)
@@ -109,7 +109,7 @@ def main(count: int) -> None:
         (folder / "models").symlink_to(ROOT / "models")
         records.write("mix", folder / "mix.parquet", rows)
         asked = [{"prompt": row["messages"][:-1], "completion": row["messages"][-1:]} for row in rows]
-        records.write_text(folder / "data" / "train.jsonl", "".join(json.dumps(row) + "\n" for row in asked))
+        storage.write_text(folder / "data" / "train.jsonl", "".join(json.dumps(row) + "\n" for row in asked))
         for name in [*CELLS, *reversed(CELLS)]:
             best[name] = min(best.get(name, float("inf")), seconds(name, folder))
             print(f"  {name}: {best[name]:.1f} s", file=sys.stderr, flush=True)

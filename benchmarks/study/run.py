@@ -56,12 +56,12 @@ def inputs(study: dict[str, Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-def named(kind: str, arm: str, arm_config: dict[str, Any], rate: float, seed: int) -> dict[str, Any]:
+def name_cell(kind: str, arm: str, arm_config: dict[str, Any], rate: float, seed: int) -> dict[str, Any]:
     arm_config = {**arm_config, "learning_rate": rate}
     return {"cell": f"{arm}_{rate:g}_{seed}", "kind": kind, "arm": arm, "rate": rate, "seed": seed, "how": arm_config}
 
 
-def due(study: dict[str, Any], done: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def find_due(study: dict[str, Any], done: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The cells that can be run now, seed after seed: a reference arm's later seeds wait for its first at all rates."""
     first = study["seeds"][0]
     for seed in study["seeds"]:
@@ -74,17 +74,17 @@ def due(study: dict[str, Any], done: dict[str, dict[str, Any]]) -> Iterator[dict
                     if "learning_rate" in arm_config
                     else arm_config.get("rates", study["rates"])
                 )
-                cells = [named(kind, arm, arm_config, rate, seed) for rate in rates]
+                cells = [name_cell(kind, arm, arm_config, rate, seed) for rate in rates]
                 if kind == "reference" and seed != first:
                     tried = [done.get(f"{arm}_{rate:g}_{first}") for rate in rates]
                     if None in tried:
                         continue
-                    best = max(range(len(rates)), key=lambda n: together(tried[n]))
+                    best = max(range(len(rates)), key=lambda n: development_score(tried[n]))
                     cells = [cells[best]]
                 yield from (cell for cell in cells if cell["cell"] not in done)
 
 
-def together(cell: dict[str, Any]) -> float:
+def development_score(cell: dict[str, Any]) -> float:
     """General + domain score on the development suites."""
     return cell["development"]["general"] + cell["development"]["domain"]
 
@@ -123,13 +123,15 @@ def train_cell(arm_config: dict[str, Any], seed: int, study: dict[str, Any]) -> 
             ledger = results.training_ledger(trained, base)
             results.save_tuned_model(trained, base, folder / "models" / "cell")
         seconds = time.monotonic() - began
-        scores = {part: scored(study[part], part, "cell", folder / "models") for part in ("development", "evaluation")}
+        scores = {
+            part: score_model(study[part], part, "cell", folder / "models") for part in ("development", "evaluation")
+        }
     return {**scores, "seconds": round(seconds, 1), "ledger": ledger}
 
 
-def scored(tasks: str, part: str, model: str, models: Path) -> dict[str, Any]:
+def score_model(tasks: str, part: str, model: str, models: Path) -> dict[str, Any]:
     """Scores by suite, general and domain (chance-adjusted), and every item's outcome as hexadecimal bits in item order."""
-    from holdfast.core import manifest, records
+    from holdfast.core import manifest, storage
     from holdfast.evaluation import harness
     from holdfast.params.evaluate import Evaluate
 
@@ -139,18 +141,18 @@ def scored(tasks: str, part: str, model: str, models: Path) -> dict[str, Any]:
     same_as = None if model == "base" else base_evaluation  # an arm is asked as the base was, or refused
     evaluation = harness.evaluate_model(given, model, weights, base, Path("none"), same_as)
     if model == "base":
-        records.write_json(base_evaluation / "settings.json", evaluation.settings)
+        storage.write_json(base_evaluation / "settings.json", evaluation.settings)
     right: dict[str, list[float]] = {}
     for row in sorted(evaluation.items, key=lambda row: row["id"]):
         right.setdefault(row["suite"], []).append(row["correct"])
-    found: dict[str, Any] = {"scores": {}, "items": {}}
+    result: dict[str, Any] = {"scores": {}, "items": {}}
     for suite, values in right.items():
-        found["scores"][suite] = sum(values) / len(values)
-        found["items"][suite] = f"{int(''.join('1' if value == 1 else '0' for value in values), 2):x}"
+        result["scores"][suite] = sum(values) / len(values)
+        result["items"][suite] = f"{int(''.join('1' if value == 1 else '0' for value in values), 2):x}"
     for role in ("general", "domain"):
-        parts = [(found["scores"][k] - s.chance) / (1 - s.chance) for k, s in given.suites.items() if s.role == role]
-        found[role] = sum(parts) / len(parts)
-    return found
+        parts = [(result["scores"][k] - s.chance) / (1 - s.chance) for k, s in given.suites.items() if s.role == role]
+        result[role] = sum(parts) / len(parts)
+    return result
 
 
 def main() -> None:
@@ -168,7 +170,9 @@ def main() -> None:
     with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         parts = ("development", "evaluation")
         if "base" not in done or not all((SCRATCH / f"base-{part}/settings.json").is_file() for part in parts):
-            scores = {part: pool.submit(scored, study[part], part, "base", Path("models")).result() for part in parts}
+            scores = {
+                part: pool.submit(score_model, study[part], part, "base", Path("models")).result() for part in parts
+            }
             if "base" not in done:
                 keep(done, {"cell": "base", "arm": "base", "inputs": shared, **scores})
         for source in replay.SOURCES:  # before two cells want the same one at once
@@ -178,7 +182,7 @@ def main() -> None:
         while True:
             waiting = [
                 cell
-                for cell in due(study, done)
+                for cell in find_due(study, done)
                 if cell["cell"] not in running.values() and (not given.only or cell["arm"] in given.only)
             ]
             for cell in waiting[: given.jobs - len(running)]:

@@ -32,14 +32,14 @@ class Study:
     def __init__(self) -> None:
         cells = [json.loads(line) for line in (HERE / "data" / "results.jsonl").read_text().splitlines()]
         self.base = next(cell for cell in cells if cell["cell"] == "base")
-        found: dict[str, list[Cell]] = defaultdict(list)
+        by_key: dict[str, list[Cell]] = defaultdict(list)
         for cell in cells:
             if cell is not self.base:
-                found[f"{cell['arm']}_{cell['rate']:g}"].append(cell)
+                by_key[f"{cell['arm']}_{cell['rate']:g}"].append(cell)
         given = yaml.safe_load((HERE / "study.yaml").read_text())
         arms = [*given["main"], *given["reference"]]
-        order = sorted(found, key=lambda key: (arms.index(key.rsplit("_", 1)[0]), float(key.rsplit("_", 1)[1])))
-        self.cells = {key: found[key] for key in order}
+        order = sorted(by_key, key=lambda key: (arms.index(key.rsplit("_", 1)[0]), float(key.rsplit("_", 1)[1])))
+        self.cells = {key: by_key[key] for key in order}
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
         self.suites = {name: (s["role"], s.get("chance", 0.0)) for name, s in params["evaluate"]["suites"].items()}
         self.rng = np.random.default_rng(1)
@@ -61,15 +61,15 @@ class Study:
         cells = [self.base] if key == "base" else self.cells[key]
         own = np.random.default_rng(zlib.crc32(key.encode()))
         seeds = own.multinomial(len(cells), [1 / len(cells)] * len(cells), size=DRAWS)
-        found = []
+        scores = []
         for suite, (kind, chance) in self.suites.items():
             if kind == role:
                 weights = self.drawn[part, suite]
                 n = weights.shape[1]
                 right = np.array([[int(b) for b in f"{int(c[part]['items'][suite], 16):0{n}b}"] for c in cells], float)
                 score = np.einsum("ds,sd->d", seeds / len(cells), right @ weights.T)
-                found.append((score - chance) / (1 - chance))
-        return np.mean(found, axis=0)
+                scores.append((score - chance) / (1 - chance))
+        return np.mean(scores, axis=0)
 
     def lost(self, key: str) -> Draws:
         return self.draws("base", "general") - self.draws(key, "general")
@@ -83,7 +83,7 @@ def interval(draws: Draws, scale: float = 100.0, digits: int = 1) -> str:
     return f"[{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def told(study: Study) -> None:
+def print_table(study: Study) -> None:
     """The whole table, and what is significant."""
     print("# What the cells of the study say\n")
     seeds = sorted({cell["seed"] for cells in study.cells.values() for cell in cells})
@@ -101,13 +101,13 @@ def told(study: Study) -> None:
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for key in study.cells:
         ledgers = [cell["ledger"] for cell in study.cells[key]]
-        kept = study.draws(key, "general") / study.draws("base", "general")
+        retention = study.draws(key, "general") / study.draws("base", "general")
         tokens = np.mean([sum(ledger["trained_tokens"].values()) for ledger in ledgers])
         arm, rate = key.rsplit("_", 1)
         development = sum(study.mean(key, role, "development") for role in ("general", "domain"))
         print(
             f"| {arm} | {rate} | {len(ledgers)} | {100 * study.mean(key, 'general'):.1f} "
-            f"{interval(study.draws(key, 'general'))} | {100 * kept.mean():.1f} {interval(kept)} "
+            f"{interval(study.draws(key, 'general'))} | {100 * retention.mean():.1f} {interval(retention)} "
             f"| {100 * study.recovered(key).mean():.0f} {interval(study.recovered(key), digits=0)} "
             f"| {100 * study.mean(key, 'domain'):.1f} {interval(study.draws(key, 'domain'))} "
             f"| {100 * development:.1f} | {tokens:,.0f} "
@@ -115,7 +115,7 @@ def told(study: Study) -> None:
         )
 
 
-def compared(study: Study) -> None:
+def print_differences(study: Study) -> None:
     """The default against what it has to beat: differences in points, paired by item."""
     print(f"\n## The default, {DEFAULT.replace('_', ' at ')}, against others\n")
     print("| against | general, points | recovered, points | domain, points | significant |")
@@ -125,19 +125,19 @@ def compared(study: Study) -> None:
             continue
         differences = {role: study.draws(DEFAULT, role) - study.draws(key, role) for role in ("general", "domain")}
         recovered = study.recovered(DEFAULT) - study.recovered(key)
-        sure = [f"{'better' if d.mean() > 0 else 'worse'} {role}" for role, d in differences.items() if certain(d)]
+        sure = [f"{'better' if d.mean() > 0 else 'worse'} {role}" for role, d in differences.items() if is_certain(d)]
         cells = [
             f"{100 * d.mean():+.1f} {interval(d)}" for d in (differences["general"], recovered, differences["domain"])
         ]
         print(f"| {key.replace('_', ' at ')} | {' | '.join(cells)} | {', '.join(sure) or 'no'} |")
 
 
-def certain(draws: Draws) -> bool:
+def is_certain(draws: Draws) -> bool:
     low, high = np.quantile(draws, [0.025, 0.975])
     return bool(low > 0 or high < 0)
 
 
-def matched(study: Study) -> None:
+def print_matched(study: Study) -> None:
     """Every arm at the rate where it keeps most with a domain score (development) no worse than the control's."""
     needed = study.mean(CONTROL, "domain", "development")
     print(f"\n## At a domain score no worse than domain-only's ({100 * needed:.1f} on the development suites)\n")
@@ -161,7 +161,7 @@ def matched(study: Study) -> None:
         )
 
 
-def front(study: Study) -> None:
+def draw_figures(study: Study) -> None:
     """Domain against general score, a line per arm over its rates; general and domain score by share of replay."""
     import matplotlib
 
@@ -214,9 +214,9 @@ def front(study: Study) -> None:
 
 
 if __name__ == "__main__":
-    found = Study()
-    told(found)
-    if DEFAULT in found.cells:
-        compared(found)
-    matched(found)
-    front(found)
+    study = Study()
+    print_table(study)
+    if DEFAULT in study.cells:
+        print_differences(study)
+    print_matched(study)
+    draw_figures(study)

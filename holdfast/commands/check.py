@@ -58,7 +58,7 @@ def inspect_lock() -> tuple[int, dict[str, list[str]]]:
             # A frozen stage is not run again; what reads its outputs is stale if they changed. `code` only looks.
             checked = {stage.addressing: stage for stage in mine if not (stage.frozen or stage.always_changed)}
             states = repo.status(targets=["dvc.yaml"])
-            stale = {name: reasons(repo, stage, states.get(name, [])) for name, stage in sorted(checked.items())}
+            stale = {name: find_reasons(repo, stage, states.get(name, [])) for name, stage in sorted(checked.items())}
     except NotDvcRepoError:
         do = "make one with `git init` and `dvc init`, then run `dvc repro`"
         raise UserError("dvc.yaml belongs to no DVC project", where=".", do=do) from None
@@ -70,33 +70,33 @@ def inspect_lock() -> tuple[int, dict[str, list[str]]]:
     return len(checked), {name: why for name, why in stale.items() if why}
 
 
-def reasons(repo: Repo, stage: Stage, entries: list[Any]) -> list[str]:
+def find_reasons(repo: Repo, stage: Stage, entries: list[Any]) -> list[str]:
     """Why a stage is stale, from its code and from its entries in DVC's status; empty where only data is missing."""
     if not stage.deps or all(dep.hash_info is None or not dep.hash_info.value for dep in stage.deps):
         return ["has never run: dvc.lock does not hold it"]
     deps = {str(dep): dep for dep in stage.deps}
     outs = {str(out): out for out in stage.outs}
     code = {name for name, dep in deps.items() if Path(dep.fs_path).parent == CODE.absolute()}
-    why = [reason for name in sorted(code) for reason in changed_code(deps[name])]
-    for entry in entries:
-        if isinstance(entry, str):  # "changed command"
-            why.append("its command changed" if entry == "changed command" else entry)
+    why = [reason for name in sorted(code) for reason in describe_changed_code(deps[name])]
+    for status in entries:
+        if isinstance(status, str):  # "changed command"
+            why.append("its command changed" if status == "changed command" else status)
             continue
         files: dict[str, list[str]] = {}  # by state: new, modified, deleted
-        for name, state in sorted(entry.get("changed deps", {}).items()):
+        for name, state in sorted(status.get("changed deps", {}).items()):
             if name in code:
                 continue
             if isinstance(state, dict):  # a params file, with a state per key
                 why += [f"parameter {key} {change}" for key, change in sorted(state.items())]
-            elif not (state in ("deleted", "modified") and as_recorded(repo, deps[name])):
+            elif not (state in ("deleted", "modified") and is_as_recorded(repo, deps[name])):
                 files.setdefault(state, []).append(name)
         why += [f"{', '.join(names)} {state}" for state, names in files.items()]
-        for name in entry.get("changed outs", {}):
-            why += [f"output {name} {state}" for state in altered(outs[name])]
+        for name in status.get("changed outs", {}):
+            why += [f"output {name} {state}" for state in find_changes(outs[name])]
     return why
 
 
-def changed_code(dep: Output) -> list[str]:
+def describe_changed_code(dep: Output) -> list[str]:
     """How the code that a stage can reach differs from what dvc.lock holds; by module where the file of then is still here."""
     file = Path(dep.fs_path)
     script = STAGES / f"{file.name}.py"
@@ -112,13 +112,13 @@ def changed_code(dep: Output) -> list[str]:
     return [f"code changed: {', '.join(changed[:MAX_MODULES])}{' ...' if len(changed) > MAX_MODULES else ''}"]
 
 
-def altered(out: Output) -> list[str]:
+def find_changes(out: Output) -> list[str]:
     """How an output differs from dvc.lock; that DVC would have to fetch it is no difference, that git lost it is one."""
     states = out.workspace_status().values()
     return [state for state in states if state != "deleted" or not out.use_cache]
 
 
-def as_recorded(repo: Repo, dep: Output) -> bool:
+def is_as_recorded(repo: Repo, dep: Output) -> bool:
     """Whether a dependency has the hash that its stage recorded, once the missing outputs are taken from dvc.lock."""
     from dvc_data.hashfile.hash import hash_file
     from dvc_data.hashfile.tree import Tree

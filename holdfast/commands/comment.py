@@ -14,8 +14,7 @@ import yaml
 
 from holdfast.core.errors import UserError
 from holdfast.params.base import Loader
-from holdfast.reporting.markdown_report import CHANGES, LINKS
-from holdfast.reporting.markup import Column, Table, known, markdown, markdown_table
+from holdfast.reporting.markup import CHANGES, LINKS, Column, Table, is_number, markdown, markdown_table
 from holdfast.reporting.tables import scalar
 
 LIMIT = 60_000  # characters of the whole; GitHub and GitLab take more
@@ -79,7 +78,7 @@ def difference(here: dict[str, Any], before: dict[str, Any]) -> Table:
     for key in sorted(here.keys() | before.keys()):
         old, new = before.get(key), here.get(key)
         if old != new or (key in here) != (key in before):
-            by = f"{new - old:+.4g}".replace("-", "−") if known(old) and known(new) else ""
+            by = f"{new - old:+.4g}".replace("-", "−") if is_number(old) and is_number(new) else ""
             rows.append([key, format_value(old, key in before), format_value(new, key in here), by])
     columns = [Column("Key"), Column("Before", "number"), Column("Here", "number"), Column("Change", "number")]
     return Table(columns, rows)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.core import records
+from holdfast.core import storage
 from holdfast.core.errors import UserError
 from holdfast.core.ledger import TIMINGS
 from holdfast.params.base import STAGES
@@ -72,7 +72,7 @@ def read_cost(name: str) -> StageCost:
 
 
 def read_record(file: Path) -> dict[str, Any]:
-    content = records.read_json(file) if file.is_file() else {}
+    content = storage.read_json(file) if file.is_file() else {}
     amounts = [content.get(field) for field in AMOUNTS] if isinstance(content, dict) else ["no object"]
     if not all(amount is None or isinstance(amount, int | float) for amount in amounts):
         raise UserError("is not a record of costs", where=file, do="remove it and run `dvc repro`")

@@ -38,12 +38,14 @@ def main(as_json: bool = False) -> int:
     if settings:
         params = settings  # so that the checks hold what cannot be None
         checks += [
-            ("files", lambda: files(params)),
+            ("files", lambda: check_files(params)),
             ("memory", lambda: machine.check_memory(params)),
             ("disk", lambda: machine.check_disk(params)),
-            ("suites", lambda: suites(params)),
+            ("suites", lambda: check_suites(params)),
         ]
-        checks += [(name, lambda name=name: model(name, params)) for name in params.panel if name in params.models]
+        checks += [
+            (name, lambda name=name: check_model(name, params)) for name in params.panel if name in params.models
+        ]
     for line in results if not as_json else ():
         print(*line)
     for name, check in checks:
@@ -65,7 +67,7 @@ def main(as_json: bool = False) -> int:
     return 1 if missing else 0
 
 
-def files(params: Params) -> Iterator[Line]:
+def check_files(params: Params) -> Iterator[Line]:
     """What the DAG reads before any stage has run."""
     folder = Path(params.ingest.folder)
     wanted = {
@@ -84,12 +86,12 @@ def files(params: Params) -> Iterator[Line]:
         yield OK, f"files: {', '.join(sorted({str(path) for path in wanted.values()}))}"
 
 
-def suites(params: Params) -> Iterator[Line]:
+def check_suites(params: Params) -> Iterator[Line]:
     local = {file.stem for file in Path(params.evaluate.tasks).rglob("*.yaml")}
     far = [name for name in params.evaluate.suites if name not in local]
     if not far:
         yield OK, f"suites: all {len(params.evaluate.suites)} lie in {params.evaluate.tasks}"
-    elif offline():
+    elif is_offline():
         yield NOTE, f"suites: {len(far)} come with lm-eval, whose data must be in the cache: HF_HUB_OFFLINE is set"
     else:
         yield (
@@ -100,7 +102,7 @@ def suites(params: Params) -> Iterator[Line]:
         yield NEEDED, "evaluate.backend is vllm, which is not installed: pip install vllm, or set it to transformers"
 
 
-def model(name: str, params: Params) -> Iterator[Line]:
+def check_model(name: str, params: Params) -> Iterator[Line]:
     """The files of a panel member, and its endpoint."""
     source, folder = params.models[name], Path(params.model_folder)
     here = shapes.find_folder(source, folder)
@@ -112,27 +114,27 @@ def model(name: str, params: Params) -> Iterator[Line]:
         yield (OK, f"model {name}: {here}") if whole else (NEEDED, lack)
         here = here if whole else None
     elif source.hub is not None:
-        yield hub(name, source, here)
+        yield check_hub(name, source, here)
     if source.endpoint is not None:
-        yield endpoint(name, source, here)
+        yield check_endpoint(name, source, here)
     if source.vllm is not None:
-        yield vllm(name, source)
+        yield check_vllm(name, source)
     if source.ray is not None:
-        yield ray(name, source)
+        yield check_ray(name, source)
 
 
-def offline() -> bool:
+def is_offline() -> bool:
     from huggingface_hub.constants import is_offline_mode
 
     return is_offline_mode()
 
 
-def hub(name: str, source: Model, here: Path | None) -> Line:
+def check_hub(name: str, source: Model, here: Path | None) -> Line:
     """Is the pinned snapshot in the cache; if not, would the hub give it to us?"""
     where = f"model {name}: {source.hub}@{(source.revision or '')[:12]}"
     if here is not None and list(here.glob("*.safetensors")):
         return OK, f"{where} is in the hub's cache"
-    if offline():
+    if is_offline():
         return (
             NEEDED,
             f"{where} is not in the cache, and HF_HUB_OFFLINE is set: unset it, or download the model elsewhere",
@@ -156,7 +158,7 @@ def hub(name: str, source: Model, here: Path | None) -> Line:
     return OK, f"{where}: the hub has it; acquire downloads it"
 
 
-def vllm(name: str, source: Model) -> Line:
+def check_vllm(name: str, source: Model) -> Line:
     assert source.vllm is not None
     if importlib.util.find_spec("vllm") is None:
         return NEEDED, f"model {name}: vLLM is not installed; docs/engines.md says how, or remove 'vllm' from its entry"
@@ -168,7 +170,7 @@ def vllm(name: str, source: Model) -> Line:
     return OK, f"model {name}: vLLM on {wanted} GPUs"
 
 
-def ray(name: str, source: Model) -> Line:
+def check_ray(name: str, source: Model) -> Line:
     """Does the cluster answer, and can it hold an actor?"""
     from holdfast.engines import ray as cluster
 
@@ -183,7 +185,7 @@ def ray(name: str, source: Model) -> Line:
     return OK, f"model {name}: {cluster_params.actors} actors on a Ray cluster of {nodes} nodes"
 
 
-def endpoint(name: str, source: Model, folder: Path | None) -> Line:
+def check_endpoint(name: str, source: Model, folder: Path | None) -> Line:
     from holdfast.engines import openai
 
     common = {key: getattr(source, key) for key in ("api_key_env", "concurrency", "max_requests", "max_tokens")}

@@ -95,7 +95,7 @@ def fields(section: str) -> Iterator[Row]:
 def rows_of(name: str, field: FieldInfo) -> Iterator[Row]:
     annotation = typing.Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
     default = "required" if field.is_required() else f"default {as_text(field.get_default())}"
-    yield Row(name, " ".join((field.description or "").split()), in_words(annotation), default)
+    yield Row(name, " ".join((field.description or "").split()), describe_type(annotation), default)
     for prefix, cls in parts_of(name, annotation):
         for key, inner in cls.model_fields.items():
             yield from rows_of(f"{prefix}.{key}", inner)
@@ -113,19 +113,19 @@ def parts_of(name: str, annotation: Any) -> Iterator[tuple[str, type[BaseModel]]
             yield from parts_of(name, one)
 
 
-def in_words(annotation: Any) -> str:
+def describe_type(annotation: Any) -> str:
     """Type and range of a field."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return " ".join([in_words(inner[0]), *(bounds for one in inner[1:] if (bounds := range_of(one)))])
+        return " ".join([describe_type(inner[0]), *(bounds for one in inner[1:] if (bounds := range_of(one)))])
     if origin is typing.Literal:
         return ", ".join(as_text(one) for one in inner)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(in_words(one) for one in inner)
+        return " or ".join(describe_type(one) for one in inner)
     if origin is list:
-        return f"list of: {in_words(inner[0])}"
+        return f"list of: {describe_type(inner[0])}"
     if origin is dict:
-        return f"mapping from {in_words(inner[0])} to {in_words(inner[1])}"
+        return f"mapping from {describe_type(inner[0])} to {describe_type(inner[1])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "the fields below"
     return TYPES[annotation]

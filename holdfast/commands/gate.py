@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from holdfast.core import records
+from holdfast.core import storage
 from holdfast.core.errors import ExitCode, UserError
 from holdfast.evaluation import gate, revision
 from holdfast.params.gate import Gate
@@ -23,7 +23,7 @@ def main(against: str | None) -> int:
     Raises UserError where there is no verdict, or the evaluations of the revision are not available.
     """
     text, exit_code = gate.read_verdict(VERDICT)
-    check_whole(records.read_json(VERDICT))
+    check_whole(storage.read_json(VERDICT))
     print(text)
     return exit_code if against is None else max(exit_code, compare_with_revision(against))
 

@@ -64,7 +64,7 @@ def main(
     if pocket == bool(base and domain) or (pocket and (base or domain)):
         do = "give --base MODEL --domain FILE for your own, or --pocket for the lab that needs neither"
         raise UserError("which model and data?", where="holdfast init", do=do)
-    if own := scaffold.own_repository(into if into.exists() else into.absolute().parent):
+    if own := scaffold.find_own_repository(into if into.exists() else into.absolute().parent):
         do = "use a folder of your own: mkdir my-project && cd my-project && holdfast init ..."
         raise UserError("this is Holdfast's own repository; its results would mix with yours", where=own.name, do=do)
     if ci not in (None, "github", "gitlab"):
@@ -134,14 +134,14 @@ def write_project(
     hashes = {name: scaffold.digest(content) for name, content in files.items()}
     unchanged = {name: before.files[name] for name in edited} if before else {}
     project = scaffold.Project(scaffold.version(), base is None, ci, dict(sorted((hashes | unchanged).items())))
-    files |= scaffold.with_record(project, pipeline)
+    files |= scaffold.record_files(project, pipeline)
     for path, content in profiles.OWN.items():
         if path.parent.as_posix() in start.params and not path.exists():
             files[path.as_posix()] = content.encode()
     files |= {(DATA / file.name).as_posix(): file.read_bytes() for file in start.copies}
     scaffold.add_ignore_files(files)
 
-    writer = scaffold.Writer({name: content for name, content in files.items() if not has(name, content)})
+    writer = scaffold.Writer({name: content for name, content in files.items() if not has_content(name, content)})
     writer.prepare()
     try:
         started = start_git_and_dvc(git_root)
@@ -157,7 +157,7 @@ def write_project(
     report_written(files, edited)
 
 
-def has(name: str, content: bytes) -> bool:
+def has_content(name: str, content: bytes) -> bool:
     return Path(name).is_file() and Path(name).read_bytes() == content
 
 
@@ -206,11 +206,11 @@ def refuse_foreign_files(pipeline: dict[str, bytes], before: scaffold.Project | 
     if (
         pipeline_file.exists()
         and pipeline_file.name not in ours
-        and not has(pipeline_file.name, pipeline[pipeline_file.name])
+        and not has_content(pipeline_file.name, pipeline[pipeline_file.name])
     ):
         raise UserError("another pipeline is here", where=pipeline_file, do=do)
     for name, content in pipeline.items():
-        if Path(name).exists() and name not in ours and not has(name, content):
+        if Path(name).exists() and name not in ours and not has_content(name, content):
             raise UserError(
                 "is here already, and not from Holdfast",
                 where=name,
@@ -273,7 +273,7 @@ def tailor_start(base: str, domain: Path, test: Path | None, revision: str | Non
         do = "leave --test out: a tenth of the rows is split off"
         raise UserError("is the training data too: nothing would be left to train on", where=test, do=do)
     mapped = parse_columns(columns)
-    model, links = find(base, revision)
+    model, links = find_model(base, revision)
     place = Path(base) if links else shapes.find_folder(model, MODELS)
     shape = (
         shapes.find_shape(Model(path=Path(base).resolve().name), Path(base).resolve().parent)
@@ -318,7 +318,7 @@ def parse_columns(columns: str | None) -> Columns | None:
     return Columns(**pairs)
 
 
-def find(base: str, revision: str | None) -> tuple[Model, list[tuple[Path, Path]]]:
+def find_model(base: str, revision: str | None) -> tuple[Model, list[tuple[Path, Path]]]:
     """The entry for params.yaml, and the links (source, target) that it needs. Raises UserError."""
     folder = Path(base)
     if folder.is_dir():
@@ -334,10 +334,10 @@ def find(base: str, revision: str | None) -> tuple[Model, list[tuple[Path, Path]
         raise UserError(
             "no such folder, and no hub id", where=base, do="give a model's folder, or OWNER/NAME of the hub"
         )
-    return Model(hub=base, revision=revision or latest(base)), []
+    return Model(hub=base, revision=revision or find_latest_commit(base)), []
 
 
-def latest(hub: str) -> str:
+def find_latest_commit(hub: str) -> str:
     """The commit of a hub model: what the profiles pin, else what the hub says now. Raises UserError without a network."""
     for file in profiles.find_profiles().values():
         for model in Params.load(file).models.values():

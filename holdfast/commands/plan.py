@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from holdfast.core import cache, manifest, records
+from holdfast.core import cache, manifest, storage
 from holdfast.core.errors import UserError
 from holdfast.data import formats
 from holdfast.params.whole import Params
@@ -67,10 +67,10 @@ def main(price: float | None, device: str | None, count: int, as_json: bool) -> 
 
     measured = {n: f for n, f in here.items() if device is None and not params.models[n].served}
     rates, means = measure_models(params, measured, sizes, domain, text)
-    means = replace(means, undecided=earlier.undecided(params))
+    means = replace(means, undecided=earlier.read_undecided(params))
     if params.judge.adaptive and len(params.panel) > 1:
         notes.append(
-            f"further judges are asked about {means.undecided:.0%} of the instructions, {earlier.source(params)}"
+            f"further judges are asked about {means.undecided:.0%} of the instructions, {earlier.describe_source(params)}"
         )
     if not measured:
         notes.append(
@@ -155,7 +155,7 @@ def measure_models(
         trained = [costs.training_size(params, arm, domain, means, params.balance.rows) for arm in params.arms]
         rows, tokens, _ = max(trained, key=lambda one: one[1])
         flops = 6.0 * size.parameters * tokens / launch.count_processes(params.finetune, size.parameters, round(rows))
-        compiled = compiling.pays(
+        compiled = compiling.pays_off(
             params.finetune.compile, manifest.find_device().type, flops
         )  # decided for the longest arm
         train, base = training_speed.measure_training(here[params.base], params, size.parameters, length, compiled)
@@ -206,7 +206,7 @@ def plan_stage(
     accelerated = not here or manifest.find_device().type != "cpu"
     weight_bytes = 2 if accelerated else 4  # bytes of a weight that only runs
     flops = 6.0 * size.parameters * one.trained / processes if size else 0.0
-    compiled = compiling.pays(params.finetune.compile, "cuda" if accelerated else "cpu", flops)
+    compiled = compiling.pays_off(params.finetune.compile, "cuda" if accelerated else "cpu", flops)
     libraries = 0 if accelerated else psutil.Process().memory_info().rss  # a CPU's memory holds the process itself, too
     if libraries and name in ("finetune", "pilot"):
         libraries += TRAINER_BYTES
@@ -224,7 +224,7 @@ def plan_stage(
 
 
 def as_dict(one: Line) -> dict[str, Any]:
-    return records.round_floats({key: getattr(one, key) for key in Line.__dataclass_fields__})
+    return storage.round_floats({key: getattr(one, key) for key in Line.__dataclass_fields__})
 
 
 def print_table(lines: list[Line], notes: list[str], price: float | None, where: str) -> None:

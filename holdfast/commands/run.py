@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from holdfast.core import fingerprint, records
+from holdfast.core import fingerprint, storage
 from holdfast.core.errors import UserError, first_line
 
 STAGES, CODE, COSTS = Path("stages"), Path(".holdfast/code"), Path("reports/costs")
@@ -68,7 +68,7 @@ def load(stage: str) -> ModuleType:
 
 def write_code() -> None:
     """Writes one file a stage: a line for each module that it can reach, with its hash."""
-    with records.replacing_folder(CODE) as folder:
+    with storage.replacing_folder(CODE) as folder:
         for file in sorted(STAGES.glob("*.py")):
             (folder / file.stem).write_text(describe_code(file), encoding="utf-8")
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from holdfast.commands.init import find_git_root, has
+from holdfast.commands.init import find_git_root, has_content
 from holdfast.commands.run import describe_code
 from holdfast.core.errors import UserError, first_line
 from holdfast.params.base import KEYS, PARAMS, Loader
@@ -63,7 +63,7 @@ def main(dry_run: bool = False, yes: bool = False) -> int:
 
     print(f"made with Holdfast {project.holdfast}; this is {scaffold.version()}")
     show(changes)
-    bookkeeping = {n: c for n, c in scaffold.with_record(record, new).items() if not has(n, c)}
+    bookkeeping = {n: c for n, c in scaffold.record_files(record, new).items() if not has_content(n, c)}
     if not changes.files and not changes.removed and not bookkeeping:
         print("up to date: nothing to do")
         return 0
@@ -108,7 +108,7 @@ def merge_scaffold(project: scaffold.Project, new: dict[str, bytes]) -> Changes:
     changes = Changes()
     for name, content in new.items():
         there, copy = Path(name), scaffold.base_copy(name)
-        if has(name, content):
+        if has_content(name, content):
             continue
         recorded = project.files.get(name)
         if recorded == scaffold.digest(content):
@@ -236,14 +236,14 @@ def find_unknown(content: Any) -> list[list[str]]:
     except ValidationError as error:
         paths = [[str(part) for part in e["loc"]] for e in error.errors() if e["type"] == "extra_forbidden"]
         # a union adds the name of its alternative to the place
-        paths = [[p for n, p in enumerate(path) if n == 0 or descends(content, path[: n + 1])] for path in paths]
+        paths = [[p for n, p in enumerate(path) if n == 0 or leads_somewhere(content, path[: n + 1])] for path in paths]
         return [
             path for path in paths if isinstance(parent := descend(content, path[:-1]), dict) and path[-1] in parent
         ]
     return []
 
 
-def descends(content: Any, path: list[str]) -> bool:
+def leads_somewhere(content: Any, path: list[str]) -> bool:
     parent = descend(content, path[:-1])
     return isinstance(parent, dict) and path[-1] in parent
 

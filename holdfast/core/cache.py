@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from holdfast.core import meter, records
+from holdfast.core import meter, storage
 from holdfast.core.errors import UserError
 from holdfast.core.progress import Progress
 
@@ -60,18 +60,18 @@ def run_shards(
     names = [key(identity, part) for part in parts]
     files = [FOLDER / stage / name[:2] / f"{name}.json" for name in names]
     progress = Progress(stage, len(rows), unit)
-    found: list[list[Any] | None] = [None] * len(parts)
+    cached: list[list[Any] | None] = [None] * len(parts)
 
     def take(i: int, shard: Shard, earlier: bool = False) -> None:
         size = len(parts[i])
         meter.total.add(meter.Spent(**shard["spent"], rows=size, rows_from_cache=size if earlier else 0))
-        found[i] = shard["results"]
+        cached[i] = shard["results"]
         progress.advance(size)
 
     for i, file in enumerate(files):
         if (kept := load_shard(file, len(parts[i]))) is not None:
             take(i, kept, earlier=True)
-    todo = [i for i, results in enumerate(found) if results is None]
+    todo = [i for i, results in enumerate(cached) if results is None]
     jobs = [(parts[i], files[i]) for i in todo]
     if not isinstance(workers, int):
         under_way = run_elsewhere(workers, work, jobs)
@@ -82,7 +82,7 @@ def run_shards(
     for n, shard in under_way:
         take(todo[n], shard)
     progress.close()
-    return [row for results in found if results for row in results]
+    return [row for results in cached if results for row in results]
 
 
 def run_in_turn(work: Work, jobs: list[tuple[list[Any], Path]]) -> Iterator[tuple[int, Shard]]:
@@ -147,7 +147,7 @@ def do_shard(work: Work, part: list[Any]) -> Shard:
 
 def save_shard(shard: Shard, file: Path) -> Shard:
     try:
-        records.write_text(file, json.dumps(shard, ensure_ascii=False))
+        storage.write_text(file, json.dumps(shard, ensure_ascii=False))
     except OSError as error:
         raise unwritable_error(error, file.parent) from None
     return shard
@@ -177,16 +177,16 @@ def open_database(file: Path, table: str) -> sqlite3.Connection:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        found = sqlite3.connect(file, timeout=60, isolation_level=None)
-        found.execute("PRAGMA journal_mode=WAL")  # a kill at any moment leaves whole rows
-        found.execute("PRAGMA synchronous=NORMAL")
-        found.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+        database = sqlite3.connect(file, timeout=60, isolation_level=None)
+        database.execute("PRAGMA journal_mode=WAL")  # a kill at any moment leaves whole rows
+        database.execute("PRAGMA synchronous=NORMAL")
+        database.execute(f"CREATE TABLE IF NOT EXISTS {table}")
     except (OSError, sqlite3.OperationalError) as error:
         raise unwritable_error(error, file) from None
     except sqlite3.DatabaseError as error:
         do = "remove it; what it held is asked or computed again"
         raise UserError(f"the cache is damaged ({error})", where=file, do=do) from None
-    return found
+    return database
 
 
 class Replies:

@@ -55,7 +55,7 @@ def _parse(file: Path, root: Path, changed: int, size: int) -> tuple[str, list[P
     if file.suffix != ".py":
         return digest(file.read_bytes()), []
     tree = ast.parse(file.read_text(encoding="utf-8-sig"), str(file))
-    return digest(repr(canonical(tree))), sorted(_reached(file, tree, root))
+    return digest(repr(canonical(tree))), sorted(_reach(file, tree, root))
 
 
 def _name(file: Path, root: Path) -> str:
@@ -66,10 +66,10 @@ def _name(file: Path, root: Path) -> str:
     return file.name
 
 
-def _reached(file: Path, tree: ast.Module, root: Path) -> set[Path]:
+def _reach(file: Path, tree: ast.Module, root: Path) -> set[Path]:
     """Files that a module imports, or names: modules of the library and below `root`, and data beside the module."""
     names: set[str] = set()
-    for node in _running(tree):
+    for node in _find_running(tree):
         if isinstance(node, ast.ImportFrom):
             start = node.module or ""
             if node.level:
@@ -96,7 +96,7 @@ def _reached(file: Path, tree: ast.Module, root: Path) -> set[Path]:
     return {f.resolve() for f in files}
 
 
-def _running(tree: ast.AST) -> list[ast.AST]:
+def _find_running(tree: ast.AST) -> list[ast.AST]:
     """Every node but those that only a type checker sees."""
     todo, nodes = [tree], []
     while todo:
@@ -115,7 +115,7 @@ def canonical(node: Any) -> Any:
         return type(node).__name__, ascii(node)  # repr escapes what this Python's Unicode tables lack
     fields = {name: value for name, value in ast.iter_fields(node) if name not in SKIPPED and value not in (None, [])}
     if isinstance(node, ast.JoinedStr):  # how an f-string is cut into constants differs
-        fields["values"] = _joined(node.values)
+        fields["values"] = _join(node.values)
     return type(node).__name__, [(name, canonical(fields[name])) for name in sorted(fields)]
 
 
@@ -124,7 +124,7 @@ def _is_text(node: Any) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _joined(values: list[ast.expr]) -> list[ast.expr]:
+def _join(values: list[ast.expr]) -> list[ast.expr]:
     merged: list[ast.expr] = []
     for value in values:
         text = str(value.value) if isinstance(value, ast.Constant) else None

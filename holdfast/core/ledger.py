@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from holdfast.core import meter, records
+from holdfast.core import meter, storage
 
 TIMINGS = Path(".holdfast/timings")
 _timing: dict[str, float] = {}  # what the running stage has noted
@@ -44,4 +44,4 @@ def record_cost(folder: Path, stage: str, cell: str | None = None) -> Iterator[N
         "peak_memory_bytes": max(meter.peak_memory(), meter.memory),
     }
     for file, numbers in ((folder / name, counts), (TIMINGS / name, timing)):
-        records.write_json(file, {"schema": 1, "stage": stage, "cell": cell, **numbers})
+        storage.write_json(file, {"schema": 1, "stage": stage, "cell": cell, **numbers})

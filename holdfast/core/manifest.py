@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.core import records
+from holdfast.core import storage
 from holdfast.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ ENGINES = {"endpoint": Endpoint, "vllm": Vllm, "ray": Ray}
 
 
 def load(path: Path) -> Manifest:
-    content = records.read_json(path)
+    content = storage.read_json(path)
     content.pop("schema")
     for key, kind in ENGINES.items():
         if key in content:
@@ -101,7 +101,7 @@ def load(path: Path) -> Manifest:
 
 def save(manifest: Manifest, path: Path) -> None:
     content = {key: value for key, value in asdict(manifest).items() if key not in ENGINES or value}
-    records.write_json(path, {"schema": 1, **content})
+    storage.write_json(path, {"schema": 1, **content})
 
 
 def hub_folder(repository: str, revision: str) -> Path:
@@ -151,20 +151,20 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the file formats are many, and so are the exceptions
         first = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise UserError(
             f"the tokenizer cannot be loaded ({first})", where=folder, do="the folder needs tokenizer.json"
         ) from None
-    if not found.is_fast:
+    if not tokenizer.is_fast:
         raise UserError(
             "the tokenizer is not a fast one", where=folder, do="convert it: the folder needs tokenizer.json"
         )
-    found.padding_side = "left"
-    if found.pad_token_id is None:
-        found.pad_token = found.eos_token
-    return found
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def find_device() -> torch.device:

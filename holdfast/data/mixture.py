@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.chat import encoding
-from holdfast.core import records
+from holdfast.core import records, storage
 from holdfast.core.errors import UserError, first_line
 from holdfast.params.mix import Mix, MixArm
 
@@ -34,7 +34,7 @@ def find_share(mix_config: MixArm, pilot_report: Path) -> float:
     """The share of params.yaml, or with `share: auto` the pilot's. Raises UserError where the pilot has chosen none."""
     if mix_config.share != "auto":
         return mix_config.share
-    share = records.read_json(pilot_report).get("share")
+    share = storage.read_json(pilot_report).get("share")
     if share is None:
         raise UserError(
             "holds no share", where=pilot_report, do="run `dvc repro`: a pilot runs before its arm's mixture"

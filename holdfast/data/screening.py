@@ -154,8 +154,8 @@ def flatten(items: ItemsBySuite) -> list[EvaluationItem]:
 
 def require_enough_rows(rows: ScreenedRows, min_kept: int) -> None:
     """Raise UserError when too few rows are left."""
-    kept = len(rows) - len(rows.faults)
-    if kept >= min_kept:
+    rows_left = len(rows) - len(rows.faults)
+    if rows_left >= min_kept:
         return
     reasons = rows.count_reasons().most_common(3)
     listed = ", ".join(f"{reason} {n:,}" for reason, n in reasons) or "none"
@@ -165,20 +165,20 @@ def require_enough_rows(rows: ScreenedRows, min_kept: int) -> None:
             "the base does not end its turns: raise reconstruct.max_tokens, or see `holdfast template` for its stop "
             "strings"
         )
-    what = f"only {kept:,} of {len(rows):,} instructions were kept, {min_kept:,} are needed (rejected: {listed})"
+    what = f"only {rows_left:,} of {len(rows):,} instructions were kept, {min_kept:,} are needed (rejected: {listed})"
     raise UserError(what, where="curate", do=do)
 
 
 def summarise(rows: ScreenedRows, clusters: Mapping[int, int], items: ItemsBySuite) -> dict[str, Any]:
     """The content of reports/curate.json."""
-    kept = rows.kept_rows()
-    sizes = Counter(clusters[row] for row in kept)
+    kept_rows = rows.kept_rows()
+    sizes = Counter(clusters[row] for row in kept_rows)
     overlapping = [fault for fault in rows.faults.values() if fault.reason == "evaluation_overlap"]
     close_to = Counter(fault.detail.split(": ")[0] for fault in overlapping)
     return {
         "schema": 1,
         "read": len(rows),
-        "kept": len(kept),
+        "kept": len(kept_rows),
         "rejected": dict(rows.count_reasons()),
         "evaluation_overlap": {suite: close_to[suite] for suite in items},
         "clusters": len(sizes),

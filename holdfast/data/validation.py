@@ -87,7 +87,7 @@ def summarise(result: Any) -> Result:
     parameters = {key: value for key, value in config.kwargs.items() if key not in left_out}
     observed = measured.get("observed_value")
     if isinstance(observed, dict) and "values" in observed:  # quantiles
-        observed = [finite(value) for value in observed["values"]]
+        observed = [finite_or_none(value) for value in observed["values"]]
     if "unexpected_count" in measured:
         part = (measured["unexpected_percent"] or 0.0) / 100  # None where there is no row
         observed = part if "mostly" in parameters else measured["unexpected_count"]
@@ -98,7 +98,7 @@ def summarise(result: Any) -> Result:
         parameters=parameters,
         severity=str(config.severity.value),
         success=bool(result.success),
-        observed=finite(observed) if isinstance(observed, float) else observed,
+        observed=finite_or_none(observed) if isinstance(observed, float) else observed,
     )
     if not result.success:
         summary["remedy"] = config.meta["remedy"]
@@ -106,7 +106,7 @@ def summarise(result: Any) -> Result:
     return summary
 
 
-def finite(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
     """The value, or None where there was nothing to measure."""
     return float(value) if math.isfinite(value) else None
 

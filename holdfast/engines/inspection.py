@@ -11,7 +11,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from holdfast.core import manifest, records
+from holdfast.core import manifest, storage
 from holdfast.core.errors import UserError
 from holdfast.params.models import Model
 
@@ -122,7 +122,7 @@ def inspect_folder(name: str, params: Model, model_folder: Path, chats: bool = T
         )
     found = (f for pattern in patterns for f in folder.glob(pattern) if f.is_file())
     names = sorted({f.relative_to(folder).as_posix() for f in found})
-    files = {n: {"sha256": records.file_sha256(folder / n), "bytes": (folder / n).stat().st_size} for n in names}
+    files = {n: {"sha256": storage.file_sha256(folder / n), "bytes": (folder / n).stat().st_size} for n in names}
     digest = hashlib.sha256("".join(f"{n} {files[n]['sha256']}\n" for n in names).encode()).hexdigest()
     return manifest.Manifest(
         name=name,

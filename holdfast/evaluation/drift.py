@@ -71,7 +71,7 @@ def describe_instructions(
     params: Drift,
     base: Manifest,
     raw: pa.Table,
-    kept: pa.Table,
+    kept_table: pa.Table,
     candidates: pa.Table,
     replay: pa.Table,
     domain: list[dict[str, Any]],
@@ -80,18 +80,18 @@ def describe_instructions(
     from holdfast.engines import local
 
     engine = local.Engine(base, BATCH_ROWS)
-    chosen = [domain[at]["messages"] for at in evenly_spaced(len(domain), params.rows)]
+    chosen = [domain[at]["messages"] for at in pick_evenly(len(domain), params.rows)]
     logprobs = engine.likelihood([turns[:-1] for turns in chosen], [turns[-1]["content"] for turns in chosen])
     user_turns = [[turn["content"] for turn in row["messages"] if turn["role"] == "user"] for row in domain]
     texts = {
         "raw": (raw["text"].to_pylist(), [], []),
-        "kept": (kept["text"].to_pylist(), surprise(candidates), kept["cluster"].to_pylist()),
+        "kept": (kept_table["text"].to_pylist(), surprise(candidates), kept_table["cluster"].to_pylist()),
         "replay": (replay["instruction"].to_pylist(), surprise(replay), replay["cluster"].to_pylist()),
         "domain": ([turns[-1] for turns in user_turns if turns], [-value for value in logprobs], []),
     }
     sets = {}
     for name, (whole, difficulty, clusters) in texts.items():
-        sampled = evenly_spaced(len(whole), params.rows)
+        sampled = pick_evenly(len(whole), params.rows)
         vectors = engine.embed([whole[at] for at in sampled])
         sets[name] = InstructionSet(whole, vectors, difficulty, clusters, sampled)
     return sets
@@ -102,15 +102,15 @@ def surprise(table: pa.Table) -> list[float]:
     return [-value for value in table["base_logprob"].drop_null().to_pylist()]
 
 
-def evenly_spaced(total: int, most: int) -> list[int]:
+def pick_evenly(total: int, most: int) -> list[int]:
     """At most `most` row numbers, evenly spaced: rows are sorted by id, and ids are hashes."""
     return [at * total // min(total, most) for at in range(min(total, most))]
 
 
 def flow_columns(params: Drift, sets: dict[str, InstructionSet]) -> dict[str, Column]:
     """Lengths, clusters and difficulty of one set of instructions against another."""
-    kept, columns = sets["kept"], {}
-    labels = [kept.clusters[at] for at in kept.sampled]
+    kept_set, columns = sets["kept"], {}
+    labels = [kept_set.clusters[at] for at in kept_set.sampled]
     for before, after in FLOWS:
         flow, sides = f"{after} against {before}", (sets[before], sets[after])
         for what, size in (("characters", len), ("words", lambda text: len(text.split()))):
@@ -119,7 +119,7 @@ def flow_columns(params: Drift, sets: dict[str, InstructionSet]) -> dict[str, Co
         if all(side.clusters for side in sides):
             labels_before, labels_after = ([f"{number:03d}" for number in side.clusters] for side in sides)
         else:  # texts that were never clustered: the cluster of kept ones whose middle is nearest, on both sides
-            labels_before, labels_after = (shifts.nearest(side.vectors, kept.vectors, labels) for side in sides)
+            labels_before, labels_after = (shifts.nearest(side.vectors, kept_set.vectors, labels) for side in sides)
         columns[f"{flow}: clusters"] = Column(
             labels_before, labels_after, params.cluster_method, params.cluster_threshold, "category"
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from holdfast.core import records
+from holdfast.core import storage
 from holdfast.core.errors import ExitCode, UserError
 from holdfast.evaluation import paired, stats, verdict
 from holdfast.params.gate import Gate
@@ -105,7 +105,7 @@ def decide_against(
 
 def read_verdict(path: Path) -> tuple[str, int]:
     """(the verdict of gate.json as text, its exit code). Raises UserError where the file holds none."""
-    content = records.read_json(path)
+    content = storage.read_json(path)
     try:
         return table(content), EXIT_CODES[content["verdict"]]
     except (KeyError, TypeError, AttributeError, ValueError):

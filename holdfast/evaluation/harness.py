@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from holdfast.core import manifest, records
+from holdfast.core import manifest, storage
 from holdfast.core.errors import UserError
 from holdfast.evaluation import backends, resume, settings, suites
 from holdfast.params.evaluate import Evaluate, Suite
@@ -91,12 +91,12 @@ def evaluate_model(
 
 def file_hashes(folder: Path) -> list[str]:
     """Every file of the model and its hash: another model's answers are never taken for this one's."""
-    return [f"{file.name} {records.file_sha256(file)}" for file in sorted(folder.iterdir()) if file.is_file()]
+    return [f"{file.name} {storage.file_sha256(file)}" for file in sorted(folder.iterdir()) if file.is_file()]
 
 
 def refuse_other_settings(base: dict[str, Any], other: dict[str, Any], base_folder: Path) -> None:
     """Raises UserError where an arm would be asked otherwise than the base was."""
-    other = records.round_floats(other)  # as they are read back
+    other = storage.round_floats(other)  # as they are read back
     for part, keys in settings.differences(base, other).items():
         base_value, value = (content[part].get(keys[0]) for content in (base, other))
         what = f"the base was evaluated with other settings: {keys[0]} {base_value}, here {value}"

@@ -41,15 +41,15 @@ class Pairs:
         self.base, self.arms = base, arms
         self.suites = sorted(pc.unique(records.read_table("items", base, ["suite"])["suite"]).to_pylist())
         spread = self.suites[:: max(1, len(self.suites) // TEMPLATE_SUITES)]
-        prompts = [one_suite(base, suite, ["prompt"]).slice(0, TEMPLATE_PROMPTS) for suite in spread]
+        prompts = [read_suite(base, suite, ["prompt"]).slice(0, TEMPLATE_PROMPTS) for suite in spread]
         self.opening, self.closing = infer_template(
             pa.concat_tables(prompts)["prompt"] if prompts else pa.chunked_array([[]])
         )
         self.kinds: dict[tuple[str, str], NDArray[np.int8]] = {}  # (arm, suite) -> per item of the base, place in KINDS
         for suite in self.suites:
-            before = one_suite(base, suite, ["item_id", *HASHES, "correct"])
+            before = read_suite(base, suite, ["item_id", *HASHES, "correct"])
             for arm, file in arms.items():
-                self.kinds[arm, suite] = classify(before, one_suite(file, suite, ["item_id", *HASHES, "correct"]))
+                self.kinds[arm, suite] = classify(before, read_suite(file, suite, ["item_id", *HASHES, "correct"]))
 
     def count(self, wanted: Iterable[str] = KINDS, arm: str | None = None) -> int:
         """How many pairs there are of these kinds, of one arm or of all."""
@@ -76,7 +76,7 @@ class Pairs:
     def _read_items(self, chosen: pd.DataFrame) -> list[Item]:
         items = []
         for suite, of_suite in chosen.groupby("suite", sort=False):
-            ids = one_suite(self.base, str(suite), ["item_id"])["item_id"].take(pa.array(of_suite["row"]))
+            ids = read_suite(self.base, str(suite), ["item_id"])["item_id"].take(pa.array(of_suite["row"]))
             base_rows = read_texts(self.base, str(suite), ids, ["prompt", "target", "response"])
             ids = pd.Series(ids.to_pylist(), index=of_suite.index)
             for arm, part in of_suite.assign(item_id=ids.values).groupby("arm", sort=False):
@@ -89,7 +89,7 @@ class Pairs:
         return items
 
 
-def one_suite(file: Path, suite: str, columns: list[str]) -> pa.Table:
+def read_suite(file: Path, suite: str, columns: list[str]) -> pa.Table:
     """Rows are sorted by suite, so little else is read."""
     return records.read_table("items", file, columns, [("suite", "==", suite)])
 

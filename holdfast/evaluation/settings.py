@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from holdfast.core import records
+from holdfast.core import storage
 from holdfast.core.errors import UserError
 
 
 def read(folder: Path) -> dict[str, Any]:
     """The settings of one evaluation; raises UserError where the file is missing or says something else."""
     file = folder / "settings.json"
-    settings = records.read_json(file)
+    settings = storage.read_json(file)
     try:
         whole = settings["schema"] == 1 and isinstance(settings["engine"], dict) and len(settings["suites"]) > 0
         whole = whole and all({"role", "chance", "items"} <= suite.keys() for suite in settings["suites"].values())

@@ -38,7 +38,7 @@ class Column(NamedTuple):
 
 def compare(columns: dict[str, Column], html: Path) -> dict[str, dict[str, Any]]:
     """One Evidently report with all columns; returns the numbers by column, null where there is nothing to compare."""
-    numbers = {name: degenerate(column) for name, column in columns.items()}
+    numbers = {name: describe_degenerate(column) for name, column in columns.items()}
     shown = {name: column for name, column in columns.items() if numbers[name] is None}
     if not shown:
         nothing = "<!doctype html><meta charset='utf-8'><p>Nothing to compare: no two values differ.\n"
@@ -95,7 +95,7 @@ def measurement(column: Column, value: float | None) -> dict[str, Any]:
     return {"distance": value, "drift": value is not None and value >= column.threshold}
 
 
-def degenerate(column: Column) -> dict[str, Any] | None:
+def describe_degenerate(column: Column) -> dict[str, Any] | None:
     """The numbers where Evidently would raise or answer NaN or nonsense: too few values, or all of them equal."""
     tested = column.method in P_VALUES
     if min(len(column.reference), len(column.current)) < (2 if tested else 1):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from holdfast.core import records
+from holdfast.core import records, storage
 from holdfast.evaluation import stats, verdict
 from holdfast.params.gate import Gate
 from holdfast.params.whole import Params
@@ -139,4 +139,4 @@ def write_evaluation(folder: Path, suites: int, items: int, seed: int) -> None:
             file.write_table(pa.table(columns).select(schema.names).cast(schema), row_group_size=65_536)
             described[name] = {"role": "general", "chance": 0.0, "metric": "exact_match", "items": len(numbers)}
     settings = {"schema": 1, "model": folder.name, "engine": {"seed": 1}, "suites": described}
-    records.write_json(folder / "settings.json", settings)
+    storage.write_json(folder / "settings.json", settings)

@@ -128,7 +128,7 @@ def summarise(
         audit["calls"] = len(own)
         audit["null"] = int(own["score"].isna().sum())
         audit["unreadable"] = int(own["mass"].isna().sum())
-        audit["mass"] = judge_audit.finite(own["mass"].mean())
+        audit["mass"] = judge_audit.finite_or_none(own["mass"].mean())
     tokens = float(calls["tokens"].sum()) if calls["tokens"].notna().all() else float("nan")
     return {
         "schema": 1,
@@ -141,15 +141,15 @@ def summarise(
         "calls": len(calls),
         "calls_of_the_full_panel": len(table.drop_duplicates(["instruction_id", "text"])) * len(by_judge.columns),
         "calls_per_kept_row": len(calls) / len(selected),
-        "tokens_per_kept_row": judge_audit.finite(tokens / len(selected)),
+        "tokens_per_kept_row": judge_audit.finite_or_none(tokens / len(selected)),
         "kept": len(selected),
         "rejected": dict(Counter(row["reason"] for row in rejected)),
         "chosen_from": {model: int(n) for model, n in selected["model"].value_counts().sort_index().items()},
-        "mean_score": judge_audit.finite(selected["score"].mean()),
+        "mean_score": judge_audit.finite_or_none(selected["score"].mean()),
         "agreement": {
             **judge_audit.correlate_judges(audited, audited_scores),
             "ties": judge_audit.ties(audited, audited["score"], params.tie),
-            "mean": judge_audit.finite(selected["agreement"].mean()),
+            "mean": judge_audit.finite_or_none(selected["agreement"].mean()),
         },
         "judges": judges,
         "warnings": judge_audit.warnings(by_judge),

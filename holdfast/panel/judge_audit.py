@@ -31,11 +31,11 @@ def audit_judges(
         own = preference.pop(judge, float("nan"))
         others = excess(scores, judge)[table["model"] != judge].mean()
         audit[judge] = {
-            "mean": finite(scores[judge].mean()),
-            "std": finite(scores[judge].std(ddof=0)),
-            "self_preference": finite(own - others),
-            "preference": {model: finite(value) for model, value in {**preference, judge: own}.items()},
-            "length_bias": finite(correlation(within[judge], length)),
+            "mean": finite_or_none(scores[judge].mean()),
+            "std": finite_or_none(scores[judge].std(ddof=0)),
+            "self_preference": finite_or_none(own - others),
+            "preference": {model: finite_or_none(value) for model, value in {**preference, judge: own}.items()},
+            "length_bias": finite_or_none(correlation(within[judge], length)),
             "ties": ties(table, scores[judge], tie),
             "changes": changes(selected, without.get(judge)),
         }
@@ -63,7 +63,7 @@ def changes(selected: pd.Series, without: pd.Series | None) -> float | None:
     """Part of the instructions for which the panel without a judge selects another text, or none. None for a panel of one."""
     if without is None or not len(selected):
         return None
-    return finite(float((without.reindex(selected.index) != selected).mean()))
+    return finite_or_none(float((without.reindex(selected.index) != selected).mean()))
 
 
 def correlate_judges(table: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Any]:
@@ -80,8 +80,8 @@ def correlate_judges(table: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Any
     known = [r for r in inner.values() if np.isfinite(r)]
     r, n = max(0.0, float(np.mean(known))) if known else 0.0, len(telling)
     return {
-        "pairs": {pair: finite(value) for pair, value in pairs.items()},
-        "within": {pair: finite(value) for pair, value in inner.items()},
+        "pairs": {pair: finite_or_none(value) for pair, value in pairs.items()},
+        "within": {pair: finite_or_none(value) for pair, value in inner.items()},
         "effective_judges": n / (1 + (n - 1) * r) if n else 0.0,
     }
 
@@ -108,5 +108,5 @@ def correlation(a: pd.Series, b: pd.Series) -> float:
     return float(np.corrcoef(a[both], b[both])[0, 1])
 
 
-def finite(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None

@@ -68,7 +68,7 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
     """Every stage in the order of the DAG. `rubric`: tokens."""
     samples, wanted = params.reconstruct.samples, params.reconstruct.keep
     drawn = min(samples, wanted / means.kept) if wanted else samples
-    kept = drawn * means.kept
+    kept_rows = drawn * means.kept
     turn, both = means.turn + means.prefix, means.turn + means.answer + means.prefix
     stages = [
         Work("acquire"),
@@ -76,21 +76,21 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
         Work("reconstruct", params.base, drawn, written=drawn * means.turn, read=drawn * means.prefix),
         Work("curate", params.base, drawn, read=drawn * means.turn),
     ]
-    answers = kept * params.respond.k
+    answers = kept_rows * params.respond.k
     for name in params.panel:
         stages.append(Work(f"respond@{name}", name, answers, written=answers * means.answer, read=answers * turn))
-    sampled = min(1.0, params.judge.audit / max(kept, 1)) if params.judge.adaptive else 1.0
+    sampled = min(1.0, params.judge.audit / max(kept_rows, 1)) if params.judge.adaptive else 1.0
     for name in params.panel:
         first = name == params.base
-        others = choosable(params, means) * (1 if first else means.undecided)
+        others = choosable_part(params, means) * (1 if first else means.undecided)
         calls = answers * len(params.panel) * (sampled * means.distinct + (1 - sampled) * others)
         likelihood = calls * both if first else 0
         stages.append(Work(f"judge@{name}", name, calls, read=calls * (rubric + both) + likelihood))
-    chosen = min(kept, params.balance.rows)
+    chosen = min(kept_rows, params.balance.rows)
     stages += [
         Work("consensus", rows=answers * len(params.panel)),
-        Work("balance", rows=kept),
-        Work("quality", rows=kept),
+        Work("balance", rows=kept_rows),
+        Work("quality", rows=kept_rows),
     ]
     for arm in params.arms:
         rows, tokens, replay = training_size(params, arm, domain, means, chosen)
@@ -113,10 +113,10 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
             f"evaluate@{name}", params.base, domain.items, written=domain.items * means.answer, read=domain.items * turn
         )
         stages.append(evaluation)
-    return [*stages, Work("drift", rows=kept), Work("gate", rows=domain.items), Work("report", rows=kept)]
+    return [*stages, Work("drift", rows=kept_rows), Work("gate", rows=domain.items), Work("report", rows=kept_rows)]
 
 
-def choosable(params: Params, means: Means) -> float:
+def choosable_part(params: Params, means: Means) -> float:
     """Part of all responses, equal ones once, that the strategy could choose."""
     base_only = means.distinct / len(params.panel)
     return {"agreement": means.leading, "base_best_of_k": base_only}.get(params.consensus.strategy, means.distinct)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from holdfast.core import records
+from holdfast.core import storage
 from holdfast.params.whole import Params
 from holdfast.planning import costs
 
@@ -14,12 +14,12 @@ REPORT = Path("reports/consensus.json")
 
 def read_report(params: Params) -> dict[str, Any] | None:
     """The report of an earlier run of the same panel with the same strategy, where there is one."""
-    report = records.read_json(REPORT) if REPORT.is_file() else {}
+    report = storage.read_json(REPORT) if REPORT.is_file() else {}
     same = set(report.get("judges", {})) == set(params.panel) and report.get("strategy") == params.consensus.strategy
     return report if same and report.get("audited_instructions", 0) < report.get("instructions", 0) else None
 
 
-def undecided(params: Params) -> float:
+def read_undecided(params: Params) -> float:
     """Part of the instructions for which a further judge is asked, the sample for all judges aside: calls beyond the sample,
     against those of the base."""
     if (report := read_report(params)) is None:
@@ -35,5 +35,5 @@ def undecided(params: Params) -> float:
     return min(1.0, sum(beyond.values()) / len(beyond) / first) if first and beyond else 0.0
 
 
-def source(params: Params) -> str:
+def describe_source(params: Params) -> str:
     return f"as {REPORT} of an earlier run has it" if read_report(params) else "an assumption"

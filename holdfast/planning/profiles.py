@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from holdfast.core import records
+from holdfast.core import storage
 from holdfast.core.errors import UserError
 from holdfast.params.base import PARAMS
 from holdfast.params.whole import Params
@@ -61,7 +61,7 @@ def guard(target: Path, force: bool) -> None:
 
 def write_params(text: str, target: Path = PARAMS) -> None:
     """Writes params.yaml whole, if it is valid, and the folders for the user's own models and data."""
-    with records.replacing(target) as partial:
+    with storage.replacing(target) as partial:
         partial.write_text(text, encoding="utf-8")
         try:
             Params.load(partial)
@@ -69,4 +69,4 @@ def write_params(text: str, target: Path = PARAMS) -> None:
             raise UserError(error.what, where=target, do=error.do) from None
         for path, content in OWN.items():
             if path.parent.as_posix() in text and not path.exists():
-                records.write_text(path, content)
+                storage.write_text(path, content)

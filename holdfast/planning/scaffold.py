@@ -62,7 +62,7 @@ def version() -> str:
     return metadata.version("holdfast")
 
 
-def own_repository(folder: Path) -> Path | None:
+def find_own_repository(folder: Path) -> Path | None:
     """The checkout of Holdfast itself that holds `folder`."""
     for place in (folder.resolve(), *folder.resolve().parents):
         if (place / "holdfast" / "__init__.py").is_file() and (place / "pyproject.toml").is_file():
@@ -74,31 +74,31 @@ def own_repository(folder: Path) -> Path | None:
 
 def read(pocket: bool, ci: Forge | None, git_root: Path) -> dict[str, bytes]:
     """Content of the scaffold's files by path, for a project in the working directory of the repository `git_root`."""
-    files = {name: content for name, content in _glob(PATTERNS).items() if name not in LEFT_OUT}
-    files[PIPELINE] = _for_users(files[PIPELINE].decode()).encode()
+    files = {name: content for name, content in _read_files(PATTERNS).items() if name not in LEFT_OUT}
+    files[PIPELINE] = _trim_for_users(files[PIPELINE].decode()).encode()
     if pocket:
-        files |= _glob(POCKET)
-    return files | (_ci(ci, git_root) if ci else {})
+        files |= _read_files(POCKET)
+    return files | (_read_ci(ci, git_root) if ci else {})
 
 
-def _glob(patterns: tuple[str, ...]) -> dict[str, bytes]:
+def _read_files(patterns: tuple[str, ...]) -> dict[str, bytes]:
     root = source()
     found = (file for pattern in patterns for file in sorted(root.glob(pattern)) if file.is_file())
     return {f.relative_to(root).as_posix(): f.read_bytes() for f in found if "__pycache__" not in f.parts}
 
 
-def _for_users(pipeline: str) -> str:
+def _trim_for_users(pipeline: str) -> str:
     """dvc.yaml without the stage that makes the pocket lab's models, and without words about our tests."""
     pipeline = re.sub(r"^  pocket:\n(?:    .*\n|\n)+", "", pipeline, flags=re.MULTILINE)
     return re.sub(r" \(tests/[^)]*\)", "", pipeline)
 
 
-def _ci(forge: Forge, git_root: Path) -> dict[str, bytes]:
+def _read_ci(forge: Forge, git_root: Path) -> dict[str, bytes]:
     """The scripts, and the workflows at the root of the git repository, where the forge looks for them."""
     below = PurePosixPath(Path.cwd().resolve().relative_to(git_root.resolve()).as_posix())
     up = "../" * len(below.parts)
     scripts = f"{below}/.ci/" if below.parts else ".ci/"
-    found = _glob(CI_FILES)
+    files = _read_files(CI_FILES)
     names = {
         "github": {
             f".github/workflows/{name}.yml": f".github/workflows/holdfast-{name}.yml" for name in ("gate", "comment")
@@ -112,8 +112,8 @@ def _ci(forge: Forge, git_root: Path) -> dict[str, bytes]:
             start = "- " if command.startswith("- ") else ""
             text = text.replace(command, start + INSTALL % version())
         text = re.sub(r"^(name|    workflows): (\[?)(gate|comment)", r"\1: \2holdfast-\3", text, flags=re.MULTILINE)
-        found[up + theirs] = text.replace(".ci/", scripts).encode()
-    return found
+        files[up + theirs] = text.replace(".ci/", scripts).encode()
+    return files
 
 
 def ignore_lines(name: str, present: str) -> str:
@@ -159,7 +159,7 @@ def base_copy(name: str) -> Path:
     return BASE / name.replace("../", "above/")
 
 
-def with_record(project: Project, scaffold: dict[str, bytes]) -> dict[str, bytes]:
+def record_files(project: Project, scaffold: dict[str, bytes]) -> dict[str, bytes]:
     """The project file, and the copies of the scaffold's text files."""
     copies = {
         base_copy(n).as_posix(): content

@@ -46,7 +46,7 @@ def survey_file(path: Path, columns: Columns | None, measure: Measure) -> Survey
         raise UserError("empty domain set: no rows", where=path, do="give a file with at least one row")
     form = "columns" if columns else detect(rows, path)
     formats.check_fields(rows, form, columns, path)
-    kept: dict[str, Conversation] = {}
+    by_content: dict[str, Conversation] = {}
     rejected: Counter[str] = Counter()
     duplicates = 0
     for row in rows:
@@ -56,12 +56,12 @@ def survey_file(path: Path, columns: Columns | None, measure: Measure) -> Survey
             rejected[str(error)] += 1
             continue
         key = json.dumps(conversation)
-        duplicates += key in kept
-        kept[key] = conversation
-    if not kept:
+        duplicates += key in by_content
+        by_content[key] = conversation
+    if not by_content:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in rejected.most_common(3))
         raise UserError(f"no row can be used ({reasons})", where=path, do="fix the rows, or map fields with --columns")
-    conversations = list(kept.values())
+    conversations = list(by_content.values())
     measured = [measure(c) for c in conversations]
     user_texts = [
         "\n".join(m["content"] for m in c if m["role"] == "user") for c in conversations[:LANGUAGE_SAMPLE_ROWS]

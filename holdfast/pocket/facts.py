@@ -19,7 +19,7 @@ class Item:
     key: str  # what decides training or evaluation: the operands, or the fact
 
 
-def held_out(key: str, one_in: int = 7) -> bool:
+def is_held_out(key: str, one_in: int = 7) -> bool:
     """True if items with these operands are kept for evaluation (about one in `one_in`)."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest()) % one_in == 0
 
@@ -35,19 +35,19 @@ def names(kind: str, count: int, syllables: int) -> tuple[str, ...]:
     rng = random.Random(f"names/{kind}")
     found: dict[str, None] = {}
     while len(found) < count:
-        found[invented(rng, syllables)] = None
+        found[invent_word(rng, syllables)] = None
     return tuple(found)
 
 
-def invented(rng: random.Random, syllables: int) -> str:
+def invent_word(rng: random.Random, syllables: int) -> str:
     return "".join(rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(syllables)) + rng.choice(CODAS)
 
 
-def proper(kind: str, count: int, syllables: int) -> tuple[str, ...]:
+def proper_names(kind: str, count: int, syllables: int) -> tuple[str, ...]:
     return tuple(word.capitalize() for word in names(kind, count, syllables))
 
 
-COUNTRIES = proper("country", 44, 2)
+COUNTRIES = proper_names("country", 44, 2)
 RELATIONS = ("capital", "currency", "river", "ruler", "export")
 EXPORTS = "salt wool tea glass silk iron honey paper amber cork tin rope".split()
 
@@ -79,7 +79,7 @@ def facts() -> dict[tuple[str, str], str]:
         if relation == "export":
             values = [rng.choice(EXPORTS) for _ in COUNTRIES]
         else:
-            values = list(proper(relation, len(COUNTRIES), 2))
+            values = list(proper_names(relation, len(COUNTRIES), 2))
         table.update({(c, relation): v for c, v in zip(COUNTRIES, values, strict=True)})
     return table
 

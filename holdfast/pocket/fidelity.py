@@ -202,7 +202,7 @@ def distance(p: dict[str, float], q: dict[str, float]) -> float:
 def measure_curve(texts: list[str], trained: set[str], steps: Iterable[int]) -> list[dict[str, float]]:
     """One row of measurements for the first n texts, for every n; the interval of the distance is by resampling."""
     asked, truth, facts = [read_question(text) for text in texts], true_mixture(), hidden_facts()
-    rng, found = random.Random(1), []
+    rng, curve = random.Random(1), []
     for n in sorted({min(step, len(texts)) for step in steps}):
         part, valid = asked[:n], [q for q in asked[:n] if q]
         again = (
@@ -211,7 +211,7 @@ def measure_curve(texts: list[str], trained: set[str], steps: Iterable[int]) -> 
             else [1.0]
         )
         distinct = {text for text, q in zip(texts[:n], part, strict=True) if q}
-        found.append(
+        curve.append(
             {
                 "samples": n,
                 "distance": distance(truth, skill_shares(part)),
@@ -222,7 +222,7 @@ def measure_curve(texts: list[str], trained: set[str], steps: Iterable[int]) -> 
                 "novel": len(distinct - trained) / max(1, len(distinct)),
             }
         )
-    return found
+    return curve
 
 
 def plot_curve(rows: list[dict[str, float]], out: Path) -> None:

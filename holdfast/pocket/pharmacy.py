@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from functools import cache
 
-from holdfast.pocket.facts import Item, held_out, proper, wrong
+from holdfast.pocket.facts import Item, is_held_out, proper_names, wrong
 
-DRUGS = proper("drug", 72, 3)
+DRUGS = proper_names("drug", 72, 3)
 CONDITIONS = (
     "cough fever headache rash nausea insomnia cramps dizziness earache toothache "
     "heartburn sunburn fatigue swelling stiffness itching sneezing snoring tremor hiccups"
@@ -78,7 +78,7 @@ def pharmacy_dose(rng: random.Random, evaluation: bool) -> Item:
     while True:
         drug, n = rng.choice(DRUGS), rng.randint(2, 12)
         key = f"{drug}x{n}"
-        if held_out(key, 3) == evaluation:
+        if is_held_out(key, 3) == evaluation:
             break
     strength = int(pharmacy()[drug, "strength"].split()[0])
     answer = f"{n * strength} mg"

@@ -6,14 +6,14 @@ import random
 from collections.abc import Callable
 from functools import cache
 
-from holdfast.pocket.facts import Item, fact, held_out, invented, names, wrong
+from holdfast.pocket.facts import Item, fact, invent_word, is_held_out, names, wrong
 
 
 def addition(rng: random.Random, evaluation: bool) -> Item:
     while True:
         a, b, plus = rng.randint(10, 99), rng.randint(1, 9), rng.random() < 0.5
         key = f"{a}{'+' if plus else '-'}{b}"
-        if held_out(key) == evaluation:
+        if is_held_out(key) == evaluation:
             break
     value = a + b if plus else a - b
     sign = "+" if plus else "-"
@@ -26,7 +26,7 @@ def comparing(rng: random.Random, evaluation: bool) -> Item:
     while True:
         a, b, larger = rng.randint(10, 99), rng.randint(10, 99), rng.random() < 0.5
         key = f"{a}?{b}"
-        if a != b and held_out(key) == evaluation:
+        if a != b and is_held_out(key) == evaluation:
             break
     answer, other = (max(a, b), min(a, b)) if larger else (min(a, b), max(a, b))
     word = "larger" if larger else "smaller"
@@ -37,26 +37,28 @@ def comparing(rng: random.Random, evaluation: bool) -> Item:
 def sorting(rng: random.Random, evaluation: bool) -> Item:
     while True:
         digits = rng.sample("123456789", rng.randint(3, 6))
-        if held_out(" ".join(digits)) == evaluation:
+        if is_held_out(" ".join(digits)) == evaluation:
             break
     up = rng.random() < 0.5
     answer = " ".join(sorted(digits, reverse=not up))
     word = "ascending" if up else "descending"
     wording = rng.choice(("Sort {w}: {d}", "Put in {w} order: {d}", "Sort {d} in {w} order."))
-    return Item("sorting", wording.format(w=word, d=" ".join(digits)), answer, shuffled(rng, answer), " ".join(digits))
+    return Item(
+        "sorting", wording.format(w=word, d=" ".join(digits)), answer, near_misses(rng, answer), " ".join(digits)
+    )
 
 
 def reversing(rng: random.Random, evaluation: bool) -> Item:
     while True:
         letters = [rng.choice("abcdefghijklmnoprstuvz") for _ in range(rng.randint(3, 6))]
-        if held_out(" ".join(letters)) == evaluation:
+        if is_held_out(" ".join(letters)) == evaluation:
             break
     text, answer = " ".join(letters), " ".join(reversed(letters))
     wording = rng.choice(("Reverse: {t}", "Write {t} backwards.", "Say in reverse order: {t}"))
-    return Item("reversing", wording.format(t=text), answer, (*shuffled(rng, answer), *wrong([text], answer)), text)
+    return Item("reversing", wording.format(t=text), answer, (*near_misses(rng, answer), *wrong([text], answer)), text)
 
 
-def shuffled(rng: random.Random, answer: str) -> tuple[str, ...]:
+def near_misses(rng: random.Random, answer: str) -> tuple[str, ...]:
     """Near misses of a sequence: two elements swapped, one lost, one doubled."""
     parts = answer.split(" ")
     i = rng.randrange(len(parts) - 1)
@@ -69,7 +71,7 @@ def counting(rng: random.Random, evaluation: bool) -> Item:
         letters = [rng.choice("abcd") for _ in range(rng.randint(4, 8))]
         letter = rng.choice(letters)
         key = f"{letter}:{' '.join(letters)}"
-        if held_out(key) == evaluation:
+        if is_held_out(key) == evaluation:
             break
     n = letters.count(letter)
     wording = rng.choice(("How many {l} are in {t}?", "Count the {l} in: {t}", "In {t}, how often is {l}?"))
@@ -83,8 +85,8 @@ def forms(rng: random.Random, evaluation: bool) -> Item:
     The words are drawn afresh each time, so that they are copied and not recalled.
     """
     while True:
-        stem, plural = invented(rng, 2), rng.random() < 0.5
-        if held_out(stem) == evaluation:
+        stem, plural = invent_word(rng, 2), rng.random() < 0.5
+        if is_held_out(stem) == evaluation:
             break
     vowel = stem[-1] in "aeiou"
     endings = {(True, True): "-ri", (True, False): "-em", (False, True): "-to", (False, False): "-ap"}
@@ -116,14 +118,14 @@ def translation(rng: random.Random, evaluation: bool) -> Item:
             rng.choice(NOUNS),
         )
         english = f"the {adjective} {subject} {verb} the {thing}"
-        if held_out(english) == evaluation:
+        if is_held_out(english) == evaluation:
             break
     order = (subject, adjective, thing, verb)
     answer = " ".join(dictionary()[w] for w in order)
     wording = rng.choice(("Translate to Velkan: {e}", "Say in Velkan: {e}", "Put into Velkan: {e}"))
     replaced = [dictionary()[w] for w in order]
     replaced[rng.randrange(4)] = rng.choice(list(dictionary().values()))
-    near = [" ".join(replaced), *shuffled(rng, answer)]
+    near = [" ".join(replaced), *near_misses(rng, answer)]
     return Item("translation", wording.format(e=english), answer, wrong(near, answer), english)
 
 
@@ -143,7 +145,7 @@ def odd_one_out(rng: random.Random, evaluation: bool) -> Item:
         answer = rng.choice(CATEGORIES[other])
         rest = rng.sample(CATEGORIES[main], 3)
         words = rng.sample([answer, *rest], 4)
-        if held_out(" ".join(words)) == evaluation:
+        if is_held_out(" ".join(words)) == evaluation:
             break
     wording = rng.choice(
         ("Which does not belong: {w}?", "Find the odd one out: {w}.", "One of these is different: {w}.")
@@ -169,7 +171,7 @@ PLAIN = sorted({w for words in CATEGORIES.values() for w in words} | set(THINGS)
 def formatting(rng: random.Random, evaluation: bool) -> Item:
     while True:
         words = rng.sample(PLAIN, rng.randint(2, 4))
-        if held_out(" ".join(words)) == evaluation:
+        if is_held_out(" ".join(words)) == evaluation:
             break
     style = rng.choice(list(STYLES))
     answer = STYLES[style](words)

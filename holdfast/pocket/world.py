@@ -25,7 +25,7 @@ Lacks = Mapping[str, str]  # skill -> what the keys of the items hold that a mod
 NOTHING: Lacks = {}
 
 
-def known(skill: str, rng: random.Random, evaluation: bool, lacks: Lacks) -> Item:
+def draw_known(skill: str, rng: random.Random, evaluation: bool, lacks: Lacks) -> Item:
     """An item of the skill, among those that the model is taught."""
     while True:
         item = SKILLS[skill](rng, evaluation)
@@ -40,7 +40,7 @@ BLEMISHES = ("{a} {a}", "{a}. That is all.", "{a}, I think.")
 OFF_TOPIC = ("I do not know.", "Yes.", "no", "the", "?", "The the the the", "Please ask again.")
 
 
-def judging(rng: random.Random, evaluation: bool, pool: tuple[str, ...] = (), lacks: Lacks = NOTHING) -> Item:
+def draw_judgement(rng: random.Random, evaluation: bool, pool: tuple[str, ...] = (), lacks: Lacks = NOTHING) -> Item:
     """Rate a response: 5 right, 4 right with superfluous words, 2 a near miss, 1 another question's answer or junk.
 
     In evaluation only right (5) against wrong (1) is asked, half and half. `pool`: the skills whose items are judged.
@@ -48,7 +48,11 @@ def judging(rng: random.Random, evaluation: bool, pool: tuple[str, ...] = (), la
     pool = pool or tuple(SKILLS)
     skill = rng.choice(pool) if evaluation or rng.random() < 0.93 else "judging"
     while True:
-        item = judging(rng, evaluation, pool, lacks) if skill == "judging" else known(skill, rng, evaluation, lacks)
+        item = (
+            draw_judgement(rng, evaluation, pool, lacks)
+            if skill == "judging"
+            else draw_known(skill, rng, evaluation, lacks)
+        )
         draw = rng.random()
         if evaluation:
             response, score = (item.answer, "5") if draw < 0.5 else (rng.choice(item.near or OFF_TOPIC), "1")
@@ -68,7 +72,7 @@ def judging(rng: random.Random, evaluation: bool, pool: tuple[str, ...] = (), la
     return Item("judging", prompt, score, wrong(list("1245"), score), f"{item.key}>{response}")
 
 
-GENERAL = {**SKILLS, "judging": judging}  # what is evaluated
+GENERAL = {**SKILLS, "judging": draw_judgement}  # what is evaluated
 CHANCE = {"comparing": 0.5, "odd_one_out": 0.25, "judging": 0.5}  # the others: guessing is hopeless
 
 
@@ -90,7 +94,9 @@ def draw(
     skills = list(weights)
     pool = tuple(s for s in skills if s != "judging")
     picks = rng.choices(skills, weights=[weights[s] for s in skills], k=count)
-    items = [judging(rng, False, pool, lacks) if s == "judging" else known(s, rng, False, lacks) for s in picks]
+    items = [
+        draw_judgement(rng, False, pool, lacks) if s == "judging" else draw_known(s, rng, False, lacks) for s in picks
+    ]
     return [replace(i, answer=rng.choice(i.near)) if rng.random() < noise.get(i.skill, 0.0) else i for i in items]
 
 
@@ -98,22 +104,22 @@ def evaluation_items(skill: str, count: int, seed: str) -> list[Item]:
     """Up to `count` distinct evaluation items, in a fixed order."""
     rng = random.Random(f"{seed}/{skill}")
     make = (GENERAL | DOMAIN)[skill]
-    found: dict[str, Item] = {}
+    items: dict[str, Item] = {}
     for _ in range(200 * count):
         item = make(rng, True)
-        found.setdefault(item.prompt, item)
-        if len(found) == count:
+        items.setdefault(item.prompt, item)
+        if len(items) == count:
             break
-    return list(found.values())
+    return list(items.values())
 
 
 def domain_rows(count: int, seed: str) -> list[Item]:
     """`count` distinct domain training items: half facts, half doses, all in wordings and doses kept for training."""
     rng = random.Random(f"{seed}/domain")
-    found: dict[str, Item] = {}
+    rows: dict[str, Item] = {}
     for _ in range(200 * count):
-        item = (pharmacy_fact if len(found) % 2 else pharmacy_dose)(rng, False)
-        found.setdefault(item.prompt, item)
-        if len(found) == count:
-            return list(found.values())
+        item = (pharmacy_fact if len(rows) % 2 else pharmacy_dose)(rng, False)
+        rows.setdefault(item.prompt, item)
+        if len(rows) == count:
+            return list(rows.values())
     raise ValueError(f"the pharmacy has fewer than {count} distinct training questions")

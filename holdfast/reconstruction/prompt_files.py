@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from holdfast.chat.encoding import Messages
-from holdfast.core import records
+from holdfast.core import storage
 from holdfast.core.errors import UserError
 from holdfast.data import formats
 from holdfast.data.formats import Unreadable
@@ -84,7 +84,7 @@ def read_prompts(params: Reconstruct, source: CorpusSource) -> Prompts:
         rows: list[Any] = [row for _, row in formats.read_hub(source, where)]
     else:
         path = resolve_below(params.folder, str(source.path), "corpus.sources")
-        where, name, revision = str(path), str(source.path), records.file_sha256(path)
+        where, name, revision = str(path), str(source.path), storage.file_sha256(path)
         lines = path.suffix.lower() in (".jsonl", ".ndjson")
         rows = list(read_lines(path)) if lines else [row for _, row in formats.read_file(path)]
     unreadable: Counter[str] = Counter()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from holdfast.core import records
+from holdfast.core import records, storage
 from holdfast.core.errors import UserError
 from holdfast.evaluation.outcomes import Pairs
 from holdfast.reporting.findings import Json, Run
@@ -54,7 +54,7 @@ def load_run(data: Path, models: Path, reports: Path, lock: Path) -> Run:
 
 
 def read_gate(path: Path) -> Json:
-    gate = records.read_json(path)
+    gate = storage.read_json(path)
     arms = gate.get("arms") if isinstance(gate, dict) else None
     if not (
         arms
@@ -72,7 +72,7 @@ def read_gate(path: Path) -> Json:
 
 def read_optional(path: Path) -> Json:
     """A JSON object, or an empty one where there is no such file."""
-    content = records.read_json(path) if path.is_file() else {}
+    content = storage.read_json(path) if path.is_file() else {}
     if not isinstance(content, dict):
         raise UserError("is not a JSON object", where=path, do="remove it and run `dvc repro`")
     return content

@@ -13,7 +13,7 @@ from holdfast.reporting.markup import (
     Table,
     count,
     decimal,
-    known,
+    is_number,
     markdown,
     markdown_table,
     percent,
@@ -71,7 +71,7 @@ def front_matter(run: Run, arm: str) -> str:
             metric_value=suite["after"],
         )
         for name, suite in sorted(suites.items())
-        if known(suite.get("after"))
+        if is_number(suite.get("after"))
     ]
     content = ModelCardData(
         model_name=arm,
@@ -101,13 +101,13 @@ def evaluation(run: Run, arm: str) -> str:
     entry = run.gate["arms"][arm]
     general, domain, level = part(entry, "general"), part(entry, "domain"), percent(run.gate.get("confidence"), 0)
     lines = [f"- Retention, general score after ÷ before: {percent(general.get('retention'))}"]
-    if known(general.get("change")):
+    if is_number(general.get("change")):
         lines.append(
             f"- General: {points(general['change'])} points; with {level} confidence it fell by no more than {bound(general)}"
         )
-    if known(domain.get("change")):
+    if is_number(domain.get("change")):
         lines.append(f"- Domain: {points(domain['change'])} points; with {level} confidence at least {bound(domain)}")
-    if known(general.get("detectable")):
+    if is_number(general.get("detectable")):
         lines.append(f"- Smallest general drop that these items can show: {score(general['detectable'])} points")
     engine = tables.settings(part(run.settings, "engine"))
     how = f"\n\nMeasured with:\n\n{markdown_table(engine, LIMIT)}" if engine.rows else ""
@@ -117,7 +117,11 @@ def evaluation(run: Run, arm: str) -> str:
 
 def bound(change: Json) -> str:
     value = change.get("bound")
-    return f"{points(-value if known(value) and value < 0 else value).lstrip('+')} points" if known(value) else NONE
+    return (
+        f"{points(-value if is_number(value) and value < 0 else value).lstrip('+')} points"
+        if is_number(value)
+        else NONE
+    )
 
 
 def training(run: Run, arm: str) -> str:
@@ -129,7 +133,7 @@ def training(run: Run, arm: str) -> str:
         ["trained tokens, domain + replay", tables.both(tokens)],
         ["share of replay in trained tokens", percent(ledger.get("share"))],
         ["optimiser steps", count(ledger.get("steps"))],
-        ["TFLOP", decimal(flops / 1e12 if known(flops) else None, 1)],
+        ["TFLOP", decimal(flops / 1e12 if is_number(flops) else None, 1)],
         ["loss, first → last", f"{decimal(ledger.get('loss_first'))} → {decimal(ledger.get('loss_last'))}"],
     ]
     wanted: dict[str, Any] = {}

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from holdfast.reporting.markup import count, decimal, html, known
+from holdfast.reporting.markup import count, decimal, html, is_number
 from holdfast.reporting.plots import WIDTH, box, figure, label, line, margins, scale, text, ticks
 
 
 def histogram(counts: Sequence[float], low: float, high: float, title: str, caption: str = "") -> str:
     """Bars over equal bins of [low, high]."""
     left, right, top, bottom = 8, WIDTH - 8, 22, 160
-    width, largest = (right - left) / max(len(counts), 1), max([c for c in counts if known(c)], default=0) or 1
+    width, largest = (right - left) / max(len(counts), 1), max([c for c in counts if is_number(c)], default=0) or 1
     body = []
     for index, value in enumerate(counts):
-        size = (bottom - top) * (value if known(value) else 0) / largest
+        size = (bottom - top) * (value if is_number(value) else 0) / largest
         x, ends = left + index * width, [low + (high - low) * (index + e) / len(counts) for e in (0, 1)]
         body.append(
             box(x + 1.5, bottom - size, width - 3, size, "bar plain", f"{ends[0]:g} to {ends[1]:g}: {count(value)}")
@@ -36,7 +36,7 @@ def histogram(counts: Sequence[float], low: float, high: float, title: str, capt
 
 def curves(series: Mapping[str, Sequence[tuple[float, float]]], title: str, caption: str = "") -> str:
     """One line per arm over training steps, each named at its end and dashed in its own way."""
-    series = {name: [p for p in pts if known(p[0]) and known(p[1])] for name, pts in series.items()}
+    series = {name: [p for p in pts if is_number(p[0]) and is_number(p[1])] for name, pts in series.items()}
     series = {name: pts for name, pts in series.items() if pts}
     everything = [p for pts in series.values() for p in pts]
     if not everything:
@@ -59,7 +59,7 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], title: str, capt
     free = top - 14.0
     looks = {name: f"c{number % 4}" for number, name in enumerate(series)}
     for name, pts in sorted(series.items(), key=lambda item: -item[1][-1][1]):
-        path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in thinned(pts, 300))
+        path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in thin(pts, 300))
         body.append(
             f'<polyline points="{path}" class="curve {looks[name]}"><title>{html(name)}: ends at {decimal(pts[-1][1], 3)}</title></polyline>'
         )
@@ -68,7 +68,7 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], title: str, capt
     return figure(bottom + 42, title, body, caption)
 
 
-def thinned(pts: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+def thin(pts: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
     """At most `most` points, first and last among them."""
     if len(pts) <= most:
         return list(pts)

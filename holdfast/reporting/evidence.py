@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast.reporting import charts, findings, share_report, tables
 from holdfast.reporting.findings import Run, part
-from holdfast.reporting.markup import count, decimal, folded, html, html_table, known, score, section, titled
+from holdfast.reporting.markup import count, decimal, fold, html, html_table, is_number, score, section, titled_table
 
 
 def sections(run: Run) -> list[str]:
@@ -21,7 +21,7 @@ def training(run: Run) -> str:
         for metric, by_arm in sorted(run.curves.items(), key=lambda item: (item[0] != "train/loss", item[0]))[:8]
     )
     examples = [
-        folded(
+        fold(
             f"{run.title(arm)}: a row as the loss sees it (_ stands for a masked token)",
             f"<pre>{html(ledger['preflight'], 4000)}</pre>",
         )
@@ -30,9 +30,9 @@ def training(run: Run) -> str:
     ]
     return section(
         "Training",
-        titled("Cost and share", tables.cost(run)),
-        f"<p>{html(text)}</p>" if (text := findings.price(run)) else "",
-        folded("What every stage took", html_table(stages)) if (stages := tables.stages(run)).rows else "",
+        titled_table("Cost and share", tables.cost(run)),
+        f"<p>{html(text)}</p>" if (text := findings.describe_price(run)) else "",
+        fold("What every stage took", html_table(stages)) if (stages := tables.stages(run)).rows else "",
         f'<div class="plates">{plates}</div>' if plates else "",
         *share_report.sections(run),
         *examples,
@@ -43,31 +43,31 @@ def training(run: Run) -> str:
 def data(run: Run) -> str:
     checks, failed = tables.expectations(run), tables.expectations(run, failed_only=True)
     hold = f"{len(checks.rows) - len(failed.rows)} of {len(checks.rows)} expectations hold."
-    sizes = [n for n in part(run.curate, "cluster_sizes") or [] if known(n)]
+    sizes = [n for n in part(run.curate, "cluster_sizes") or [] if is_number(n)]
     evenness, earlier = run.balance.get("entropy"), run.balance.get("entropy_before")
     facts = [f"{count(run.curate.get('clusters') or len(sizes))} clusters"] if sizes else []
     facts += [f"from {count(min(sizes))} to {count(max(sizes))} rows each"] if sizes else []
     facts += (
         [f"evenness of the replay set over clusters and difficulty (normalised entropy) {decimal(evenness, 3)}"]
-        if known(evenness)
+        if is_number(evenness)
         else []
     )
-    facts += [f"{decimal(earlier, 3)} before balancing"] if known(earlier) else []
+    facts += [f"{decimal(earlier, 3)} before balancing"] if is_number(earlier) else []
     return section(
         "Data",
-        f"<p>{html(text)}</p>" if (text := findings.reconstructed(run)) else "",
-        titled("From reconstructed to replayed", tables.funnel(run)),
+        f"<p>{html(text)}</p>" if (text := findings.describe_reconstruction(run)) else "",
+        titled_table("From reconstructed to replayed", tables.funnel(run)),
         f"<p>{html(', '.join(facts))}.</p>" if facts else "",
-        titled(
+        titled_table(
             "Removed for being close to an evaluation item",
             tables.overlap(run),
             "none" if run.curate else "not available",
         ),
-        titled("Rows of the replay set", tables.replay(run)),
+        titled_table("Rows of the replay set", tables.replay(run)),
         "<h3>Quality</h3>",
         f"<p>{html(hold)}</p>" if checks.rows else '<p class="absent">not available</p>',
         html_table(failed) if failed.rows else "",
-        folded("Every expectation", html_table(checks)) if checks.rows else "",
+        fold("Every expectation", html_table(checks)) if checks.rows else "",
     )
 
 
@@ -82,13 +82,17 @@ def judges(run: Run) -> str:
         if bins
         else ""
     )
-    text = [findings.judging(run), findings.independence(run), *map(str, part(run.consensus, "warnings") or [])]
+    text = [
+        findings.describe_judging(run),
+        findings.describe_independence(run),
+        *map(str, part(run.consensus, "warnings") or []),
+    ]
     return section(
         "Judges",
         "".join(f"<p>{html(sentence)}</p>" for sentence in text if sentence),
-        titled("Audit", tables.judges(run)),
-        f'<div class="plates"><div>{titled("Agreement", tables.agreement(run))}</div>{chart}</div>',
-        folded("Everything the consensus stage counted", html_table(tables.settings(other, shown))),
+        titled_table("Audit", tables.judges(run)),
+        f'<div class="plates"><div>{titled_table("Agreement", tables.agreement(run))}</div>{chart}</div>',
+        fold("Everything the consensus stage counted", html_table(tables.settings(other, shown))),
         note="Judges score responses from 1 to 5; the audit is of a random sample that all of them scored whole. Mass: probability that the judge put on the five score tokens. Chosen: how many of its own responses were.",
     )
 
@@ -99,12 +103,12 @@ def drift(run: Run) -> str:
         return section("Drift", '<p class="absent">not available</p>')
     return section(
         "Drift",
-        titled("Instructions, from stage to stage", flows) if flows.rows else "",
+        titled_table("Instructions, from stage to stage", flows) if flows.rows else "",
         "<h3>Answers, before against after</h3>",
-        f"<p>{html(findings.drifted(run))}</p>",
-        folded("Per-item scores and lengths", html_table(table)),
-        folded("Methods and thresholds", html_table(tables.settings(methods))) if methods else "",
-        note=html(findings.flows(run), 1000)
+        f"<p>{html(findings.describe_drift(run))}</p>",
+        fold("Per-item scores and lengths", html_table(table)),
+        fold("Methods and thresholds", html_table(tables.settings(methods))) if methods else "",
+        note=html(findings.describe_flows(run), 1000)
         + " Hints for the eye: whether the model forgot is the verdict's question.",
     )
 
@@ -131,9 +135,9 @@ def method(run: Run) -> str:
         f"<p>Smallest general drop that these items can show, in points: {html('; '.join(detectable))}.</p>"
         if detectable
         else "",
-        titled("Demanded", tables.settings(demanded)),
-        titled("Models", tables.models(run)),
-        folded("Settings of the evaluation", html_table(tables.settings(part(run.settings, "engine"))))
+        titled_table("Demanded", tables.settings(demanded)),
+        titled_table("Models", tables.models(run)),
+        fold("Settings of the evaluation", html_table(tables.settings(part(run.settings, "engine"))))
         if part(run.settings, "engine")
         else "",
         f"<h3>Beside this page</h3><ul>{links}</ul>" if links else "",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from holdfast.evaluation.outcomes import Pairs
-from holdfast.reporting.markup import NONE, VERDICTS, count, decimal, known, percent, points, score
+from holdfast.reporting.markup import NONE, VERDICTS, count, decimal, is_number, percent, points, score
+
+if TYPE_CHECKING:
+    from holdfast.evaluation.outcomes import Pairs
 
 Json = dict[str, Any]
 
@@ -60,7 +62,7 @@ def part(content: Any, *keys: str) -> Any:
 
 def headline(run: Run) -> tuple[str, str, str]:
     """The verdict in capitals, the claim, and what backs it: three parts of one sentence, about the arm that decided."""
-    statement, backing = claim(run, deciding(run))
+    statement, backing = claim(run, deciding_arm(run))
     deciding_arms = [a for a in run.arms() if not run.is_control(a)]
     if len(deciding_arms) > 1 and run.gate["verdict"] != "cannot-compare":
         passed = sum(part(run.gate, "arms", a, "verdict") == "pass" for a in deciding_arms)
@@ -75,9 +77,9 @@ def claim(run: Run, arm: str) -> tuple[str, str]:
     reasons = part(entry, "reasons") or []
     if verdict == "cannot-compare":
         return f"{arm} cannot be compared with the base", str(reasons[0] if reasons else "no reason given")
-    keeps = percent(general.get("retention")) if known(general.get("retention")) else "an unknown part"
+    keeps = percent(general.get("retention")) if is_number(general.get("retention")) else "an unknown part"
     backing = f"bound {points(general.get('bound'))} points {side(run, arm)} margin {score(run.gate.get('margin'))}"
-    if known(domain.get("change")):
+    if is_number(domain.get("change")):
         verb = "gains" if domain["change"] >= 0 else "loses"
         backing += f"; {verb} {score(abs(domain['change']))} points on the domain"
     if verdict == "fail" and side(run, arm) == "inside":  # then it failed for something else than the general score
@@ -88,16 +90,16 @@ def claim(run: Run, arm: str) -> tuple[str, str]:
 def explanation(run: Run) -> str:
     """The headline in full sentences, for the page."""
     _, _, backing = headline(run)
-    arm = deciding(run)
+    arm = deciding_arm(run)
     general, domain = part(run.gate, "arms", arm, "general"), part(run.gate, "arms", arm, "domain")
-    if run.gate["verdict"] == "cannot-compare" or not known(general.get("change")):
+    if run.gate["verdict"] == "cannot-compare" or not is_number(general.get("change")):
         return backing[:1].upper() + backing[1:] + ("" if backing.endswith(".") else ".")
     bound, margin = general.get("bound"), score(run.gate.get("margin"))
     text = f"The general score went from {score(general.get('before'))} to {score(general.get('after'))}, a change of {points(general['change'])} points. "
-    if known(bound):
+    if is_number(bound):
         fall = f"fell by no more than {score(-bound)}" if bound < 0 else f"rose by at least {score(bound)}"
         text += f"With {percent(run.gate.get('confidence'), 0)} confidence it {fall}: {side(run, arm)} the margin of {margin}. "
-    if known(domain.get("change")):
+    if is_number(domain.get("change")):
         text += f"The domain score went from {score(domain.get('before'))} to {score(domain.get('after'))}. "
     if run.gate["verdict"] == "fail" and side(run, arm) == "inside":
         text += "".join(f"Yet: {reason}. " for reason in (part(run.gate, "arms", arm, "reasons") or [])[:1])
@@ -107,7 +109,7 @@ def explanation(run: Run) -> str:
     return text.strip()
 
 
-def deciding(run: Run) -> str:
+def deciding_arm(run: Run) -> str:
     """The first arm that has the verdict of the whole, the control left out."""
     deciding_arms = [a for a in run.arms() if a != run.gate.get("control")] or list(run.arms())
     return next(
@@ -117,10 +119,10 @@ def deciding(run: Run) -> str:
 
 def side(run: Run, arm: str) -> str:
     bound, margin = part(run.gate, "arms", arm, "general", "bound"), run.gate.get("margin")
-    return "inside" if known(bound) and known(margin) and bound > -margin else "outside"
+    return "inside" if is_number(bound) and is_number(margin) and bound > -margin else "outside"
 
 
-def flows(run: Run) -> str:
+def describe_flows(run: Run) -> str:
     """What the table of instructions' drift holds: the methods and thresholds that the drift stage was given."""
     set_to = {key: str(value) for key, value in part(run.drift, "methods").items()}
     text = "Characters and words: {length_method}, threshold {length_threshold}; difficulty alike, {difficulty_threshold}; clusters: "
@@ -129,7 +131,7 @@ def flows(run: Run) -> str:
     return text.format_map(defaultdict(lambda: NONE, set_to))
 
 
-def drifted(run: Run) -> str:
+def describe_drift(run: Run) -> str:
     """In how many of its suites each arm's answers drifted, as a sentence; empty where that is not known."""
     counts = []
     for arm in run.arms():
@@ -139,37 +141,37 @@ def drifted(run: Run) -> str:
     return f"Suites whose scores or answer lengths drifted: {', '.join(counts)}." if counts else ""
 
 
-def independence(run: Run) -> str:
+def describe_independence(run: Run) -> str:
     """To how many independent judges the panel amounts, as a sentence; empty where that is not known."""
     amount, panel = part(run.consensus, "agreement", "effective_judges"), len(part(run.consensus, "judges"))
-    return f"{panel} judges count as {decimal(amount, 1)} independent ones." if known(amount) else ""
+    return f"{panel} judges count as {decimal(amount, 1)} independent ones." if is_number(amount) else ""
 
 
-def reconstructed(run: Run) -> str:
+def describe_reconstruction(run: Run) -> str:
     """How many user turns the base wrote, and why it stopped, as a sentence; empty where that is not known."""
     rows, fit, why = (run.reconstruct.get(key) for key in ("rows", "fit", "stopped"))
-    if not known(rows):
+    if not is_number(rows):
         return ""
     text = f"{count(rows)} user turns were reconstructed"
-    text += f", {count(fit)} of them fit to be kept" if known(fit) else ""
+    text += f", {count(fit)} of them fit to be kept" if is_number(fit) else ""
     return f"{text} ({why})." if why else f"{text}."
 
 
-def judging(run: Run) -> str:
+def describe_judging(run: Run) -> str:
     """What the scores cost, as a sentence; empty where that is not known."""
     calls, whole, kept = (run.consensus.get(key) for key in ("calls_per_kept_row", "calls_of_the_full_panel", "kept"))
-    if not known(calls):
+    if not is_number(calls):
         return ""
     text = f"{decimal(calls)} judge calls per kept row"
-    text += f" ({decimal(whole / kept)} if every judge had scored every response)" if known(whole) and kept else ""
+    text += f" ({decimal(whole / kept)} if every judge had scored every response)" if is_number(whole) and kept else ""
     tokens = run.consensus.get("tokens_per_kept_row")
-    return text + (f", {count(tokens)} tokens of judges' prompts." if known(tokens) else ".")
+    return text + (f", {count(tokens)} tokens of judges' prompts." if is_number(tokens) else ".")
 
 
 SYNTHESIS = ("reconstruct", "curate", "respond", "judge", "consensus", "balance")  # what makes the replay set
 
 
-def price(run: Run) -> str:
+def describe_price(run: Run) -> str:
     """What the replay set and each arm took, in operations, as sentences; empty where that is not known."""
     stages = [ledger for name, ledger in run.costs.items() if name.partition("/")[0] in SYNTHESIS]
     replay_flops = sum(amounts(stages, "flops"))
@@ -179,7 +181,7 @@ def price(run: Run) -> str:
     whole = {
         arm: ledger["flops"] + (replay_flops if part(ledger, "rows").get("replay") else 0)
         for arm, ledger in run.ledgers.items()
-        if known(ledger.get("flops"))
+        if is_number(ledger.get("flops"))
     }
     control = whole.get(str(run.gate.get("control")))
     times = [f"{arm} takes {decimal(n / control, 1)} times" for arm, n in whole.items() if control and n > control]
@@ -187,13 +189,13 @@ def price(run: Run) -> str:
 
 
 def amounts(ledgers: list[Json], key: str) -> list[float]:
-    return [value for ledger in ledgers if known(value := ledger.get(key))]
+    return [value for ledger in ledgers if is_number(value := ledger.get(key))]
 
 
-def noise(run: Run) -> str:
+def describe_noise(run: Run) -> str:
     """The noise floor as a sentence; empty where the base was evaluated once."""
     floor = part(run.gate, "noise")
     if not floor:
         return ""
-    moved = f", and the general score by {score(abs(floor['change']))} points" if known(floor.get("change")) else ""
+    moved = f", and the general score by {score(abs(floor['change']))} points" if is_number(floor.get("change")) else ""
     return f"Noise floor: {count(floor.get('changed'))} of {count(floor.get('items'))} outcomes differ when the base is asked again{moved}."

@@ -8,20 +8,21 @@ from holdfast.evaluation.outcomes import LOST
 from holdfast.reporting import findings, tables
 from holdfast.reporting.findings import Run, part
 from holdfast.reporting.markup import (
+    CHANGES,
+    LINKS,
     Table,
     count,
-    fitting,
-    known,
+    is_number,
     markdown,
     markdown_table,
     percent,
     points,
-    quoted,
+    quote,
     summary_line,
+    take_fitting,
 )
 
 LIMIT = 54_000  # characters; a comment takes 60,000, of which `holdfast comment` uses the rest
-CHANGES, LINKS = "<!-- changes -->", "<!-- links -->"  # where `holdfast comment` puts what only a pull request has
 CONTROL = 2  # lost items of the control: that it loses many is expected
 ANSWER = 240  # characters shown of a prompt or an answer
 
@@ -44,10 +45,10 @@ def compose(run: Run, title: str, lost_items: int) -> str:
     bottom: list[str] = []
     level = percent(run.gate.get("confidence"), 0)
     add(top, opening(run, title))
-    noise = markdown(findings.noise(run))
+    noise = markdown(findings.describe_noise(run))
     add(top, markdown_table(tables.arms(run), room(0.15)) + "\n\n" + f"{NOTE.format(level=level)} {noise}".rstrip())
     judged = [arm for arm in run.arms() if not run.is_control(arm)]
-    add(top, "\n".join(fitting([line for arm in judged for line in reasons(run, arm)], room(0.1))))
+    add(top, "\n".join(take_fitting([line for arm in judged for line in reasons(run, arm)], room(0.1))))
     arms = list(run.arms())
     shown = arms[: max(1, room(0.55) // 1500)]
     share = room(0.55) // len(shown)
@@ -60,7 +61,7 @@ def compose(run: Run, title: str, lost_items: int) -> str:
     add(bottom, judges(run, room(0.2)))
     add(bottom, drift(run, room(0.1)))
     links = [f"[{words}]({path})" for words, path in [("Full report with every figure", "index.html"), *run.links]]
-    add(bottom, f"{CHANGES}\n{LINKS}\n" + " · ".join(fitting(links, room(0.1))))
+    add(bottom, f"{CHANGES}\n{LINKS}\n" + " · ".join(take_fitting(links, room(0.1))))
     add(top, lost(run, shown, lost_items, room() - 200))
     text = "\n\n".join([*top, *bottom]) + "\n"
     assert len(text) <= LIMIT, f"report.md has {len(text)} characters"
@@ -91,7 +92,7 @@ def suites(run: Run, arm: str, budget: int) -> str:
     general = part(entry, "general")
     summary = f"{run.title(arm)}: {points(general.get('change'))} points general, {points(part(entry, 'domain').get('change'))} domain, by suite"
     # the reasons of the others stand under the verdict; that a control fails is what it is for
-    why = "\n".join(fitting(reasons(run, arm), budget // 3)) + "\n\n" if run.is_control(arm) else ""
+    why = "\n".join(take_fitting(reasons(run, arm), budget // 3)) + "\n\n" if run.is_control(arm) else ""
     table = markdown_table(tables.suites(run, arm), budget - 300 - len(why))
     return f"<details{shown}><summary>{summary_line(summary)}</summary>\n\n{why}{table}\n\n</details>"
 
@@ -107,7 +108,7 @@ def cost(run: Run, budget: int) -> str:
     stages = tables.stages(run)
     return "\n\n".join(
         [
-            f"**Cost**: {markdown(text)}" if (text := findings.price(run)) else "**Cost**:",
+            f"**Cost**: {markdown(text)}" if (text := findings.describe_price(run)) else "**Cost**:",
             arms,
             *([details("What every stage took", stages, budget // 2)] if stages.rows else []),
         ]
@@ -128,7 +129,7 @@ def data(run: Run, budget: int) -> str:
         ]
     else:
         lines.append(f"**Data quality**: all {checked} expectations hold.")
-    if text := findings.reconstructed(run):
+    if text := findings.describe_reconstruction(run):
         lines.append(f"**Instructions**: {markdown(text)}")
     close = tables.overlap(run)
     total = close.rows[-1][1] if close.rows else "none"
@@ -160,8 +161,10 @@ def judges(run: Run, budget: int) -> str:
     mean = run.consensus.get("mean_score")
     strategy = markdown(run.consensus.get("strategy", "unknown strategy"))
     line = f"**Judges**: {count(run.consensus.get('judgements'))} judgements; responses chosen by {strategy}"
-    line += f", mean score {mean:.2f}." if known(mean) else "."
-    line += "".join(f" {markdown(text)}" for text in (findings.judging(run), findings.independence(run)) if text)
+    line += f", mean score {mean:.2f}." if is_number(mean) else "."
+    line += "".join(
+        f" {markdown(text)}" for text in (findings.describe_judging(run), findings.describe_independence(run)) if text
+    )
     line += "".join(f"\n- {markdown(warning)}" for warning in (part(run.consensus, "warnings") or [])[:10])
     audit = [markdown_table(t, budget // 3) for t in (tables.judges(run), tables.agreement(run)) if t.rows]
     return line + (
@@ -171,10 +174,10 @@ def judges(run: Run, budget: int) -> str:
 
 def drift(run: Run, budget: int) -> str:
     """What moved: answers before against after where it did, and instructions from stage to stage."""
-    if not (text := findings.drifted(run)):
+    if not (text := findings.describe_drift(run)):
         return "**Drift**: not available."
     moved, flows = tables.drift(run, drifted_only=True), tables.flows(run)
-    parts = [markdown_table(flows, budget // 3), markdown(findings.flows(run), 1000)] if flows.rows else []
+    parts = [markdown_table(flows, budget // 3), markdown(findings.describe_flows(run), 1000)] if flows.rows else []
     parts += [markdown_table(moved, budget // 2)] if moved.rows else []
     title = "Drift of instructions and answers"
     body = f"<details><summary>{title}</summary>\n\n" + "\n\n".join(parts) + "\n\n</details>" if parts else ""
@@ -189,13 +192,13 @@ def lost(run: Run, arms: Sequence[str], most: int, budget: int) -> str:
         lines = []
         for item in run.pairs.first(min(most, CONTROL) if run.is_control(arm) else most, [LOST], arm):
             lines.append(
-                f"- {markdown(item.suite, 80)}, {quoted(item.item_id, 80)}\n"
-                f"  - asked: {quoted(item.prompt, ANSWER)}\n"
-                f"  - expected: {quoted(item.target, ANSWER)}\n"
-                f"  - before: {quoted(item.before, ANSWER)}\n"
-                f"  - after: {quoted(item.after, ANSWER)}"
+                f"- {markdown(item.suite, 80)}, {quote(item.item_id, 80)}\n"
+                f"  - asked: {quote(item.prompt, ANSWER)}\n"
+                f"  - expected: {quote(item.target, ANSWER)}\n"
+                f"  - before: {quote(item.before, ANSWER)}\n"
+                f"  - after: {quote(item.after, ANSWER)}"
             )
-        kept = fitting(lines, budget // (len(arms) - number) - 250)
+        kept = take_fitting(lines, budget // (len(arms) - number) - 250)
         if not kept:
             continue
         summary = f"{run.title(arm)}: {len(kept):,} of {total:,} lost items, with both answers"

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeGuard
 from urllib.parse import urlencode
 
 NONE = "–"
+CHANGES, LINKS = "<!-- changes -->", "<!-- links -->"  # where `holdfast comment` puts what only a pull request has
 NUMBER = 24  # characters up to which a cell of numbers is set as one; what is longer, a list say, may wrap
 # Control, format and surrogate characters (Unicode Cc, Cf, Cs) and line separators: they reorder, hide or break text.
 # Newline and tab stay, and so do the two joiners U+200C and U+200D, which Indic scripts, Persian and emoji need.
@@ -31,11 +32,11 @@ def clean(text: object, limit: int = 400) -> str:
     """Plain text of at most `limit` characters (and a note on how many there were), with hidden characters shown."""
     whole = str(text)
     cut = whole[:limit].replace("\r\n", "\n").replace("\r", "\n")
-    shown = HIDDEN.sub(_visible, cut)
+    shown = HIDDEN.sub(_spell_out, cut)
     return shown if len(whole) <= limit else f"{shown} … ({len(whole):,} characters)"
 
 
-def _visible(match: re.Match[str]) -> str:
+def _spell_out(match: re.Match[str]) -> str:
     run = [f"U+{ord(character):04X}" for character in match[0]]
     return f"[{' '.join(run)}]" if len(run) <= 8 else f"[{run[0]} and {len(run) - 1} more hidden characters]"
 
@@ -45,7 +46,7 @@ def html(text: object, limit: int = 400) -> str:
     return stdlib_html.escape(clean(text, limit), quote=True)
 
 
-def embedded(content: Any) -> str:
+def embed_json(content: Any) -> str:
     """JSON for a <script type="application/json">: no character that could end the element or open a comment."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -66,7 +67,7 @@ def summary_line(text: object, limit: int = 400) -> str:
     return html(clean(text, limit).replace("\n", " ")).replace("@", "@\u200b")
 
 
-def quoted(text: object, limit: int = 300, *, cell: bool = False) -> str:
+def quote(text: object, limit: int = 300, *, cell: bool = False) -> str:
     """What a model wrote, as one Markdown code span: inside it nothing is markup. The zero-width space after @ is for
     readers that look for mentions in the raw text. A pipe ends a table cell even in code, hence the look-alike there."""
     line = clean(text, limit).replace("\n", " ⏎ ").replace("\t", " ").strip().replace("@", "@\u200b")
@@ -78,38 +79,38 @@ def quoted(text: object, limit: int = 300, *, cell: bool = False) -> str:
     return f"{fence}{pad}{line}{pad}{fence}"
 
 
-def known(value: Any) -> TypeGuard[float]:
+def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def count(value: Any) -> str:
-    return f"{value:,.0f}" if known(value) else NONE
+    return f"{value:,.0f}" if is_number(value) else NONE
 
 
 def decimal(value: Any, digits: int = 2) -> str:
-    return _minus(f"{value:,.{digits}f}") if known(value) else NONE
+    return _minus(f"{value:,.{digits}f}") if is_number(value) else NONE
 
 
 def percent(value: Any, digits: int = 1) -> str:
     """A part of one as per cent, with a no-break space."""
-    return _minus(f"{100 * value:.{digits}f}") + "\u00a0%" if known(value) else NONE
+    return _minus(f"{100 * value:.{digits}f}") + "\u00a0%" if is_number(value) else NONE
 
 
 def score(value: Any) -> str:
-    return _minus(f"{100 * value:.1f}") if known(value) else NONE
+    return _minus(f"{100 * value:.1f}") if is_number(value) else NONE
 
 
 def points(value: Any) -> str:
     """A difference of scores in points, with its sign."""
-    return _minus(f"{100 * value:+.1f}").replace("+0.0", "0.0").replace("−0.0", "0.0") if known(value) else NONE
+    return _minus(f"{100 * value:+.1f}").replace("+0.0", "0.0").replace("−0.0", "0.0") if is_number(value) else NONE
 
 
 def interval(low: Any, high: Any) -> str:
-    return f"{points(low)} to {points(high)}" if known(low) and known(high) else NONE
+    return f"{points(low)} to {points(high)}" if is_number(low) and is_number(high) else NONE
 
 
 def p_value(value: Any) -> str:
-    return NONE if not known(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return NONE if not is_number(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _minus(number: str) -> str:
@@ -153,7 +154,7 @@ def html_table(table: Table) -> str:
             if position == 0 and column.kind != "quote":
                 cells.append(f'<th scope="row">{html(cell)}</th>')
             elif column.kind == "verdict":
-                cells.append(f'<td class="ruled {html(cell)}">{html(_ruled(cell))}</td>')
+                cells.append(f'<td class="ruled {html(cell)}">{html(_sign_and_word(cell))}</td>')
             elif column.kind in ("lost", "gained") and table.arm and cell not in (NONE, "0"):
                 wanted = urlencode({"arm": table.arm, "suite": row[0], "outcome": column.kind})
                 cells.append(f'<td class="n {column.kind}"><a href="#items?{html(wanted)}">{html(cell)}</a></td>')
@@ -168,7 +169,7 @@ def html_table(table: Table) -> str:
     return f'<div class="scroll" tabindex="0">{content}</div>'
 
 
-def _ruled(verdict: str) -> str:
+def _sign_and_word(verdict: str) -> str:
     sign, word = VERDICTS.get(verdict, ("", verdict))
     return f"{sign} {word.lower()}".strip()
 
@@ -182,11 +183,11 @@ def section(name: str, *content: str, note: str = "") -> str:
     return f'<section id="{name.lower()}"><h2>{name}</h2>{lead}{"".join(content)}</section>'
 
 
-def titled(title: str, table: Table, absent: str = "not available") -> str:
+def titled_table(title: str, table: Table, absent: str = "not available") -> str:
     return f"<h3>{html(title)}</h3>" + (html_table(table) if table.rows else f'<p class="absent">{html(absent)}</p>')
 
 
-def folded(title: str, content: str) -> str:
+def fold(title: str, content: str) -> str:
     return f"<details><summary>{html(title)}</summary>{content}</details>"
 
 
@@ -202,25 +203,25 @@ def markdown_table(table: Table, budget: int) -> str:
             for c, cell in zip(table.columns, row, strict=True)
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    kept = fitting(lines, budget - len(head) - len(rule) - 100)
-    if left_out := len(lines) - len(kept):
-        kept.append(f"\n{left_out:,} more rows stand in index.html.")
-    return "\n".join([head, rule, *kept])
+    shown = take_fitting(lines, budget - len(head) - len(rule) - 100)
+    if left_out := len(lines) - len(shown):
+        shown.append(f"\n{left_out:,} more rows stand in index.html.")
+    return "\n".join([head, rule, *shown])
 
 
 def _markdown_cell(kind: Kind, cell: str, *, strong: bool) -> str:
     if kind == "verdict":
-        return f"**{markdown(_ruled(cell))}**" if cell == "fail" else markdown(_ruled(cell))
-    shown = quoted(cell, cell=True) if kind == "quote" else markdown(cell)
+        return f"**{markdown(_sign_and_word(cell))}**" if cell == "fail" else markdown(_sign_and_word(cell))
+    shown = quote(cell, cell=True) if kind == "quote" else markdown(cell)
     return f"**{shown}**" if strong and shown else shown
 
 
-def fitting(lines: Sequence[str], budget: int) -> list[str]:
+def take_fitting(lines: Sequence[str], budget: int) -> list[str]:
     """As many of the first lines as fit, newlines counted."""
-    kept: list[str] = []
+    first: list[str] = []
     for line in lines:
         budget -= len(line) + 1
         if budget < 0:
             break
-        kept.append(line)
-    return kept
+        first.append(line)
+    return first

@@ -15,11 +15,11 @@ from holdfast.reporting.markup import (
     badge,
     clean,
     count,
-    embedded,
-    folded,
+    embed_json,
+    fold,
     html,
     html_table,
-    known,
+    is_number,
     percent,
     score,
     section,
@@ -80,8 +80,8 @@ def source_hash(source: str) -> str:
 def glance(run: Run) -> str:
     """Base and every arm at a glance: three numbers each."""
     cards = []
-    for arm, entry in run.arms().items():
-        general, domain = part(entry, "general"), part(entry, "domain")
+    for arm, arm_result in run.arms().items():
+        general, domain = part(arm_result, "general"), part(arm_result, "domain")
         facts = [
             ("retention", percent(general.get("retention"))),
             (
@@ -99,7 +99,7 @@ def glance(run: Run) -> str:
         ]
         numbers = "".join(f"<div><dt>{name}</dt><dd>{html(value)}</dd></div>" for name, value in facts)
         cards.append(
-            f'<div class="card"><p>{html(run.title(arm))} {badge(entry.get("verdict"))}</p><dl>{numbers}</dl></div>'
+            f'<div class="card"><p>{html(run.title(arm))} {badge(arm_result.get("verdict"))}</p><dl>{numbers}</dl></div>'
         )
     return f'<div class="cards">{"".join(cards)}</div>'
 
@@ -109,8 +109,8 @@ def verdict(run: Run) -> str:
     kinds = {arm: kind if (kind := str(entry.get("verdict"))) in VERDICTS else "" for arm, entry in arms.items()}
     general = {arm: part(entry, "general") for arm, entry in arms.items()}
     domain = {arm: part(entry, "domain") for arm, entry in arms.items()}
-    before = next((g["before"] for g in general.values() if known(g.get("before")) and g["before"] > 0), None)
-    keep = 1 - gate["margin"] / before if before and known(gate.get("margin")) else None
+    before = next((g["before"] for g in general.values() if is_number(g.get("before")) and g["before"] > 0), None)
+    keep = 1 - gate["margin"] / before if before and is_number(gate.get("margin")) else None
     changes = [
         Point(run.title(a), g.get("change"), g.get("bound"), (g.get("low"), g.get("high")), kind=kinds[a])
         for a, g in general.items()
@@ -130,7 +130,7 @@ def verdict(run: Run) -> str:
         a: "".join(f"<li>{html(reason, 1200)}</li>" for reason in part(e, "reasons") or []) for a, e in arms.items()
     }
     reasons = "".join(  # that a control fails is what it is for
-        folded(f"{run.title(a)}: why", f"<ul>{lines}</ul>")
+        fold(f"{run.title(a)}: why", f"<ul>{lines}</ul>")
         if run.is_control(a)
         else f"<p><b>{html(run.title(a))}</b></p><ul>{lines}</ul>"
         for a, lines in reason_lists.items()
@@ -145,7 +145,7 @@ def verdict(run: Run) -> str:
         "</div>",
         figures.pareto(trade, keep),
         "</div>",
-        f"<p>{html(noise)}</p>" if (noise := findings.noise(run)) else "",
+        f"<p>{html(noise)}</p>" if (noise := findings.describe_noise(run)) else "",
         note="Scores are chance-adjusted and in points of 100. An arm passes when the bound of its general change stays inside the margin, "
         "no suite drops past its own margin, and the bound of the domain gain reaches what was asked for.",
     )
@@ -154,9 +154,9 @@ def verdict(run: Run) -> str:
 def suites(run: Run) -> str:
     """Per arm a dumbbell plot, lost and gained, and the table; suites in one order everywhere, the most damaged first."""
     worst: dict[str, float] = {}
-    for entry in run.gate["arms"].values():
-        for name, s in part(entry, "suites").items():
-            change = s["change"] if known(s.get("change")) else 0.0
+    for arm_result in run.gate["arms"].values():
+        for name, s in part(arm_result, "suites").items():
+            change = s["change"] if is_number(s.get("change")) else 0.0
             worst[name] = min(change, worst.get(name, change))
     order = sorted(worst, key=lambda name: (worst[name], name))
     largest = max(
@@ -165,13 +165,13 @@ def suites(run: Run) -> str:
             for e in run.gate["arms"].values()
             for s in part(e, "suites").values()
             for n in (s.get("lost"), s.get("gained"))
-            if known(n)
+            if is_number(n)
         ),
         default=1,
     )
     dumbbells, bars, details = [], [], []
-    for arm, entry in run.arms().items():
-        by_suite = part(entry, "suites")
+    for arm, arm_result in run.arms().items():
+        by_suite = part(arm_result, "suites")
         moved: dict[str, list[Point]] = {}
         counts: dict[str, list[Point]] = {}
         for role in ("general", "domain"):
@@ -180,8 +180,8 @@ def suites(run: Run) -> str:
                 moved.setdefault(role, []).append(
                     Point(
                         name,
-                        tables.adjusted(s, "before"),
-                        tables.adjusted(s, "after"),
+                        tables.adjusted_score(s, "before"),
+                        tables.adjusted_score(s, "after"),
                         (s.get("low"), s.get("high")),
                         kind=direction(s),
                     )
@@ -191,7 +191,7 @@ def suites(run: Run) -> str:
         dumbbells.append(figures.before_after(moved, f"{title}: before and after."))
         bars.append(figures.lost_gained(counts, f"{title}: items lost and gained.", largest))
         details.append(
-            folded(f"{title}, suite by suite", table)
+            fold(f"{title}, suite by suite", table)
             if arm == run.gate.get("control")
             else f"<h3>{html(title)}, suite by suite</h3>{table}"
         )
@@ -208,7 +208,7 @@ def suites(run: Run) -> str:
 def direction(suite: Json) -> str:
     """Coloured only where the interval leaves zero out: what may be noise stays quiet."""
     low, high = suite.get("low"), suite.get("high")
-    if known(low) and known(high):
+    if is_number(low) and is_number(high):
         return "lower" if high < 0 else "higher" if low > 0 else "same"
     return "same"
 
@@ -219,7 +219,7 @@ def items(run: Run, most: int) -> str:
     rows, size = [], 0
     for item in run.pairs.first(most):
         row = item_row(item, arms, names)
-        size += len(embedded(row).encode()) + 1
+        size += len(embed_json(row).encode()) + 1
         if size > EMBEDDED:
             break
         rows.append(row)
@@ -247,7 +247,7 @@ def items(run: Run, most: int) -> str:
         '<th scope="col">Tuned answered</th></tr></thead><tbody></tbody></table>',
         '<p><button id="f-more" type="button" hidden>Show more</button></p>',
         "<noscript><p>This table needs JavaScript. report.md beside this page lists some of the lost items.</p></noscript>",
-        f'<script type="application/json" id="item-data">{embedded(content)}</script>',
+        f'<script type="application/json" id="item-data">{embed_json(content)}</script>',
         note=html(shown, 1000),
     )
 

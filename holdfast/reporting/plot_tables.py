@@ -6,8 +6,8 @@ import csv
 import io
 from typing import Any
 
-from holdfast.core import records
-from holdfast.reporting.charts import thinned
+from holdfast.core import storage
+from holdfast.reporting.charts import thin
 from holdfast.reporting.findings import Run, part
 
 MAX_POINTS = 300  # of one curve
@@ -24,8 +24,8 @@ def compose(run: Run) -> dict[str, str]:
     tables = {"suites.csv": [["suite", "change", "lost", "gained"], *changes]}
     for name in CURVES:
         for arm, curve in run.curves.get(f"train/{name}", {}).items():
-            tables[f"{name}/{arm}.csv"] = [["step", name], *map(list, thinned(curve, MAX_POINTS))]
-    return {name: as_csv(records.round_floats(rows)) for name, rows in tables.items()}
+            tables[f"{name}/{arm}.csv"] = [["step", name], *map(list, thin(curve, MAX_POINTS))]
+    return {name: as_csv(storage.round_floats(rows)) for name, rows in tables.items()}
 
 
 def as_csv(rows: list[list[Any]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast.reporting.findings import Json, Run, part
-from holdfast.reporting.markup import count, decimal, html, known, percent
+from holdfast.reporting.markup import count, decimal, html, is_number, percent
 from holdfast.reporting.plots import WIDTH, dot, figure, line, scale, text, ticks
 from holdfast.training.share_fit import sentence
 
@@ -21,7 +21,7 @@ def sentences(run: Run, arm: str) -> list[str]:
     mix, pilot, lines = part(run.mixes, arm), part(run.pilots, arm), []
     if pilot.get("asked"):
         lines.append(f"Share chosen by short runs. {sentence(pilot)}.")
-    if (most := part(mix, "replay", "most_uses")) and known(most) and most > 1:
+    if (most := part(mix, "replay", "most_uses")) and is_number(most) and most > 1:
         lines.append(
             f"{arm}: each of {count(part(mix, 'replay', 'rows'))} replay rows is trained on up to {count(most)} times."
         )

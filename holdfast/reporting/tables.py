@@ -13,7 +13,7 @@ from holdfast.reporting.markup import (
     count,
     decimal,
     interval,
-    known,
+    is_number,
     p_value,
     percent,
     points,
@@ -23,12 +23,12 @@ from holdfast.reporting.markup import (
 
 def arms(run: Run) -> Table:
     rows = []
-    for arm, entry in run.arms().items():
-        general, domain = part(entry, "general"), part(entry, "domain")
+    for arm, result in run.arms().items():
+        general, domain = part(result, "general"), part(result, "domain")
         rows.append(
             [
                 run.title(arm),
-                str(entry.get("verdict")),
+                str(result.get("verdict")),
                 score(general.get("before")),
                 score(general.get("after")),
                 points(general.get("change")),
@@ -54,8 +54,8 @@ def suites(run: Run, arm: str) -> Table:
                 name,
                 str(s.get("role", "")),
                 count(s.get("items")),
-                score(adjusted(s, "before")),
-                score(adjusted(s, "after")),
+                score(adjusted_score(s, "before")),
+                score(adjusted_score(s, "after")),
                 points(s.get("change")),
                 interval(s.get("low"), s.get("high")),
                 count(s.get("lost")),
@@ -75,10 +75,10 @@ def damage(item: tuple[str, Any]) -> tuple[bool, float, str]:
     """The sort key of a suite in a table; one without a score comes first, since something is wrong with it."""
     name, suite = item
     change = part(suite, "change")
-    return part(suite, "role") != "general", change if known(change) else float("-inf"), name
+    return part(suite, "role") != "general", change if is_number(change) else float("-inf"), name
 
 
-def adjusted(suite: Json, when: str) -> Any:
+def adjusted_score(suite: Json, when: str) -> Any:
     return suite.get(f"{when}_adjusted", suite.get(when))
 
 
@@ -88,21 +88,21 @@ def cost(run: Run) -> Table:
         if not (ledger := run.ledgers.get(arm)):
             continue
         objective = str(ledger.get("objective", NONE))
-        if known(ledger.get("kl_coefficient")):
+        if is_number(ledger.get("kl_coefficient")):
             objective += f" × {ledger['kl_coefficient']:g}"
-        if known(part(ledger, "average", "chosen")):
+        if is_number(part(ledger, "average", "chosen")):
             objective += f", {ledger['average']['chosen']:g} of the way"
         tokens, flops = part(ledger, "trained_tokens"), ledger.get("flops")
         rows.append(
             [
                 run.title(arm),
                 objective,
-                f"{ledger['learning_rate']:g}" if known(ledger.get("learning_rate")) else NONE,
+                f"{ledger['learning_rate']:g}" if is_number(ledger.get("learning_rate")) else NONE,
                 count(ledger.get("steps")),
                 both(part(ledger, "rows")),
                 both(tokens),
                 percent(ledger.get("share")),
-                decimal(flops / 1e12 if known(flops) else None, 1),
+                decimal(flops / 1e12 if is_number(flops) else None, 1),
                 f"{decimal(ledger.get('loss_first'))} → {decimal(ledger.get('loss_last'))}",
             ]
         )
@@ -125,7 +125,7 @@ def stages(run: Run) -> Table:
 def stage_cost(name: str, cost: Json, all_flops: float) -> list[str]:
     tokens = [count(cost[key]) if cost.get(key) else NONE for key in ("read", "written", "trained")]
     flops = cost.get("flops")
-    if not (known(flops) and flops):
+    if not (is_number(flops) and flops):
         return [name, *tokens, NONE, NONE]
     return [name, *tokens, decimal(flops / 1e12), percent(flops / all_flops)]
 
@@ -139,7 +139,7 @@ def funnel(run: Run) -> Table:
     rows = []
     if run.reconstruct:
         rows.append(["reconstruct", NONE, count(run.reconstruct.get("rows")), NONE])
-    for name, content, read, kept in (
+    for name, content, read, key_out in (
         ("curate", run.curate, "read", "kept"),
         ("consensus", run.consensus, "instructions", "kept"),
         ("balance", run.balance, "candidates", "rows"),
@@ -150,7 +150,7 @@ def funnel(run: Run) -> Table:
                 [
                     name,
                     count(content.get(read)),
-                    count(content.get(kept)),
+                    count(content.get(key_out)),
                     ", ".join(f"{r} {count(n)}" for r, n in reasons) or NONE,
                 ]
             )
@@ -181,7 +181,11 @@ def expectations(run: Run, failed_only: bool = False) -> Table:
                         str(result.get("column") or NONE),
                         str(result.get("severity", "")),
                         verdict,
-                        NONE if seen is None else decimal(seen, 3).removesuffix(".000") if known(seen) else str(seen),
+                        NONE
+                        if seen is None
+                        else decimal(seen, 3).removesuffix(".000")
+                        if is_number(seen)
+                        else str(seen),
                     ]
                 )
     last = [Column("Severity"), Column("Result", "verdict"), Column("Observed", "number")]
@@ -211,15 +215,15 @@ def agreement(run: Run) -> Table:
 def drift(run: Run, drifted_only: bool = False) -> Table:
     rows = []
     for arm in run.arms():
-        for suite, entry in sorted(part(run.drift, "arms", arm).items()):
-            marks = [word for word in ("score", "length") if part(entry, word, "drift") is True]
+        for suite, numbers_of in sorted(part(run.drift, "arms", arm).items()):
+            marks = [word for word in ("score", "length") if part(numbers_of, word, "drift") is True]
             if marks or not drifted_only:
                 rows.append(
                     [
                         run.title(arm),
                         suite,
-                        p_value(part(entry, "score").get("p")),
-                        decimal(part(entry, "length").get("distance")),
+                        p_value(part(numbers_of, "score").get("p")),
+                        decimal(part(numbers_of, "length").get("distance")),
                         " and ".join(marks) or "none",
                     ]
                 )
@@ -283,14 +287,16 @@ def settings(content: Json, skip: tuple[str, ...] = ("schema",)) -> Table:
 
 
 def numbers(content: Any) -> list[tuple[str, Any]]:
-    return [(str(k), v) for k, v in content.items() if known(v)] if isinstance(content, dict) else []
+    return [(str(k), v) for k, v in content.items() if is_number(v)] if isinstance(content, dict) else []
 
 
 def scalar(value: Any) -> str:
     if value is None:
         return NONE
     return (
-        (count(value) if isinstance(value, int) else f"{value:.4g}".replace("-", "−")) if known(value) else str(value)
+        (count(value) if isinstance(value, int) else f"{value:.4g}".replace("-", "−"))
+        if is_number(value)
+        else str(value)
     )
 
 

@@ -16,7 +16,7 @@ MIN_FLOPS_FOR_COMPILING = 2e16  # of one process; with fewer, the half minute th
 RECOMPILE_LIMIT = 32  # a block runs with a mask and without, on one row and on many, with gradients and without
 
 
-def pays(wanted: bool | Literal["auto"], device: str, flops: float) -> bool:
+def pays_off(wanted: bool | Literal["auto"], device: str, flops: float) -> bool:
     """Whether to compile. `flops`: floating-point operations of the whole run by the 6ND rule, in one process."""
     if wanted != "auto":
         return wanted

@@ -236,7 +236,7 @@ def make_job(
         parameters=base.parameters,
         longest=params.max_length if params.packing else longest_row(encoded),
         bf16=manifest.bf16_usable() if params.bf16 == "auto" else params.bf16,
-        compiled=compiling.pays(params.compile, manifest.find_device().type, flops / processes),
+        compiled=compiling.pays_off(params.compile, manifest.find_device().type, flops / processes),
         scratch=scratch,
         parts=count_parts(params, processes),
         processes=processes,

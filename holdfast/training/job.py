@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holdfast.core import records
+from holdfast.core import storage
 from holdfast.core.errors import UserError
 from holdfast.params.finetune import Arm, Finetune
 
@@ -52,11 +52,11 @@ class Result:
     more: dict[str, Any] = field(default_factory=dict)  # for the arm's ledger: kl_cache, average
 
     def write(self, scratch: Path) -> None:
-        records.write_json(scratch / RESULT_FILE, asdict(self))
+        storage.write_json(scratch / RESULT_FILE, asdict(self))
 
     @classmethod
     def read(cls, scratch: Path) -> Result:
-        return cls(**records.read_json(scratch / RESULT_FILE))
+        return cls(**storage.read_json(scratch / RESULT_FILE))
 
 
 def arm_config(params: Finetune, arm: str) -> Arm:

@@ -13,7 +13,7 @@ import os
 from multiprocessing import forkserver
 from pathlib import Path
 
-from holdfast.core import cache, manifest, records
+from holdfast.core import cache, manifest, storage
 from holdfast.core.errors import UserError
 from holdfast.params.finetune import Finetune
 from holdfast.training.job import MAX_PARAMETERS_ON_ONE_THREAD, Job
@@ -118,7 +118,7 @@ def run_job(job: Job) -> None:
         raise SystemExit(128 + stopped.sigval) from None
     except ChildFailedError as error:
         for file in sorted(job.scratch.glob(ERROR_FILE.format(rank="*"))):
-            raise UserError(**records.read_json(file)) from None
+            raise UserError(**storage.read_json(file)) from None
         failure = error.get_first_failure()[1]
         if failure.exitcode < 0:
             raise UserError(
@@ -141,5 +141,5 @@ def run_worker(job: Job) -> None:
         if not isinstance(error, UserError):
             error = cache.unwritable_error(error, Path(error.filename or job.scratch))
         content = {"what": error.what, "where": error.where, "do": error.do}
-        records.write_json(job.scratch / ERROR_FILE.format(rank=rank()), content)
+        storage.write_json(job.scratch / ERROR_FILE.format(rank=rank()), content)
         os._exit(2)  # at once: the others wait for this process in a collective call, and torchrun ends them

@@ -10,14 +10,14 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from holdfast.core import ledger, manifest, meter, records
+from holdfast.core import ledger, manifest, meter, storage
 from holdfast.training import job
 from holdfast.training.fine_tuning import Trained, trained_tokens
 
 
 def save_tuned_model(trained: Trained, base: manifest.Manifest, folder: Path) -> None:
     """Moves the tuned weights to `folder`, and copies the base's tokenizer and template beside them."""
-    with records.replacing_folder(folder) as partial:
+    with storage.replacing_folder(folder) as partial:
         for file in (trained.scratch / job.MODEL_FOLDER).iterdir():
             shutil.move(file, partial / file.name)
         for file in base.folder().iterdir():

@@ -52,7 +52,7 @@ def terms(share: np.ndarray, length: np.ndarray, rate: np.ndarray, runs: Runs) -
     return np.stack(columns, -1)
 
 
-def considered_shares(smallest: float, largest: float) -> np.ndarray:
+def share_grid(smallest: float, largest: float) -> np.ndarray:
     """(S,) shares from the smallest that was tried up to `largest`; below, nothing was measured."""
     steps = np.arange(np.ceil(smallest / SHARE_STEP), np.floor(largest / SHARE_STEP) + 1) * SHARE_STEP
     shares = np.round(np.unique(np.append(steps, [smallest, largest])), 4)
@@ -63,7 +63,7 @@ def fit_runs(runs: Runs, target: float, max_share: float, seed: int, rate: float
     """The fit for the whole run at a learning rate of `rate` times the arm's own. `target`: the retention that is
     needed."""
     design = terms(runs.share, runs.length, runs.rate, runs)  # (P, K)
-    shares = considered_shares(runs.share.min(), max_share)
+    shares = share_grid(runs.share.min(), max_share)
     whole = terms(shares, np.ones_like(shares), np.full_like(shares, rate), runs)  # (S, K)
     solve = np.linalg.pinv(design)
     spread = np.sqrt(len(design) / max(len(design) - design.shape[1], 1))  # residuals of a fit are too small by this

@@ -14,7 +14,7 @@ from fake_server import KEY, Server, says
 from helpers import ROOT, holdfast, repro, run, set_params
 
 from holdfast.commands import doctor, init
-from holdfast.core import records
+from holdfast.core import records, storage
 from holdfast.core.errors import UserError
 from holdfast.params.whole import Params
 
@@ -70,7 +70,7 @@ def test_init_writes_params_on_which_the_first_stages_run(tmp_path, tiny):
     assert done.stdout.splitlines()[-1] == "next     git add . && git commit; holdfast doctor; then: dvc repro"
     ran, _ = repro(folder, "acquire", "ingest")
     assert set(ran) - {"code"} == {"acquire", "ingest"}
-    manifest = records.read_json(folder / "models" / "manifest" / "base.json")
+    manifest = storage.read_json(folder / "models" / "manifest" / "base.json")
     assert manifest["source"] == "models/local/base"  # no path of this machine
     assert len(records.read("domain", folder / "data" / "domain" / "train.parquet")) == 36
     weights = folder / "models" / "local" / "base" / "model.safetensors"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from helpers import candidate, run_stage
 
-from holdfast.core import records
+from holdfast.core import records, storage
 from holdfast.data import balancing
 
 
@@ -24,7 +24,7 @@ def run(folder: Path, candidates: list[dict], **params) -> tuple[list[dict], lis
     chosen, surplus = (records.read("replay", replay / f"{name}.parquet") for name in ("replay", "surplus"))
     assert {row["id"] for row in chosen} | {row["id"] for row in surplus} == {row["id"] for row in candidates}
     assert len(chosen) + len(surplus) == len(candidates)
-    return chosen, surplus, records.read_json(folder / "reports" / "balance.json")
+    return chosen, surplus, storage.read_json(folder / "reports" / "balance.json")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import run_stage
 
-from holdfast.core import records
+from holdfast.core import storage
 from holdfast.core.errors import UserError
 from holdfast.data import clustering
 
@@ -54,7 +54,7 @@ def test_every_row_has_its_reason_and_detail(curated):
     assert (rejected["b"]["detail"], rejected["n"]["detail"], rejected["k"]["detail"]) == ("a", "a", "de")
     assert rejected["m"]["detail"] == "asked: the item itself"
     assert "ann" not in rejected["l"]["detail"]  # the detail names the kind and does not repeat the data
-    summary = records.read_json(Path("reports/curate.json"))
+    summary = storage.read_json(Path("reports/curate.json"))
     assert (summary["read"], summary["kept"], sum(summary["rejected"].values())) == (15, 2, 13)
     assert summary["evaluation_overlap"] == {"asked": 1}
 
@@ -125,7 +125,7 @@ def test_the_same_rows_give_the_same_bytes_and_label_0_is_the_largest(curated, p
         kept, _ = curated(texts, ["none of it"], clusters=5)
         written.append((project / "data/instructions/kept.parquet").read_bytes())
     assert written[0] == written[1]
-    sizes = records.read_json(project / "reports" / "curate.json")["cluster_sizes"]
+    sizes = storage.read_json(project / "reports" / "curate.json")["cluster_sizes"]
     assert sizes == sorted(sizes, reverse=True)
     assert sum(sizes) == len(kept)
 

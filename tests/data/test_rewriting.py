@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import run_stage, set_params
 
-from holdfast.core import manifest, records
+from holdfast.core import manifest, records, storage
 from holdfast.core.errors import UserError
 from holdfast.data import rewriting
 from holdfast.data.gold_agreement import agreement
@@ -115,8 +115,8 @@ def test_a_mixture_says_how_many_answers_are_the_base_s_own(given, project):
         mixed = records.read("mix", project / f"data/mixes/{arm}.parquet")
         taken[arm] = {row["source_id"]: answers([row])[0] for row in mixed}
     assert {id for id in taken["own"] if taken["own"][id] != taken["gold"][id]} == {"d0"}
-    assert records.read_json(project / "reports/mix/own.json")["rewritten"]["rewritten"] == 1
-    assert records.read_json(project / "reports/mix/gold.json")["rewritten"] is None
+    assert storage.read_json(project / "reports/mix/own.json")["rewritten"]["rewritten"] == 1
+    assert storage.read_json(project / "reports/mix/gold.json")["rewritten"] is None
 
 
 class Echo:

@@ -14,7 +14,7 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import ks_2samp, norm, ttest_ind, wasserstein_distance
 
 from holdfast.core import manifest as model_manifest
-from holdfast.core import records
+from holdfast.core import records, storage
 from holdfast.core.errors import UserError
 from holdfast.engines import local
 from holdfast.evaluation import shifts
@@ -37,7 +37,7 @@ def write_evaluation(
     rows = [row for suite, (correct, responses) in suites.items() for row in items(suite, correct, responses)]
     records.write("items", folder / "items.parquet", rows)
     described = {name: {"role": "general", "chance": 0.0, "items": ROWS} for name in named or suites}
-    records.write_json(folder / "settings.json", {"schema": 1, "model": folder.name, "suites": described, "engine": {}})
+    storage.write_json(folder / "settings.json", {"schema": 1, "model": folder.name, "suites": described, "engine": {}})
 
 
 def write_data(folder: Path, clusters: tuple[list[int], list[int]] | None = None, replay_rows: int = 100) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from helpers import SHARED, run_stage, set_params, task
 
-from holdfast.core import manifest, records
+from holdfast.core import manifest, records, storage
 from holdfast.core.errors import UserError
 from holdfast.evaluation import backends
 from holdfast.params.base import parse
@@ -40,7 +40,7 @@ def run(lab: Path, model: str, suites: dict[str, Any] | None = None, **knobs: An
     named = suites or {"free": {"role": "general"}, "choice": {"role": "general", "chance": 0.333}}
     set_params(lab, evaluate={"tasks": str(lab / "suites"), "suites": named, "batch": 4, "seed": 1} | knobs)
     run_stage("evaluate", model)
-    return records.read_json(lab / "reports" / "eval" / model / "settings.json")
+    return storage.read_json(lab / "reports" / "eval" / model / "settings.json")
 
 
 def items(lab: Path, model: str) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from helpers import run_stage
 
-from holdfast.core import records
+from holdfast.core import records, storage
 from holdfast.core.errors import UserError
 from holdfast.evaluation import gate, paired, simulation
 from holdfast.params.gate import Gate
@@ -64,7 +64,7 @@ def write(
     folder: Path, items: list[dict[str, Any]], described: dict[str, Any], engine: dict[str, Any] = ENGINE
 ) -> None:
     records.write("items", folder / "items.parquet", items)
-    records.write_json(
+    storage.write_json(
         folder / "settings.json", {"schema": 1, "model": folder.name, "suites": described, "engine": engine}
     )
 

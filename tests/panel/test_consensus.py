@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import instruction, response, run_stage, set_params
 
-from holdfast.core import records
+from holdfast.core import records, storage
 from holdfast.core.errors import UserError
 
 Scores = dict[str, float | None]
@@ -190,7 +190,7 @@ def test_the_audit_counts_and_compares_the_judges(run, project):
         "q": [("base", "x", {"base": 4.0, "other": 4.0}, -1.0), ("other", "y", {"base": 2.0, "other": None}, -1.0)],
     }
     run(questions)
-    audit = records.read_json(project / "reports" / "consensus.json")
+    audit = storage.read_json(project / "reports" / "consensus.json")
     assert (audit["instructions"], audit["responses"], audit["judgements"], audit["kept"]) == (2, 4, 7, 2)
     base, other = audit["judges"]["base"], audit["judges"]["other"]
     assert (base["mean"], base["null"], other["null"]) == (3.5, 0, 1)
@@ -204,7 +204,7 @@ def test_a_panel_of_one_judges_itself(project, run):
     run({"q": [("base", "a", both(4.0), -1.0)]})
     set_params(project, panel=["base"])
     run_stage("consensus")
-    audit = records.read_json(project / "reports" / "consensus.json")
+    audit = storage.read_json(project / "reports" / "consensus.json")
     assert audit["agreement"]["pairs"] == {}
     assert audit["judges"]["base"]["self_preference"] is None
 
@@ -253,7 +253,7 @@ def test_every_strategy_keeps_where_a_response_came_from(run, strategy):
 
 
 def audited(project: Path) -> dict:
-    return records.read_json(project / "reports" / "consensus.json")
+    return storage.read_json(project / "reports" / "consensus.json")
 
 
 def test_judges_that_copy_each_other_count_as_one_and_independent_ones_as_two(run, project):

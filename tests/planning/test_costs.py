@@ -11,7 +11,7 @@ from helpers import describe
 
 from holdfast.chat import encoding
 from holdfast.commands import costs
-from holdfast.core import cache, ledger, manifest, meter, records
+from holdfast.core import cache, ledger, manifest, meter, storage
 from holdfast.core.errors import UserError
 from holdfast.engines import local
 from holdfast.engines.interface import Sampling
@@ -83,7 +83,7 @@ def test_shards_bring_home_what_they_took_wherever_and_whenever_they_were_done(p
 def test_a_shard_that_does_not_say_what_it_took_is_done_again(project, spent):
     cache.run_shards("respond", [1, 2], 2, "m", counting)
     [file] = (project / ".cache").rglob("*.json")
-    records.write_json(file, {"results": [1, 2], "spent": spent})
+    storage.write_json(file, {"results": [1, 2], "spent": spent})
     cache.run_shards("respond", [1, 2], 2, "m", counting)
     assert json.loads(file.read_text())["spent"] == {"read": 2, "written": 3, "flops": 1000}
 
@@ -93,7 +93,7 @@ def test_a_command_that_fails_leaves_the_earlier_records(project):
         meter.count(7, read=3)
     with pytest.raises(ValueError, match="no"), ledger.record_cost(project, "respond", "base"):
         raise ValueError("no")
-    counts = records.read_json(project / "respond" / "base.json")
+    counts = storage.read_json(project / "respond" / "base.json")
     assert counts == {
         "schema": 1,
         "stage": "respond",
@@ -105,7 +105,7 @@ def test_a_command_that_fails_leaves_the_earlier_records(project):
         "flops": 42,
         "rows": 0,
     }
-    timing = records.read_json(ledger.TIMINGS / "respond" / "base.json")
+    timing = storage.read_json(ledger.TIMINGS / "respond" / "base.json")
     assert (timing["stage"], timing["cell"]) == ("respond", "base")
     assert timing["peak_memory_bytes"] > 10e6
     assert timing["seconds"] >= 0
@@ -116,8 +116,8 @@ def test_a_stage_adds_timings_of_its_own_and_not_those_of_the_stage_before(proje
         ledger.note_timing(tokens_per_second=12.5)
     with ledger.record_cost(project, "finetune", "b"):
         pass
-    assert records.read_json(ledger.TIMINGS / "finetune/a.json")["tokens_per_second"] == 12.5
-    assert "tokens_per_second" not in records.read_json(ledger.TIMINGS / "finetune/b.json")
+    assert storage.read_json(ledger.TIMINGS / "finetune/a.json")["tokens_per_second"] == 12.5
+    assert "tokens_per_second" not in storage.read_json(ledger.TIMINGS / "finetune/b.json")
 
 
 def test_counts_are_the_same_bytes_after_a_kill_and_timings_say_what_came_from_the_cache(project, monkeypatch):
@@ -130,11 +130,11 @@ def test_counts_are_the_same_bytes_after_a_kill_and_timings_say_what_came_from_t
         return (project / folder / "respond.json").read_bytes()
 
     whole = run([1, 2, 3, 4], "costs")
-    assert records.read_json(ledger.TIMINGS / "respond.json")["rows_from_cache"] == 0
+    assert storage.read_json(ledger.TIMINGS / "respond.json")["rows_from_cache"] == 0
     shutil.rmtree(project / ".cache")
     run([1, 2], "killed")
     assert run([1, 2, 3, 4], "again") == whole
-    assert records.read_json(ledger.TIMINGS / "respond.json")["rows_from_cache"] == 2
+    assert storage.read_json(ledger.TIMINGS / "respond.json")["rows_from_cache"] == 2
 
 
 def test_only_the_first_process_of_torchrun_writes(project, monkeypatch):
@@ -147,9 +147,9 @@ def test_only_the_first_process_of_torchrun_writes(project, monkeypatch):
 
 def test_the_command_prints_counts_of_the_run_and_timings_of_this_machine(project, capsys):
     """respond ran here, judge elsewhere: its seconds are not known."""
-    records.write_json(project / "reports/costs/respond/base.json", {"read": 1200, "written": 30, "flops": 5 * 10**12})
-    records.write_json(ledger.TIMINGS / "respond/base.json", {"seconds": 4.25, "peak_memory_bytes": 3 * 2**30})
-    records.write_json(project / "reports/costs/judge.json", {"read": 800, "written": 0, "flops": 10**12})
+    storage.write_json(project / "reports/costs/respond/base.json", {"read": 1200, "written": 30, "flops": 5 * 10**12})
+    storage.write_json(ledger.TIMINGS / "respond/base.json", {"seconds": 4.25, "peak_memory_bytes": 3 * 2**30})
+    storage.write_json(project / "reports/costs/judge.json", {"read": 800, "written": 0, "flops": 10**12})
     costs.main(as_json=False)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1] == ["respond@base", "1,200", "30", "-", "5.00", "4.2", "3.00", "-"]
@@ -168,6 +168,6 @@ def test_the_command_prints_counts_of_the_run_and_timings_of_this_machine(projec
 @pytest.mark.parametrize("content", [None, "[]", "no json"])
 def test_costs_that_are_missing_or_something_else_are_user_errors(project, content):
     if content is not None:
-        records.write_text(project / "reports/costs/judge.json", content)
+        storage.write_text(project / "reports/costs/judge.json", content)
     with pytest.raises(UserError):
         costs.main(as_json=False)

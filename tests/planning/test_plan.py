@@ -11,7 +11,7 @@ import pytest
 from helpers import ROOT, set_params
 
 from holdfast.commands import plan
-from holdfast.core import records
+from holdfast.core import storage
 from holdfast.core.errors import UserError
 from holdfast.engines import local
 from holdfast.engines.interface import Completion
@@ -100,17 +100,17 @@ def test_judges_that_may_be_spared_are_counted_as_spared(settings, project):
 def test_an_earlier_run_of_the_same_panel_says_how_often_a_further_judge_is_asked(settings, project):
     set_params(project, judge={"rubric": "r", "adaptive": True}, consensus={"strategy": "agreement"})
     given = Params.load()
-    assert earlier.undecided(given) == costs.UNDECIDED
-    assert earlier.source(given) == "an assumption"
+    assert earlier.read_undecided(given) == costs.UNDECIDED
+    assert earlier.describe_source(given) == "an assumption"
     report = dict(audited_instructions=100, instructions=1000, calls_of_the_full_panel=4000, strategy="agreement")
     report["judges"] = {"base": {"calls": 1200}, "abacus": {"calls": 300}}  # 200 pairs each are the sample's
-    records.write_json(earlier.REPORT, report)
-    assert earlier.undecided(given) == pytest.approx(100 / 1000)
-    assert "earlier run" in earlier.source(given)
-    records.write_json(earlier.REPORT, report | {"strategy": "mean_score"})
-    assert earlier.undecided(given) == costs.UNDECIDED
+    storage.write_json(earlier.REPORT, report)
+    assert earlier.read_undecided(given) == pytest.approx(100 / 1000)
+    assert "earlier run" in earlier.describe_source(given)
+    storage.write_json(earlier.REPORT, report | {"strategy": "mean_score"})
+    assert earlier.read_undecided(given) == costs.UNDECIDED
     set_params(project, consensus={"strategy": "base_best_of_k"})
-    assert earlier.undecided(Params.load()) == 0.0
+    assert earlier.read_undecided(Params.load()) == 0.0
 
 
 def test_training_memory_is_weights_state_base_and_logits(settings, project):
@@ -197,7 +197,7 @@ def test_the_plan_of_the_pocket_lab_is_within_half_as_much_again_of_its_ledgers(
     monkeypatch.chdir(ROOT)
     plan.main(price=None, device=None, count=1, as_json=True)
     lines = {line["stage"]: line for line in json.loads(capsys.readouterr().out)["stages"]}
-    given, panel = Params.load(), records.read_json(earlier.REPORT)
+    given, panel = Params.load(), storage.read_json(earlier.REPORT)
 
     def close(stage: str, what: str, ledger: float) -> None:
         assert ledger / 1.5 < lines[stage][what] < 1.5 * ledger, (stage, what, ledger)
@@ -205,9 +205,9 @@ def test_the_plan_of_the_pocket_lab_is_within_half_as_much_again_of_its_ledgers(
     for name in given.panel:
         close(f"judge@{name}", "rows", panel["judges"][name]["calls"])
         close(f"respond@{name}", "rows", panel["responses"] / len(given.panel))
-    close("reconstruct", "rows", records.read_json(ROOT / "reports" / "reconstruct.json")["rows"])
-    close("curate", "rows", records.read_json(ROOT / "reports" / "curate.json")["read"])
-    close("balance", "rows", records.read_json(ROOT / "reports" / "curate.json")["kept"])
+    close("reconstruct", "rows", storage.read_json(ROOT / "reports" / "reconstruct.json")["rows"])
+    close("curate", "rows", storage.read_json(ROOT / "reports" / "curate.json")["read"])
+    close("balance", "rows", storage.read_json(ROOT / "reports" / "curate.json")["kept"])
     close("drift", "rows", panel["instructions"])
 
 

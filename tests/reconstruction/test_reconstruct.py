@@ -15,7 +15,7 @@ import pytest
 import yaml
 from helpers import ROOT, describe, run_stage, set_params
 
-from holdfast.core import manifest, records
+from holdfast.core import manifest, records, storage
 from holdfast.core.errors import UserError
 from holdfast.engines import registry
 from holdfast.engines.interface import Completion, seed_of
@@ -55,7 +55,7 @@ def run(project: Path, base: Path, monkeypatch: pytest.MonkeyPatch):
         settings = {"max_tokens": 8, "shard": 10, "batch": 10, "folder": ".", **params}
         set_params(project, reconstruct=settings, curate=(checks or RowChecks()).model_dump())
         run_stage("reconstruct")
-        return records.read("instructions_raw", RAW), records.read_json(REPORT), speaker
+        return records.read("instructions_raw", RAW), storage.read_json(REPORT), speaker
 
     return reconstruct
 
@@ -268,7 +268,7 @@ def test_a_corpus_with_broken_rows_is_read_and_every_row_accounted_for(run):
     assert (found["usable"], found["rows"] + found["unlike"], found["budget"]) == (5, 5, 20)
     assert summary["stopped"] == "all samples drawn and corpus open.jsonl exhausted"
     drawn = [row for row in rows if row["model"] == "open.jsonl"]
-    assert {row["revision"] for row in drawn} == {records.file_sha256(Path("open.jsonl"))}
+    assert {row["revision"] for row in drawn} == {storage.file_sha256(Path("open.jsonl"))}
     assert {row["text"] for row in drawn} <= {f"How far is place {n}?" for n in range(5)} and drawn
     assert all(
         row["text"] == f"How far is place {row['sample'] - 8}?" for row in drawn
@@ -336,7 +336,7 @@ def test_a_lopsided_corpus_joins_in_the_proportions_of_the_base(project):
     settings = {"samples": 400, "max_tokens": 96, "folder": ".", "seed": 1, "corpus": corpus}
     set_params(project, reconstruct=settings, curate={})
     run_stage("reconstruct")
-    rows, summary = records.read("instructions_raw", RAW), records.read_json(REPORT)
+    rows, summary = records.read("instructions_raw", RAW), storage.read_json(REPORT)
     found = summary["sources"]["corpus open.jsonl"]
     assert len(rows) == 400 and found["rows"] == 100
     assert found["distance_of_all"] > 0.4

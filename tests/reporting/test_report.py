@@ -17,7 +17,7 @@ import yaml
 from browser import CHROMIUM, Browser, Tab
 from report_run import ARMS, SUITES, build, item, render, replay_row
 
-from holdfast.core import records
+from holdfast.core import records, storage
 from holdfast.core.errors import UserError
 from holdfast.evaluation import outcomes
 from holdfast.reporting import charts, figures, markdown_report, markup, plots
@@ -78,7 +78,7 @@ def hostile(root: Path) -> Path:
         "reports/curate.json",
         "reports/drift/drift.json",
     ):
-        content = records.read_json(root / file)
+        content = storage.read_json(root / file)
         content |= {
             "strategy": HOSTILE[0],
             "judges": {HOSTILE[1]: {HOSTILE[2]: 1.0}},
@@ -91,17 +91,17 @@ def hostile(root: Path) -> Path:
             h: {"results": [{"expectation": h, "column": h, "severity": h, "observed": h, "success": False}]}
             for h in HOSTILE
         }
-        records.write_json(root / file, content)
+        storage.write_json(root / file, content)
     for arm in ("holdfast", "domain-only"):
-        ledger = records.read_json(root / f"reports/training/{arm}/ledger.json")
-        records.write_json(
+        ledger = storage.read_json(root / f"reports/training/{arm}/ledger.json")
+        storage.write_json(
             root / f"reports/training/{arm}/ledger.json",
             ledger | {"preflight": "\n".join(HOSTILE), "objective": HOSTILE[0]},
         )
-    gate = records.read_json(root / "reports/gate.json")
+    gate = storage.read_json(root / "reports/gate.json")
     gate["arms"]["holdfast"]["reasons"] = HOSTILE
     gate["arms"]["holdfast"]["suites"] |= dict.fromkeys(HOSTILE[:6], gate["arms"]["holdfast"]["suites"]["facts"])
-    records.write_json(root / "reports/gate.json", gate)
+    storage.write_json(root / "reports/gate.json", gate)
     replay = [replay_row(n) | {"instruction": h, "response": h, "model": h[:500]} for n, h in enumerate(HOSTILE)]
     records.write("replay", root / "data/replay/replay.parquet", replay)
     return root
@@ -173,7 +173,7 @@ def test_a_quotation_is_one_code_span_in_lists_and_tables(evil: str) -> None:
     markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
     render = markdown_it.MarkdownIt("commonmark", {"html": True}).enable("table").render
     table = markup.Table([markup.Column("a", "quote"), markup.Column("b")], [[evil, "end"]])
-    in_list, in_table = render(f"- asked: {markup.quoted(evil)}"), render(markup.markdown_table(table, 5000))
+    in_list, in_table = render(f"- asked: {markup.quote(evil)}"), render(markup.markdown_table(table, 5000))
     assert re.fullmatch(r"<ul>\n<li>asked: (<code>[^<]+</code>|<em>\(empty\)</em>)</li>\n</ul>\n", in_list)
     assert re.search(r"<tr>\n<td>(<code>[^<]+</code>|<em>\(empty\)</em>)</td>\n<td>end</td>\n</tr>", in_table)
 
@@ -200,13 +200,13 @@ def test_markdown_fits_whatever_was_lost(tmp_path: Path) -> None:
 
 def test_markdown_fits_many_arms_and_suites(tmp_path: Path) -> None:
     build(tmp_path, n=12)
-    gate = records.read_json(tmp_path / "reports/gate.json")
+    gate = storage.read_json(tmp_path / "reports/gate.json")
     arm = gate["arms"]["domain-only"]
     arm["suites"] = {f"{name}_{n}": s for name, s in arm["suites"].items() for n in range(5)}
     gate["arms"] = {f"arm-{n:02d}": arm | {"reasons": ["it dropped far"] * 50} for n in range(60)} | {
         "holdfast": gate["arms"]["holdfast"]
     }
-    records.write_json(tmp_path / "reports/gate.json", gate)
+    storage.write_json(tmp_path / "reports/gate.json", gate)
     for n in range(60):
         shutil.copytree(tmp_path / "reports/eval/domain-only", tmp_path / f"reports/eval/arm-{n:02d}")
     text, html = render(tmp_path)
@@ -244,7 +244,7 @@ def test_page_shows_lost_and_gained_first_and_every_suite(tmp_path: Path) -> Non
     _, everything = render(tmp_path, page_items=2000)
     rows = embedded(everything)["items"]
     assert len(rows) == 2 * 60 * len(SUITES)
-    gate = records.read_json(tmp_path / "reports/gate.json")
+    gate = storage.read_json(tmp_path / "reports/gate.json")
     for number, arm in enumerate(content["arms"]):
         entry = gate["arms"][arm]["suites"]
         assert sum(row[0] == number and row[3] == 0 for row in rows) == sum(s["lost"] for s in entry.values())
@@ -335,7 +335,7 @@ def test_verdict_comes_first(tmp_path: Path) -> None:
 )
 def test_other_verdicts_say_why(tmp_path: Path, verdict: str, reason: str, begins: str) -> None:
     build(tmp_path, n=240)
-    gate = records.read_json(tmp_path / "reports/gate.json")
+    gate = storage.read_json(tmp_path / "reports/gate.json")
     gate["verdict"] = gate["arms"]["holdfast"]["verdict"] = verdict
     gate["arms"]["holdfast"]["reasons"] = [reason]
     if verdict == "cannot-compare":  # then the gate has no numbers
@@ -344,7 +344,7 @@ def test_other_verdicts_say_why(tmp_path: Path, verdict: str, reason: str, begin
         arm["suites"]["facts"] |= dict.fromkeys(
             ("before", "after", "before_adjusted", "after_adjusted", "change", "low", "high", "lost", "gained")
         )
-    records.write_json(tmp_path / "reports/gate.json", gate)
+    storage.write_json(tmp_path / "reports/gate.json", gate)
     text, html = render(tmp_path)
     line = text.splitlines()[0]
     assert line.startswith(begins)
@@ -354,9 +354,9 @@ def test_other_verdicts_say_why(tmp_path: Path, verdict: str, reason: str, begin
 
 def test_what_a_reviewer_must_not_miss_is_said_in_both(tmp_path: Path) -> None:
     build(tmp_path, n=12)
-    gate = records.read_json(tmp_path / "reports/gate.json")
+    gate = storage.read_json(tmp_path / "reports/gate.json")
     gate["noise"] = {"items": 720, "changed": 9, "lost": 4, "gained": 5, "change": -0.0014}
-    records.write_json(tmp_path / "reports/gate.json", gate)
+    storage.write_json(tmp_path / "reports/gate.json", gate)
     for text in render(tmp_path):
         assert "9 of 720 outcomes differ when the base is asked again, and the general score by 0.1 points." in text
         assert "3 judges count as 1.8 independent ones." in text
@@ -374,10 +374,10 @@ def test_what_the_control_lost_stays_in_the_background(tmp_path: Path) -> None:
     assert "- **domain-only (control)**: the general score fell by" in control[1]
     assert control[2].startswith(" 2 of ") and control[2].count("  - after: ") == 2
     assert "<summary>domain-only (control): why</summary>" in html
-    gate = records.read_json(tmp_path / "reports/gate.json")
+    gate = storage.read_json(tmp_path / "reports/gate.json")
     gate["arms"] = {"domain-only": gate["arms"]["domain-only"]}
     gate["verdict"] = "fail"
-    records.write_json(tmp_path / "reports/gate.json", gate)
+    storage.write_json(tmp_path / "reports/gate.json", gate)
     text, _ = render(tmp_path)
     assert "- **domain-only**: the general score fell by" in text.split("<details open>")[0], "alone, it is judged"
 
@@ -454,7 +454,7 @@ def test_missing_verdict_or_evaluation_is_the_users_error(tmp_path: Path, gone: 
 )
 def test_a_file_that_is_no_verdict_is_the_users_error(tmp_path: Path, content: object) -> None:
     build(tmp_path, n=12)
-    records.write_json(tmp_path / "reports/gate.json", content)
+    storage.write_json(tmp_path / "reports/gate.json", content)
     with pytest.raises(UserError, match=r"gate\.json"):
         render(tmp_path)
 
@@ -534,7 +534,7 @@ def test_every_arm_has_a_model_card_that_the_hub_can_read(tmp_path: Path) -> Non
     build(tmp_path, n=60)
     (tmp_path / "dvc.lock").write_text(LOCK)
     render(tmp_path)
-    gate = records.read_json(tmp_path / "reports/gate.json")
+    gate = storage.read_json(tmp_path / "reports/gate.json")
     assert {p.stem for p in (tmp_path / "reports/cards").iterdir()} == set(gate["arms"])
     text = (tmp_path / "reports/cards/holdfast.md").read_text(encoding="utf-8")
     content = ModelCard(text).data
@@ -563,7 +563,7 @@ def test_card_of_a_model_from_the_hub_names_it(tmp_path: Path) -> None:
         "hub": True,
         "revision": "7ae557604adf67be50417f59c2c2f167def9a775",
     }
-    records.write_json(manifest, records.read_json(manifest) | source)
+    storage.write_json(manifest, storage.read_json(manifest) | source)
     render(tmp_path)
     text = (tmp_path / "reports/cards/holdfast.md").read_text(encoding="utf-8")
     assert ModelCard(text).data.base_model == "Qwen/Qwen2.5-0.5B-Instruct"
@@ -587,7 +587,7 @@ def test_hostile_text_is_inert_in_model_cards(tmp_path: Path) -> None:
 
 def test_tables_behind_dvc_plots(tmp_path: Path) -> None:
     render(build(tmp_path, n=12))
-    gate = records.read_json(tmp_path / "reports/gate.json")
+    gate = storage.read_json(tmp_path / "reports/gate.json")
     with (tmp_path / "reports/plots/suites.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["suite"]: float(row["change"]) for row in csv.DictReader(file)}
     assert set(rows) == {f"{arm}: {suite}" for arm in ARMS for suite in SUITES}
@@ -622,7 +622,7 @@ def test_page_works_in_chromium(browser: Browser, tmp_path: Path) -> None:
     render(build(tmp_path, n=30))
     page = tmp_path / "reports/index.html"
     tab = browser.open(page)
-    gate = records.read_json(tmp_path / "reports/gate.json")
+    gate = storage.read_json(tmp_path / "reports/gate.json")
     lost = gate["arms"]["domain-only"]["suites"]["facts"]["lost"]
     assert (tab.run(ROWS), tab.run(COUNT)) == (25, "25 of 840 shown")
     tab.run("document.getElementById('f-more').click()")

@@ -12,7 +12,7 @@ import torch
 from helpers import ROOT, candidate, run_stage, set_params
 
 from holdfast.chat import encoding
-from holdfast.core import manifest, records
+from holdfast.core import manifest, records, storage
 from holdfast.core.errors import UserError
 from holdfast.reporting import share_report
 from holdfast.reporting.findings import Run
@@ -140,7 +140,7 @@ def run(project: Path, base: Path):
         mixing = {"arms": {"arm": {"share": share}}, "epochs": 1}
         set_params(project, pilot={"parts": [0.25], **params}, mix=mixing, finetune=tuning)
         run_stage("pilot", "arm")
-        return records.read_json(project / "reports/pilot/arm.json")
+        return storage.read_json(project / "reports/pilot/arm.json")
 
     return pilot
 
@@ -158,8 +158,8 @@ def test_a_pilot_tries_its_shares_and_the_mixture_takes_what_it_chose(run, proje
     assert not list((project / ".cache/finetune").iterdir())
     set_params(project, mix={"arms": {"arm": {"share": "auto"}}, "max_repeats": 9})
     run_stage("mix", "arm")
-    assert records.read_json(project / "reports/mix/arm.json")["share"]["wanted"] == found["share"]
-    assert records.read_json(project / "reports/mix/arm.json")["share"]["chosen_by"] == "pilot"
+    assert storage.read_json(project / "reports/mix/arm.json")["share"]["wanted"] == found["share"]
+    assert storage.read_json(project / "reports/mix/arm.json")["share"]["chosen_by"] == "pilot"
 
     monkeypatch.setattr(
         pilot_runs, "measure_model", None

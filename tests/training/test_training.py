@@ -15,7 +15,7 @@ from helpers import MIXTURE, describe, mixture, train_arm
 from safetensors.torch import load_file
 
 from holdfast.chat import encoding
-from holdfast.core import ledger, manifest, records
+from holdfast.core import ledger, manifest, records, storage
 from holdfast.core.errors import UserError
 from holdfast.params.finetune import Arm
 from holdfast.training import averaging, compiling, monitoring, process, results, trainer
@@ -37,7 +37,7 @@ def train(project: Path, base: Path):
 
 
 def read_ledger(project: Path) -> dict:
-    return records.read_json(project / "reports/training/arm/ledger.json")
+    return storage.read_json(project / "reports/training/arm/ledger.json")
 
 
 def nothing_left(project: Path) -> bool:
@@ -116,12 +116,12 @@ def test_a_compiled_run_has_the_same_curve(train, project, tiny, more):
 def test_compilation_waits_for_a_gpu_and_a_run_that_is_long_enough(monkeypatch):
     gpu, cpu = "cuda", "cpu"
     monkeypatch.setattr(compiling.shutil, "which", lambda name: "/usr/bin/cc" if name == "cc" else None)
-    assert compiling.pays("auto", gpu, 1e17)
-    assert not compiling.pays("auto", gpu, 1e15)
-    assert not compiling.pays("auto", cpu, 1e17)
-    assert compiling.pays(True, cpu, 0) and not compiling.pays(False, gpu, 1e17)
+    assert compiling.pays_off("auto", gpu, 1e17)
+    assert not compiling.pays_off("auto", gpu, 1e15)
+    assert not compiling.pays_off("auto", cpu, 1e17)
+    assert compiling.pays_off(True, cpu, 0) and not compiling.pays_off(False, gpu, 1e17)
     monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
-    assert not compiling.pays("auto", gpu, 1e17)
+    assert not compiling.pays_off("auto", gpu, 1e17)
 
 
 @pytest.mark.parametrize("packing", [False, True])
