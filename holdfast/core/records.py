@@ -6,6 +6,7 @@ Rows are sorted by id; no clock, host or path goes inside, so the same rows give
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +120,7 @@ def text_id(*parts: object) -> str:
     return hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).hexdigest()
 
 
-def write(name: str, path: Path, rows: list[dict[str, Any]]) -> None:
+def write(name: str, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes rows under the contract `name`, sorted by id, atomically. A row that breaks the contract is a bug of ours."""
     write_table(name, path, pa.Table.from_pylist(sorted(rows, key=lambda row: row["id"]), schema=SCHEMAS[name]))
 
@@ -133,7 +134,8 @@ def write_table(name: str, path: Path, table: pa.Table) -> None:
         pq.write_table(table, partial, compression="zstd", row_group_size=65_536)
 
 
-def read(name: str, path: Path) -> list[dict[str, Any]]:
+def read(name: str, path: Path) -> list[Any]:
+    """The rows of a file; holdfast/core/rows.py has their types."""
     return read_table(name, path).to_pylist()
 
 

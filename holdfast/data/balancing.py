@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 
 from holdfast.core import records
+from holdfast.core.rows import Candidate, ReplayRow
 from holdfast.params.balance import Balance
 
 BATCH = 64  # responses at once on the device
 Cell = tuple[int, int]  # cluster, difficulty bin
-Row = dict[str, Any]  # of the contract "candidates" or "replay"
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What was chosen, of what."""
 
-    replay: list[Row]
-    surplus: list[Row]
+    replay: list[ReplayRow]
+    surplus: list[ReplayRow]
     available: dict[Cell, int]  # candidates
     wanted: dict[Cell, float]  # rows that the cell would give if it had enough
     taken: dict[Cell, int]
@@ -40,19 +40,20 @@ class Choice:
         return [lack for lack in lacks if lack >= 1]
 
 
-def choose_replay_set(candidates: list[Row], difficulty: np.ndarray, params: Balance) -> Choice:
+def choose_replay_set(candidates: list[Candidate], difficulty: np.ndarray, params: Balance) -> Choice:
     """Split candidates into `params.rows` rows of the replay set and the surplus, each with its difficulty bin.
 
     `difficulty`: (N,), NaN where there is no measurement; such rows count as of median difficulty.
     """
-    cells: dict[Cell, list[Row]] = defaultdict(list)
+    cells: dict[Cell, list[ReplayRow]] = defaultdict(list)
     for row, level in zip(candidates, difficulty_bins(difficulty, params.difficulty_bins), strict=True):
         cells[row["cluster"], level].append({**row, "difficulty": level})
 
     available = {cell: len(members) for cell, members in cells.items()}
     taken = quotas(available, params.rows, params.temperature)
     wanted = targets(available, min(params.rows, len(candidates)), params.temperature)
-    replay, surplus = [], []
+    replay: list[ReplayRow] = []
+    surplus: list[ReplayRow] = []
     for cell, members in sorted(cells.items()):
         members.sort(key=lambda row: records.text_id(params.seed, row["id"]))  # a seeded shuffle that ignores row order
         replay += members[: taken[cell]]
@@ -94,7 +95,7 @@ def summarise(choice: Choice, difficulty: np.ndarray, params: Balance) -> dict[s
     }
 
 
-def measure_difficulty(rows: list[Row], model: Path, params: Balance) -> np.ndarray:
+def measure_difficulty(rows: list[Candidate], model: Path, params: Balance) -> np.ndarray:
     """How hard each candidate is by the measure of params, (N,); NaN where there is no measurement.
 
     `model`: the base's manifest. Warns where most rows have no measurement.
@@ -107,18 +108,18 @@ def measure_difficulty(rows: list[Row], model: Path, params: Balance) -> np.ndar
     return difficulty
 
 
-def base_likelihood(rows: list[Row], model: Path) -> np.ndarray:
+def base_likelihood(rows: list[Candidate], model: Path) -> np.ndarray:
     """The base's mean negative log-likelihood of the chosen response, in nats per token."""
     return np.array([np.nan if row["base_logprob"] is None else -row["base_logprob"] for row in rows], dtype=float)
 
 
-def disagreement(rows: list[Row], model: Path) -> np.ndarray:
+def disagreement(rows: list[Candidate], model: Path) -> np.ndarray:
     """Standard deviation of the judges' scores of the chosen response; one judge alone does not disagree."""
     alone = [row["score_std"] is None or row["n_judges"] < 2 for row in rows]
     return np.array([np.nan if one else row["score_std"] for one, row in zip(alone, rows, strict=True)], dtype=float)
 
 
-def instruction_following(rows: list[Row], model: Path) -> np.ndarray:
+def instruction_following(rows: list[Candidate], model: Path) -> np.ndarray:
     """Log of the instruction-following difficulty (Li et al., arXiv 2308.12032, eq. 3): how little the instruction helps.
 
     The base's negative log-likelihood of the response after the instruction, less that after an empty user turn.

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from itertools import chain
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from holdfast.chat import encoding
 from holdfast.core import records, storage
 from holdfast.core.errors import UserError, first_line
+from holdfast.core.rows import DomainRow, MixRow, ReplayRow, TrainingRow
 from holdfast.params.mix import Mix, MixArm
-
-Row = dict[str, Any]  # of the contracts "domain", "replay" and "mix"
 
 
 def arm_config(params: Mix, arm: str) -> MixArm:
@@ -42,13 +41,13 @@ def find_share(mix_config: MixArm, pilot_report: Path) -> float:
     return share
 
 
-def domain_rows(tokenizer: Any, rows: list[Row]) -> list[Row]:
-    """Rows of the contract "domain" as rows of a mixture, with the tokens that each is trained on."""
+def domain_rows(tokenizer: Any, rows: list[DomainRow]) -> list[TrainingRow]:
+    """Rows of the domain with the tokens that each is trained on."""
     return [mixture_row(tokenizer, "domain", row["id"], row["messages"], row["source"]) for row in rows]
 
 
-def replay_rows(tokenizer: Any, rows: list[Row]) -> list[Row]:
-    """Rows of the contract "replay" as rows of a mixture, with the tokens that each is trained on."""
+def replay_rows(tokenizer: Any, rows: list[ReplayRow]) -> list[TrainingRow]:
+    """Rows of the replay set with the tokens that each is trained on."""
     return [
         mixture_row(
             tokenizer,
@@ -61,7 +60,7 @@ def replay_rows(tokenizer: Any, rows: list[Row]) -> list[Row]:
     ]
 
 
-def mixture_row(tokenizer: Any, source: str, id: str, messages: encoding.Messages, where: str) -> Row:
+def mixture_row(tokenizer: Any, source: str, id: str, messages: encoding.Messages, where: str) -> TrainingRow:
     """Raises UserError, naming `where`, where the base's chat template cannot render the conversation."""
     safe = encoding.escape_messages(tokenizer, messages)
     try:
@@ -69,17 +68,23 @@ def mixture_row(tokenizer: Any, source: str, id: str, messages: encoding.Message
     except Exception as error:  # a template is a program: no system role, alternating roles, ...
         what = f"the base's chat template cannot render this conversation ({first_line(error)})"
         raise UserError(what, where=where, do="fix or remove the row") from None
-    return dict(source=source, source_id=id, messages=safe, trained_tokens=tokens)
+    return {"source": source, "source_id": id, "messages": safe, "trained_tokens": tokens}
 
 
-def trained_tokens(rows: list[Row]) -> int:
+def trained_tokens(rows: Sequence[TrainingRow]) -> int:
     return sum(row["trained_tokens"] for row in rows)
 
 
 def build_mixture(
-    domain: list[Row], replay: list[Row], share: float, epochs: float, max_repeats: int, seed: int, arm: str
-) -> list[Row]:
-    """Rows of the contract "mix", epoch after epoch, shuffled within.
+    domain: list[TrainingRow],
+    replay: list[TrainingRow],
+    share: float,
+    epochs: float,
+    max_repeats: int,
+    seed: int,
+    arm: str,
+) -> list[MixRow]:
+    """The rows in the order of training: epoch after epoch, shuffled within.
 
     `share`: replay's part of the trained tokens, 0 to below 1; `epochs`: may end with a part of one. Raises UserError
     where the replay set is too small for the share.
@@ -95,27 +100,35 @@ def build_mixture(
             do="raise reconstruct.samples and balance.rows, raise mix.max_repeats, or lower the share",
         )
 
-    def shuffled_replay(repeat: int) -> list[Row]:
+    def shuffle_replay(repeat: int) -> list[TrainingRow]:
         return sorted(replay, key=lambda row: records.text_id(seed, repeat, row["source_id"]))
 
-    supply = chain.from_iterable(({**row, "repeat": n} for row in shuffled_replay(n)) for n in range(max_repeats))
+    def place(row: TrainingRow, epoch: int, repeat: int) -> MixRow:
+        """Stored by id, so epoch after epoch, shuffled within."""
+        key = records.text_id(seed, row["source"], row["source_id"], epoch, repeat)
+        return {**row, "id": f"{epoch:04d}-{key}", "epoch": epoch, "repeat": repeat}
+
+    supply = ((row, repeat) for repeat in range(max_repeats) for row in shuffle_replay(repeat))
     rows, owed, following = [], 0.0, next(supply, None)
     for epoch, part in enumerate(passes):
-        rows += [{**row, "epoch": epoch, "repeat": epoch} for row in part]
+        rows += [place(row, epoch, repeat=epoch) for row in part]
         owed += wanted[epoch]
-        while following and owed >= following["trained_tokens"] / 2:
-            rows.append({**following, "epoch": epoch})
-            owed -= following["trained_tokens"]
+        while following and owed >= following[0]["trained_tokens"] / 2:
+            rows.append(place(following[0], epoch, following[1]))
+            owed -= following[0]["trained_tokens"]
             following = next(supply, None)
-    for row in rows:  # stored by id, so epoch after epoch, shuffled within
-        key = records.text_id(seed, row["source"], row["source_id"], row["epoch"], row["repeat"])
-        row["id"] = f"{row['epoch']:04d}-{key}"
     return sorted(rows, key=lambda row: row["id"])
 
 
 def summarise(
-    rows: list[Row], replay: list[Row], arm: str, mix_config: MixArm, share: float, epochs: float, rewritten: Row | None
-) -> Row:
+    rows: list[MixRow],
+    replay: list[TrainingRow],
+    arm: str,
+    mix_config: MixArm,
+    share: float,
+    epochs: float,
+    rewritten: dict[str, Any] | None,
+) -> dict[str, Any]:
     """What a mixture holds, for reports/mix. `replay`: the rows that could be used; `rewritten`: of rewrite_answers."""
     used = [row for row in rows if row["source"] == "replay"]
     tokens = {source: trained_tokens([r for r in rows if r["source"] == source]) for source in ("domain", "replay")}
@@ -133,7 +146,7 @@ def summarise(
     }
 
 
-def sentence(summary: Row) -> str:
+def sentence(summary: dict[str, Any]) -> str:
     """A summary of `summarise` in one or two lines."""
     share, replay, rewritten = summary["share"], summary["replay"], summary["rewritten"]
     rows, tokens = sum(summary["rows"].values()), sum(summary["trained_tokens"].values())

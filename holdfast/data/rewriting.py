@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 from holdfast.chat import encoding
 from holdfast.core import cache, manifest
 from holdfast.core.errors import UserError
+from holdfast.core.rows import DomainRow
 from holdfast.data import gold_agreement
 from holdfast.engines import registry
 from holdfast.engines.interface import Sampling, seed_of
 from holdfast.params.mix import Rewrite
 
 WAYS = ("alone", "shown")  # the request as it is; in the prompt file, with the gold answer
-Row = dict[str, Any]  # of the contract "domain"
 
 
 class Request(NamedTuple):
@@ -48,7 +48,9 @@ class Target:
     likelihood: tuple[float, int]
 
 
-def rewrite_answers(rows: list[Row], base: manifest.Manifest, params: Rewrite) -> tuple[list[Row], Row]:
+def rewrite_answers(
+    rows: list[DomainRow], base: manifest.Manifest, params: Rewrite
+) -> tuple[list[DomainRow], dict[str, Any]]:
     """(rows whose assistant turns are the base's own words where it found some that agree, a summary).
 
     Raises UserError where the prompt file cannot be used.
@@ -65,7 +67,7 @@ def rewrite_answers(rows: list[Row], base: manifest.Manifest, params: Rewrite) -
     kept = cache.run_shards("rewrite", requests, params.shard, identity, work, "answers", registry.choose_spread(base))
     targets = [Target(**one) for one in kept]
     own = {(asked.row_id, asked.turn): one.text for asked, one in zip(requests, targets, strict=True) if one.way}
-    changed = [
+    changed: list[DomainRow] = [
         {
             **row,
             "messages": [
@@ -136,7 +138,7 @@ def rewrite_shard(part: list[Any], base: manifest.Manifest, params: Rewrite, pro
     return targets
 
 
-def summarise(targets: list[Target]) -> Row:
+def summarise(targets: list[Target]) -> dict[str, Any]:
     """What came of it; log-probabilities are the base's, per token of all answers (nats), before and after."""
 
     def mean(likelihoods: list[tuple[float, int]]) -> float | None:

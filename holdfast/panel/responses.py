@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from holdfast.chat.templates import Messages
 from holdfast.core import cache
 from holdfast.core.manifest import Manifest
+from holdfast.core.rows import Instruction, Response
 from holdfast.engines import registry
 from holdfast.engines.interface import Sampling, seed_of
 from holdfast.params.respond import Respond
@@ -22,8 +23,8 @@ class Request(NamedTuple):
     sample: int  # 0 to k - 1
 
 
-def answer_instructions(instructions: list[dict[str, Any]], member: Manifest, params: Respond) -> list[dict[str, Any]]:
-    """Rows of `responses`: k for each row of `instructions_kept`. Finished shards come from the cache."""
+def answer_instructions(instructions: list[Instruction], member: Manifest, params: Respond) -> list[Response]:
+    """k responses to each instruction. Finished shards come from the cache."""
     requests = [Request(row["id"], row["context"], row["text"], n) for row in instructions for n in range(params.k)]
     work = partial(answer_shard, params=params, member=member)
     identity = [params.model_dump(exclude={"k"}), *registry.engine_identity(member, __file__)]
@@ -31,8 +32,8 @@ def answer_instructions(instructions: list[dict[str, Any]], member: Manifest, pa
     return cache.run_shards("respond", requests, params.shard * params.k, identity, work, "responses", workers)
 
 
-def answer_shard(rows: list[Any], params: Respond, member: Manifest) -> list[dict[str, Any]]:
-    """Rows of `responses`, one for each Request."""
+def answer_shard(rows: list[Any], params: Respond, member: Manifest) -> list[Response]:
+    """A response for each Request."""
     engine, requests = registry.load_engine(member, params.batch), [Request(*row) for row in rows]
     chats = [[*request.context, {"role": "user", "content": request.text}] for request in requests]
     seeds = [seed_of(params.seed, member.name, request.instruction_id, request.sample) for request in requests]

@@ -14,6 +14,7 @@ import numpy as np
 from holdfast.chat import encoding
 from holdfast.core import manifest, records
 from holdfast.core.errors import UserError
+from holdfast.core.rows import RawInstruction
 from holdfast.data.instructions import normalise
 from holdfast.data.row_checks import FitRows
 from holdfast.engines import embedder
@@ -21,7 +22,6 @@ from holdfast.engines.embedder import Embed
 from holdfast.params.reconstruct import Reconstruct
 from holdfast.reconstruction.drawing import Drawn, split_among_sources
 from holdfast.reconstruction.prompt_files import Prompts
-from holdfast.reconstruction.user_turns import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -99,7 +99,7 @@ def resample(
 ) -> Drawn:
     """At most `budget` prompts of a corpus, in the proportions of `clusters`. `first`: the number of the first row."""
     assert params.corpus
-    usable: list[Row] = []
+    usable: list[RawInstruction] = []
     rejected: Counter[str] = Counter()
     for row in rows_of(prompts, params.seed, tokenizer):
         # what the base could not have written either
@@ -110,7 +110,9 @@ def resample(
     pool = sorted(usable, key=lambda row: row["id"])[: params.corpus.pool]
     labels = clusters.of([row["text"] for row in pool])
     taken = order_in_proportion(labels, clusters.histogram, [row["id"] for row in pool])[:budget]
-    rows = [{**pool[i], "id": f"{number:08d}-{pool[i]['id']}"} for number, i in enumerate(taken, first)]
+    rows: list[RawInstruction] = [
+        {**pool[i], "id": f"{number:08d}-{pool[i]['id']}"} for number, i in enumerate(taken, first)
+    ]
     details = {
         "read": prompts.read,
         "unreadable": prompts.unreadable,
@@ -124,19 +126,21 @@ def resample(
     return Drawn(f"corpus {prompts.name}", rows, rows, budget, rejected, details)
 
 
-def rows_of(prompts: Prompts, seed: int, tokenizer: PreTrainedTokenizerBase) -> Iterator[Row]:
+def rows_of(prompts: Prompts, seed: int, tokenizer: PreTrainedTokenizerBase) -> Iterator[RawInstruction]:
     """The prompts as rows of instructions_raw, with an id that does not number them."""
     for prompt in prompts.prompts:
         yield {
-            **prompt._asdict(),
             "id": records.text_id(seed, prompts.revision, prompt.sample, prompt.text),
+            "context": prompt.context,
+            "text": prompt.text,
+            "finish_reason": "stop",
+            "n_tokens": len(encoding.tokenise(tokenizer, prompt.text)),
+            "temperature": None,
+            "top_p": None,
+            "sample": prompt.sample,
             "seed": seed,
             "model": prompts.name,
             "revision": prompts.revision,
-            "temperature": None,
-            "top_p": None,
-            "finish_reason": "stop",
-            "n_tokens": len(encoding.tokenise(tokenizer, prompt.text)),
         }
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from holdfast.chat.encoding import PreQuery
 from holdfast.core import manifest
 from holdfast.core.errors import UserError
+from holdfast.core.rows import RawInstruction
 from holdfast.data.row_checks import FitRows
 from holdfast.params.reconstruct import Reconstruct
 from holdfast.reconstruction import user_turns
-from holdfast.reconstruction.user_turns import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,8 @@ class Drawn:
     """The rows of one source: the base itself ("self"), or a corpus."""
 
     name: str
-    rows: list[Row]
-    fit_rows: list[Row]
+    rows: list[RawInstruction]
+    fit_rows: list[RawInstruction]
     budget: int
     rejected: Counter[str]  # reason -> rows
     details: dict[str, Any]  # what else is reported
@@ -55,7 +55,7 @@ def draw_user_turns(
     """
     budget = split_among_sources(params.samples, params)[0]
     quota = split_among_sources(params.keep, params)[0] if params.keep else None
-    rows: list[Row] = []
+    rows: list[RawInstruction] = []
     reasons: list[str] = []  # against each row; "" for a fit one
     while len(rows) < budget and (quota is None or reasons.count("") < quota):
         wave = budget if quota is None else math.ceil((quota - reasons.count("")) / params.shard) * params.shard
@@ -78,11 +78,11 @@ def draw_user_turns(
     return Drawn("self", rows, fit_rows, budget, Counter(filter(None, reasons)), details)
 
 
-def has_turn_of(role: str, row: Row) -> bool:
+def has_turn_of(role: str, row: RawInstruction) -> bool:
     return any(turn["role"] == role for turn in row["context"])
 
 
-def count_settings(rows: list[Row], fit_rows: list[Row]) -> list[dict[str, Any]]:
+def count_settings(rows: list[RawInstruction], fit_rows: list[RawInstruction]) -> list[dict[str, Any]]:
     """Rows and fit rows of each temperature and top_p."""
     drawn, fit = (Counter((row["temperature"], row["top_p"]) for row in part) for part in (rows, fit_rows))
     return [

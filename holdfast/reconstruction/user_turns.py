@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from holdfast.chat import encoding, templates
 from holdfast.chat.encoding import Messages, PreQuery
 from holdfast.core import cache, manifest, records
 from holdfast.core.errors import UserError
+from holdfast.core.rows import RawInstruction
 from holdfast.data.instructions import normalise
 from holdfast.engines import registry
 from holdfast.engines.interface import Engine, Sampling, seed_of
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NOT_SAMPLING = {"samples", "keep", "folder", "corpus"}  # params that a row does not depend on
-Row = dict[str, Any]  # of the contract "instructions_raw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def derive_pre_query(params: Reconstruct, tokenizer: PreTrainedTokenizerBase, wh
 
 def sample_user_turns(
     samples: range, params: Reconstruct, base: manifest.Manifest, query: PreQuery, system_prompts: list[str]
-) -> list[Row]:
+) -> list[RawInstruction]:
     """A row for each sample number, in order. Finished shards come from the cache."""
     identity = [
         query.prefix,
@@ -75,7 +75,7 @@ def sample_user_turns(
 
 def sample_shard(
     samples: list[int], params: Reconstruct, base: manifest.Manifest, query: PreQuery, system_prompts: list[str]
-) -> list[Row]:
+) -> list[RawInstruction]:
     """One shard: write each user turn, then go on with the conversations that are meant to have several."""
     engine = registry.load_engine(base, params.batch)  # loaded only if a shard is not in the cache
     writer = Writer(engine, manifest.load_tokenizer(base.folder()), query, params, base.context)
@@ -183,6 +183,18 @@ class Writer:
         return encoding.escape_messages(self.tokenizer, chat)
 
 
-def as_row(turn: UserTurn, base: manifest.Manifest) -> Row:
+def as_row(turn: UserTurn, base: manifest.Manifest) -> RawInstruction:
     id = f"{turn.sample:08d}-{records.text_id(base.fingerprint, turn.seed, turn.text)}"
-    return {**asdict(turn), "id": id, "model": base.name, "revision": base.revision}
+    return {
+        "id": id,
+        "context": turn.context,
+        "text": turn.text,
+        "finish_reason": turn.finish_reason,
+        "n_tokens": turn.n_tokens,
+        "temperature": turn.temperature,
+        "top_p": turn.top_p,
+        "sample": turn.sample,
+        "seed": turn.seed,
+        "model": base.name,
+        "revision": base.revision,
+    }

@@ -13,21 +13,21 @@ import torch
 
 from holdfast.core import records
 from holdfast.core.errors import UserError
+from holdfast.core.rows import MixRow
 from holdfast.training import anchors, held_out
 from holdfast.training.trainer import Table
 
 MAX_HELD_OUT_ROWS = 200  # of each source, and at most a fifth of them
 MIN_HELD_OUT_ROWS = 10  # of each source; fewer say too little
 PARTS_TRIED = tuple(n / 20 for n in range(20, 0, -1))  # of the way, from the far end
-Rows = list[dict[str, Any]]  # of the contract "mix"
 
 
-def hold_out(rows: Rows, seed: int, arm: str) -> tuple[Rows, Rows]:
+def hold_out(rows: list[MixRow], seed: int, arm: str) -> tuple[list[MixRow], list[MixRow]]:
     """(rows to train on, rows held out, each once). A row that is held out is in no epoch.
 
     Raises UserError where a fifth of a source's rows is less than MIN_HELD_OUT_ROWS.
     """
-    held: dict[tuple[str, str], dict[str, Any]] = {}
+    held: dict[tuple[str, str], MixRow] = {}
     for source in ("replay", "domain"):
         by_id = {row["source_id"]: row for row in rows if row["source"] == source}
         count = min(MAX_HELD_OUT_ROWS, len(by_id) // 5)

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from holdfast.chat import encoding
 from holdfast.core import cache, fingerprint, manifest
 from holdfast.core.errors import UserError
+from holdfast.core.rows import MixRow
 from holdfast.params.finetune import Arm, Finetune
 from holdfast.training import averaging, compiling, job, launch
 from holdfast.training.job import Job, Result
@@ -29,7 +30,6 @@ from holdfast.training.trackers import read_trackers
 
 REPLAY_SCHEMA = pa.schema([("input_ids", pa.list_(pa.int64())), ("mask", pa.list_(pa.int64()))])
 HELD_OUT_SCHEMA = REPLAY_SCHEMA.append(pa.field("source", pa.string()))
-Row = dict[str, Any]  # of the contract "mix"
 
 
 class Labelled(NamedTuple):
@@ -55,7 +55,7 @@ class Trained:
     learning_rate: float
     scratch: Path  # holds the tuned model's files in job.MODEL_FOLDER
     result: Result
-    rows: list[Row]  # that were trained on
+    rows: list[MixRow]  # that were trained on
     encoded: list[Labelled]  # those rows as the loss sees them
     replay_tokens: int  # of every replay row once
     processes: int
@@ -79,7 +79,7 @@ class Trained:
 
 @contextmanager
 def train_arm(
-    params: Finetune, arm: str, arm_config: Arm, base: manifest.Manifest, rows: list[Row], source: Path
+    params: Finetune, arm: str, arm_config: Arm, base: manifest.Manifest, rows: list[MixRow], source: Path
 ) -> Iterator[Trained | None]:
     """Trains the base on rows of the contract "mix"; `source` is what errors name.
 
@@ -90,7 +90,7 @@ def train_arm(
     read_trackers()  # a tracker that is missing is said before anything is encoded
     if not rows:
         raise UserError("the mixture has no rows", where=source, do="give ingest.train a file with rows")
-    mixture_key, held_out = cache.key(rows), list[Row]()
+    mixture_key, held_out = cache.key(rows), list[MixRow]()
     if arm_config.average == "auto":
         rows, held_out = averaging.hold_out(rows, params.seed, arm)
     check_replay(arm, arm_config, rows, source)
@@ -136,7 +136,7 @@ def check_strategy(params: Finetune, arm: str, arm_config: Arm) -> None:
         )
 
 
-def check_replay(arm: str, arm_config: Arm, rows: list[Row], source: Path) -> None:
+def check_replay(arm: str, arm_config: Arm, rows: list[MixRow], source: Path) -> None:
     """Raises UserError where the arm needs replay rows and there are none."""
     if any(row["source"] == "replay" for row in rows):
         return
@@ -162,7 +162,7 @@ def check_lengths(encoded: list[Labelled], params: Finetune, base: manifest.Mani
         )
 
 
-def check_turn_ends(tokenizer: Any, rows: list[Row], encoded: list[Labelled]) -> str:
+def check_turn_ends(tokenizer: Any, rows: list[MixRow], encoded: list[Labelled]) -> str:
     """The first row as text, with a _ for each token that is not trained on.
 
     Raises UserError where a row does not train on the end of the assistant's turn.
@@ -182,7 +182,7 @@ def check_turn_ends(tokenizer: Any, rows: list[Row], encoded: list[Labelled]) ->
     )
 
 
-def encode_rows(tokenizer: Any, rows: list[Row], arm_config: Arm) -> tuple[list[Labelled], list[Masked]]:
+def encode_rows(tokenizer: Any, rows: list[MixRow], arm_config: Arm) -> tuple[list[Labelled], list[Masked]]:
     """Every row as the loss sees it, and every replay row once; a row that returns in another epoch is encoded once."""
     known: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
     table_start: dict[tuple[int, ...], int] = {}  # of a replay row in the table of the base's log-probabilities
@@ -200,7 +200,7 @@ def encode_rows(tokenizer: Any, rows: list[Row], arm_config: Arm) -> tuple[list[
     return encoded, replay
 
 
-def mask_held_out(tokenizer: Any, rows: list[Row]) -> list[Row]:
+def mask_held_out(tokenizer: Any, rows: list[MixRow]) -> list[dict[str, Any]]:
     """Rows of HELD_OUT_SCHEMA."""
     return [{"source": row["source"], **Masked(*encoding.encode(tokenizer, row["messages"]))._asdict()} for row in rows]
 
@@ -209,7 +209,7 @@ def longest_row(encoded: list[Labelled]) -> int:
     return max(len(row.input_ids) for row in encoded)
 
 
-def trained_tokens(rows: list[Row], source: str) -> int:
+def trained_tokens(rows: list[MixRow], source: str) -> int:
     return sum(row["trained_tokens"] for row in rows if row["source"] == source)
 
 
@@ -218,7 +218,7 @@ def make_job(
     arm: str,
     arm_config: Arm,
     base: manifest.Manifest,
-    rows: list[Row],
+    rows: list[MixRow],
     encoded: list[Labelled],
     processes: int,
     scratch: Path,
@@ -252,7 +252,7 @@ def count_parts(params: Finetune, processes: int) -> int:
     return common if params.batch_size % common == 0 else wanted * processes
 
 
-def write_rows(scratch: Path, encoded: list[Labelled], replay: list[Masked], held_out: list[Row]) -> None:
+def write_rows(scratch: Path, encoded: list[Labelled], replay: list[Masked], held_out: list[dict[str, Any]]) -> None:
     """Leaves the rows where the processes read them."""
     pq.write_table(pa.Table.from_pylist([row._asdict() for row in encoded]), scratch / job.ROWS_FILE)
     masked = pa.Table.from_pylist([row._asdict() for row in replay], schema=REPLAY_SCHEMA)

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 from holdfast.core import manifest, records
 from holdfast.core.errors import UserError
+from holdfast.core.rows import TrainingRow
 from holdfast.data import mixture
 from holdfast.params.finetune import Arm, Finetune
 from holdfast.params.mix import Mix
 from holdfast.params.pilot import Pilot
 
 MIN_HELD_OUT_ROWS = 10  # of a source; fewer say too little
-Rows = dict[str, list[dict[str, Any]]]  # by source, "domain" and "replay": rows of holdfast/data/mixture.py
+Rows = dict[str, list[TrainingRow]]  # by source, "domain" and "replay"
 
 
 class Point(NamedTuple):

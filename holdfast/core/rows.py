@@ -1,0 +1,93 @@
+"""The rows of the data contracts as types; holdfast/core/records.py has their schemas, and a test compares the two."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+Messages = list[dict[str, str]]  # role and content of each turn
+
+
+class DomainRow(TypedDict):
+    """One conversation of the domain."""
+
+    id: str
+    messages: Messages
+    group: str  # the domain suite of a test row; "": none
+    source: str
+
+
+class RawInstruction(TypedDict):
+    """One user turn that the base wrote, or that a corpus holds."""
+
+    id: str
+    context: Messages  # the turns before it
+    text: str
+    finish_reason: str  # "stop" or "length"
+    n_tokens: int
+    temperature: float | None  # None: from a corpus, whose file, hash and row are model, revision and sample
+    top_p: float | None
+    sample: int
+    seed: int
+    model: str
+    revision: str
+
+
+class Instruction(RawInstruction):
+    """One that `curate` kept."""
+
+    cluster: int
+
+
+class Response(TypedDict):
+    """One panel member's answer to an instruction."""
+
+    id: str
+    instruction_id: str
+    text: str
+    finish_reason: str  # "stop" or "length"
+    n_tokens: int
+    sample: int
+    seed: int
+    model: str
+    revision: str
+
+
+class Candidate(TypedDict):
+    """An instruction and the response that was chosen for it."""
+
+    id: str  # the instruction's
+    context: Messages
+    instruction: str
+    response: str
+    response_id: str
+    model: str  # who wrote the response
+    revision: str
+    score: float | None  # mean over the judges' valid scores, 1 to 5
+    score_std: float | None
+    n_judges: int
+    agreement: float
+    base_logprob: float | None  # nats per token of the response
+    cluster: int
+
+
+class ReplayRow(Candidate):
+    """A candidate that `balance` chose, or left over."""
+
+    difficulty: int  # quantile bin, 0 the easiest
+
+
+class TrainingRow(TypedDict):
+    """A conversation that an arm may be trained on."""
+
+    source: str  # "domain" or "replay"
+    source_id: str
+    messages: Messages  # with escaped contents
+    trained_tokens: int
+
+
+class MixRow(TrainingRow):
+    """One that it is trained on, in its place."""
+
+    id: str  # in the order of training
+    epoch: int
+    repeat: int  # uses of the same row before this one
