@@ -78,7 +78,7 @@ def github() -> str:
         return "the gate left no comment: it was stopped before it could"
     text = disarm(read_archive(download(f"{root}/actions/artifacts/{int(found[0]['id'])}/zip", headers)))
     comments = pages(f"{root}/issues/{numbers[0]}/comments", headers)
-    # anybody may write a comment that starts with the mark; only the one of this token's owner is ours
+    # anyone may write a comment that starts with the mark; only the one of this token's owner is ours
     bot = os.environ.get("HOLDFAST_BOT", "github-actions[bot]")
     mine = [c["id"] for c in comments if c["user"]["login"] == bot and c["body"].startswith(MARK)]
     if mine:

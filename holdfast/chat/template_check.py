@@ -70,7 +70,7 @@ def inspect_template(tokenizer: PreTrainedTokenizerBase, where: str, level: str 
         "user_stop": name_tokens(tokenizer, query.stop_ids),
         "user_stop_strings": query.stop_strings,
         "assistant_end": last + added,
-        "assistant_end_written_by": " and ".join(writers) or "nobody",
+        "assistant_end_written_by": " and ".join(writers) or "none",
         "assistant_stop": name_tokens(tokenizer, stops),
         "bos": describe_beginning(tokenizer, query),
         "system": describe_system_turn(template, dialect, query),

@@ -23,8 +23,12 @@ def format_findings(findings: dict[str, Any]) -> str:
             [*map(repr, findings["user_stop_strings"]), *format_tokens(findings["user_stop"])]
         )
         or "nowhere",
-        "assistant's turn ends": f"{findings['assistant_end']!r}, written by {findings['assistant_end_written_by']}; "
-        f"generation stops at {', '.join(format_tokens(findings['assistant_stop'])) or 'nothing'}",
+        "assistant's turn ends": (
+            f"{findings['assistant_end']!r}, written by {findings['assistant_end_written_by']}; "
+            if findings["assistant_end"]
+            else "nowhere; "
+        )
+        + f"generation stops at {', '.join(format_tokens(findings['assistant_stop'])) or 'nothing'}",
         "BOS": "none" if bos["token"] is None else f"{bos['token']} {writer}{adds}",
         "system turn": ("shown" if turn["role"] == "shown" else "not known: its text goes before the first user's text")
         + (

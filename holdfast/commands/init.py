@@ -3,7 +3,7 @@
 holdfast init --base FOLDER|OWNER/NAME --domain my.jsonl [--test test.jsonl] [--columns prompt=Q,response=A]
 holdfast init --pocket                                                  both with [--into FOLDER] [--ci github|gitlab]
 
-Starts git and DVC where there is none. What is there is not overwritten, except what an earlier `init` wrote and nobody
+Starts git and DVC where there is none. What is there is not overwritten, except what an earlier `init` wrote and no one
 edited. Data are copied into data/local, where DVC tracks them; a model folder elsewhere is linked into models/local, so no
 weights are doubled.
 """

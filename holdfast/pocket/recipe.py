@@ -1,4 +1,4 @@
-"""Makes the pocket lab: tokenizer, three small chat models, evaluation suites, domain data. Nobody has to run it.
+"""Makes the pocket lab: tokenizer, three small chat models, evaluation suites, domain data. Its outputs are committed.
 
     holdfast run pocket                 (`dvc repro pocket` after `dvc unfreeze pocket`), about an hour on 2 cores
 

@@ -1,4 +1,4 @@
-"""core/chat.py on many templates: what the base is given to write user turns, and which tokens bear loss."""
+"""holdfast/chat on many templates: what the base is given to write user turns, and which tokens are trained on."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def control(tokenizer: Any, *tokens: str) -> Any:
 
 
 def supervised(tokenizer: Any, messages: encoding.Messages) -> list[str]:
-    """The runs of text that bear loss."""
+    """The runs of text that are trained on."""
     ids, mask = encoding.encode(tokenizer, messages)
     assert len(ids) == len(mask)
     runs: list[list[int]] = [[]]

@@ -1,7 +1,7 @@
 """`holdfast template` and core/chat.py on every real template of the shared collection: exact findings for each one.
 
 template_facts.json holds what must be found, read off plain renderings of each template (lengths and tails of prefixes,
-not the templates themselves). `taught` is what bears loss in a conversation U1, A1, U2, A2.
+not the templates themselves). `taught` is what is trained on in a conversation U1, A1, U2, A2.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A newcomer's commands: init looks at model and data and writes params that run; doctor names what is missing, and how to mend it."""
+"""A newcomer's commands: init looks at model and data and writes params that run; doctor names what is missing, and how to fix it."""
 
 from __future__ import annotations
 

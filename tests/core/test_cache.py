@@ -68,7 +68,7 @@ def test_a_corrupt_shard_is_done_again(project, garbage):
     assert again.shards == [[3, 4, 5]]
     last = Work()
     run(last)
-    assert last.shards == []  # and it was mended
+    assert last.shards == []  # and it was repaired
 
 
 def test_another_identity_or_payload_reuses_nothing(project):
