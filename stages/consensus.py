@@ -9,16 +9,16 @@ import pandas as pd
 from holdfast.core import records, storage
 from holdfast.panel import consensus
 from holdfast.params.consensus import Consensus
-from holdfast.params.models import load_panel
+from holdfast.params.models import load_base, load_panel
 
 
 def main() -> None:
-    params, panel = Consensus.load(), load_panel()
+    params, base, panel = Consensus.load(), load_base(), load_panel()
     instructions = records.read_frame("instructions_kept", Path("data/instructions/kept.parquet"))
     responses = pd.concat([records.read_frame("responses", Path(f"data/responses/{name}.parquet")) for name in panel])
     scores = pd.concat([records.read_frame("scores", Path(f"data/scores/{name}.parquet")) for name in panel])
 
-    scored = consensus.join_scores(responses, scores)
+    scored = consensus.join_scores(responses, scores, base, params)
     candidates, rejected = consensus.select_candidates(instructions, scored, params)
     summary = consensus.summarise(scored, scores, candidates, rejected, params)
     records.write("candidates", Path("data/replay/candidates.parquet"), candidates)
@@ -27,8 +27,9 @@ def main() -> None:
 
     for warning in summary["warnings"]:
         print(f"warning: {warning}")
-    calls, tokens = summary["calls_per_kept_row"], summary["tokens_per_kept_row"]
-    cost = f"{calls:.2f} judge calls" + (f", {tokens:.0f} tokens of judges' prompts" if tokens else "")
-    print(f"per kept row {cost}; the full panel: {summary['calls_of_the_full_panel'] / len(candidates):.2f} calls")
     kept = f"kept {len(candidates):,} of {len(instructions):,} instructions with a response"
     print(f"{kept}; {len(rejected):,} rejected")
+    if summary["calls"]:
+        calls, tokens = summary["calls_per_kept_row"], summary["tokens_per_kept_row"]
+        cost = f"{calls:.2f} judge calls" + (f", {tokens:.0f} tokens of judges' prompts" if tokens else "")
+        print(f"per kept row {cost}; the full panel: {summary['calls_of_the_full_panel'] / len(candidates):.2f} calls")

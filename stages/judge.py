@@ -23,6 +23,8 @@ def main() -> None:
     instructions = records.read("instructions_kept", Path("data/instructions/kept.parquet"))
     responses = pd.concat([records.read_frame("responses", Path(f"data/responses/{name}.parquet")) for name in judges])
 
+    if not selection.asks_judges(rule):
+        print(f"consensus.strategy is {rule.strategy}: no judge is asked")
     chats = {row["id"]: messages(row) for row in instructions}
     size = params.audit if params.adaptive else len(chats)
     audited = early_stopping.draw_sample(sorted(chats), size, params.seed)

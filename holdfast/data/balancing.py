@@ -102,7 +102,9 @@ def measure_difficulty(rows: list[Candidate], model: Path, params: Balance) -> n
     """
     difficulty = MEASURES[params.difficulty](rows, model)
     unmeasured = int(np.isnan(difficulty).sum())
-    if unmeasured * 2 > len(rows):
+    if unmeasured == len(rows):
+        print(f"no row has a measured {params.difficulty}: they are balanced by meaning alone")
+    elif unmeasured * 2 > len(rows):
         what = f"{unmeasured:,} of {len(rows):,} rows have no measured {params.difficulty}"
         print(f"warning: {what}; they share a middle bin")
     return difficulty

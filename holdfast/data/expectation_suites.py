@@ -34,10 +34,12 @@ def build_suites(params: Quality, panel: list[str], tables: Tables) -> dict[str,
     instructions = quality_tables.join_kept_and_rejected(tables)
     replay = quality_tables.join_replay_with_candidates(tables)
     models, clusters = sorted(tables["replay"]["model"].unique()), tables["kept"]["cluster"].nunique()
+    judged = len(tables["scores"]) > 0  # else no judge was asked (consensus.strategy: first)
+    scores = {"scores": Suite(tables["scores"], expect_of_scores(params, panel))} if judged else {}
     return {
         "instructions": Suite(instructions, expect_of_instructions(params, len(tables["raw"]))),
-        "scores": Suite(tables["scores"], expect_of_scores(params, panel)),
-        "replay": Suite(replay, expect_of_replay(params, models, clusters)),
+        **scores,
+        "replay": Suite(replay, expect_of_replay(params, models, clusters, judged)),
         "counts": Suite(quality_tables.frame_of_flow(tables, panel), expect_of_counts()),
     }
 
@@ -161,12 +163,14 @@ def expect_of_counts() -> list[Expectation]:
     return [gxe.ExpectColumnPairValuesToBeEqual(column_A="read", column_B="accounted", meta=nothing_lost)]
 
 
-def expect_of_replay(params: Quality, models: list[str], clusters: int) -> list[Expectation]:
+def expect_of_replay(params: Quality, models: list[str], clusters: int, judged: bool) -> list[Expectation]:
     """On the replay set, with `candidate_*` columns joined to it.
 
-    `models`: who wrote its responses; `clusters`: how many the kept instructions fall into.
+    `models`: who wrote its responses; `clusters`: how many the kept instructions fall into; `judged`: whether judges
+    were asked, so that each row has a score.
     """
-    expectations = not_null("id", "instruction", "response", "response_id", "model", "score", "cluster")
+    scores = ("score",) if judged else ()
+    expectations = not_null("id", "instruction", "response", "response_id", "model", "cluster", *scores)
     for column, (lowest, highest) in RANGES.items():
         inside = describe(
             f"{column} is {f'{lowest} to {highest}' if highest is not None else f'{lowest} or more'}", REBUILD

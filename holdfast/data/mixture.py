@@ -1,8 +1,9 @@
 """What an arm trains on, in order: every epoch all domain rows, and replay rows until they have their share.
 
-The share is counted in trained tokens (those the loss is taken on), not in rows: a long answer counts as much as it
-weighs in the loss. Every epoch takes replay rows that were not used before while there are any: more distinct rows hold
-the base in more places than a few rows again and again.
+The share is counted in rows. Counted in trained tokens it would leave a domain of short answers next to no replay: beside
+500 labels of seven tokens a quarter of the tokens is ten answers of the base (docs/log.md). Every epoch takes replay rows
+that were not used before while there are any: more distinct rows hold the base in more places than a few rows again and
+again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,11 @@ def trained_tokens(rows: Sequence[TrainingRow]) -> int:
     return sum(row["trained_tokens"] for row in rows)
 
 
+def count_replay(domain_rows: float, share: float) -> float:
+    """Replay rows beside so many domain rows, for a share (0 to below 1) of all rows."""
+    return domain_rows * share / (1 - share)
+
+
 def build_mixture(
     domain: list[TrainingRow],
     replay: list[TrainingRow],
@@ -86,16 +93,16 @@ def build_mixture(
 ) -> list[MixRow]:
     """The rows in the order of training: epoch after epoch, shuffled within.
 
-    `share`: replay's part of the trained tokens, 0 to below 1; `epochs`: may end with a part of one. Raises UserError
-    where the replay set is too small for the share.
+    `share`: replay's part of the rows, 0 to below 1; `epochs`: may end with a part of one. Raises UserError where the
+    replay set is too small for the share.
     """
     domain = sorted(domain, key=lambda row: records.text_id(seed, row["source_id"]))
     passes = [domain[: math.ceil(len(domain) * min(1, epochs - n))] for n in range(math.ceil(epochs))]
-    wanted = [trained_tokens(part) * share / (1 - share) for part in passes]
-    if trained_tokens(replay) * max_repeats < sum(wanted):
+    ends = [round(count_replay(n, share)) for n in accumulate(map(len, passes))]  # replay rows up to the end of each
+    if len(replay) * max_repeats < ends[-1]:
         raise UserError(
-            f"share {share:g} needs {sum(wanted):,.0f} replay tokens in {epochs:g} epochs; {len(replay):,} rows have "
-            f"{trained_tokens(replay):,}, each used at most {max_repeats} times",
+            f"share {share:g} needs {ends[-1]:,} replay rows in {epochs:g} epochs; there are {len(replay):,}, "
+            f"each used at most {max_repeats} times",
             where=f"mix.arms.{arm}",
             do="raise reconstruct.samples and balance.rows, raise mix.max_repeats, or lower the share",
         )
@@ -109,14 +116,10 @@ def build_mixture(
         return {**row, "id": f"{epoch:04d}-{key}", "epoch": epoch, "repeat": repeat}
 
     supply = ((row, repeat) for repeat in range(max_repeats) for row in shuffle_replay(repeat))
-    rows, owed, following = [], 0.0, next(supply, None)
-    for epoch, part in enumerate(passes):
+    rows = []
+    for epoch, (part, start, end) in enumerate(zip(passes, [0, *ends], ends, strict=False)):
         rows += [place(row, epoch, repeat=epoch) for row in part]
-        owed += wanted[epoch]
-        while following and owed >= following[0]["trained_tokens"] / 2:
-            rows.append(place(following[0], epoch, following[1]))
-            owed -= following[0]["trained_tokens"]
-            following = next(supply, None)
+        rows += [place(row, epoch, repeat) for row, repeat in islice(supply, end - start)]
     return sorted(rows, key=lambda row: row["id"])
 
 
@@ -133,12 +136,11 @@ def summarise(
     used = [row for row in rows if row["source"] == "replay"]
     tokens = {source: trained_tokens([r for r in rows if r["source"] == source]) for source in ("domain", "replay")}
     uses = Counter(row["source_id"] for row in used)
-    got = tokens["replay"] / max(sum(tokens.values()), 1)
     return {
         "schema": 1,
         "arm": arm,
         "epochs": epochs,
-        "share": {"wanted": share, "chosen_by": "pilot" if mix_config.share == "auto" else "params", "got": got},
+        "share": {"wanted": share, "chosen_by": "pilot" if mix_config.share == "auto" else "params", "got": len(used) / max(len(rows), 1)},
         "rows": {"domain": len(rows) - len(used), "replay": len(used)},
         "trained_tokens": tokens,
         "replay": {"rows": len(replay), "used": len(uses), "most_uses": max(uses.values(), default=0)},
@@ -149,13 +151,13 @@ def summarise(
 def sentence(summary: dict[str, Any]) -> str:
     """A summary of `summarise` in one or two lines."""
     share, replay, rewritten = summary["share"], summary["replay"], summary["rewritten"]
-    rows, tokens = sum(summary["rows"].values()), sum(summary["trained_tokens"].values())
+    rows, tokens = summary["rows"], sum(summary["trained_tokens"].values())
     arm, changed = summary["arm"], ""
     if rewritten:
         own, answers = rewritten["rewritten"], rewritten["answers"]
         changed = f"\n{arm}: {own:,} of {answers:,} answers are now the base's own words"
     return (
-        f"{arm}: {rows:,} rows in {summary['epochs']:g} epochs, {tokens:,} trained tokens, "
-        f"{share['got']:.1%} of them replay (wanted {share['wanted']:.1%}), "
+        f"{arm}: {sum(rows.values()):,} rows in {summary['epochs']:g} epochs, {rows['replay']:,} of them replay "
+        f"({share['got']:.1%}, wanted {share['wanted']:.1%}), {tokens:,} trained tokens; "
         f"{replay['used']:,} replay rows used up to {replay['most_uses']} times{changed}"
     )

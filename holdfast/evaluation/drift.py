@@ -123,7 +123,7 @@ def flow_columns(params: Drift, sets: dict[str, InstructionSet]) -> dict[str, Co
         columns[f"{flow}: clusters"] = Column(
             labels_before, labels_after, params.cluster_method, params.cluster_threshold, "category"
         )
-        if before != "raw":  # only what was kept has responses
-            old, new = (side.difficulty for side in sides)
+        old, new = (side.difficulty for side in sides)
+        if old and new:  # raw rows have no responses, and without judges nothing is measured
             columns[f"{flow}: difficulty"] = Column(old, new, params.length_method, params.difficulty_threshold)
     return columns

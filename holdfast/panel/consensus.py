@@ -4,6 +4,7 @@ mean_score: the response with the best mean score (Ding & Wang, arXiv 2506.09428
 score_then_base_likelihood: of all with a mean score of min_score or more, the one that fits the base best (GRAPE, arXiv 2502.04194).
 agreement: the text that most responses agree on (self-consistency, arXiv 2203.11171), over all panel members.
 base_best_of_k: of the base's own responses the one that it scores best itself; the rest of the panel has no say.
+first: the base's own first response that is finished; nothing is scored.
 Ties go to the better mean score, then to the response that the base finds most likely.
 """
 
@@ -24,12 +25,14 @@ from holdfast.params.consensus import Consensus
 class ScoredResponses(NamedTuple):
     table: pd.DataFrame  # by response id; with agreement, base_logprob, score (the mean), score_std, n_judges
     by_judge: pd.DataFrame  # score by response id and judge; NaN: no valid score, or not asked
-    base: str  # the base's name; "": it judged nothing
+    base: str  # the base's name
 
 
-def join_scores(responses: pd.DataFrame, scores: pd.DataFrame) -> ScoredResponses:
-    """The responses with the scores of all judges. Raises UserError where there is not a single valid one."""
-    if scores["score"].notna().sum() == 0:
+def join_scores(
+    responses: pd.DataFrame, scores: pd.DataFrame, base: str, rule: selection.SelectionRule
+) -> ScoredResponses:
+    """The responses with the scores of all judges. Raises UserError where the rule needs one and there is none."""
+    if selection.asks_judges(rule) and scores["score"].notna().sum() == 0:
         raise UserError(
             "no judge gave a single valid score", where="data/scores", do="check judge.rubric and judge.min_mass"
         )
@@ -37,7 +40,6 @@ def join_scores(responses: pd.DataFrame, scores: pd.DataFrame) -> ScoredResponse
     by_judge = scores.pivot(index="id", columns="judge", values="score").reindex(table.index)
     of_base = scores.dropna(subset="logprob")  # only the base gives likelihoods
     table["base_logprob"] = of_base.set_index("id")["logprob"]
-    base = str(of_base["judge"].iloc[0]) if len(of_base) else ""
     return ScoredResponses(selection.add_scores(table, by_judge), by_judge, base)
 
 
@@ -50,15 +52,19 @@ def select_candidates(
     """
     if not selection.selectable(scored.table, params, scored.base).any():
         raise UserError(
-            f"no response is finished and has {params.min_judges} or more scores",
+            f"no response is finished and has {params.min_judges} or more scores"
+            if selection.asks_judges(params)
+            else "no response is finished",
             where="consensus",
-            do="raise respond.max_tokens, or lower consensus.min_judges",
+            do="raise respond.max_tokens, or lower consensus.min_judges"
+            if selection.asks_judges(params)
+            else "raise respond.max_tokens",
         )
     questions = instructions[["id", "context", "text", "cluster"]]
     questions = questions.rename(columns={"id": "instruction_id", "text": "instruction"})
     best = select_best(scored.table, scored.by_judge, scored.base, params).rename(columns={"text": "response"})
     best = best.merge(questions, on="instruction_id").rename(columns={"instruction_id": "id"})
-    good = best["deciding_score"] >= params.min_score
+    good = (best["deciding_score"] >= params.min_score) | (not selection.asks_judges(params))
     best = best[records.SCHEMAS["candidates"].names]
     candidates = to_rows(best[good])
     if not candidates:

@@ -69,7 +69,9 @@ class Panel:
 
     def rounds(self) -> Iterator[Round]:
         """The base is asked about all candidates, the others in turn about those of instructions that are still open, and
-        every judge about all responses to the audited instructions."""
+        every judge about all responses to the audited instructions. None where no score has a say."""
+        if not selection.asks_judges(self.rule):
+            return
         base, *others = self.judges
         instruction = self.responses["instruction_id"]
         audited = instruction.isin(self.audited)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from holdfast.params.consensus import SelectionRule, Strategy
@@ -36,19 +37,25 @@ def add_scores(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def asks_judges(rule: SelectionRule) -> bool:
+    """Whether scores have a say."""
+    return rule.strategy != "first"
+
+
 def eligible(table: pd.DataFrame, rule: SelectionRule, base: str) -> pd.Series:
     """By response: whether it could be selected, whatever the judges say."""
     possible = table["text"] != ""
     if rule.finished_only:
         possible &= table["finish_reason"] == "stop"
-    if rule.strategy == "base_best_of_k":
+    if rule.strategy in ("base_best_of_k", "first"):
         possible &= table["model"] == base
     return possible
 
 
 def selectable(table: pd.DataFrame, rule: SelectionRule, base: str) -> pd.Series:
-    """By response, with its scores: whether it is eligible and has scores of enough judges."""
-    return eligible(table, rule, base) & (table["n_judges"] >= rule.min_judges)
+    """By response, with its scores: whether it is eligible and has scores of enough judges, where judges are asked."""
+    needed = rule.min_judges if asks_judges(rule) else 0
+    return eligible(table, rule, base) & (table["n_judges"] >= needed)
 
 
 def most_agreed(table: pd.DataFrame) -> pd.Series:
@@ -77,6 +84,9 @@ def select_responses(table: pd.DataFrame, scores: pd.DataFrame, ranking: Ranking
     """
     if ranking.strategy == "agreement":
         table = table[most_agreed(table)]
+    if ranking.strategy == "first":
+        first = table.sort_values(["sample"], kind="stable").groupby("instruction_id", sort=True).head(1)
+        return first.assign(deciding_score=np.nan, response_id=first.index).sort_values("instruction_id")
     deciding = deciding_scores(table, scores, ranking.strategy, base).fillna(0.0)
     tied = deciding >= deciding.groupby(table["instruction_id"]).transform("max") - ranking.tie
     if ranking.strategy == "score_then_base_likelihood":

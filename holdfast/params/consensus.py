@@ -8,7 +8,7 @@ from pydantic import Field
 
 from holdfast.params.base import Positive, Section
 
-Strategy = Literal["mean_score", "score_then_base_likelihood", "agreement", "base_best_of_k"]
+Strategy = Literal["mean_score", "score_then_base_likelihood", "agreement", "base_best_of_k", "first"]
 
 
 class SelectionRule(Section):
@@ -20,7 +20,8 @@ class SelectionRule(Section):
     strategy: Strategy = "mean_score"
     """Which response wins. mean_score: the best mean score (Ding & Wang); score_then_base_likelihood: of all good
     enough the one that the base finds most likely; agreement: the answer that most responses give;
-    base_best_of_k: the base's own best, by its own score."""
+    base_best_of_k: the base's own best, by its own score; first: the base's own first finished answer, no judge is
+    asked. Where replay rows have the KL, first keeps as much as the others (docs/log.md)."""
     finished_only: bool = True
     """Exclude responses that ran into max_tokens instead of ending by themselves."""
     min_judges: Positive = 1

@@ -13,8 +13,8 @@ class Arm(Section):
     objective: Literal["ce", "kl"] = "ce"
     """Loss on replay rows: cross-entropy (ce) or KL(base || tuned) (kl); domain rows always have cross-entropy."""
     kl_coefficient: Annotated[float, Field(gt=0)] = 1.0
-    """A trained replay token's mean KL against a domain token's cross-entropy, the same at any share: the means of
-    a step are weighed with kl_coefficient x replay's trained tokens / the domain's."""
+    """Weight of a replay row's KL against a domain row's cross-entropy, each the mean over tokens: the means of a step
+    are weighed with kl_coefficient x replay rows / domain rows, whatever the length of the answers."""
     kl_tokens: Literal["response", "all"] = "all"
     """Where the KL is taken: on the assistant's tokens (response) or on the whole row (all)."""
     kl_cache: Literal["off", "topk"] = "off"

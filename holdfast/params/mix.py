@@ -11,7 +11,7 @@ from holdfast.params.base import Name, Positive, Section, Seed
 
 class MixArm(Section):
     share: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"]
-    """Part of the trained tokens that comes from the replay set; auto: the smallest that meets
+    """Part of the rows that comes from the replay set; auto: the smallest that meets
     pilot.retention_target."""
     epochs: Annotated[float, Field(gt=0)] | None = None
     """How often this arm trains on each domain row; null: the section's."""

@@ -163,6 +163,13 @@ def check_names(models: dict[str, Model], base: str, panel: list[str], arms: lis
         raise ValueError(f"arm '{clash[0]}' has the name of a model or of a folder in models/: choose another")
 
 
+def load_base(path: Path = PARAMS) -> str:
+    content: dict[str, Any] = read_yaml(path)
+    if not isinstance(content.get("base"), str):
+        raise UserError("'base' must be a name", where=path, do="for example base: base")
+    return content["base"]
+
+
 def load_panel(path: Path = PARAMS) -> list[str]:
     return load_names("panel", path)
 

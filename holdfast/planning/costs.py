@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from holdfast.data import mixture
 from holdfast.params.finetune import Arm
 from holdfast.params.whole import Params
 from holdfast.planning.shapes import Shape
@@ -123,13 +124,12 @@ def choosable_part(params: Params, means: Means) -> float:
 
 
 def training_size(params: Params, arm: str, domain: Domain, means: Means, chosen: float) -> tuple[float, float, float]:
-    """(rows, tokens, tokens of replay rows) that one arm trains on, as `mix` makes it: the share counts answers' tokens."""
+    """(rows, tokens, tokens of replay rows) that one arm trains on, as `mix` makes it."""
     setting, epochs = params.mix.arms[arm].share, params.mix.arms[arm].epochs or params.mix.epochs
     share = (
         max(params.pilot.shares) if setting == "auto" else setting
     )  # what auto will choose is not known yet: an upper bound
-    rows = domain.answers * epochs * share / (1 - share) / (means.answer + 1)  # and the token that ends it
-    rows = min(rows, chosen * params.mix.max_repeats)
+    rows = min(mixture.count_replay(domain.rows * epochs, share), chosen * params.mix.max_repeats)
     replay = rows * (means.turn + means.answer + means.prefix)
     return domain.rows * epochs + rows, domain.tokens * epochs + replay, replay
 

@@ -131,7 +131,7 @@ def training(run: Run, arm: str) -> str:
     measured = [
         ["rows, domain + replay", tables.both(rows)],
         ["trained tokens, domain + replay", tables.both(tokens)],
-        ["share of replay in trained tokens", percent(ledger.get("share"))],
+        ["share of replay in rows", percent(ledger.get("share"))],
         ["optimiser steps", count(ledger.get("steps"))],
         ["TFLOP", decimal(flops / 1e12 if is_number(flops) else None, 1)],
         ["loss, first → last", f"{decimal(ledger.get('loss_first'))} → {decimal(ledger.get('loss_last'))}"],

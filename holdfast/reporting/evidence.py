@@ -36,7 +36,7 @@ def training(run: Run) -> str:
         f'<div class="plates">{plates}</div>' if plates else "",
         *share_report.sections(run),
         *examples,
-        note="Rows and tokens: domain + replay. Share: part of the trained (loss-bearing) tokens that comes from the replay set.",
+        note="Rows and tokens: domain + replay. Share: part of the rows that comes from the replay set.",
     )
 
 
@@ -74,6 +74,8 @@ def data(run: Run) -> str:
 def judges(run: Run) -> str:
     if not run.consensus:
         return section("Judges", '<p class="absent">not available</p>')
+    if run.consensus.get("calls") == 0:
+        return section("Judges", f"<p>No judge was asked; responses chosen by {html(run.consensus.get('strategy'))}.</p>")
     shown = ("schema", "judges", "score_histogram", "rejected", "chosen_from")
     other = run.consensus | {"agreement": {k: v for k, v in part(run.consensus, "agreement").items() if k != "pairs"}}
     bins = part(run.consensus, "score_histogram") or []

@@ -160,6 +160,8 @@ def judges(run: Run, budget: int) -> str:
         return "**Judges**: not available."
     mean = run.consensus.get("mean_score")
     strategy = markdown(run.consensus.get("strategy", "unknown strategy"))
+    if run.consensus.get("calls") == 0:
+        return f"**Judges**: no judge was asked; responses chosen by {strategy}."
     line = f"**Judges**: {count(run.consensus.get('judgements'))} judgements; responses chosen by {strategy}"
     line += f", mean score {mean:.2f}." if is_number(mean) else "."
     line += "".join(

@@ -225,7 +225,7 @@ def make_job(
 ) -> Job:
     """The job, with what is decided once for all processes: precision, compilation, micro-batches, the KL's weight."""
     flops = 6.0 * base.parameters * sum(len(row.input_ids) for row in encoded)
-    domain, replay = (trained_tokens(rows, source) for source in ("domain", "replay"))
+    domain, replay = (sum(row["source"] == source for row in rows) for source in ("domain", "replay"))
     replay_over_domain = replay / domain if domain else 1.0
     return Job(
         params=params,

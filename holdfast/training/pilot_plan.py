@@ -56,8 +56,8 @@ def plan_pilot(
     """Raises UserError where there are too few rows to hold some out, or too few shares that can be tried."""
     where = f"mix.arms.{arm}: share: auto"
     epochs = mixing.arms[arm].epochs or mixing.epochs
-    supply = mixture.trained_tokens(replay) * mixing.max_repeats
-    max_share = min(params.max_share, supply / (supply + mixture.trained_tokens(domain) * epochs))
+    supply = len(replay) * mixing.max_repeats
+    max_share = min(params.max_share, supply / (supply + len(domain) * epochs))
     train, held_out = hold_out({"replay": replay, "domain": domain}, params, where)
     shares = sorted({share for share in params.shares if share <= max_share})
     if len(shares) < 2:

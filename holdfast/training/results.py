@@ -36,6 +36,7 @@ def training_ledger(trained: Trained, base: manifest.Manifest) -> dict[str, Any]
     """
     rows, result, arm_config = trained.rows, trained.result, trained.arm_config
     tokens = {source: trained_tokens(rows, source) for source in ("domain", "replay")}
+    counts = {source: sum(row["source"] == source for row in rows) for source in ("domain", "replay")}
     losses = [logs["loss"] for logs in result.history]
     return {
         "schema": 1,
@@ -45,9 +46,9 @@ def training_ledger(trained: Trained, base: manifest.Manifest) -> dict[str, Any]
         "learning_rate": trained.learning_rate,
         "epochs": 1 + max(row["epoch"] for row in rows),
         "steps": result.steps,
-        "rows": {source: sum(row["source"] == source for row in rows) for source in ("domain", "replay")},
+        "rows": counts,
         "trained_tokens": tokens,
-        "share": tokens["replay"] / max(sum(tokens.values()), 1),
+        "share": counts["replay"] / max(len(rows), 1),
         "tokens": {"trained_on": trained.tokens_trained_on, "forward_only": trained.tokens_forward_only},
         "flops": base.parameters * (6 * trained.tokens_trained_on + 2 * trained.tokens_forward_only),
         "loss_first": losses[0],

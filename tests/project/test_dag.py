@@ -61,7 +61,7 @@ def loaded(file: Path) -> set[str]:
     }
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         name = call.func.id if isinstance(call.func, ast.Name) else ""
-        if name in ("load_panel", "load_arms"):
+        if name in ("load_base", "load_panel", "load_arms"):
             keys.add(name.removeprefix("load_"))
         elif (
             isinstance(call.func, ast.Attribute) and call.func.attr == "load" and isinstance(call.func.value, ast.Name)

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from helpers import checkout, repro, run, set_params
 
@@ -109,3 +110,20 @@ class TestWholePipeline:
         ran, _ = repro(project, "--force")
         assert len(ran) == 22
         assert outputs(project) == before
+
+    def test_the_base_alone_without_judges_comes_to_a_verdict_too(self, cold):
+        project, _ = cold
+        set_params(project, panel=["base"], consensus__strategy="first")
+        ran, output = repro(project)
+        assert "no judge is asked" in output
+        assert ran[-1] == "report"
+        scores = pq.read_table(project / "data/scores/base.parquet")
+        assert scores.num_rows == 0
+        replay = pq.read_table(project / "data/replay/replay.parquet").to_pylist()
+        assert {row["model"] for row in replay} == {"base"}
+        assert {row["score"] for row in replay} == {None}
+        consensus = json.loads((project / "reports/consensus.json").read_text())
+        assert (consensus["strategy"], consensus["calls"], consensus["judges"]) == ("first", 0, {})
+        report = (project / "reports/report.md").read_text(encoding="utf-8")
+        assert "no judge was asked" in report
+        assert "nan" not in report.lower().split()

@@ -1,0 +1,134 @@
+"""Trains one arm after the other on a real model and measures what is learnt and what is lost; one line of JSON a cell.
+
+    python -m benchmarks.study.real.cells PROJECT OUT.jsonl CELL...     a cell: name:key=value,key=value
+
+PROJECT is a folder made by `holdfast init`, run up to `balance`; its test split is the domain's. A cell's keys are fields of
+mix.arms and finetune.arms, and `epochs`, `seed`. Cells that OUT holds are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HELD_OUT = 60  # instructions that no cell replays; their greedy answers are compared
+ANSWER_TOKENS = 128
+EVERYDAY = [
+    "What is the capital of France?", "Write a short poem about the sea.", "What is 12 + 7?", "Who wrote Romeo and Juliet?",
+    "Explain photosynthesis in two sentences.", "Give me three tips for sleeping better.", "How do I boil an egg?",
+    "What is the largest planet of the solar system?", "Translate 'good morning' into Spanish.", "Name five fruits.",
+    "Why is the sky blue?", "Write a polite email that declines an invitation.", "What does a doctor do?",
+    "Tell me a joke.", "How many days are in a week?", "What is a noun?", "Suggest a name for a cat.",
+    "What is the opposite of hot?", "Summarise the story of Cinderella in one sentence.", "Hello, how are you?",
+]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("project", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("cells", nargs="*")
+    parser.add_argument("--items", type=int, default=200, help="items of the domain's test split")
+    given = parser.parse_args()
+    out = given.out.absolute()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HOLDFAST_WORKERS": "1"}
+    os.chdir(given.project)
+    done = {cell["cell"] for cell in map(json.loads, out.read_text().splitlines())} if out.is_file() else set()
+    study = Study(given.items)
+    for cell in ["base", *given.cells]:
+        name, _, settings = cell.partition(":")
+        if name in done:
+            continue
+        values = {k: yaml.safe_load(v) for k, _, v in (pair.partition("=") for pair in settings.split(",") if pair)}
+        result = {"cell": name, "settings": values, **study.run(values, name == "base")}
+        with out.open("a") as file:
+            file.write(json.dumps(result, ensure_ascii=False) + "\n")
+        print(json.dumps({k: v for k, v in result.items() if k not in ("answers", "settings")}), flush=True)
+        print(*(f"    {q} -> {a[:90]!r}" for q, a in list(zip(EVERYDAY, result["answers"], strict=True))[:6]), sep="\n", flush=True)
+
+
+class Study:
+    def __init__(self, items: int) -> None:
+        from holdfast.core import manifest, records
+        from holdfast.data import mixture
+        from holdfast.params.finetune import Finetune
+        from holdfast.params.mix import Mix
+
+        self.base, self.tuning, self.mix = manifest.load(Path("models/manifest/base.json")), Finetune.load(), Mix.load()
+        tokenizer = manifest.load_tokenizer(self.base.folder())
+        self.domain = mixture.domain_rows(tokenizer, records.read("domain", Path("data/domain/train.parquet")))
+        self.test = records.read("domain", Path("data/domain/test.parquet"))[:items]
+        replay = records.read("replay", Path("data/replay/replay.parquet"))
+        order = sorted(replay, key=lambda row: records.text_id("held out", row["id"]))
+        self.held_out, self.replay = order[:HELD_OUT], mixture.replay_rows(tokenizer, order[HELD_OUT:])
+        chats = [[*row["context"], {"role": "user", "content": row["instruction"]}] for row in self.held_out]
+        self.chats = [*chats, *([{"role": "user", "content": text}] for text in EVERYDAY)]
+        self.base_answers = self.answer(self.base, self.chats)
+
+    def answer(self, model: Any, chats: list[Any], max_tokens: int = ANSWER_TOKENS) -> list[str]:
+        from holdfast.engines import registry
+
+        engine = registry.load_engine(model, 32)
+        done = engine.answer(chats, [0] * len(chats), temperature=0, top_p=1.0, max_tokens=max_tokens)
+        return [one.text.strip() for one in done]
+
+    def run(self, values: dict[str, Any], base_only: bool) -> dict[str, Any]:
+        if base_only:
+            return self.measure(self.base)
+        from holdfast.data import mixture
+        from holdfast.params.finetune import Arm
+        from holdfast.training import results
+        from holdfast.training.fine_tuning import train_arm
+
+        arm = Arm(**{key: values[key] for key in Arm.model_fields if key in values})
+        share, epochs, seed = values["share"], values.get("epochs", self.mix.epochs), values.get("seed", 1)
+        own = {"arms": {"cell": arm}, "seed": seed, **{k: values[k] for k in ("batch_size", "warmup") if k in values}}
+        tuning = self.tuning.model_copy(update=own)
+        rows = mixture.build_mixture(self.domain, self.replay if share else [], share, epochs, self.mix.max_repeats, seed, "cell")
+        with tempfile.TemporaryDirectory() as scratch:
+            began = time.monotonic()
+            with train_arm(tuning, "cell", arm, self.base, rows, Path("data/mixes")) as trained:
+                assert trained is not None
+                ledger = results.training_ledger(trained, self.base)
+                results.save_tuned_model(trained, self.base, Path(scratch) / "cell")
+            seconds = time.monotonic() - began
+            tuned = replace(self.base, source=str(Path(scratch) / "cell"), hub=False, fingerprint=f"{values}", files={})
+            return {"seconds": round(seconds), "rows": ledger["rows"], "flops": ledger["flops"], **self.measure(tuned)}
+
+    def measure(self, model: Any) -> dict[str, Any]:
+        import math
+
+        import sacrebleu
+
+        from holdfast.engines import registry
+
+        asked = [row["messages"][:-1] for row in self.test]
+        gold = [row["messages"][-1]["content"].strip() for row in self.test]
+        said = self.answer(model, asked, 48)
+        right = sum(a == b for a, b in zip(said, gold, strict=True))
+        answers = self.answer(model, self.chats)
+        engine = registry.load_engine(model, 32)
+        likelihood = engine.likelihood(self.chats[:HELD_OUT], self.base_answers[:HELD_OUT])
+        chrf = [sacrebleu.sentence_chrf(a, [b]).score for a, b in zip(answers, self.base_answers, strict=True)]
+        short = [len(a) < len(b) / 5 for a, b in zip(answers, self.base_answers, strict=True)]
+        return {
+            "domain": 100 * right / len(gold),
+            "probability": sum(map(math.exp, likelihood)) / len(likelihood),
+            "chrf": sum(chrf[:HELD_OUT]) / HELD_OUT,
+            "short": sum(short[:HELD_OUT]),
+            "everyday_short": sum(short[HELD_OUT:]),
+            "answers": answers[HELD_OUT:],
+        }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
