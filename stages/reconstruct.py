@@ -8,11 +8,11 @@ from holdfast.core import manifest, records, storage
 from holdfast.data.row_checks import FitRows, RowChecker
 from holdfast.params.reconstruct import Reconstruct
 from holdfast.params.row_checks import RowChecks
-from holdfast.reconstruction import corpora, drawing, prompt_files, user_turns
+from holdfast.reconstruction import amount, corpora, drawing, prompt_files, user_turns
 
 
 def main() -> None:
-    params, checks = Reconstruct.load(), RowChecks.load()
+    params, checks = amount.fill_in(Reconstruct.load(), Path("reports/amount.json")), RowChecks.load()
     base = manifest.load(Path("models/manifest/base.json"))
     tokenizer = manifest.load_tokenizer(base.folder())
     query = user_turns.derive_pre_query(params, tokenizer, f"base ({base.source})")

@@ -140,7 +140,11 @@ def summarise(
         "schema": 1,
         "arm": arm,
         "epochs": epochs,
-        "share": {"wanted": share, "chosen_by": "pilot" if mix_config.share == "auto" else "params", "got": len(used) / max(len(rows), 1)},
+        "share": {
+            "wanted": share,
+            "chosen_by": "pilot" if mix_config.share == "auto" else "params",
+            "got": len(used) / max(len(rows), 1),
+        },
         "rows": {"domain": len(rows) - len(used), "replay": len(used)},
         "trained_tokens": tokens,
         "replay": {"rows": len(replay), "used": len(uses), "most_uses": max(uses.values(), default=0)},

@@ -23,7 +23,8 @@ class SelectionRule(Section):
     base_best_of_k: the base's own best, by its own score; first: the base's own first finished answer, no judge is
     asked. Where replay rows have the KL, first keeps as much as the others (docs/log.md)."""
     finished_only: bool = True
-    """Exclude responses that ran into max_tokens instead of ending by themselves."""
+    """Exclude responses that ran into max_tokens instead of ending by themselves. Arms with cross-entropy on replay
+    rows need it; the KL does not, since up to the cut the words are the base's."""
     min_judges: Positive = 1
     """Valid scores that a response needs; one with fewer is rejected."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -62,13 +62,22 @@ class Corpus(Section):
         return self
 
 
-class Reconstruct(Section):
-    section: ClassVar[str] = "reconstruct"
+class Amount(Section):
+    """How much is drawn: the part of `reconstruct` that `amount` depends on too."""
 
-    samples: Positive
-    """Instructions to draw; with keep the most that may be drawn."""
+    section: ClassVar[str] = "reconstruct"
+    partial: ClassVar[bool] = True
+
+    samples: Literal["auto"] | Positive = "auto"
+    """Instructions to draw; with keep the most that may be drawn. auto: until as many are fit as the arms' shares and
+    epochs need, each replayed about twice."""
     keep: Positive | None = None
-    """Instructions that must pass curate's checks of single rows; null: all samples are drawn."""
+    """Instructions that must pass curate's checks of single rows; null: all samples are drawn, or what auto counts."""
+
+
+class Reconstruct(Amount):
+    partial: ClassVar[bool] = False
+
     folder: str = "data/prompts"
     """Folder of system prompts and corpora, tracked by DVC."""
     temperatures: Annotated[list[Annotated[float, Field(gt=0, le=5)]], Field(min_length=1)] = [1.0]
@@ -94,7 +103,7 @@ class Reconstruct(Section):
 
     @model_validator(mode="after")
     def parts_fit(self) -> Reconstruct:
-        if self.keep and self.keep > self.samples:
+        if self.keep and self.samples != "auto" and self.keep > self.samples:
             raise ValueError(f"keep ({self.keep}) is more than samples ({self.samples}), which is the budget")
         if self.corpus and sum(source.share for source in self.corpus.sources) >= 1:
             raise ValueError(

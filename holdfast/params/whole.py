@@ -67,6 +67,11 @@ class Params(Models):
                 raise ValueError(
                     f"arm '{arm}' asks for {what} but has no replay rows: set mix.arms.{arm}.share above 0"
                 )
+            if how.objective == "ce" and self.mix.arms[arm].share and not self.consensus.finished_only:
+                raise ValueError(
+                    f"arm '{arm}' would learn to stop where the length limit cut an answer: set consensus.finished_only: "
+                    f"true, or finetune.arms.{arm}.objective: kl, which teaches no token of a replay row"
+                )
         if self.gate.control and self.gate.control not in self.arms:
             raise ValueError(f"gate.control '{self.gate.control}' is not one of arms")
         return self

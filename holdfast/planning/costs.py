@@ -12,6 +12,7 @@ from holdfast.data import mixture
 from holdfast.params.finetune import Arm
 from holdfast.params.whole import Params
 from holdfast.planning.shapes import Shape
+from holdfast.reconstruction import amount
 
 UNDECIDED = 0.5  # part of the instructions for which a further judge is asked, where no earlier run of the panel tells
 MAX_SCORED_TOKENS = 1024  # tokens that pass through a model at once on a CPU (TOKENS of engines/local.py)
@@ -67,8 +68,7 @@ class Work:
 
 def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list[Work]:
     """Every stage in the order of the DAG. `rubric`: tokens."""
-    samples, wanted = params.reconstruct.samples, params.reconstruct.keep
-    drawn = min(samples, wanted / means.kept) if wanted else samples
+    drawn = count_samples(params, domain, means)
     kept_rows = drawn * means.kept
     turn, both = means.turn + means.prefix, means.turn + means.answer + means.prefix
     stages = [
@@ -81,7 +81,7 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
     for name in params.panel:
         stages.append(Work(f"respond@{name}", name, answers, written=answers * means.answer, read=answers * turn))
     sampled = min(1.0, params.judge.audit / max(kept_rows, 1)) if params.judge.adaptive else 1.0
-    for name in params.panel:
+    for name in params.panel if params.consensus.strategy != "first" else []:
         first = name == params.base
         others = choosable_part(params, means) * (1 if first else means.undecided)
         calls = answers * len(params.panel) * (sampled * means.distinct + (1 - sampled) * others)
@@ -115,6 +115,17 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
         )
         stages.append(evaluation)
     return [*stages, Work("drift", rows=kept_rows), Work("gate", rows=domain.items), Work("report", rows=kept_rows)]
+
+
+def count_samples(params: Params, domain: Domain, means: Means) -> float:
+    """Instructions that will be drawn."""
+    samples, wanted = params.reconstruct.samples, params.reconstruct.keep
+    if samples == "auto":
+        wanted = wanted or amount.count_instructions(
+            amount.count_replay_rows(params.mix, params.pilot, params.arms, domain.rows)
+        )
+        samples = amount.BUDGET * wanted
+    return min(samples, wanted / means.kept) if wanted else samples
 
 
 def choosable_part(params: Params, means: Means) -> float:

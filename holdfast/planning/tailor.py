@@ -8,16 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.chat import encoding
+from holdfast.core import manifest
 from holdfast.core.errors import UserError
+from holdfast.data import mixture
 from holdfast.params.ingest import Columns
 from holdfast.params.models import Model
 from holdfast.planning import fit, profiles, scaffold
 from holdfast.planning.shapes import Shape
 from holdfast.planning.survey import Survey
+from holdfast.reconstruction import amount
 
-ANSWER_TOKENS = 200  # tokens of a replay answer, to reckon how many rows a share will need; nothing is sampled yet
+ANSWER_TOKENS = 256  # tokens of a replay answer, at most: cut ones have the KL too, up to where they are cut
+TURN_TOKENS = 256  # tokens of a reconstructed user turn, at most
+CPU_SHARD = 64  # rows of a unit of work on a CPU: then progress shows within a minute
 EXACT_MATCH_TOKENS = 64  # tokens up to which an exact match with the expected answer says something
 FINAL_ANSWER_MARKS = ("####", "\\boxed{")  # marks of a final answer, as evaluate.domain_test: answer finds it
+MIN_REPLAY_ROWS = 200  # rows of the replay set below which `quality` stops: two fifths of amount.LEAST
+MIN_CLUSTERS, ROWS_PER_CLUSTER = 12, 25
 MAX_ROW_TOKENS = 8192  # tokens of a training row, whatever the context; longer ones are rejected, with a note
 
 
@@ -53,6 +60,7 @@ def tailor_params(
         source["columns"] = flow(columns.model_dump(exclude_none=True))
     if test:
         source.ca.items.pop("test")  # the comment says what happens where none is given
+    fit_method(content, shape)
     notes = [
         *fit_lengths(content, shape, tokenizer),
         *fit_rows(content, survey, min(shape.context, MAX_ROW_TOKENS), domain),
@@ -65,7 +73,7 @@ def tailor_params(
     body = buffer.getvalue()
     while body.startswith(("#", "\n")):  # the profile's own introduction
         body = body.partition("\n")[2]
-    head = f"# {name}: written by `holdfast init` from the profile '{profile}'.\n"
+    head = f"# {name}: written by `holdfast init`.\n"
     return f"{head}# Meaning, unit and range of each field stand in holdfast/params/.\n\n{body}", notes
 
 
@@ -76,6 +84,27 @@ def flow(value: Any) -> Any:
     node = CommentedMap(value) if isinstance(value, dict) else CommentedSeq(value)
     node.fa.set_flow_style()
     return node
+
+
+def learning_rate(hidden: int, lora: bool) -> float:
+    """5e-5 x (2000 / hidden) ** 0.781, ten times as much for LoRA: what Thinking Machines' Tinker recommends by hidden size
+    (tinker-docs.thinkingmachines.ai, supervised learning, hyperparameters; the exponent is Llama's). One digit."""
+    return float(f"{5e-5 * (10 if lora else 1) * (2000 / hidden) ** 0.781:.0e}")
+
+
+def fit_method(content: Any, shape: Shape) -> None:
+    """The method's own settings: as much replay as the arms need, the base's first answers, a rate for the base's size."""
+    content["reconstruct"].update(samples="auto", max_tokens=min(TURN_TOKENS, content["reconstruct"]["max_tokens"]))
+    content["respond"].update(k=1, max_tokens=min(ANSWER_TOKENS, content["respond"]["max_tokens"]))
+    rule = content["consensus"]
+    for field in ("min_score", "tie", "min_judges"):
+        rule.pop(field, None)
+    rule.update(strategy="first", finished_only=False)
+    content["quality"]["min_rows"] = MIN_REPLAY_ROWS
+    content["finetune"]["learning_rate"] = learning_rate(shape.hidden, False)
+    if manifest.find_device().type == "cpu":
+        for stage in ("reconstruct", "respond"):
+            content[stage]["shard"] = CPU_SHARD
 
 
 def fit_lengths(content: Any, shape: Shape, tokenizer: Any) -> list[str]:
@@ -116,13 +145,12 @@ def fit_rows(content: Any, survey: Survey, limit: int, domain: Path) -> list[str
     content["finetune"]["max_length"] = min(limit, max(content["finetune"]["max_length"], 64 * math.ceil(longest / 64)))
 
     share, epochs = content["mix"]["arms"]["holdfast"]["share"], content["mix"]["epochs"]
-    wanted = sum(survey.answers) * epochs * share / (1 - share) / ANSWER_TOKENS / content["mix"]["max_repeats"]
-    needed = 1000 * math.ceil(wanted / 1000)
-    if needed > content["balance"]["rows"]:
-        content["balance"]["rows"], content["reconstruct"]["samples"] = needed, 2 * needed
-        notes.append(
-            f"balance.rows is {needed:,}, for a share of {share:g} beside {sum(survey.answers):,} trained tokens an epoch"
-        )
+    replayed = math.ceil(mixture.count_replay(len(survey.answers) * epochs, share))
+    drawn = amount.count_instructions({"holdfast": replayed})
+    content["balance"]["rows"] = max(content["balance"]["rows"], drawn)
+    content["curate"]["clusters"] = min(content["curate"]["clusters"], max(MIN_CLUSTERS, drawn // ROWS_PER_CLUSTER))
+    content["quality"]["min_clusters"] = min(content["quality"]["min_clusters"], MIN_CLUSTERS // 2)
+    notes.append(f"{replayed:,} rows will be replayed beside {len(survey.answers):,} of yours in {epochs:g} epochs")
 
     content["evaluate"]["max_tokens"] = min(max([16, *survey.answers]), 1024, limit // 2)
     marked = sum(any(mark in c[-1]["content"] for mark in FINAL_ANSWER_MARKS) for c in survey.conversations)

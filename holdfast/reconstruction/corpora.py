@@ -79,6 +79,7 @@ def draw_from_corpora(
     texts = [normalise(row["text"]) for row in own.fit_rows]
     clusters = Clusters(embed, texts, params.corpus.clusters, params.seed)
 
+    assert params.samples != "auto", "amount.fill_in has put a number there"
     budgets = split_among_sources(params.keep or params.samples, params)[1:]
     drawn: list[Drawn] = []
     following = len(own.rows)  # the number of the next row

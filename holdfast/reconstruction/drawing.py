@@ -53,6 +53,7 @@ def draw_user_turns(
 
     A wave has as many shards as are needed if every row is fit, so none is drawn that one process would not have drawn.
     """
+    assert params.samples != "auto", "amount.fill_in has put a number there"
     budget = split_among_sources(params.samples, params)[0]
     quota = split_among_sources(params.keep, params)[0] if params.keep else None
     rows: list[RawInstruction] = []

@@ -75,7 +75,9 @@ def judges(run: Run) -> str:
     if not run.consensus:
         return section("Judges", '<p class="absent">not available</p>')
     if run.consensus.get("calls") == 0:
-        return section("Judges", f"<p>No judge was asked; responses chosen by {html(run.consensus.get('strategy'))}.</p>")
+        return section(
+            "Judges", f"<p>No judge was asked; responses chosen by {html(run.consensus.get('strategy'))}.</p>"
+        )
     shown = ("schema", "judges", "score_histogram", "rejected", "chosen_from")
     other = run.consensus | {"agreement": {k: v for k, v in part(run.consensus, "agreement").items() if k != "pairs"}}
     bins = part(run.consensus, "score_histogram") or []

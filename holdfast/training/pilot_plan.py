@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from holdfast.core import manifest, records
 from holdfast.core.errors import UserError
 from holdfast.core.rows import TrainingRow
-from holdfast.data import mixture
 from holdfast.params.finetune import Arm, Finetune
 from holdfast.params.mix import Mix
 from holdfast.params.pilot import Pilot

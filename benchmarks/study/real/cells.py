@@ -53,7 +53,11 @@ def main() -> None:
         with out.open("a") as file:
             file.write(json.dumps(result, ensure_ascii=False) + "\n")
         print(json.dumps({k: v for k, v in result.items() if k not in ("answers", "settings")}), flush=True)
-        print(*(f"    {q} -> {a[:90]!r}" for q, a in list(zip(EVERYDAY, result["answers"], strict=True))[:6]), sep="\n", flush=True)
+        print(
+            *(f"    {q} -> {a[:90]!r}" for q, a in list(zip(EVERYDAY, result["answers"], strict=True))[:6]),
+            sep="\n",
+            flush=True,
+        )
 
 
 class Study:
@@ -93,7 +97,9 @@ class Study:
         share, epochs, seed = values["share"], values.get("epochs", self.mix.epochs), values.get("seed", 1)
         own = {"arms": {"cell": arm}, "seed": seed, **{k: values[k] for k in ("batch_size", "warmup") if k in values}}
         tuning = self.tuning.model_copy(update=own)
-        rows = mixture.build_mixture(self.domain, self.replay if share else [], share, epochs, self.mix.max_repeats, seed, "cell")
+        rows = mixture.build_mixture(
+            self.domain, self.replay if share else [], share, epochs, self.mix.max_repeats, seed, "cell"
+        )
         with tempfile.TemporaryDirectory() as scratch:
             began = time.monotonic()
             with train_arm(tuning, "cell", arm, self.base, rows, Path("data/mixes")) as trained:

@@ -1,0 +1,45 @@
+"""How many instructions are worth reconstructing: what the arms will replay, and no more (`reconstruct.samples: auto`).
+
+The stage `amount` counts it from the domain's rows, the arms' shares and epochs; `reconstruct` draws until as many are fit.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from holdfast.core import records
+from holdfast.data.mixture import count_replay
+from holdfast.params.mix import Mix
+from holdfast.params.pilot import Pilot
+from holdfast.params.reconstruct import Reconstruct
+
+USES = 2  # of each row over all epochs: half as many distinct rows keep as much (docs/log.md, light-half)
+SPARE = 1.25  # for rows that fall out later: near duplicates, unfinished answers, the self suite
+LEAST = 500  # rows, however small the domain: fewer do not stand for what a model knows
+STEP = 100  # rows; so that a few rows more of the domain do not move the amount
+BUDGET = 10  # samples for each row that is to be kept, at most
+
+
+def count_replay_rows(mixing: Mix, pilot: Pilot, arms: list[str], domain_rows: int) -> dict[str, int]:
+    """Replay rows by arm, over all its epochs; with `share: auto` for the largest share that is tried."""
+    counts = {}
+    for name in arms:
+        arm = mixing.arms[name]
+        share = max(pilot.shares) if arm.share == "auto" else arm.share
+        counts[name] = math.ceil(count_replay(domain_rows * (arm.epochs or mixing.epochs), share))
+    return counts
+
+
+def count_instructions(replay_rows: dict[str, int]) -> int:
+    """Instructions that have to be fit, so that each is replayed about USES times; 0 where no arm replays."""
+    most = max(replay_rows.values(), default=0)
+    return max(LEAST, math.ceil(most / USES * SPARE / STEP) * STEP) if most else 0
+
+
+def fill_in(params: Reconstruct, amount: Path) -> Reconstruct:
+    """The section with `samples: auto` replaced by what the stage `amount` wrote: rows to keep, and a budget."""
+    if params.samples != "auto":
+        return params
+    keep = params.keep or records.read_json(amount)["instructions"] or LEAST
+    return params.model_copy(update={"keep": keep, "samples": BUDGET * keep})
