@@ -36,7 +36,7 @@ SECTIONS = (  # in the order of the pipeline
     "pocket",
 )
 KEYS = (*MODELS, *SECTIONS)
-STAGES = ("acquire", *SECTIONS[:-1])  # of every run, in the same order; the pocket lab's recipe is none of them
+STAGES = ("acquire", "ingest", "amount", *SECTIONS[1:-1])  # of every run, in order; the pocket lab's recipe is none
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]

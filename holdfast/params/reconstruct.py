@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from holdfast.params.base import Positive, Section, Seed
 from holdfast.params.ingest import Source
@@ -73,6 +73,13 @@ class Amount(Section):
     epochs need, each replayed about twice."""
     keep: Positive | None = None
     """Instructions that must pass curate's checks of single rows; null: all samples are drawn, or what auto counts."""
+
+    @field_validator("samples", mode="before")
+    @classmethod
+    def auto_or_number(cls, given: Any) -> Any:
+        if given != "auto" and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+            raise ValueError(f"{str(given)[:40]!r} is neither auto nor a number of instructions")
+        return given
 
 
 class Reconstruct(Amount):

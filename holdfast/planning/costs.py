@@ -74,6 +74,7 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
     stages = [
         Work("acquire"),
         Work("ingest", rows=domain.rows),
+        Work("amount"),
         Work("reconstruct", params.base, drawn, written=drawn * means.turn, read=drawn * means.prefix),
         Work("curate", params.base, drawn, read=drawn * means.turn),
     ]

@@ -33,6 +33,7 @@ YARDSTICK_SECONDS = 0.081
 START_SECONDS = {
     "acquire": 5.0,
     "ingest": 0.8,
+    "amount": 0.4,
     "reconstruct": 5.0,
     "curate": 7.0,
     "respond": 5.0,

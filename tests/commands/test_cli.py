@@ -165,7 +165,7 @@ def test_a_closed_pipe_changes_no_verdict_and_a_full_disk_is_no_verdict(project)
 
 @pytest.mark.parametrize(
     ("name", "first", "absent"),
-    [("mix.arms", "pilot", "acquire"), ("respond.k", "respond", "reconstruct"), ("finetune.arms", "pilot", "acquire")],
+    [("mix.arms", "amount", "acquire"), ("respond.k", "respond", "reconstruct"), ("finetune.arms", "pilot", "acquire")],
 )
 def test_a_change_reruns_what_is_downstream_and_no_more(monkeypatch, name, first, absent):
     monkeypatch.chdir(ROOT)

@@ -139,7 +139,7 @@ def test_init_and_repro_end_with_the_verdict(installed, tmp_path, place):
     shell(folder, installed, "git", "add", "-A")
     shell(folder, installed, "git", "commit", "-qm", "start")
     output = shell(folder, installed, "dvc", "repro")
-    cells = 22 if place == "empty folder" else 17
+    cells = 23 if place == "empty folder" else 18
     assert len(re.findall(r"Running stage '(?!code|llm/dvc.yaml:code)", output)) == cells, output
     verdict = json.loads((folder / "reports/gate.json").read_text(encoding="utf-8"))
     assert "holdfast" in verdict["arms"]

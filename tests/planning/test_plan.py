@@ -57,7 +57,7 @@ def test_rows_and_tokens_of_every_stage_by_hand(settings):
     assert found["judge@abacus"] == Work("judge@abacus", "abacus", pairs, read=pairs * (30 + 35))
     assert found["judge@base"].read == pairs * (30 + 35) + pairs * 35  # and its likelihoods
     assert found["finetune@domain-only"] == Work("finetune@domain-only", "base", 200, read=0, trained=6000)
-    replay = 1000 * 2 / 21  # rows that bear as many tokens as the domain's answers in two epochs
+    replay = 100 * 2  # as many rows as the domain's in two epochs
     tuned = found["finetune@holdfast"]
     assert tuned.rows == pytest.approx(200 + replay)
     assert tuned.trained == pytest.approx(6000 + replay * 35)
@@ -77,8 +77,18 @@ def test_the_stages_are_those_of_the_dag(settings):
 
 
 def test_replay_rows_are_used_at_most_max_repeats_times(settings):
-    rows, _, replay = costs.training_size(settings, "holdfast", Domain(100, 3000, 10**6, 0), MEANS, chosen=50)
-    assert (rows, replay) == (200 + 50 * 4, 200 * 35)
+    rows, _, replay = costs.training_size(settings, "holdfast", Domain(100, 3000, 10**6, 0), MEANS, chosen=40)
+    assert (rows, replay) == (200 + 40 * 4, 160 * 35)
+
+
+def test_samples_auto_draws_what_the_arms_will_replay(settings, project):
+    """100 rows, 2 epochs, half replay: 200 rows, each used about twice, a quarter to spare: 125, so the least, 500."""
+    set_params(project, reconstruct={"samples": "auto"}, consensus={"strategy": "first"}, panel=["base"])
+    found = by_stage(costs.plan_work(Params.load(), DOMAIN, MEANS, 30))
+    assert found["reconstruct"].rows == 500 / MEANS.kept
+    assert not any(stage.startswith("judge") for stage in found)
+    more = by_stage(costs.plan_work(Params.load(), Domain(rows=4000, tokens=1, answers=1, items=1), MEANS, 30))
+    assert more["reconstruct"].rows == 4000 * 2 / 2 * 1.25 / MEANS.kept
 
 
 def test_judges_that_may_be_spared_are_counted_as_spared(settings, project):

@@ -39,7 +39,7 @@ class TestWholePipeline:
 
     def test_cold_run_goes_from_clone_to_verdict(self, cold):
         project, ran = cold
-        assert len(ran) == len(set(ran)) == 22  # every stage and matrix cell but the frozen recipe
+        assert len(ran) == len(set(ran)) == 23  # every stage and matrix cell but the frozen recipe
         gate = json.loads((project / "reports" / "gate.json").read_text())
         assert set(gate["arms"]) == {"domain-only", "holdfast"}
         assert (project / "reports" / "report.md").stat().st_size > 1000
@@ -74,7 +74,7 @@ class TestWholePipeline:
         set_params(project, consensus__min_score=1.5)
         set_params(project, mix__arms__holdfast__share=0.12)
         stale = json.loads(run(project, "dvc", "status", "--json").stdout)
-        assert set(stale) == {"code", "pilot@holdfast", "mix@holdfast"}
+        assert set(stale) == {"code", "amount", "pilot@holdfast", "mix@holdfast"}
         set_params(project, mix__arms__holdfast__share=0.1)
         assert repro(project)[0] == []
 
@@ -108,7 +108,7 @@ class TestWholePipeline:
         before = outputs(project)
         shutil.rmtree(project / ".cache")
         ran, _ = repro(project, "--force")
-        assert len(ran) == 22
+        assert len(ran) == 23
         assert outputs(project) == before
 
     def test_the_base_alone_without_judges_comes_to_a_verdict_too(self, cold):
