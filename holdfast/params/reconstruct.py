@@ -71,8 +71,6 @@ class Amount(Section):
     samples: Literal["auto"] | Positive = "auto"
     """Instructions to draw; with keep the most that may be drawn. auto: until as many are fit as the arms' shares and
     epochs need, each replayed about twice."""
-    keep: Positive | None = None
-    """Instructions that must pass curate's checks of single rows; null: all samples are drawn, or what auto counts."""
 
     @field_validator("samples", mode="before")
     @classmethod
@@ -85,6 +83,8 @@ class Amount(Section):
 class Reconstruct(Amount):
     partial: ClassVar[bool] = False
 
+    keep: Positive | None = None
+    """Instructions that must pass curate's checks of single rows; null: all samples are drawn, or what auto counts."""
     folder: str = "data/prompts"
     """Folder of system prompts and corpora, tracked by DVC."""
     temperatures: Annotated[list[Annotated[float, Field(gt=0, le=5)]], Field(min_length=1)] = [1.0]

@@ -45,7 +45,10 @@ MISTAKES = {
     ),
     "text for a number": (dict(balance__rows="many"), ["'balance.rows'", "'many'"]),
     "number in quotes": (dict(respond__k="3"), ["'respond.k'", "'3'"]),
-    "truth value for a number": (dict(reconstruct__samples=True), ["'reconstruct.samples'", "'True' is neither auto nor a number"]),
+    "truth value for a number": (
+        dict(reconstruct__samples=True),
+        ["'reconstruct.samples'", "'True' is neither auto nor a number"],
+    ),
     "number for a truth value": (dict(finetune__packing=1), ["'finetune.packing'", "'1'"]),
     "fraction for a count": (dict(respond__k=2.5), ["'respond.k'", "'2.5'"]),
     "list for a mapping": (dict(gate=["margin"]), ["'gate'"]),
