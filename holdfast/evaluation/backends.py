@@ -1,6 +1,6 @@
 """The model as lm-eval asks it: with transformers or vLLM in this process, or on an OpenAI-compatible server.
 
-All three are lm-eval's own model classes; each renders prompts with the chat template from the model's folder, so that
+The last two are lm-eval's own model classes, the first is ours over one of them (engine_model.py); each renders prompts with the chat template from the model's folder, so that
 prompts, and with them the items' hashes, do not depend on the back end.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,18 +44,13 @@ def load_backend(params: Evaluate, name: str, folder: Path, base: Manifest) -> t
 def load_transformers(params: Evaluate, folder: Path, base: Manifest, tokenizer: Any) -> tuple[LM, dict[str, Any]]:
     import torch
     import transformers
-    from lm_eval.models.huggingface import HFLM
 
-    network = manifest.load_model(folder, base.dtype)
-    model = HFLM(
-        pretrained=network,
-        tokenizer=tokenizer,
-        batch_size=params.batch,
-        max_length=base.context,
-        device=str(network.device),
-        **params.options,
-    )
+    from holdfast.evaluation.engine_model import EngineModel
+
+    entry = replace(base, source=str(folder), hub=False, files={})
+    model = EngineModel(entry, params.batch, tokenizer, **params.options)
     versions = {"transformers": transformers.__version__, "torch": torch.__version__.split("+")[0]}
+    network = model.engine.model
     return model, versions | {"device": network.device.type, "dtype": str(network.dtype).removeprefix("torch.")}
 
 

@@ -52,7 +52,7 @@ class Evaluate(Section):
     max_tokens: Positive = 256
     """Tokens of an answer to a row of the domain's test split, at most."""
     backend: Literal["transformers", "vllm", "openai"] = "transformers"
-    """lm-eval's model class: HFLM, VLLM or LocalCompletionsAPI."""
+    """Who answers lm-eval: our own engine (transformers), or its classes VLLM or LocalCompletionsAPI."""
     options: dict[str, bool | int | float | str] = {}
     """Further arguments of that class, such as tensor_parallel_size."""
     url: str | None = None

@@ -126,12 +126,12 @@ def domain(lab: Path) -> None:
 
 def says(lab: Path, texts: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on the model answers the prompt that holds a key with its text."""
-    from lm_eval.models.huggingface import HFLM
+    from holdfast.evaluation.engine_model import EngineModel
 
     def answer(self: Any, requests: list[Any], **_: Any) -> list[str]:
         return [next(text for key, text in texts.items() if key in request.args[0]) for request in requests]
 
-    monkeypatch.setattr(HFLM, "generate_until", answer)
+    monkeypatch.setattr(EngineModel, "generate_until", answer)
 
 
 def test_the_domain_s_rows_are_marked_by_their_final_answers(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
