@@ -24,7 +24,10 @@ MIN_SHARD_REQUESTS = 512  # requests, at least: a server or vLLM is kept busy by
 def make_resumable(model: LM, batch: int, identity: Any, parameters: int = 0) -> LM:
     """Replaces the model's methods by ones that keep answers on disk, shard by shard. `identity`: weights and engine, all that decides an answer.
     `parameters` of the model, for the cost ledger."""
-    size, code = -(-MIN_SHARD_REQUESTS // batch) * batch, fingerprint.of_modules(__name__, "holdfast.evaluation.backends")
+    size, code = (
+        -(-MIN_SHARD_REQUESTS // batch) * batch,
+        fingerprint.of_modules(__name__, "holdfast.evaluation.backends"),
+    )
     for method in METHODS:
         ask = partial(answer_shard, getattr(model, method), method, model.tok_encode, parameters)  # type: ignore[attr-defined]
         setattr(model, method, partial(answer_in_shards, ask, model.tok_encode, size, [method, batch, code, identity]))  # type: ignore[attr-defined]

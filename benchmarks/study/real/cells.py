@@ -3,7 +3,7 @@
     python -m benchmarks.study.real.cells PROJECT OUT.jsonl CELL...     a cell: name:key=value,key=value
 
 PROJECT is a folder made by `holdfast init`, run up to `balance`; its test split is the domain's. A cell's keys are fields of
-mix.arms and finetune.arms, and `epochs`, `seed`. Cells that OUT holds are not run again.
+mix.arms and finetune.arms, and `epochs`, `seed`, `cut` (tokens of a replay answer, at most). Cells that OUT holds are not run again.
 """
 
 from __future__ import annotations
@@ -71,18 +71,27 @@ class Study:
         tokenizer = manifest.load_tokenizer(self.base.folder())
         self.domain = mixture.domain_rows(tokenizer, records.read("domain", Path("data/domain/train.parquet")))
         self.test = records.read("domain", Path("data/domain/test.parquet"))[:items]
+        self.tokenizer = tokenizer
         replay = records.read("replay", Path("data/replay/replay.parquet"))
         order = sorted(replay, key=lambda row: records.text_id("held out", row["id"]))
-        self.held_out, self.replay = order[:HELD_OUT], mixture.replay_rows(tokenizer, order[HELD_OUT:])
+        self.held_out, self.replay = order[:HELD_OUT], order[HELD_OUT:]
         chats = [[*row["context"], {"role": "user", "content": row["instruction"]}] for row in self.held_out]
         self.chats = [*chats, *([{"role": "user", "content": text}] for text in EVERYDAY)]
         self.base_answers = self.answer(self.base, self.chats)
 
+    def cut(self, tokens: int | None) -> list[dict[str, Any]]:
+        """The replay rows with answers of so many tokens at most."""
+        if tokens is None:
+            return self.replay
+        ids = [self.tokenizer(row["response"], add_special_tokens=False)["input_ids"][:tokens] for row in self.replay]
+        return [{**row, "response": self.tokenizer.decode(some)} for row, some in zip(self.replay, ids, strict=True)]
+
     def answer(self, model: Any, chats: list[Any], max_tokens: int = ANSWER_TOKENS) -> list[str]:
         from holdfast.engines import registry
+        from holdfast.engines.interface import Sampling
 
         engine = registry.load_engine(model, 32)
-        done = engine.answer(chats, [0] * len(chats), temperature=0, top_p=1.0, max_tokens=max_tokens)
+        done = engine.answer(chats, [0] * len(chats), Sampling(temperature=0, top_p=1.0, max_tokens=max_tokens))
         return [one.text.strip() for one in done]
 
     def run(self, values: dict[str, Any], base_only: bool) -> dict[str, Any]:
@@ -97,9 +106,8 @@ class Study:
         share, epochs, seed = values["share"], values.get("epochs", self.mix.epochs), values.get("seed", 1)
         own = {"arms": {"cell": arm}, "seed": seed, **{k: values[k] for k in ("batch_size", "warmup") if k in values}}
         tuning = self.tuning.model_copy(update=own)
-        rows = mixture.build_mixture(
-            self.domain, self.replay if share else [], share, epochs, self.mix.max_repeats, seed, "cell"
-        )
+        replay = mixture.replay_rows(self.tokenizer, self.cut(values.get("cut"))) if share else []
+        rows = mixture.build_mixture(self.domain, replay, share, epochs, self.mix.max_repeats, seed, "cell")
         with tempfile.TemporaryDirectory() as scratch:
             began = time.monotonic()
             with train_arm(tuning, "cell", arm, self.base, rows, Path("data/mixes")) as trained:
