@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from holdfast.core import records
+from holdfast.core import storage
 from holdfast.params.mix import Mix
 from holdfast.params.models import load_arms
 from holdfast.params.pilot import Pilot
@@ -19,7 +19,7 @@ def main() -> None:
     replay_rows = amount.count_replay_rows(Mix.load(), Pilot.load(), load_arms(), domain_rows)
     samples = Amount.load().samples
     instructions = amount.count_instructions(replay_rows) if samples == "auto" else None
-    records.write_json(Path("reports/amount.json"), {"schema": 1, "instructions": instructions})
+    storage.write_json(Path("reports/amount.json"), {"schema": 1, "instructions": instructions})
     for arm, rows in replay_rows.items():
         print(f"{arm}: {rows:,} replay rows beside {domain_rows:,} rows of the domain")
     drawn = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from holdfast.core import records
+from holdfast.core import storage
 from holdfast.data.mixture import count_replay
 from holdfast.params.mix import Mix
 from holdfast.params.pilot import Pilot
@@ -41,5 +41,5 @@ def fill_in(params: Reconstruct, amount: Path) -> Reconstruct:
     """The section with `samples: auto` replaced by what the stage `amount` wrote: rows to keep, and a budget."""
     if params.samples != "auto":
         return params
-    keep = params.keep or records.read_json(amount)["instructions"] or LEAST
+    keep = params.keep or storage.read_json(amount)["instructions"] or LEAST
     return params.model_copy(update={"keep": keep, "samples": BUDGET * keep})

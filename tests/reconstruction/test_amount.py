@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import run_stage, set_params
 
-from holdfast.core import records
+from holdfast.core import records, storage
 from holdfast.params.mix import Mix
 from holdfast.params.pilot import Pilot
 from holdfast.params.reconstruct import Reconstruct
@@ -36,7 +36,7 @@ def test_the_stage_writes_the_amount_and_reconstruct_takes_it(project: Path, cap
     set_params(project, arms=["domain-only", "holdfast"], reconstruct={"samples": "auto"})
     set_params(project, mix={"epochs": 2, "arms": {"domain-only": {"share": 0.0}, "holdfast": {"share": 0.25}}})
     run_stage("amount")
-    assert records.read_json(project / "reports/amount.json") == {"schema": 1, "instructions": 1300}
+    assert storage.read_json(project / "reports/amount.json") == {"schema": 1, "instructions": 1300}
     assert "holdfast: 2,000 replay rows beside 3,000 rows of the domain" in capsys.readouterr().out
     filled = amount.fill_in(Reconstruct.load(), project / "reports/amount.json")
     assert (filled.keep, filled.samples) == (1300, 13_000)
@@ -49,6 +49,6 @@ def test_with_a_number_the_domain_does_not_move_the_amount(project: Path):
     )
     set_params(project, reconstruct={"samples": 700})
     run_stage("amount")
-    assert records.read_json(project / "reports/amount.json") == {"schema": 1, "instructions": None}
+    assert storage.read_json(project / "reports/amount.json") == {"schema": 1, "instructions": None}
     params = Reconstruct.load()
     assert amount.fill_in(params, project / "absent.json") == params
