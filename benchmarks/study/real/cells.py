@@ -2,6 +2,8 @@
 
     python -m benchmarks.study.real.cells PROJECT OUT.jsonl CELL...     a cell: name:key=value,key=value
 
+    python -m benchmarks.study.real.cells --table OUT.jsonl [--answers CELL...]
+
 PROJECT is a folder made by `holdfast init`, run up to `balance`; its test split is the domain's. A cell's keys are fields of
 mix.arms and finetune.arms, and `epochs`, `seed`, `cut` (tokens of a replay answer, at most). Cells that OUT holds are not run again.
 """
@@ -34,11 +36,17 @@ EVERYDAY = [
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("project", type=Path)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("project", type=Path, nargs="?")
+    parser.add_argument("out", type=Path, nargs="?")
     parser.add_argument("cells", nargs="*")
+    parser.add_argument("--table", type=Path)
+    parser.add_argument(
+        "--answers", nargs="*", default=[], help="cells whose everyday answers are printed beside the base's"
+    )
     parser.add_argument("--items", type=int, default=200, help="items of the domain's test split")
     given = parser.parse_args()
+    if given.table:
+        return print_tables([json.loads(line) for line in given.table.read_text().splitlines()], given.answers)
     out = given.out.absolute()
     os.environ |= {"HF_HUB_OFFLINE": "1", "HOLDFAST_WORKERS": "1"}
     os.chdir(given.project)
@@ -58,6 +66,36 @@ def main() -> None:
             sep="\n",
             flush=True,
         )
+
+
+def print_tables(cells: list[dict[str, Any]], shown: list[str]) -> None:
+    base = cells[0]
+    plain = min((c["flops"] for c in cells if c["settings"].get("share") == 0), default=None)
+    print("| cell | rows, domain + replay | domain | probability | chrF | short | everyday short | FLOPs |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|")
+    for cell in cells:
+        rows = f"{cell['rows']['domain']:,} + {cell['rows']['replay']:,}" if "rows" in cell else "-"
+        cost = f"{cell['flops'] / plain:.1f} ×" if plain and "flops" in cell else "-"
+        print(
+            f"| {cell['cell']} | {rows} | {cell['domain']:.1f} | {cell['probability']:.3f} | {cell['chrf']:.0f} | "
+            f"{cell['short']} of {HELD_OUT} | {cell['everyday_short']} of {len(EVERYDAY)} | {cost} |"
+        )
+    if shown:
+        picked = [base, *(cell for name in shown for cell in cells if cell["cell"] == name)]
+        print(
+            "\n| question | "
+            + " | ".join(cell["cell"] for cell in picked)
+            + " |\n|---" * 1
+            + "|---" * len(picked)
+            + "|"
+        )
+        for n, question in enumerate(EVERYDAY):
+            print("| " + " | ".join([question, *(brief(cell["answers"][n]) for cell in picked)]) + " |")
+
+
+def brief(text: str, most: int = 110) -> str:
+    line = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return line if len(line) <= most else line[:most] + " ..."
 
 
 class Study:
