@@ -406,9 +406,7 @@ def describe(
 
     lines: list[str] = []
     unit = "tokens" if exact else "tokens (guessed from characters: the tokenizer is not here)"
-    lines.append(
-        f"base     {Path(base).name}: {shape.parameters / 1e6:,.1f} M parameters, context {shape.context:,}; profile '{name}'"
-    )
+    lines.append(f"base     {Path(base).name}: {shape.parameters / 1e6:,.1f} M parameters, context {shape.context:,}")
     lines.append(
         f"data     {data.rows:,} rows, format {data.form}, {data.systems:,} with a system turn, {data.many_turns:,} of many turns"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
+import yaml
 from pydantic import model_validator
 
 from holdfast.params.balance import Balance
@@ -53,6 +54,11 @@ class Params(Models):
     @classmethod
     def load(cls, path: Path = PARAMS) -> Self:
         return parse(cls, read_yaml(path), "", path)
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """From YAML that is not in a file yet."""
+        return parse(cls, yaml.safe_load(text), "", PARAMS)
 
     @model_validator(mode="after")
     def arms_fit(self) -> Params:

@@ -5,12 +5,22 @@ The longest sequence is a judge's: the rubric, an instruction and a response to 
 
 from __future__ import annotations
 
+from holdfast.core import manifest
 from holdfast.params.whole import Params
 
 TEMPLATE_TOKENS = (
     64  # tokens that a chat template puts around the turns, with a default system turn; more than any known one
 )
 MIN_TURN_TOKENS = 16  # tokens; shorter turns hold nothing
+
+
+def device_memory() -> int:
+    """Bytes of one device: a GPU's own, or on a CPU the machine's."""
+    import psutil
+    import torch
+
+    gpu = manifest.find_device().type == "cuda"
+    return int(torch.cuda.get_device_properties(0).total_memory if gpu else psutil.virtual_memory().total)
 
 
 def lengths(context: int, rubric: int, ask: int, answer: int) -> tuple[int, int] | None:

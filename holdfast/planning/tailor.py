@@ -13,7 +13,8 @@ from holdfast.core.errors import UserError
 from holdfast.data import mixture
 from holdfast.params.ingest import Columns
 from holdfast.params.models import Model
-from holdfast.planning import fit, profiles, scaffold
+from holdfast.params.whole import Params
+from holdfast.planning import costs, fit, profiles, scaffold
 from holdfast.planning.shapes import Shape
 from holdfast.planning.survey import Survey
 from holdfast.reconstruction import amount
@@ -25,6 +26,8 @@ EXACT_MATCH_TOKENS = 64  # tokens up to which an exact match with the expected a
 FINAL_ANSWER_MARKS = ("####", "\\boxed{")  # marks of a final answer, as evaluate.domain_test: answer finds it
 MIN_REPLAY_ROWS = 200  # rows of the replay set below which `quality` stops: two fifths of amount.LEAST
 MIN_CLUSTERS, ROWS_PER_CLUSTER = 12, 25
+MICRO_BATCHES = (8, 4, 2, 1)  # rows at once on a device, tried in turn; more gain little
+MEMORY_PART = 0.6  # of the machine's memory that training may take by the plan
 MAX_ROW_TOKENS = 8192  # tokens of a training row, whatever the context; longer ones are rejected, with a note
 
 
@@ -65,6 +68,7 @@ def tailor_params(
         *fit_lengths(content, shape, tokenizer),
         *fit_rows(content, survey, min(shape.context, MAX_ROW_TOKENS), domain),
     ]
+    fit_memory(content, shape, yaml)
     name = "".join(c for c in f"{model.path or model.hub} on {domain.name}" if c.isprintable())
     content["report"]["title"] = f"Holdfast: {name}"
 
@@ -74,7 +78,7 @@ def tailor_params(
     while body.startswith(("#", "\n")):  # the profile's own introduction
         body = body.partition("\n")[2]
     head = f"# {name}: written by `holdfast init`.\n"
-    return f"{head}# Meaning, unit and range of each field stand in holdfast/params/.\n\n{body}", notes
+    return f"{head}# Meaning, unit and range of each field say `holdfast explain` and docs/params.md.\n\n{body}", notes
 
 
 def flow(value: Any) -> Any:
@@ -84,6 +88,15 @@ def flow(value: Any) -> Any:
     node = CommentedMap(value) if isinstance(value, dict) else CommentedSeq(value)
     node.fa.set_flow_style()
     return node
+
+
+def put(section: Any, key: str, value: Any) -> None:
+    """Sets a key; after a new one comes the blank line that came after the last one before."""
+    last = list(section)[-1]
+    new = key not in section
+    section[key] = value
+    if new and last in section.ca.items:
+        section.ca.items[key] = section.ca.items.pop(last)
 
 
 def learning_rate(hidden: int, lora: bool) -> float:
@@ -97,14 +110,34 @@ def fit_method(content: Any, shape: Shape) -> None:
     content["reconstruct"].update(samples="auto", max_tokens=min(TURN_TOKENS, content["reconstruct"]["max_tokens"]))
     content["respond"].update(k=1, max_tokens=min(ANSWER_TOKENS, content["respond"]["max_tokens"]))
     rule = content["consensus"]
+    after = rule.ca.items.pop("min_judges", None)  # the blank line
     for field in ("min_score", "tie", "min_judges"):
         rule.pop(field, None)
+    if after:
+        rule.ca.items["finished_only"] = after
     rule.update(strategy="first", finished_only=False)
     content["quality"]["min_rows"] = MIN_REPLAY_ROWS
     content["finetune"]["learning_rate"] = learning_rate(shape.hidden, False)
     if manifest.find_device().type == "cpu":
         for stage in ("reconstruct", "respond"):
-            content[stage]["shard"] = CPU_SHARD
+            put(content[stage], "shard", CPU_SHARD)
+
+
+def fit_memory(content: Any, shape: Shape, yaml: Any) -> None:
+    """The largest micro-batch that this machine holds, without recomputation where that fits too."""
+    room = MEMORY_PART * fit.device_memory()
+    bytes_each = 4 if manifest.find_device().type == "cpu" else 2
+    finetune = content["finetune"]
+    sizes = [n for n in MICRO_BATCHES if finetune["batch_size"] % n == 0]
+    for recompute in (False, True):
+        for micro_batch in sizes:
+            finetune.update(micro_batch=micro_batch, activation_checkpointing=recompute)
+            buffer = io.StringIO()
+            yaml.dump(content, buffer)
+            params = Params.from_text(buffer.getvalue())
+            if costs.memory(params, "finetune@holdfast", shape, bytes_each, 1) <= room:
+                return
+    finetune.update(micro_batch=1, activation_checkpointing=True)  # `doctor` says what else would help
 
 
 def fit_lengths(content: Any, shape: Shape, tokenizer: Any) -> list[str]:
@@ -137,8 +170,9 @@ def fit_rows(content: Any, survey: Survey, limit: int, domain: Path) -> list[str
         if 2 * gone > len(sizes):
             what = f"{gone:,} of {len(sizes):,} rows are longer than {limit:,} tokens"
             raise UserError(what, where=domain, do="shorten them, or use a base with more context")
-        content["ingest"]["max_chars"] = least - 1
-        content["ingest"]["max_rejected"] = min(1.0, round((gone + survey.rejected.total()) / survey.rows + 0.01, 2))
+        put(content["ingest"], "max_chars", least - 1)
+        rejected = min(1.0, round((gone + survey.rejected.total()) / survey.rows + 0.01, 2))
+        put(content["ingest"], "max_rejected", rejected)
         notes.append(
             f"{gone:,} rows, those of {least:,} characters and more, go beyond {limit:,} tokens: ingest.max_chars rejects them"
         )
@@ -152,7 +186,7 @@ def fit_rows(content: Any, survey: Survey, limit: int, domain: Path) -> list[str
     content["quality"]["min_clusters"] = min(content["quality"]["min_clusters"], MIN_CLUSTERS // 2)
     notes.append(f"{replayed:,} rows will be replayed beside {len(survey.answers):,} of yours in {epochs:g} epochs")
 
-    content["evaluate"]["max_tokens"] = min(max([16, *survey.answers]), 1024, limit // 2)
+    put(content["evaluate"], "max_tokens", min(max([16, *survey.answers]), 1024, limit // 2))
     marked = sum(any(mark in c[-1]["content"] for mark in FINAL_ANSWER_MARKS) for c in survey.conversations)
     if 2 * marked > len(survey.conversations):
         content["evaluate"]["domain_test"] = "answer"
