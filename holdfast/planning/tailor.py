@@ -26,6 +26,7 @@ EXACT_MATCH_TOKENS = 64  # tokens up to which an exact match with the expected a
 FINAL_ANSWER_MARKS = ("####", "\\boxed{")  # marks of a final answer, as evaluate.domain_test: answer finds it
 MIN_REPLAY_ROWS = 200  # rows of the replay set below which `quality` stops: two fifths of amount.LEAST
 MIN_CLUSTERS, ROWS_PER_CLUSTER = 12, 25
+SHARE, KL_COEFFICIENT = 0.25, 1.0  # of rows; docs/evidence/real-model.md
 MICRO_BATCHES = (8, 4, 2, 1)  # rows at once on a device, tried in turn; more gain little
 MEMORY_PART = 0.6  # of the machine's memory that training may take by the plan
 MAX_ROW_TOKENS = 8192  # tokens of a training row, whatever the context; longer ones are rejected, with a note
@@ -49,6 +50,9 @@ def tailor_params(
     yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.Representer = type("SpelledNull", (RoundTripRepresenter,), {})  # of its own: representers are kept by class
     yaml.Representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
+    yaml.Representer.add_representer(
+        float, lambda to, value: to.represent_scalar("tag:yaml.org,2002:float", spell_float(value))
+    )
     content = yaml.load(profiles.find_profile(profile).read_text(encoding="utf-8"))
     content["models"] = {"base": flow(model.model_dump(exclude_defaults=True))}
     content.update(base="base", panel=flow(["base"]), arms=flow(["domain-only", "holdfast"]))
@@ -81,6 +85,12 @@ def tailor_params(
     return f"{head}# Meaning, unit and range of each field say `holdfast explain` and docs/params.md.\n\n{body}", notes
 
 
+def spell_float(value: float) -> str:
+    """With a point: YAML 1.1 takes 9e-05 for text."""
+    text = repr(value)
+    return text if "." in text else text.replace("e", ".0e")
+
+
 def flow(value: Any) -> Any:
     """The value on one line of YAML, as params.yaml writes short ones."""
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
@@ -109,6 +119,9 @@ def fit_method(content: Any, shape: Shape) -> None:
     """The method's own settings: as much replay as the arms need, the base's first answers, a rate for the base's size."""
     content["reconstruct"].update(samples="auto", max_tokens=min(TURN_TOKENS, content["reconstruct"]["max_tokens"]))
     content["respond"].update(k=1, max_tokens=min(ANSWER_TOKENS, content["respond"]["max_tokens"]))
+    content["mix"]["arms"]["holdfast"]["share"] = SHARE
+    arm = content["finetune"]["arms"]["holdfast"]
+    arm.update(objective="kl", kl_coefficient=KL_COEFFICIENT, kl_tokens="all")
     rule = content["consensus"]
     after = rule.ca.items.pop("min_judges", None)  # the blank line
     for field in ("min_score", "tie", "min_judges"):

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from holdfast.commands import doctor, init
 from holdfast.core import records, storage
 from holdfast.core.errors import UserError
 from holdfast.params.whole import Params
+from holdfast.planning import tailor
+from holdfast.reconstruction import amount
 
 
 def rows(n: int, words: int = 3) -> list[dict[str, Any]]:
@@ -135,12 +138,32 @@ def test_the_test_split_is_asked_as_its_answers_allow(place, tiny, answer, how):
     assert start(tiny, jsonl(place / "mine" / "d.jsonl", content)).evaluate.domain_test == how
 
 
-def test_a_large_domain_asks_for_a_large_replay_set(place):
-    content = [{"prompt": f"question {n}", "completion": "word " * 2000} for n in range(1500)]
+def test_the_domain_decides_how_much_is_replayed_and_the_base_answers_first(place):
+    content = [{"prompt": f"question {n}", "completion": "word"} for n in range(1500)]
     settings = start("Qwen/Qwen2.5-0.5B-Instruct", jsonl(place / "mine" / "d.jsonl", content))
-    trained = 1500 * 2500 * settings.mix.epochs  # tokens, as guessed from characters
-    assert settings.balance.rows * 200 * settings.mix.max_repeats >= trained * 0.99
-    assert settings.reconstruct.samples >= settings.balance.rows
+    assert settings.reconstruct.samples == "auto"
+    assert (settings.consensus.strategy, settings.consensus.finished_only) == ("first", False)
+    assert settings.mix.arms["holdfast"].share > 0
+    replayed = amount.count_replay_rows(settings.mix, settings.pilot, settings.arms, 1500)
+    assert amount.count_instructions(replayed) <= settings.balance.rows
+    assert settings.quality.min_rows < amount.LEAST
+
+
+def test_the_learning_rate_follows_the_base_s_width(place):
+    assert tailor.learning_rate(576, lora=False) == pytest.approx(1e-4)  # 1.3e-4, one digit
+    assert tailor.learning_rate(4096, lora=False) == pytest.approx(3e-5)
+    assert tailor.learning_rate(4096, lora=True) == pytest.approx(3e-4)
+    data = jsonl(place / "mine" / "d.jsonl", rows(5))
+    assert start("Qwen/Qwen2.5-0.5B-Instruct", data).finetune.learning_rate == pytest.approx(9e-5)
+    assert start("meta-llama/Llama-3.1-8B-Instruct", data).finetune.learning_rate == pytest.approx(3e-5)
+
+
+def test_params_have_a_blank_line_between_sections_and_none_within(place):
+    start("Qwen/Qwen2.5-0.5B-Instruct", jsonl(place / "mine" / "d.jsonl", rows(5)))
+    lines = (place / "params.yaml").read_text(encoding="utf-8").splitlines()
+    for before, line in pairwise(lines):
+        assert not (line.startswith("  ") and before == ""), line
+        assert line.startswith((" ", "#", "base:")) or not line or not before.startswith("  "), line
 
 
 def test_a_hub_model_of_a_profile_is_pinned_without_a_network(place):
@@ -151,10 +174,10 @@ def test_a_hub_model_of_a_profile_is_pinned_without_a_network(place):
 def test_the_nearest_profile_by_size_is_taken(place):
     data = jsonl(place / "mine" / "d.jsonl", rows(5))
     start("meta-llama/Llama-3.1-8B-Instruct", data)
-    assert "from the profile 'llama-3.1-8b'" in (place / "params.yaml").read_text(encoding="utf-8")
+    assert "kl_cache: topk" in (place / "params.yaml").read_text(encoding="utf-8")
     start("meta-llama/Meta-Llama-3-70B-Instruct", data)  # corrects the first, which is unedited
     text = (place / "params.yaml").read_text(encoding="utf-8")
-    assert "from the profile 'paper'" in text
+    assert "Llama-3.1-8B" not in text
     assert Params.load().panel == ["base"]  # servers and the API are not presumed
 
 
