@@ -13,7 +13,7 @@ from holdfast.params.models import Models
 def main() -> None:
     params = Models.load()
     folder, embedder = Path(params.model_folder), params.embedder or params.base
-    models = {name: inspect_model(name, params.models[name], folder) for name in params.panel}
+    models = {name: inspect_model(name, params.models[name], folder, name == params.base) for name in params.panel}
     if embedder not in models:
         models[embedder] = inspect_folder(embedder, params.models[embedder], folder, chats=False)
     base = models[params.base]

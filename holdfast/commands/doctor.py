@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from holdfast.core import manifest
+from holdfast.core import checkpoint, manifest
 from holdfast.core.errors import UserError, first_line
 from holdfast.params.models import Model
 from holdfast.params.whole import Params
@@ -107,12 +107,9 @@ def check_model(name: str, params: Params) -> Iterator[Line]:
     source, folder = params.models[name], Path(params.model_folder)
     here = shapes.find_folder(source, folder)
     if source.path is not None:
-        whole = here is not None and (here / "config.json").is_file() and list(here.glob("*.safetensors"))
-        lack = (
-            f"model {name}: {here} has no config.json and *.safetensors; put the model there, or correct models.{name}"
-        )
-        yield (OK, f"model {name}: {here}") if whole else (NEEDED, lack)
-        here = here if whole else None
+        whole = check_files(here, name == params.base or not source.served) if here else None
+        yield (NEEDED, f"model {name}: {whole}") if whole else (OK, f"model {name}: {here}")
+        here = None if whole else here
     elif source.hub is not None:
         yield check_hub(name, source, here)
     if source.endpoint is not None:
@@ -121,6 +118,17 @@ def check_model(name: str, params: Params) -> Iterator[Line]:
         yield check_vllm(name, source)
     if source.ray is not None:
         yield check_ray(name, source)
+
+
+def check_files(folder: Path, loaded: bool) -> str | None:
+    """What is wrong with the files of a model, and what to do; None where they can be loaded."""
+    if not folder.is_dir():
+        return f"{folder} is not there; put the model there, or correct it in params.yaml"
+    try:
+        checkpoint.check_folder(folder, loaded=loaded)
+    except UserError as error:
+        return f"{error.where}: {error.what}; {error.do}"
+    return None
 
 
 def is_offline() -> bool:
@@ -133,7 +141,8 @@ def check_hub(name: str, source: Model, here: Path | None) -> Line:
     """Is the pinned snapshot in the cache; if not, would the hub give it to us?"""
     where = f"model {name}: {source.hub}@{(source.revision or '')[:12]}"
     if here is not None and list(here.glob("*.safetensors")):
-        return OK, f"{where} is in the hub's cache"
+        whole = check_files(here, not source.served)
+        return (NEEDED, f"{where}: {whole}") if whole else (OK, f"{where} is in the hub's cache")
     if is_offline():
         return (
             NEEDED,

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from holdfast.core import manifest
+from holdfast.core import checkpoint, manifest
 from holdfast.core.errors import UserError, first_line
 from holdfast.params.base import PARAMS
 from holdfast.params.ingest import Columns
@@ -322,14 +322,12 @@ def find_model(base: str, revision: str | None) -> tuple[Model, list[tuple[Path,
     """The entry for params.yaml, and the links (source, target) that it needs. Raises UserError."""
     folder = Path(base)
     if folder.is_dir():
-        if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
-            do = "give the folder of a chat model: config.json, tokenizer.json, *.safetensors"
-            raise UserError("no config.json and safetensors weights in this folder", where=folder, do=do)
+        checkpoint.check_folder(folder)
         source = folder.resolve()
         if source.parent == MODELS.resolve():
             return Model(path=source.name), []
-        files = sorted({file for pattern in manifest.HUB_FILES for file in source.glob(pattern) if file.is_file()})
-        return Model(path=source.name), [(file, MODELS / source.name / file.name) for file in files]
+        files = checkpoint.list_files(source)
+        return Model(path=source.name), [(source / name, MODELS / source.name / name) for name in files]
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", base) or base.startswith("."):
         raise UserError(
             "no such folder, and no hub id", where=base, do="give a model's folder, or OWNER/NAME of the hub"

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.core import storage
+from holdfast.core import checkpoint, storage
 from holdfast.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 SENTENCE_TRANSFORMER = (
     "SentenceTransformer"  # architecture of a sentence-transformers model: it embeds and does not chat
 )
-HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+PROBE_TOKENS, MIN_SPREAD = (
+    8,
+    1e-6,
+)  # tokens that a loaded model is asked about; nats between its likeliest and unlikeliest
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ class Manifest:
 
     def folder(self) -> Path:
         """Where the files lie now. Raises UserError if one is gone or has another size than when it was hashed."""
-        folder = hub_folder(self.source, self.revision) if self.hub else Path(self.source)
+        folder = hub_folder(self.source, self.revision, list(self.files)) if self.hub else Path(self.source)
         for name, entry in self.files.items():
             file = folder / name
             if not file.is_file() or file.stat().st_size != entry["bytes"]:
@@ -104,8 +107,18 @@ def save(manifest: Manifest, path: Path) -> None:
     storage.write_json(path, {"schema": 1, **content})
 
 
-def hub_folder(repository: str, revision: str) -> Path:
-    """Downloads a pinned snapshot, or finds it in the local hub cache."""
+def hub_folder(repository: str, revision: str, files: list[str] | None = None) -> Path:
+    """Downloads a pinned snapshot, or finds it in the local hub cache: these files, or those that are loaded."""
+    if files is not None:
+        return download_files(repository, revision, files)
+    folder = download_files(repository, revision, list(checkpoint.OTHER_FILES))
+    weights = [checkpoint.WEIGHTS, f"*/{checkpoint.WEIGHTS}"]  # the latter of sentence-transformers' modules
+    if (folder / checkpoint.INDEX).is_file():
+        weights += sorted(set(checkpoint.read_index(folder).values()))
+    return download_files(repository, revision, [*checkpoint.OTHER_FILES, *weights])
+
+
+def download_files(repository: str, revision: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -119,7 +132,7 @@ def hub_folder(repository: str, revision: str) -> Path:
 
     where = f"{repository}@{revision[:12]}"
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
     except HFValidationError:
         raise UserError(
             "this cannot be a hub id", where=where, do="give it as owner/name; for a local folder use 'path'"
@@ -196,14 +209,53 @@ def logits_at_once() -> int:
     return int(max(2**27, memory // 64))
 
 
-def load_model(folder: Path, dtype: str = "auto") -> PreTrainedModel:
-    """The causal language model in a folder, in evaluation mode on the accelerator if there is one."""
+def load_model(
+    folder: Path, dtype: str = "auto", *, device: torch.device | str | None = None, attention: str | None = None
+) -> PreTrainedModel:
+    """The causal language model in a folder, in evaluation mode on the accelerator if there is one, or on `device`. The one way
+    in which transformers' weights come in. `attention`: its implementation, by transformers' name.
+
+    Raises UserError where a tensor is missing, left over, of another shape, or holds NaN or infinite numbers, and where the
+    model does not answer a few tokens with finite logits.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    where = find_device()
+    where = find_device() if device is None else torch.device(device)
     kind = (torch.float32 if where.type == "cpu" else torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
-    found = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=kind, use_safetensors=True, trust_remote_code=False, local_files_only=True
-    )
-    return found.to(where).eval()  # type: ignore[arg-type]
+    more: dict[str, Any] = {"attn_implementation": attention} if attention else {}
+    checkpoint.check_folder(folder, keys=False)
+    with checkpoint.stage_files(folder, checkpoint.list_files(folder)) as place, checkpoint.quiet_loading(folder):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            place,
+            dtype=kind,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
+            **more,
+        )
+    model, info = loaded
+    checkpoint.refuse_other_keys(info, folder)
+    model = model.to(where).eval()
+    check_answers(model, folder)
+    return model
+
+
+def check_answers(model: PreTrainedModel, folder: Path) -> None:
+    """Raises UserError where weights are not finite, or logits are not, or are the same for every token."""
+    import torch
+
+    with torch.inference_mode():
+        for name, weight in model.named_parameters():
+            if not checkpoint.is_finite(weight):
+                raise checkpoint.not_finite(name, weight, folder)
+        tokens = min(PROBE_TOKENS, model.config.get_text_config().vocab_size)
+        ids = torch.arange(tokens, device=model.device)[None]
+        logits = model(input_ids=ids, use_cache=False).logits.float()  # (1, T, V)
+        spread = logits.amax(-1) - logits.amin(-1)  # a token of padding may be a row of zeros, which says nothing
+        if not bool(torch.isfinite(logits).all()) or float(spread.max()) < MIN_SPREAD:
+            what = "does not answer: its logits are not finite, or the same for every token"
+            do = "its config.json does not belong to its weights, or is damaged: download both again"
+            raise UserError(what, where=folder, do=do)

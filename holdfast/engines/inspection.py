@@ -6,30 +6,20 @@ What cannot be used is refused here, before anything is computed.
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
-from holdfast.core import manifest, storage
+from holdfast.core import checkpoint, manifest, storage
 from holdfast.core.errors import UserError
 from holdfast.params.models import Model
 
-WEIGHTS, CONFIG = "*.safetensors", "config.json"
-MODEL_FILES = (
-    "*.safetensors",
-    "*.json",
-    "*.jinja",
-    "*.model",
-    "*.txt",
-)  # what a model consists of; anything else is not read
 
-
-def inspect_model(name: str, params: Model, model_folder: Path) -> manifest.Manifest:
-    """The manifest of the model behind a name: checked, hashed, and where there is an endpoint, tried. Raises UserError."""
+def inspect_model(name: str, params: Model, model_folder: Path, trained: bool = False) -> manifest.Manifest:
+    """The manifest of the model behind a name: checked, hashed, and where there is an endpoint, tried. `trained`: it is the base,
+    whose weights transformers loads wherever it writes. Raises UserError."""
     if params.endpoint is None:
-        return inspect_folder(name, params, model_folder)
-    files = inspect_folder(name, params, model_folder) if params.path or params.hub else None
+        return inspect_folder(name, params, model_folder, trained=trained)
+    files = inspect_folder(name, params, model_folder, trained=trained) if params.path or params.hub else None
     return inspect_endpoint(name, params, files)
 
 
@@ -80,7 +70,9 @@ def inspect_endpoint(name: str, params: Model, files: manifest.Manifest | None) 
     )
 
 
-def inspect_folder(name: str, params: Model, model_folder: Path, chats: bool = True) -> manifest.Manifest:
+def inspect_folder(
+    name: str, params: Model, model_folder: Path, chats: bool = True, trained: bool = False
+) -> manifest.Manifest:
     """Checks that the folder is a model we can load safely, and hashes it. One that only embeds needs no chat template."""
     if params.hub:
         folder, source = manifest.hub_folder(params.hub, params.revision or ""), params.hub
@@ -91,37 +83,18 @@ def inspect_folder(name: str, params: Model, model_folder: Path, chats: bool = T
             raise UserError(
                 f"model '{name}': no such folder", where=folder, do=f"correct models.{name}.path or model_folder"
             )
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"model '{name}' has no {CONFIG}", where=folder, do="give the folder of a transformers model")
-    if not list(folder.glob(WEIGHTS)):
-        raise UserError(
-            f"model '{name}' has no safetensors weights",
-            where=folder,
-            do="convert it: model.save_pretrained(folder) writes safetensors; pickled weights are never loaded",
-        )
+    nested = not chats and (folder / "modules.json").is_file()
+    served = params.vllm is not None or params.endpoint is not None
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        config = {**config, **config.get("text_config", {})}
-        architecture = config["architectures"][0]
-        vocabulary, context = int(config["vocab_size"]), int(config["max_position_embeddings"])
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise UserError(
-            f"model '{name}': {CONFIG} is not usable ({error!r})", where=folder / CONFIG, do="check the download"
-        ) from None
-    patterns: tuple[str, ...] = MODEL_FILES
-    if not chats and (folder / "modules.json").is_file():
-        architecture, patterns = (
-            manifest.SENTENCE_TRANSFORMER,
-            tuple(f"**/{p}" for p in MODEL_FILES),
-        )  # a folder for each module
-    elif chats and not manifest.load_tokenizer(folder).chat_template:
-        raise UserError(
-            f"model '{name}' has no chat template",
-            where=folder,
-            do="use a chat (instruct) model, or put its chat_template.jinja beside the tokenizer",
-        )
-    found = (f for pattern in patterns for f in folder.glob(pattern) if f.is_file())
-    names = sorted({f.relative_to(folder).as_posix() for f in found})
+        found = checkpoint.check_folder(folder, loaded=not nested and (trained or not served))
+        if chats:
+            check_tokenizer(folder, found.vocabulary)
+        if not found.quantised:
+            checkpoint.check_finite(folder)
+    except UserError as error:
+        what = f"model '{name}'{'' if error.where == str(folder) else ':'} {error.what}"
+        raise UserError(what, where=error.where, do=error.do) from None
+    names = list_files(folder, nested)
     files = {n: {"sha256": storage.file_sha256(folder / n), "bytes": (folder / n).stat().st_size} for n in names}
     digest = hashlib.sha256("".join(f"{n} {files[n]['sha256']}\n" for n in names).encode()).hexdigest()
     return manifest.Manifest(
@@ -132,21 +105,35 @@ def inspect_folder(name: str, params: Model, model_folder: Path, chats: bool = T
         dtype=params.dtype,
         fingerprint=digest,
         files=files,
-        architecture=architecture,
-        parameters=sum(count_parameters(file) for file in sorted(folder.glob(WEIGHTS))),
-        vocabulary=vocabulary,
-        context=context,
+        architecture=manifest.SENTENCE_TRANSFORMER if nested else found.architecture,
+        parameters=found.parameters,
+        vocabulary=found.vocabulary,
+        context=found.context,
         vllm=manifest.Vllm(**params.vllm.model_dump()) if params.vllm else None,
         ray=manifest.Ray(**params.ray.model_dump()) if params.ray else None,
     )
 
 
-def count_parameters(file: Path) -> int:
-    """Number of weights in a safetensors file, read from its header alone."""
-    from safetensors import SafetensorError, safe_open
+def check_tokenizer(folder: Path, vocabulary: int) -> None:
+    """Raises UserError where it has no chat template, or turns ordinary text into tokens that the model has no embedding for."""
+    tokenizer = manifest.load_tokenizer(folder)
+    if not tokenizer.chat_template:
+        do = "use a chat (instruct) model, or put its chat_template.jinja beside the tokenizer"
+        raise UserError("has no chat template", where=folder, do=do)
+    special = set(tokenizer.all_special_ids) | {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    beyond = sorted(token for token, i in tokenizer.get_vocab().items() if i >= vocabulary and i not in special)
+    if beyond:  # special ones are written by templates alone: texts that spell them are escaped
+        what = f"has {vocabulary:,} embeddings, and {len(beyond):,} more tokens in its tokenizer ({beyond[0]!r:.60})"
+        do = "call model.resize_token_embeddings(len(tokenizer)) and save it, or take them out of the tokenizer"
+        raise UserError(what, where=folder, do=do)
 
-    try:
-        with safe_open(file, framework="numpy") as tensors:
-            return sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"not a readable safetensors file ({error})", where=file, do="download it again") from None
+
+def list_files(folder: Path, nested: bool) -> list[str]:
+    """Names of a model's files. `nested`: of a sentence-transformers model, which has a folder for each module."""
+    names = set(checkpoint.list_files(folder))
+    if nested:
+        below = (
+            file for pattern in (*checkpoint.OTHER_FILES, checkpoint.WEIGHTS) for file in folder.glob(f"*/**/{pattern}")
+        )
+        names |= {file.relative_to(folder).as_posix() for file in below if file.is_file()}
+    return sorted(names)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, PreTrainedModel, PrinterCallback, set_seed
+from transformers import PreTrainedModel, PrinterCallback, set_seed
 from trl import SFTConfig
 
 from holdfast.core import manifest, meter
@@ -192,13 +192,7 @@ def load_base(job: Job) -> PreTrainedModel:
     # In bf16 on CPU, the backward pass of fused attention takes ten times as long on short rows
     # (benchmarks/speed/attention.py).
     eager = manifest.find_device().type == "cpu" and job.longest <= MAX_EAGER_TOKENS
-    return AutoModelForCausalLM.from_pretrained(
-        job.folder,
-        dtype=torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        attn_implementation="eager" if eager else "sdpa",
-    )
+    return manifest.load_model(job.folder, "float32", device="cpu", attention="eager" if eager else "sdpa")
 
 
 def load_frozen_base(job: Job, device: Any) -> PreTrainedModel:

@@ -195,7 +195,7 @@ def test_init_overwrites_only_when_forced(place, tiny):
 
 BAD: dict[str, tuple[dict[str, str], str]] = {
     "no such base": ({"base": "nowhere"}, "give a model's folder, or OWNER/NAME"),
-    "folder without weights": ({"base": "mine"}, "no config.json and safetensors weights"),
+    "folder without weights": ({"base": "mine"}, "has no config.json"),
     "hub model that nobody knows": ({"base": "some/model"}, "give --revision"),
     "no such data": ({"domain": "mine/nothing.jsonl"}, "no such file"),
     "unknown kind of file": ({"domain": "mine/d.txt"}, "unknown kind of file"),
