@@ -25,5 +25,5 @@ def main(arm: str) -> None:
         with storage.replacing_folder(Path(f"reports/training/{arm}")) as folder:
             write_curves(folder, trained.result.history)
             storage.write_json(folder / "ledger.json", results.training_ledger(trained, base))
-        results.save_tuned_model(trained, base, Path(f"models/{arm}"))
+            results.save_tuned_model(trained, base, Path(f"models/{arm}"))
     print(results.sentence(trained))

@@ -1,7 +1,7 @@
 """The model as lm-eval asks it: with transformers or vLLM in this process, or on an OpenAI-compatible server.
 
-The last two are lm-eval's own model classes, the first is ours over one of them (engine_model.py); each renders prompts with the chat template from the model's folder, so that
-prompts, and with them the items' hashes, do not depend on the back end.
+The last two are lm-eval's own model classes, the first is ours over one of them (engine_model.py). Prompts are rendered as every
+other stage renders them (holdfast/chat/), so that they, and with them the items' hashes, do not depend on the back end.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.chat import encoding
+from holdfast.chat.templates import Messages
 from holdfast.core import manifest
 from holdfast.core.errors import UserError
 from holdfast.params.evaluate import Evaluate
@@ -38,7 +40,17 @@ def load_backend(params: Evaluate, name: str, folder: Path, base: Manifest) -> t
         model, facts = load_vllm(params, folder, base, template)
     else:
         model, facts = connect_server(params, name, folder, base, template)
+    model.apply_chat_template = partial(render_request, tokenizer)  # type: ignore[method-assign]
     return model, facts | {"backend": params.backend, "options": params.options, "chat_template": template}
+
+
+def render_request(tokenizer: Any, history: Messages, add_generation_prompt: bool = True) -> str:
+    """A chat as every other stage renders it, special tokens in its texts escaped. lm-eval's own way drops a system turn that
+    the template does not know. Without `add_generation_prompt` the last turn is the beginning of the answer."""
+    messages = encoding.escape_messages(tokenizer, history)
+    if add_generation_prompt:
+        return encoding.render(tokenizer, messages, respond=True)
+    return encoding.render(tokenizer, messages[:-1], respond=True) + messages[-1]["content"]
 
 
 def load_transformers(params: Evaluate, folder: Path, base: Manifest, tokenizer: Any) -> tuple[LM, dict[str, Any]]:
@@ -48,7 +60,8 @@ def load_transformers(params: Evaluate, folder: Path, base: Manifest, tokenizer:
     from holdfast.evaluation.engine_model import EngineModel
 
     entry = replace(base, source=str(folder), hub=False, files={})
-    model = EngineModel(entry, params.batch, tokenizer, **params.options)
+    # The template writes BOS where it is wanted
+    model = EngineModel(entry, params.batch, tokenizer, add_bos_token=False, **params.options)
     versions = {"transformers": transformers.__version__, "torch": torch.__version__.split("+")[0]}
     network = model.engine.model
     return model, versions | {"device": network.device.type, "dtype": str(network.dtype).removeprefix("torch.")}
@@ -72,6 +85,7 @@ def vllm_arguments(params: Evaluate, folder: Path, base: Manifest) -> dict[str, 
         "pretrained": str(folder),
         "dtype": base.dtype,
         "max_model_len": base.context,
+        "add_bos_token": False,
         "trust_remote_code": False,
     }
     return own | {"batch_size": params.batch, "seed": params.seed} | params.options

@@ -1,6 +1,6 @@
 """lm-eval's model class over our own engine: the code that writes and scores is the one that the other stages use.
 
-Prompts, their tokens and templates, rolling windows and settings stay those of lm-eval's HFLM, so that items and their
+Tokens of texts, rolling windows and settings stay those of lm-eval's HFLM (prompts: backends.py), so that items and their
 hashes do not depend on it. What differs is speed: the choices of a question share the pass over its prompt, rows that
 have ended give way to waiting ones, and logits are computed only where a token is scored.
 """

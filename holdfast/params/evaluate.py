@@ -14,6 +14,8 @@ SETTLED = {  # arguments of lm-eval's model classes that Holdfast gives, or forb
     "tokenizer",
     "tokenizer_backend",
     "tokenized_requests",
+    "add_bos_token",
+    "chat_template_args",
     "base_url",
     "auth_token",
     "header",

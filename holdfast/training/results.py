@@ -10,7 +10,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from holdfast.core import ledger, manifest, meter, storage
+from holdfast.core import checkpoint, ledger, manifest, meter, storage
 from holdfast.training import job
 from holdfast.training.fine_tuning import Trained, trained_tokens
 
@@ -26,6 +26,8 @@ def save_tuned_model(trained: Trained, base: manifest.Manifest, folder: Path) ->
                 shutil.copyfile(file, partial / file.name)
         for file in partial.iterdir():
             file.chmod(0o644)
+        checkpoint.check_folder(partial)  # whole, before it takes the earlier one's place
+        manifest.load_tokenizer(partial)
 
 
 def training_ledger(trained: Trained, base: manifest.Manifest) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import MIXTURE, describe, mixture, train_arm
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from holdfast.chat import encoding
 from holdfast.core import ledger, manifest, records, storage
@@ -532,3 +532,50 @@ def test_a_checkpoint_of_other_settings_is_not_used(train, project, monkeypatch,
     mixture(project, epochs=3)
     train(checkpoint_steps=3)
     assert "resuming" not in capsys.readouterr().out
+
+
+def model_files(project: Path) -> dict[Path, bytes]:
+    return {f: f.read_bytes() for part in ("models/arm", "reports") for f in (project / part).rglob("*") if f.is_file()}
+
+
+@pytest.mark.parametrize("damage", ["another weight", "a tensor lost", "cut short", "quantised"])
+def test_a_saved_model_that_answers_otherwise_fails_and_the_earlier_one_stays(train, project, monkeypatch, damage):
+    train()
+    before, save = model_files(project), process.save_as_stored
+
+    def save_badly(job, model) -> None:
+        save(job, model)
+        file = job.scratch / "model" / "model.safetensors"
+        tensors = load_file(file)
+        name = "model.layers.0.mlp.down_proj.weight"
+        if damage == "another weight":
+            tensors[name] = -tensors[name]
+        elif damage == "a tensor lost":
+            del tensors[name]
+        save_file(tensors, file, metadata={"format": "pt"})
+        if damage == "cut short":
+            file.write_bytes(file.read_bytes()[:-5])
+        elif damage == "quantised":
+            config = json.loads((file.parent / "config.json").read_text())
+            config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+            (file.parent / "config.json").write_text(json.dumps(config))
+
+    monkeypatch.setattr(process, "save_as_stored", save_badly)
+    wanted = {
+        "another weight": "the saved model answers otherwise than the trained one",
+        "a tensor lost": "missing model.layers.0",
+        "cut short": "not a readable safetensors file",
+        "quantised": r"is quantised \(fp8\)",
+    }
+    with pytest.raises(UserError, match=wanted[damage]):
+        train(learning_rate=2e-2)
+    assert model_files(project) == before
+
+
+def test_a_tuned_model_that_lacks_its_tokenizer_takes_no_one_s_place(train, project, base, monkeypatch):
+    train()
+    before = model_files(project)
+    monkeypatch.setattr(results.shutil, "copyfile", lambda *_: None)
+    with pytest.raises(UserError, match="tokenizer cannot be loaded"):
+        train(learning_rate=2e-2)
+    assert model_files(project) == before
