@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -87,17 +90,28 @@ def check_files(params: Params) -> Iterator[Line]:
 
 
 def check_suites(params: Params) -> Iterator[Line]:
-    local = {file.stem for file in Path(params.evaluate.tasks).rglob("*.yaml")}
-    far = [name for name in params.evaluate.suites if name not in local]
-    if not far:
-        yield OK, f"suites: all {len(params.evaluate.suites)} lie in {params.evaluate.tasks}"
-    elif is_offline():
-        yield NOTE, f"suites: {len(far)} come with lm-eval, whose data must be in the cache: HF_HUB_OFFLINE is set"
-    else:
-        yield (
-            NOTE,
-            f"suites: {len(far)} come with lm-eval and download their data on first use ({', '.join(far[:3])} ...)",
-        )
+    """Names, metrics, NLTK's files and data of the suites, as they are on this machine: no model and no network is asked."""
+    code = (
+        "import json, sys; from pathlib import Path; from holdfast.evaluation import suites; "
+        "from holdfast.params.evaluate import Evaluate; print(json.dumps(suites.find_problems(Evaluate.load())))"
+    )
+    root = str(Path(manifest.__file__).resolve().parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    done = subprocess.run(  # in a process of its own: libraries look once whether they are offline
+        [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        yield NEEDED, f"suites: cannot be checked ({first_line(RuntimeError(done.stderr.strip().split(chr(10))[-1]))})"
+        return
+    problems = json.loads(done.stdout.strip().splitlines()[-1])
+    for name, problem in problems.items():
+        unseen = "cannot be loaded" in problem and not (Path(params.evaluate.tasks) / f"{name}.yaml").is_file()
+        if unseen and not is_offline():
+            yield NOTE, f"suite {name}: its data are not in the cache, and are downloaded on first use"
+        else:
+            yield NEEDED, f"suite {name}: {problem}"
+    if fine := len(params.evaluate.suites) - len(problems):
+        yield OK, f"suites: {fine} of {len(params.evaluate.suites)} with their data and metrics"
     if params.evaluate.backend == "vllm" and importlib.util.find_spec("vllm") is None:
         yield NEEDED, "evaluate.backend is vllm, which is not installed: pip install vllm, or set it to transformers"
 
@@ -107,7 +121,7 @@ def check_model(name: str, params: Params) -> Iterator[Line]:
     source, folder = params.models[name], Path(params.model_folder)
     here = shapes.find_folder(source, folder)
     if source.path is not None:
-        whole = check_files(here, name == params.base or not source.served) if here else None
+        whole = find_fault(here, name == params.base or not source.served) if here else None
         yield (NEEDED, f"model {name}: {whole}") if whole else (OK, f"model {name}: {here}")
         here = None if whole else here
     elif source.hub is not None:
@@ -120,7 +134,7 @@ def check_model(name: str, params: Params) -> Iterator[Line]:
         yield check_ray(name, source)
 
 
-def check_files(folder: Path, loaded: bool) -> str | None:
+def find_fault(folder: Path, loaded: bool) -> str | None:
     """What is wrong with the files of a model, and what to do; None where they can be loaded."""
     if not folder.is_dir():
         return f"{folder} is not there; put the model there, or correct it in params.yaml"
@@ -141,7 +155,7 @@ def check_hub(name: str, source: Model, here: Path | None) -> Line:
     """Is the pinned snapshot in the cache; if not, would the hub give it to us?"""
     where = f"model {name}: {source.hub}@{(source.revision or '')[:12]}"
     if here is not None and list(here.glob("*.safetensors")):
-        whole = check_files(here, not source.served)
+        whole = find_fault(here, not source.served)
         return (NEEDED, f"{where}: {whole}") if whole else (OK, f"{where} is in the hub's cache")
     if is_offline():
         return (

@@ -17,10 +17,16 @@ START, PIPELINE, REVIEW = "Start", "Pipeline", "Review"  # panels of the help
 
 @app.command(rich_help_panel=PIPELINE)
 def validate() -> None:
-    """Check every parameter in params.yaml, and run nothing."""
+    """Check every parameter in params.yaml, and the names of suites; run nothing."""
+    import importlib.util
+
     from holdfast.params.whole import Params
 
-    Params.load()
+    params = Params.load().evaluate
+    if importlib.util.find_spec("lm_eval") is not None:  # it comes with the extra `pipeline`
+        from holdfast.evaluation import suites
+
+        suites.check_names(params, suites.make_manager(params))
 
 
 @app.command(rich_help_panel=PIPELINE)

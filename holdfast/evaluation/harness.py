@@ -76,9 +76,10 @@ def evaluate_model(
     for name, suite in suites.all_suites(params).items():
         samples = one_filter(name, suite, results["samples"][name])
         metric = suite.metric or samples[0]["metrics"][0]
-        if metric not in samples[0]:
+        if odd := [sample for sample in samples if not suites.is_fraction(sample.get(metric))]:
+            what = f"{len(odd)} of {len(samples)} items of suite '{name}' have no '{metric}' from 0 to 1"
             known = ", ".join(samples[0]["metrics"])
-            raise UserError(f"suite '{name}' has no metric '{metric}'", where="evaluate.suites", do=f"it has: {known}")
+            raise UserError(what, where=f"evaluate.suites.{name}.metric", do=f"choose another one: {known}")
         rows += [item(name, sample, metric) for sample in samples]
         used[name] = {"role": suite.role, "chance": suite.chance, "metric": metric, "items": len(samples)}
         used[name] |= {"filter": samples[0]["filter"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 from pathlib import Path
@@ -14,8 +15,10 @@ from holdfast.params.evaluate import Evaluate, Suite
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
 
 DOMAIN_TEST = "domain_test"
+MEANS = ("mean", "nanmean")  # lm-eval's ways to sum up that give each item its own value
 
 
 def all_suites(params: Evaluate) -> dict[str, Suite]:
@@ -25,10 +28,28 @@ def all_suites(params: Evaluate) -> dict[str, Suite]:
 
 
 def load_tasks(params: Evaluate, domain_test: Path) -> dict[str, Task]:
-    """lm-eval's task objects by suite name. Raises UserError for a name that neither the folder nor lm-eval has."""
-    folder = Path(params.tasks)
-    local = {file.stem for file in folder.rglob("*.yaml")}
-    every_local = set(params.suites) <= local
+    """lm-eval's task objects by suite name, vetted. Raises UserError for a name that neither the folder nor lm-eval has, for a
+    group, and for a metric that says nothing about a single item."""
+    manager = make_manager(params)
+    check_names(params, manager)
+    tasks: dict[str, Any] = {name: load_task(name, params, manager) for name in params.suites}
+    if any(checks_instructions(task) for task in tasks.values()):
+        prepare_ifeval(params)
+    for name, suite in params.suites.items():
+        check_metric(name, suite, tasks[name])
+    if params.domain_test != "off":
+        spec = test_split_task(params, records.read("domain", domain_test))
+        tasks[DOMAIN_TEST] = manager.load([spec])["tasks"][DOMAIN_TEST]
+    return tasks
+
+
+def list_local(params: Evaluate) -> set[str]:
+    return {file.stem for file in Path(params.tasks).rglob("*.yaml")}
+
+
+def make_manager(params: Evaluate) -> TaskManager:
+    """lm-eval's index of tasks: those of the folder, and its own where one of them is asked for (6 seconds)."""
+    every_local = params.suites.keys() <= list_local(params)
     if every_local:  # nothing is needed from the network, so nothing may ask for it
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -39,34 +60,113 @@ def load_tasks(params: Evaluate, domain_test: Path) -> dict[str, Task]:
 
     answers.register_filter_of_lm_eval()
     datasets.disable_progress_bars()
-    manager = TaskManager(include_path=str(folder) if folder.is_dir() else None, include_defaults=not every_local)
-    tasks: dict[str, Any] = {}
+    folder = Path(params.tasks)
+    return TaskManager(include_path=str(folder) if folder.is_dir() else None, include_defaults=not every_local)
+
+
+def check_names(params: Evaluate, manager: TaskManager) -> None:
+    """Raises UserError for a suite that is no task: with the nearest names, or with the tasks of a group."""
     for name in params.suites:
-        try:
-            loaded = manager.load([name])["tasks"]
-        except KeyError:
+        if name in manager.all_subtasks:
+            continue
+        if name not in manager.all_tasks and name not in list_local(params):
+            close = difflib.get_close_matches(name, [*manager.all_tasks, *list_local(params)], n=3)
+            do = f"did you mean {' or '.join(map(repr, close))}?" if close else "`lm-eval ls tasks` lists all names"
             raise UserError(
-                f"no lm-eval task '{name}'",
-                where="evaluate.suites",
-                do=f"put {name}.yaml into {folder}, or use a name of `lm-eval ls tasks`",
-            ) from None
-        except (FileNotFoundError, ConnectionError, ValueError, OSError) as error:
-            raise UserError(
-                f"task '{name}' cannot be loaded ({first_line(error)})",
-                where=folder,
-                do="check its YAML and data, or the network",
-            ) from None
-        if list(loaded) != [name]:
-            raise UserError(
-                f"'{name}' is a group of {len(loaded)} tasks", where="evaluate.suites", do="name its tasks one by one"
+                f"no lm-eval task '{name}'", where="evaluate.suites", do=f"{do}; own tasks lie in {params.tasks}"
             )
-        tasks[name] = loaded[name]
-    if any(checks_instructions(task) for task in tasks.values()):
-        prepare_ifeval(params)
-    if params.domain_test != "off":
-        spec = test_split_task(params, records.read("domain", domain_test))
-        tasks[DOMAIN_TEST] = manager.load([spec])["tasks"][DOMAIN_TEST]
-    return tasks
+        if name in manager.all_tasks:
+            members = list_members(name, manager)
+            do = f"name those that you want, each with its role: {', '.join(members)}"
+            raise UserError(f"'{name}' is a group of {len(members)} tasks", where="evaluate.suites", do=do)
+
+
+def list_members(group: str, manager: TaskManager) -> list[str]:
+    """The tasks of a group or a tag, and of the groups in it, in lm-eval's order; no task is loaded."""
+    tasks: dict[str, None] = {}
+    todo, seen = [group], set[str]()
+    while todo:
+        name = todo.pop(0)
+        entry = manager.task_index.get(name)
+        inner: list[Any] = []
+        if entry is not None and name not in manager.all_subtasks:
+            inner = sorted(entry.tags) if entry.cfg is None else list(entry.cfg.get("task") or [])
+        names = [str(part.get("task") or part.get("group")) if isinstance(part, dict) else str(part) for part in inner]
+        if not names:
+            tasks[name] = None
+        todo = [part for part in names if part not in seen] + todo
+        seen.update(names)
+    return list(tasks)
+
+
+def load_task(name: str, params: Evaluate, manager: TaskManager) -> Task:
+    """One task with its data. Raises UserError where either cannot be had."""
+    try:
+        return manager.load([name])["tasks"][name]
+    except Exception as error:  # a task is somebody's YAML, Python and data
+        do = f"check its YAML and data in {params.tasks}"
+        if name not in list_local(params):
+            do = "its data come from the hub: run it once where there is a network, or copy the cache (HF_HOME)"
+        raise UserError(
+            f"task '{name}' cannot be loaded ({first_line(error)})", where="evaluate.suites", do=do
+        ) from None
+
+
+def check_metric(name: str, suite: Suite, task: Task) -> None:
+    """Raises UserError where the metric of a suite is none of its task's, or has no value from 0 to 1 for each item."""
+    metrics, usable = list(task.aggregation()), usable_metrics(task)
+    metric = suite.metric or (metrics[0] if metrics else "")
+    if metric in usable:
+        return
+    known = f"it has: {', '.join(usable)}" if usable else "leave it out: it has no metric that the verdict can use"
+    if metric not in metrics:
+        raise UserError(f"suite '{name}' has no metric '{metric}'", where="evaluate.suites", do=known)
+    what = f"'{metric}' of suite '{name}' has no value from 0 to 1 for each item, and the verdict compares items"
+    raise UserError(what, where=f"evaluate.suites.{name}.metric", do=known)
+
+
+def usable_metrics(task: Task) -> list[str]:
+    """Metrics of a task that are a mean over items' values from 0 to 1: by how it sums them up, and by what it makes of a wrong
+    answer to its first item, for which no model is asked."""
+    means = [name for name, sums_up in task.aggregation().items() if getattr(sums_up, "__name__", "") in MEANS]
+    try:
+        doc = next(iter(task.eval_docs))
+        values: dict[str, Any] = task.process_results(doc, invent_answers(task, doc))
+    except Exception:  # it may want more than an answer (a judge, a tool): the values themselves are checked later
+        return means
+    return [name for name in means if name not in values or is_fraction(values[name])]
+
+
+def invent_answers(task: Task, doc: Any) -> list[Any]:
+    """What a model's answers to one item look like."""
+    if task.OUTPUT_TYPE == "multiple_choice":
+        return [(-1.0 - n, False) for n in range(len(task.doc_to_choice(doc)))]
+    if task.OUTPUT_TYPE == "loglikelihood":
+        return [(-1.0, False)]
+    return [-1.0] if task.OUTPUT_TYPE == "loglikelihood_rolling" else ["x"]
+
+
+def is_fraction(value: Any) -> bool:
+    try:
+        return 0 <= float(value) <= 1
+    except (TypeError, ValueError):
+        return False
+
+
+def find_problems(params: Evaluate) -> dict[str, str]:
+    """What is wrong with each suite, with what to do, by name, for `holdfast doctor`. Asks for nothing from the network."""
+    manager, problems = make_manager(params), dict[str, str]()
+    for name, suite in params.suites.items():
+        one = params.model_copy(update={"suites": {name: suite}, "domain_test": "off"})
+        try:
+            check_names(one, manager)
+            task = load_task(name, one, manager)
+            if checks_instructions(task):
+                prepare_ifeval(one)
+            check_metric(name, suite, task)
+        except UserError as error:
+            problems[name] = f"{error.what}; {error.do}"
+    return problems
 
 
 def checks_instructions(task: Task) -> bool:

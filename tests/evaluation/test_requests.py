@@ -105,7 +105,9 @@ def test_every_stage_feeds_the_same_tokens(folder, tmp_path, monkeypatch, name):
 
 
 def _answer(engine: Any, chat: Any) -> None:
-    engine.answer([chat], [0], temperature=0.0, top_p=1.0, max_tokens=4)
+    from holdfast.engines.interface import Sampling
+
+    engine.answer([chat], [0], Sampling(temperature=0.0, top_p=1.0, max_tokens=4))
 
 
 def test_the_beginning_of_an_answer_goes_after_the_prompt(tokenizer):
