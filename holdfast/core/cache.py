@@ -1,26 +1,29 @@
 """Finished work, kept outside DVC's outs so that a killed stage repeats at most the shard it was in.
 
 A shard's key is the hash of everything that decides its result: payload, model fingerprint, params, code. Files are
-written atomically; a file that does not parse is treated as absent. Replies of endpoints are kept one by one: what was
-paid for is not asked twice.
+written atomically, with a checksum; a damaged one counts as absent. Replies of endpoints are kept one by one: what was paid
+for is not asked twice.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
 import os
+import re
 import sqlite3
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 from holdfast.core import meter, storage
-from holdfast.core.errors import UserError
+from holdfast.core.errors import UserError, first_line
 from holdfast.core.progress import Progress
 
 FOLDER = Path(".cache")
@@ -68,9 +71,14 @@ def run_shards(
         cached[i] = shard["results"]
         progress.advance(size)
 
+    damaged = 0
     for i, file in enumerate(files):
         if (kept := load_shard(file, len(parts[i]))) is not None:
             take(i, kept, earlier=True)
+        else:
+            damaged += file.exists()
+    if damaged:
+        print(f"{stage}: {damaged:,} of {len(files):,} shards in {FOLDER} are damaged, and done again", file=sys.stderr)
     todo = [i for i, results in enumerate(cached) if results is None]
     jobs = [(parts[i], files[i]) for i in todo]
     if not isinstance(workers, int):
@@ -147,19 +155,26 @@ def do_shard(work: Work, part: list[Any]) -> Shard:
 
 def save_shard(shard: Shard, file: Path) -> Shard:
     try:
-        storage.write_text(file, json.dumps(shard, ensure_ascii=False))
+        storage.write_text(file, json.dumps({**shard, "sha256": shard_digest(shard, file)}, ensure_ascii=False))
     except OSError as error:
         raise unwritable_error(error, file.parent) from None
     return shard
 
 
+def shard_digest(shard: Shard, file: Path) -> str:
+    """Of a shard's contents and of its name: one that was altered, or lies under another's name, is noticed."""
+    content = json.dumps([file.name, shard["results"], shard["spent"]], ensure_ascii=False)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def load_shard(file: Path, rows: int) -> Shard | None:
-    """A finished shard of so many rows, or None."""
+    """A finished shard of so many rows; None where there is none, or another or a damaged one."""
     try:
         shard = json.loads(file.read_text(encoding="utf-8"))
         meter.Spent(**shard["spent"])  # a count by another name is a TypeError
         whole = len(shard["results"]) == rows and all(isinstance(n, int) for n in shard["spent"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        whole = whole and shard.pop("sha256") == shard_digest(shard, file)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return shard if whole else None
 
@@ -170,44 +185,134 @@ def unwritable_error(error: Exception, where: Path) -> UserError:
     return UserError(f"the cache cannot be written ({reason})", where=where, do=do)
 
 
-def open_database(file: Path, table: str) -> sqlite3.Connection:
-    """An SQLite file with this table, made where there is none; safe for several processes, whole after a kill.
+class Entries:
+    """Values by key in an SQLite file, each with a checksum: safe for several processes, whole after a kill.
 
-    Raises UserError where it cannot be written or is damaged.
+    An entry that is damaged counts as absent. Of a file that is damaged as a whole, a new one takes the place; both are said.
     """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(file, timeout=60, isolation_level=None)
-        database.execute("PRAGMA journal_mode=WAL")  # a kill at any moment leaves whole rows
-        database.execute("PRAGMA synchronous=NORMAL")
-        database.execute(f"CREATE TABLE IF NOT EXISTS {table}")
-    except (OSError, sqlite3.OperationalError) as error:
-        raise unwritable_error(error, file) from None
-    except sqlite3.DatabaseError as error:
-        do = "remove it; what it held is asked or computed again"
-        raise UserError(f"the cache is damaged ({error})", where=file, do=do) from None
-    return database
 
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.damaged = 0  # entries that were not as they had been written
+        self.database = self._open()
 
-class Replies:
-    """What one endpoint answered, by request, in an SQLite file: on disk at once, safe for several processes."""
+    def get(self, key: str) -> bytes | None:
+        """The value of a key, or None. Raises UserError where the file cannot be read."""
+        rows = self._run("SELECT value, digest FROM entries WHERE key = ?", [(key,)])
+        if not rows:
+            return None
+        [(value, digest)] = rows
+        if isinstance(value, bytes) and digest == entry_digest(key, value):
+            return value
+        self.damaged += 1
+        if self.damaged == 1:
+            print(f"{self.file}: holds a damaged entry; it is asked or computed again", file=sys.stderr)
+        return None
 
-    def __init__(self, fingerprint: str) -> None:
-        self.file = FOLDER / "replies" / f"{fingerprint}.sqlite"
-        self.database = open_database(self.file, "replies (request TEXT PRIMARY KEY, reply TEXT NOT NULL)")
-
-    def get(self, request: str) -> Any:
-        """The reply to a request, or None."""
-        row = self.database.execute("SELECT reply FROM replies WHERE request = ?", (request,)).fetchone()
-        return json.loads(row[0]) if row else None
-
-    def put(self, request: str, reply: Any) -> None:
-        try:
-            self.database.execute(
-                "INSERT OR REPLACE INTO replies VALUES (?, ?)", (request, json.dumps(reply, ensure_ascii=False))
-            )
-        except sqlite3.OperationalError as error:
-            raise unwritable_error(error, self.file) from None
+    def put(self, entries: Iterable[tuple[str, bytes]]) -> None:
+        """Keeps values, all or none. Raises UserError where the cache cannot be written."""
+        rows = [(key, value, entry_digest(key, value)) for key, value in entries]
+        self._run("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", rows)
 
     def close(self) -> None:
         self.database.close()
+
+    def _run(self, statement: str, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        for attempt in (1, 2):
+            try:
+                if len(rows) == 1:
+                    return self.database.execute(statement, rows[0]).fetchall()
+                self.database.execute("BEGIN IMMEDIATE")
+                self.database.executemany(statement, rows)
+                self.database.execute("COMMIT")
+                return []
+            except sqlite3.Error as error:
+                if self.database.in_transaction:
+                    with contextlib.suppress(sqlite3.Error):
+                        self.database.execute("ROLLBACK")
+                if attempt == 2 or self._is_whole():
+                    raise unwritable_error(error, self.file) from None
+                self.database.close()
+                self.database = self._open()  # another process may have put a new one in its place
+                if not self._is_whole():
+                    self.database.close()
+                    self._set_aside(error)
+                    self.database = self._open()
+        raise AssertionError
+
+    def _is_whole(self) -> bool:
+        """Whether the file that is there now is in order: an error then has another cause, such as a full disk."""
+        try:
+            return self.database.execute("PRAGMA quick_check(1)").fetchall() == [("ok",)]
+        except sqlite3.Error:
+            return False
+
+    def _open(self) -> sqlite3.Connection:
+        for attempt in (1, 2):
+            try:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                database = sqlite3.connect(self.file, timeout=60, isolation_level=None)
+                database.execute("PRAGMA journal_mode=WAL")  # a kill at any moment leaves whole rows
+                database.execute("PRAGMA synchronous=NORMAL")
+                columns = "key TEXT PRIMARY KEY, value BLOB NOT NULL, digest BLOB NOT NULL"
+                database.execute(f"CREATE TABLE IF NOT EXISTS entries ({columns})")
+                if [row[1] for row in database.execute("PRAGMA table_info(entries)")] == ["key", "value", "digest"]:
+                    return database
+                database.close()
+                error: Exception = sqlite3.DatabaseError("it has another form")
+            except OSError as problem:
+                raise unwritable_error(problem, self.file) from None
+            except sqlite3.OperationalError as problem:
+                if attempt == 2 or re.search("open|locked|full|readonly", str(problem)):
+                    raise unwritable_error(problem, self.file) from None
+                error = problem
+            except (sqlite3.Error, UnicodeDecodeError) as problem:
+                error = problem
+            self._set_aside(error)
+        raise AssertionError
+
+    def _set_aside(self, error: Exception) -> None:
+        aside = self.file.with_suffix(".damaged")
+        print(
+            f"{self.file}: is damaged ({first_line(error)}), and set aside as {aside.name}; all is done again",
+            file=sys.stderr,
+        )
+        try:
+            os.replace(self.file, aside)
+            for suffix in ("-wal", "-shm"):
+                self.file.with_name(self.file.name + suffix).unlink(missing_ok=True)
+        except OSError as problem:
+            raise unwritable_error(problem, self.file) from None
+
+
+def entry_digest(key: str, value: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + b"\0" + value).digest()
+
+
+class Replies:
+    """What one endpoint answered, by request: on disk at once, safe for several processes."""
+
+    def __init__(self, fingerprint: str) -> None:
+        self.entries = Entries(FOLDER / "replies" / f"{fingerprint}.sqlite")
+        self.file = self.entries.file
+        self._take_over()
+
+    def get(self, request: str) -> Any:
+        """The reply to a request, or None."""
+        reply = self.entries.get(request)
+        return None if reply is None else json.loads(reply)
+
+    def put(self, request: str, reply: Any) -> None:
+        self.entries.put([(request, json.dumps(reply, ensure_ascii=False).encode("utf-8", "surrogatepass"))])
+
+    def close(self) -> None:
+        self.entries.close()
+
+    def _take_over(self) -> None:
+        """Replies that an earlier Holdfast kept, without checksums: they were paid for."""
+        with contextlib.suppress(sqlite3.Error):
+            earlier = self.entries.database.execute("SELECT request, reply FROM replies").fetchall()
+            self.entries.put(
+                (request, reply.encode()) for request, reply in earlier if self.entries.get(request) is None
+            )
+            self.entries.database.execute("DROP TABLE replies")

@@ -6,7 +6,6 @@ killed run keeps what it had. Used by process.py for training, by pilot_runs.py 
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,28 +30,21 @@ class Store:
         code = source_hash(__file__, str(Path(losses.__file__)))
         identity = [fingerprint, precision, manifest.find_device().type, code]
         self.k, self.file = k, cache.FOLDER / "base" / f"{cache.key(identity, k)}.sqlite"
-        self.database = cache.open_database(self.file, "rows (row TEXT PRIMARY KEY, kept BLOB NOT NULL)")
+        self.entries = cache.Entries(self.file)
 
     def get(self, ids: list[int]) -> tuple[np.ndarray, np.ndarray] | None:
         """(T, k) tokens and log-probabilities of one row, or None. Entry t is about token t; the first means
         nothing."""
-        entry = self.database.execute("SELECT kept FROM rows WHERE row = ?", (cache.key(ids),)).fetchone()
+        entry = self.entries.get(cache.key(ids))
         if entry is None:
             return None
-        both = np.frombuffer(entry[0], dtype=np.int32).reshape(2, len(ids), -1)
+        both = np.frombuffer(entry, dtype=np.int32).reshape(2, len(ids), -1)
         return both[0], both[1].view(np.float32)
 
     def put(self, rows: list[list[int]], entries: list[tuple[np.ndarray, np.ndarray]]) -> None:
         """Keeps the entries of several rows. Raises UserError where the cache cannot be written."""
         blobs = [np.stack([tokens, logprobs.view(np.int32)]).tobytes() for tokens, logprobs in entries]
-        try:
-            self.database.execute("BEGIN IMMEDIATE")
-            self.database.executemany(
-                "INSERT OR REPLACE INTO rows VALUES (?, ?)", zip(map(cache.key, rows), blobs, strict=True)
-            )
-            self.database.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            raise cache.unwritable_error(error, self.file) from None
+        self.entries.put(zip(map(cache.key, rows), blobs, strict=True))
 
 
 def build_table(

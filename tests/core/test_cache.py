@@ -94,3 +94,86 @@ def test_a_key_is_the_same_in_any_order_of_keys_and_refuses_what_json_cannot_car
             cache.key(bad)
     with pytest.raises(ValueError, match="not JSON compliant"):
         cache.key(float("nan"))
+
+
+def shards(project):
+    return sorted((project / ".cache" / "respond").rglob("*.json"))
+
+
+def test_an_altered_shard_is_done_again_and_counted(project, capsys):
+    run(Work())
+    file = next(f for f in shards(project) if '"r4"' in f.read_text(encoding="utf-8"))
+    file.write_text(file.read_text(encoding="utf-8").replace('"r4"', '"r5"'), encoding="utf-8")
+    again = Work()
+    assert run(again) == Work()(ROWS)
+    assert again.shards == [[3, 4, 5]]
+    assert capsys.readouterr().err == "respond: 1 of 4 shards in .cache are damaged, and done again\n"
+
+
+def test_a_shard_under_another_s_name_is_done_again(project):
+    run(Work())
+    one, other = [f for f in shards(project) if len(cache.json.loads(f.read_text())["results"]) == 3][:2]
+    one.write_bytes(other.read_bytes())
+    again = Work()
+    assert run(again) == Work()(ROWS)
+    assert len(again.shards) == 1
+
+
+def kept() -> cache.Replies:
+    replies = cache.Replies("m")
+    for n in range(60):
+        replies.put(f"request {n}", {"text": f"answer {n}" * 40})
+    replies.close()
+    return replies
+
+
+def test_an_altered_reply_counts_as_absent_and_is_counted(project, capsys):
+    file = kept().file
+    content = file.read_bytes()
+    wal = file.with_name(file.name + "-wal")
+    assert not wal.exists()
+    file.write_bytes(content.replace(b"answer 7answer 7", b"answer 8answer 7", 1))
+    replies = cache.Replies("m")
+    assert replies.get("request 7") is None
+    assert replies.get("request 8") == {"text": "answer 8" * 40}
+    assert replies.entries.damaged == 1
+    assert "holds a damaged entry" in capsys.readouterr().err
+    replies.put("request 7", {"text": "again"})
+    assert replies.get("request 7") == {"text": "again"}
+
+
+@pytest.mark.parametrize("damage", ["zeros", "short", "empty", "text", "first page", "all but the first page"])
+def test_a_damaged_file_of_replies_is_set_aside_and_begun_anew(project, capsys, damage):
+    file = kept().file
+    content = file.read_bytes()
+    page = 4096
+    file.write_bytes(
+        {
+            "zeros": bytes(len(content)),
+            "short": content[: len(content) // 2],
+            "empty": b"",
+            "text": b"no database at all\n" * 500,
+            "first page": bytes(page) + content[page:],
+            "all but the first page": content[:page] + bytes(len(content) - page),
+        }[damage]
+    )
+    replies = cache.Replies("m")
+    assert all(replies.get(f"request {n}") in (None, {"text": f"answer {n}" * 40}) for n in range(60))
+    replies.put("request 1", {"text": "again"})
+    replies.close()
+    assert cache.Replies("m").get("request 1") == {"text": "again"}
+    if damage != "empty":
+        assert "damaged" in capsys.readouterr().err
+
+
+def test_replies_of_an_earlier_version_are_taken_over(project):
+    import sqlite3
+
+    (project / ".cache" / "replies").mkdir(parents=True)
+    database = sqlite3.connect(project / ".cache" / "replies" / "m.sqlite")
+    database.execute("CREATE TABLE replies (request TEXT PRIMARY KEY, reply TEXT NOT NULL)")
+    database.execute("""INSERT INTO replies VALUES ('a', '{"text": "x"}')""")
+    database.commit()
+    database.close()
+    assert cache.Replies("m").get("a") == {"text": "x"}
+    assert cache.Replies("m").get("a") == {"text": "x"}

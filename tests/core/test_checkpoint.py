@@ -274,4 +274,4 @@ def test_doctor_and_init_say_what_acquire_would(folder):
     change_weights(lambda t: t.pop(UP))(folder)
     assert f"missing {UP}" in str(doctor.find_fault(folder, loaded=True))
     with pytest.raises(UserError, match=f"missing {UP}"):
-        init.find(str(folder), None)
+        init.find_model(str(folder), None)

@@ -221,7 +221,7 @@ def test_a_full_disk_is_said_so_by_the_cache_of_replies(project):
     replies.close()
     whole = cache.Replies("m")
     assert whole.get("0") == "x" * 2000
-    assert whole.database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert whole.entries.database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 def test_a_full_disk_stops_a_command_with_a_few_lines_and_leaves_its_earlier_output(project, tiny):
@@ -283,7 +283,7 @@ def test_a_read_only_cache_is_said_so(project, use):
 
 def test_a_database_that_was_opened_read_only_is_said_so(project):
     replies = cache.Replies("m")
-    replies.database = sqlite3.connect(f"file:{replies.file}?mode=ro", uri=True)
+    replies.entries.database = sqlite3.connect(f"file:{replies.file}?mode=ro", uri=True)
     with pytest.raises(UserError, match=r"cannot be written \(attempt to write a readonly database"):
         replies.put("a", 1)
 
