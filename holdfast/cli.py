@@ -53,6 +53,7 @@ EXTRAS = {  # which extra brings what a stage imports
         "pipeline",
     ),
     **{"mlflow": "mlflow", "ray": "ray", "sentence_transformers": "embeddings", "vllm": "vllm", "wandb": "wandb"},
+    **dict.fromkeys(("huggingface_hub", "numpy", "pandas", "pyarrow", "scipy"), "report"),
 }
 HELP = (
     "Fine-tune a chat model without forgetting. Exit codes: 0 ok or pass, 1 fail or stale, 2 cannot compare, 3 broken."
@@ -171,6 +172,8 @@ def exit_code() -> int:
         if hasattr(error, "format_message"):  # wrong usage, in Typer's own words
             error.show()  # type: ignore[attr-defined]
         elif isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").partition(".")[0])):
+            if extra == "report" and not {"gate", "report"} & set(sys.argv):  # what needs them needs torch as well
+                extra = "pipeline"
             print(f"error: {error.name}: is not installed", file=sys.stderr)
             print(f"  pip install 'holdfast[{extra}]'", file=sys.stderr)
         elif isinstance(error, OSError) and error.errno in DISK:  # outputs are replaced only when they are whole

@@ -98,17 +98,12 @@ def write_rows(path: Path, count: int, items: list[str], rng: np.random.Generato
     records.write_table("instructions_raw", path, pa.concat_tables(slices))
 
 
-def peak() -> float:
-    """The most memory this process ever held, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform != "darwin" else 2**30)
-
-
 def time_call(step: Callable[..., Any], *arguments: Any) -> Any:
     """The step's result; prints what it took."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = step(*arguments)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    print(f"{step.__name__:28}{wall:9.1f} s ({cpu:.1f} s of CPU)   peak so far {peak():.2f} GB", flush=True)
+    print(f"{step.__name__:28}{wall:9.1f} s ({cpu:.1f} s of CPU)   peak so far {meter.peak_memory() / 2**30:.2f} GiB", flush=True)
     return result
 
 

@@ -54,6 +54,8 @@ def main(as_json: bool = False) -> int:
     for name, check in checks:
         try:
             lines = list(check())
+        except ModuleNotFoundError as error:
+            lines = [(NEEDED, f"{name}: {error.name} is not installed: pip install 'holdfast[pipeline]'")]
         except Exception as error:  # whatever is broken here, the other lines still help
             lines = [(NEEDED, f"{name}: cannot be checked ({type(error).__name__}: {first_line(error)})")]
         for line in lines if not as_json else ():
