@@ -10,7 +10,6 @@ random vectors of the full width stand in for it: the memory is that of the stag
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from holdfast.core import manifest, records, storage
+from holdfast.core import manifest, meter, records, storage
 from holdfast.data import clustering, screening
 from holdfast.data.row_checks import RowChecker
 from holdfast.engines.inspection import inspect_model
@@ -103,7 +102,10 @@ def time_call(step: Callable[..., Any], *arguments: Any) -> Any:
     wall, cpu = time.perf_counter(), time.process_time()
     result = step(*arguments)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    print(f"{step.__name__:28}{wall:9.1f} s ({cpu:.1f} s of CPU)   peak so far {meter.peak_memory() / 2**30:.2f} GiB", flush=True)
+    print(
+        f"{step.__name__:28}{wall:9.1f} s ({cpu:.1f} s of CPU)   peak so far {meter.peak_memory() / 2**30:.2f} GiB",
+        flush=True,
+    )
     return result
 
 

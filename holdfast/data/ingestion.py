@@ -146,13 +146,13 @@ def split_off_test(
 def remove_overlap(train: list[Conversation], test: list[Conversation], folder: str) -> Split:
     """Training rows that ask nothing a test row asks, and the others. Raises UserError, naming `folder`, if none is left."""
     in_test = {question for row in test for question in questions(row)}
-    kept = [row for row in train if not in_test & set(questions(row))]
+    train_only = [row for row in train if not in_test & set(questions(row))]
     overlapping = [row for row in train if in_test & set(questions(row))]
-    if not kept:
+    if not train_only:
         what = f"empty domain set: all {len(overlapping):,} training rows overlap with the test split"
         do = "give a test set that asks other questions, or more training rows"
         raise UserError(what, where=folder, do=do)
-    return Split(kept, [reject("train", row.source, OVERLAP, row.messages) for row in overlapping])
+    return Split(train_only, [reject("train", row.source, OVERLAP, row.messages) for row in overlapping])
 
 
 def questions(row: Conversation) -> list[str]:

@@ -132,12 +132,12 @@ class EvaluationIndex:
         shared = set(grams) if candidates else set()
         for i in candidates:
             suite, item = self.items[i]
-            part, count = self.covered(item, shared)
+            part, count = self.measure_coverage(item, shared)
             if part >= self.coverage or count >= MAX_SHARED_NGRAMS * self.n:
                 return suite, f"holds {part:.0%} of the item: {' '.join(item)}"
         return None
 
-    def covered(self, item: Words, grams: set[Words]) -> tuple[float, int]:
+    def measure_coverage(self, item: Words, grams: set[Words]) -> tuple[float, int]:
         """(part of the weight of the item's content, number of its words) that the n-grams cover."""
         parts = [item[i : i + self.n] for i in range(len(item) - self.n + 1)]
         phrasing = {j for i, gram in enumerate(parts) if hash(gram) in self.phrasing for j in range(i, i + self.n)}

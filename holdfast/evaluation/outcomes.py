@@ -129,7 +129,7 @@ def infer_template(prompts: pa.ChunkedArray) -> tuple[str, str]:
     """
     if pc.count_distinct(prompts).as_py() < 2:
         return "", ""
-    opening, closing = _shared(prompts), _shared(pc.utf8_reverse(prompts))[::-1]
+    opening, closing = _find_shared(prompts), _find_shared(pc.utf8_reverse(prompts))[::-1]
     opening = opening[: max((opening.rfind(end) + 1 for end in "\n>] "), default=0)]
     starts = [at for start in "\n<[" if (at := closing.find(start)) >= 0]
     closing = closing[min(starts) :] if starts else ""
@@ -137,7 +137,7 @@ def infer_template(prompts: pa.ChunkedArray) -> tuple[str, str]:
     return (opening, closing) if len(opening) + len(closing) < shortest else ("", "")
 
 
-def _shared(texts: pa.ChunkedArray) -> str:
+def _find_shared(texts: pa.ChunkedArray) -> str:
     """The longest common prefix: that of the first and the last in sorted order."""
     first, last = pc.min_max(texts).as_py().values()
     return first[

@@ -67,13 +67,13 @@ class Params(Models):
             if missing := [a for a in self.arms if a not in known]:
                 raise ValueError(f"arm '{missing[0]}' is listed in 'arms' but has no entry in {section}.arms")
         for arm in self.arms:
-            how = self.finetune.arms[arm]
-            if self.mix.arms[arm].share == 0 and (how.objective == "kl" or how.anchor == "ewc"):
-                what = "the KL objective" if how.objective == "kl" else "ewc"
+            settings = self.finetune.arms[arm]
+            if self.mix.arms[arm].share == 0 and (settings.objective == "kl" or settings.anchor == "ewc"):
+                what = "the KL objective" if settings.objective == "kl" else "ewc"
                 raise ValueError(
                     f"arm '{arm}' asks for {what} but has no replay rows: set mix.arms.{arm}.share above 0"
                 )
-            if how.objective == "ce" and self.mix.arms[arm].share and not self.consensus.finished_only:
+            if settings.objective == "ce" and self.mix.arms[arm].share and not self.consensus.finished_only:
                 raise ValueError(
                     f"arm '{arm}' would learn to stop where the length limit cut an answer: set consensus.finished_only: "
                     f"true, or finetune.arms.{arm}.objective: kl, which teaches no token of a replay row"

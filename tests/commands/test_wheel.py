@@ -85,8 +85,8 @@ def test_the_command_is_the_wheel_s_and_not_this_checkout_s(installed, tmp_path)
     assert re.match(r"holdfast \d+\.\d+\.\d+", shell(tmp_path, installed, "holdfast", "--version"))
 
 
-def test_the_core_needs_no_torch(installed, tmp_path):
-    """What `gate`, `check`, `comment`, `report`, `init --pocket` and `upgrade` import is in the core's dependencies."""
+def test_core_and_report_need_no_torch(installed, tmp_path):
+    """Neither the core (tests/commands/test_core.py has more of it) nor what the extra `report` is for."""
     heavy = [
         "torch",
         "transformers",
