@@ -5,8 +5,8 @@
 #
 # Writes OUT/comment.md and OUT/pages, whatever the verdict. Exit code: 0 pass; 1 the model forgot, or dvc.lock is stale;
 # 2 cannot compare; 3 something broke or was called wrongly. Needs no secret, so it works from forks.
-#   HOLDFAST_REPRO=1       run first what has changed; without it, what is committed is checked and read
-#   HOLDFAST_AGAINST=1     also compare each arm with itself at TARGET; needs a DVC remote that has those evaluations
+#   HOLDFAST_REPRO=1       run first what has changed (needs holdfast[pipeline]); without it, what is committed is checked and read
+#   HOLDFAST_AGAINST=1     also compare each arm with itself at TARGET; needs holdfast[report] and a DVC remote that has those evaluations
 #   HOLDFAST_PAGES=https   address where OUT/pages can be had, for the link in the comment
 set -uo pipefail
 if [ $# -ne 2 ]; then echo "usage: .ci/gate.sh TARGET OUT" >&2; exit 3; fi
