@@ -86,10 +86,10 @@ def inspect_folder(
     nested = not chats and (folder / "modules.json").is_file()
     served = params.vllm is not None or params.endpoint is not None
     try:
-        found = checkpoint.check_folder(folder, loaded=not nested and (trained or not served))
+        weights = checkpoint.check_folder(folder, loaded=not nested and (trained or not served))
         if chats:
-            check_tokenizer(folder, found.vocabulary)
-        if not found.quantised:
+            check_tokenizer(folder, weights.vocabulary)
+        if not weights.quantised:
             checkpoint.check_finite(folder)
     except UserError as error:
         what = f"model '{name}'{'' if error.where == str(folder) else ':'} {error.what}"
@@ -105,10 +105,10 @@ def inspect_folder(
         dtype=params.dtype,
         fingerprint=digest,
         files=files,
-        architecture=manifest.SENTENCE_TRANSFORMER if nested else found.architecture,
-        parameters=found.parameters,
-        vocabulary=found.vocabulary,
-        context=found.context,
+        architecture=manifest.SENTENCE_TRANSFORMER if nested else weights.architecture,
+        parameters=weights.parameters,
+        vocabulary=weights.vocabulary,
+        context=weights.context,
         vllm=manifest.Vllm(**params.vllm.model_dump()) if params.vllm else None,
         ray=manifest.Ray(**params.ray.model_dump()) if params.ray else None,
     )
