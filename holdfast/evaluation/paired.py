@@ -215,9 +215,9 @@ def constant(items: pa.Table) -> bool:
     """Whether all answers are the same, and that is not simply right. A dead endpoint looks like this."""
     if len(items) < 2:
         return False
-    same_response, same_target = (bool(pc.all(pc.equal(column, column[0])).as_py()) for column in trimmed(items))
+    same_response, same_target = (bool(pc.all(pc.equal(column, column[0])).as_py()) for column in trim(items))
     return same_response and not (same_target and pc.min(items["correct"]).as_py() == 1)
 
 
-def trimmed(items: pa.Table) -> list[pa.ChunkedArray]:
+def trim(items: pa.Table) -> list[pa.ChunkedArray]:
     return [pc.utf8_trim_whitespace(items[column]) for column in ("response", "target")]
