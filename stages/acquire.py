@@ -7,6 +7,9 @@ from pathlib import Path
 from holdfast.chat.encoding import find_pre_query
 from holdfast.core import manifest, storage
 from holdfast.engines.inspection import inspect_folder, inspect_model
+from holdfast.panel import probe, selection
+from holdfast.params.consensus import SelectionRule
+from holdfast.params.judge import Judge
 from holdfast.params.models import Models
 
 
@@ -20,6 +23,10 @@ def main() -> None:
     find_pre_query(
         manifest.load_tokenizer(base.folder()), f"base '{params.base}' ({base.source})"
     )  # can it write user turns?
+
+    rule, judging = SelectionRule.load(), Judge.load()
+    if selection.asks_judges(rule):
+        probe.require_judges([models[name] for name in params.panel], judging)
 
     with storage.replacing_folder(Path("models/manifest")) as manifests:
         for name in params.panel:

@@ -123,11 +123,8 @@ def fit_method(content: Any, shape: Shape) -> None:
     arm = content["finetune"]["arms"]["holdfast"]
     arm.update(objective="kl", kl_coefficient=KL_COEFFICIENT, kl_tokens="all")
     rule = content["consensus"]
-    after = rule.ca.items.pop("min_judges", None)  # the blank line
-    for field in ("min_score", "tie", "min_judges"):
+    for field in ("min_score", "tie"):
         rule.pop(field, None)
-    if after:
-        rule.ca.items["finished_only"] = after
     rule.update(strategy="first", finished_only=False)
     content["quality"]["min_rows"] = MIN_REPLAY_ROWS
     content["finetune"]["learning_rate"] = learning_rate(shape.hidden, False)
