@@ -226,7 +226,10 @@ def test_a_full_disk_is_said_so_by_the_cache_of_replies(project):
 
 def test_a_full_disk_stops_a_command_with_a_few_lines_and_leaves_its_earlier_output(project, tiny):
     shutil.copytree(tiny, project / "models" / "pocket" / "base")
-    content = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8")) | {"panel": ["base"]}
+    content = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8")) | {
+        "panel": ["base"],
+        "consensus": {"strategy": "first"},
+    }
     (project / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     (project / "models" / "manifest").mkdir()
     (project / "models" / "manifest" / "base.json").write_text("earlier", encoding="utf-8")
