@@ -275,3 +275,24 @@ def test_doctor_and_init_say_what_acquire_would(folder):
     assert f"missing {UP}" in str(doctor.find_fault(folder, loaded=True))
     with pytest.raises(UserError, match=f"missing {UP}"):
         init.find_model(str(folder), None)
+
+
+def test_a_cpu_takes_bfloat16_for_large_weights_that_are_stored_so_and_float32_else(
+    tiny: Path, tmp_path: Path, monkeypatch
+):
+    import torch
+
+    monkeypatch.setattr(manifest, "bf16_usable", lambda: True)
+    folder = tmp_path / "stored"
+    shutil.copytree(tiny, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    assert manifest.choose_dtype(folder, "cpu") == torch.float32, "small ones gain nothing"
+    monkeypatch.setattr(manifest, "MIN_BF16_BYTES", 1)
+    assert manifest.choose_dtype(folder, "cpu") == torch.bfloat16
+    assert manifest.choose_dtype(folder, "cuda") == torch.bfloat16
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "float32"}))
+    assert manifest.choose_dtype(folder, "cpu") == torch.float32
+    monkeypatch.setattr(manifest, "bf16_usable", lambda: False)
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    assert manifest.choose_dtype(folder, "cpu") == torch.float32
