@@ -19,14 +19,14 @@ from holdfast.planning.shapes import Shape
 from holdfast.planning.survey import Survey
 from holdfast.reconstruction import amount
 
-ANSWER_TOKENS = 256  # tokens of a replay answer, at most: cut ones have the KL too, up to where they are cut
+ANSWER_TOKENS = 32  # of a replay answer: chat is lost at an answer's first tokens, and a mean over long ones hides them
 TURN_TOKENS = 256  # tokens of a reconstructed user turn, at most
 CPU_SHARD = 64  # rows of a unit of work on a CPU: then progress shows within a minute
 EXACT_MATCH_TOKENS = 64  # tokens up to which an exact match with the expected answer says something
 FINAL_ANSWER_MARKS = ("####", "\\boxed{")  # marks of a final answer, as evaluate.domain_test: answer finds it
 MIN_REPLAY_ROWS = 200  # rows of the replay set below which `quality` stops: two fifths of amount.LEAST
 MIN_CLUSTERS, ROWS_PER_CLUSTER = 12, 25
-SHARE, KL_COEFFICIENT = 0.25, 1.0  # of rows; docs/evidence/real-model.md
+SHARE, KL_COEFFICIENT = 0.25, 4.0  # of rows; docs/evidence/real-model.md
 MICRO_BATCHES = (8, 4, 2, 1)  # rows at once on a device, tried in turn; more gain little
 MEMORY_PART = 0.6  # of the machine's memory that training may take by the plan
 MAX_ROW_TOKENS = 8192  # tokens of a training row, whatever the context; longer ones are rejected, with a note
@@ -121,7 +121,7 @@ def fit_method(content: Any, shape: Shape) -> None:
     content["respond"].update(k=1, max_tokens=min(ANSWER_TOKENS, content["respond"]["max_tokens"]))
     content["mix"]["arms"]["holdfast"]["share"] = SHARE
     arm = content["finetune"]["arms"]["holdfast"]
-    arm.update(objective="kl", kl_coefficient=KL_COEFFICIENT, kl_tokens="all")
+    arm.update(objective="kl", kl_coefficient=KL_COEFFICIENT, kl_tokens="response")
     rule = content["consensus"]
     for field in ("min_score", "tie"):
         rule.pop(field, None)

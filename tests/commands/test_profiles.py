@@ -16,6 +16,7 @@ from holdfast.core.errors import UserError
 from holdfast.params.base import Loader
 from holdfast.params.whole import Params
 from holdfast.planning import fit, shapes
+from holdfast.reconstruction import amount
 
 NAMES = sorted(file.stem for file in (ROOT / "profiles").glob("*.yaml"))
 REAL = [name for name in NAMES if name != "pocket"]
@@ -90,7 +91,11 @@ def test_sizes_and_arms_are_consistent(name):
     assert settings.gate.control in settings.arms
     assert settings.mix.arms[settings.gate.control].share == 0
     assert all(settings.mix.arms[arm].share > 0 for arm in settings.arms if arm != settings.gate.control)
-    assert settings.quality.min_rows <= settings.balance.rows <= settings.reconstruct.samples
+    assert settings.quality.min_rows <= settings.balance.rows
+    if settings.reconstruct.samples == "auto":
+        assert settings.quality.min_rows <= amount.LEAST, "a small domain would stop at the quality gate"
+    else:
+        assert settings.balance.rows <= settings.reconstruct.samples
     assert settings.quality.min_clusters <= settings.curate.clusters <= settings.balance.rows
     assert settings.finetune.batch_size % (settings.finetune.micro_batch or 1) == 0
     longest = settings.reconstruct.max_tokens + settings.respond.max_tokens + fit.TEMPLATE_TOKENS
