@@ -1,11 +1,14 @@
-"""Removes leakage, junk, duplicates and evaluation items from the instructions; clusters the rest by meaning."""
+"""Removes leakage, junk, duplicates and evaluation items from the instructions; clusters the rest by meaning.
+
+A part of the rest is held out for the self suite: no arm trains on it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from holdfast.core import manifest, records, storage
-from holdfast.data import clustering, screening
+from holdfast.data import clustering, holding_out, screening
 from holdfast.data.row_checks import RowChecker
 from holdfast.engines import embedder
 from holdfast.evaluation import suites
@@ -17,7 +20,8 @@ def main() -> None:
     params = Curate.load()
     rows = screening.ScreenedRows(records.read_table("instructions_raw", Path("data/instructions/raw.parquet")))
     base = manifest.load(Path("models/manifest/base.json"))
-    items = suites.prompts(Evaluate.load(), Path("data/domain/test.parquet"))
+    evaluation = Evaluate.load()
+    items = suites.prompts(evaluation, Path("data/domain/test.parquet"))
 
     screening.reject_unfit_rows(rows, RowChecker(params, manifest.load_tokenizer(base.folder()), base.name))
     screening.reject_copies_and_overlap(rows, items, params)
@@ -26,11 +30,14 @@ def main() -> None:
 
     embed = embedder.load_embedder(manifest.load(Path("models/manifest/embedder.json")), params.batch)
     clusters = clustering.cluster_by_meaning(rows, items, embed, params)
+    holding_out.hold_out(rows, clusters, evaluation.self_suite.rows, params)
     screening.require_enough_rows(rows, params.min_kept)
 
-    kept_rows, rejected = rows.split(clusters)
+    kept_rows, held_out, rejected = rows.split(clusters)
     records.write_table("instructions_kept", Path("data/instructions/kept.parquet"), kept_rows)
+    records.write_table("instructions_kept", Path("data/instructions/held_out.parquet"), held_out)
     records.write_table("instructions_rejected", Path("data/instructions/rejected.parquet"), rejected)
     storage.write_json(Path("reports/curate.json"), screening.summarise(rows, clusters, items))
     reasons = ", ".join(f"{reason} {n:,}" for reason, n in rows.count_reasons().most_common())
-    print(f"kept {len(kept_rows):,} of {len(rows):,} instructions; rejected: {reasons}")
+    counts = f"kept {len(kept_rows):,} of {len(rows):,} instructions, held out {len(held_out):,}"
+    print(f"{counts}; rejected: {reasons}")

@@ -90,7 +90,8 @@ def curated(project: Path, base: Path) -> Any:
         run_stage("curate")
         kept = {r["id"]: r for r in records.read("instructions_kept", folder / "kept.parquet")}
         rejected = {r["id"]: r for r in records.read("instructions_rejected", folder / "rejected.parquet")}
-        assert sorted([*kept, *rejected]) == sorted(texts)  # kept + rejected = read
+        held_out = records.read("instructions_kept", folder / "held_out.parquet")
+        assert sorted([*kept, *(r["id"] for r in held_out), *rejected]) == sorted(texts)  # every row is accounted for
         return kept, rejected
 
     return curate

@@ -125,6 +125,7 @@ def make_miniature(folder: Path) -> None:
         evaluate__limit=20,
         gate__resamples=500,
         gate__margin=0.3,
+        gate__self_margin=0.3,
     )
 
 
@@ -197,7 +198,8 @@ def task(folder: Path, name: str, rows: list[dict[str, Any]], **more: Any) -> No
 def set_evaluation_items(project: Path, items: list[str]) -> None:
     """Makes these items the project's evaluation: one suite, `asked`, in params.yaml and the folder suites/."""
     task(project / "suites", "asked", [{"prompt": item, "answer": "x"} for item in items])
-    set_params(project, evaluate={"tasks": str(project / "suites"), "suites": {"asked": {"role": "general"}}})
+    evaluate = {"tasks": str(project / "suites"), "suites": {"asked": {"role": "general"}}}
+    set_params(project, evaluate=evaluate | {"self_suite": {"rows": 0}})  # nothing is held out: every row is judged
 
 
 def raw(row: dict) -> dict:

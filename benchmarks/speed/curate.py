@@ -140,7 +140,7 @@ def curate(folder: Path, items: list[str]) -> None:
     time_call(screening.reject_copies_and_overlap, rows, by_suite, params)
     time_call(screening.reject_near_duplicates, rows, by_suite, params)
     clusters = time_call(clustering.cluster_by_meaning, rows, by_suite, Standin().embed, params)
-    kept, rejected = rows.split(clusters)
+    kept, _, rejected = rows.split(clusters)
     records.write_table("instructions_kept", folder / "kept.parquet", kept)
     records.write_table("instructions_rejected", folder / "rejected.parquet", rejected)
     storage.write_json(folder / "curate.json", screening.summarise(rows, clusters, by_suite))

@@ -101,6 +101,17 @@ def run(cell: dict[str, Any], study: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_cell(arm_config: dict[str, Any], seed: int, study: dict[str, Any]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as scratch:
+        models = Path(scratch) / "models"
+        began = time.monotonic()
+        ledger = train_model(arm_config, seed, study, models / "cell")
+        seconds = time.monotonic() - began
+        scores = {part: score_model(study[part], part, "cell", models) for part in ("development", "evaluation")}
+    return {**scores, "seconds": round(seconds, 1), "ledger": ledger}
+
+
+def train_model(arm_config: dict[str, Any], seed: int, study: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Writes the tuned model into `folder`; returns its ledger."""
     from holdfast.core import manifest, records
     from holdfast.data import mixture
     from holdfast.params.finetune import Arm, Finetune
@@ -115,18 +126,10 @@ def train_cell(arm_config: dict[str, Any], seed: int, study: dict[str, Any]) -> 
     replayed = records.read("replay", data / "replay/replay.parquet") if share else []
     replayed = mixture.replay_rows(tokenizer, replayed)
     rows = mixture.build_mixture(domain, replayed, share, epochs, study["max_repeats"], seed, "cell")
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        began = time.monotonic()
-        with train_arm(tuning, "cell", arm, base, rows, data) as trained:
-            assert trained is not None  # only under torchrun
-            ledger = results.training_ledger(trained, base)
-            results.save_tuned_model(trained, base, folder / "models" / "cell")
-        seconds = time.monotonic() - began
-        scores = {
-            part: score_model(study[part], part, "cell", folder / "models") for part in ("development", "evaluation")
-        }
-    return {**scores, "seconds": round(seconds, 1), "ledger": ledger}
+    with train_arm(tuning, "cell", arm, base, rows, data) as trained:
+        assert trained is not None  # only under torchrun
+        results.save_tuned_model(trained, base, folder)
+        return results.training_ledger(trained, base)
 
 
 def score_model(tasks: str, part: str, model: str, models: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Suite(NamedTuple):
 
 def build_suites(params: Quality, panel: list[str], tables: Tables) -> dict[str, Suite]:
     """Every suite with the rows that it is about, by name."""
-    instructions = quality_tables.join_kept_and_rejected(tables)
+    instructions = quality_tables.join_instructions(tables)
     replay = quality_tables.join_replay_with_candidates(tables)
     models, clusters = sorted(tables["replay"]["model"].unique()), tables["kept"]["cluster"].nunique()
     judged = len(tables["scores"]) > 0  # else no judge was asked (consensus.strategy: first)
@@ -45,12 +45,12 @@ def build_suites(params: Quality, panel: list[str], tables: Tables) -> dict[str,
 
 
 def expect_of_instructions(params: Quality, raw: int) -> list[Expectation]:
-    """On kept and rejected rows together; the column `outcome` tells them apart. `raw`: rows that `curate` read."""
+    """On kept, held-out and rejected rows together; the column `outcome` tells them apart. `raw`: rows that `curate` read."""
     only_kept: dict[str, Any] = dict(row_condition='outcome=="kept"', condition_parser="pandas")
     expectations: list[Expectation] = [
         gxe.ExpectTableRowCountToEqual(
             value=raw,
-            meta=describe(f"kept + rejected = the {raw:,} raw rows", REBUILD),
+            meta=describe(f"kept + held out + rejected = the {raw:,} raw rows", REBUILD),
         ),
         gxe.ExpectColumnValuesToBeUnique(
             column="id",
@@ -58,8 +58,9 @@ def expect_of_instructions(params: Quality, raw: int) -> list[Expectation]:
         ),
         gxe.ExpectColumnValuesToBeUnique(
             column="asked",
-            **only_kept,
-            meta=describe("no two kept texts are equal", REBUILD),
+            row_condition='outcome!="rejected"',
+            condition_parser="pandas",
+            meta=describe("no two kept or held-out texts are equal", REBUILD),
         ),
         gxe.ExpectColumnValuesToMatchRegex(
             column="text",

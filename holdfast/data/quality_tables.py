@@ -11,7 +11,9 @@ import pandas as pd
 from holdfast.core import records
 from holdfast.data import instructions
 
-Tables = dict[str, pd.DataFrame]  # raw, kept, rejected, responses, scores, candidates, unanswered, replay, surplus
+Tables = dict[
+    str, pd.DataFrame
+]  # raw, kept, held_out, rejected, responses, scores, candidates, unanswered, replay, surplus
 FROM_CANDIDATES = ("instruction", "response_id", "response")  # what a replay row has of its candidate
 ADDED_TO_INSTRUCTIONS = ("asked", "outcome", "characters")
 ADDED_TO_REPLAY = (
@@ -34,6 +36,7 @@ def load_tables(panel: list[str], data: Path) -> Tables:
     files = {
         "raw": ("instructions_raw", data / "instructions" / "raw.parquet"),
         "kept": ("instructions_kept", data / "instructions" / "kept.parquet"),
+        "held_out": ("instructions_kept", data / "instructions" / "held_out.parquet"),
         "rejected": ("instructions_rejected", data / "instructions" / "rejected.parquet"),
         "candidates": ("candidates", data / "replay" / "candidates.parquet"),
         "unanswered": ("candidates_rejected", data / "replay" / "rejected.parquet"),
@@ -55,7 +58,7 @@ def count_flow(tables: Tables, panel: list[str]) -> dict[str, Flow]:
     scored = int(scores["id"].isin(tables["responses"]["id"]).sum())
     audited = int(scores.loc[scores["audit"], "id"].nunique()) * len(panel)
     return {
-        "curate": Flow(size["raw"], size["kept"] + size["rejected"]),
+        "curate": Flow(size["raw"], size["kept"] + size["held_out"] + size["rejected"]),
         "judge": Flow(size["scores"], scored),
         "judge's audit": Flow(audited, int(scores["audit"].sum())),
         "consensus": Flow(size["kept"], size["candidates"] + size["unanswered"]),
@@ -73,6 +76,7 @@ def count_rows(tables: Tables, panel: list[str]) -> dict[str, Any]:
     return {
         "raw": len(tables["raw"]),
         "kept": len(tables["kept"]),
+        "held_out": len(tables["held_out"]),
         "rejected": dict(Counter(tables["rejected"]["reason"])),
         "scores": len(tables["scores"]),
         "scores_missing": int(tables["scores"]["score"].isna().sum()),
@@ -84,11 +88,12 @@ def count_rows(tables: Tables, panel: list[str]) -> dict[str, Any]:
     }
 
 
-def join_kept_and_rejected(tables: Tables) -> pd.DataFrame:
-    """Kept and rejected instructions; `outcome` tells them apart, `asked` is the text after its context."""
+def join_instructions(tables: Tables) -> pd.DataFrame:
+    """Kept, held-out and rejected instructions; `outcome` tells them apart, `asked` is the text after its context."""
     kept = tables["kept"].assign(outcome="kept", reason="", detail="")
+    held_out = tables["held_out"].assign(outcome="held out", reason="", detail="")
     rejected = tables["rejected"].assign(outcome="rejected", cluster=-1)
-    rows = pd.concat([kept, rejected], ignore_index=True)
+    rows = pd.concat([kept, held_out, rejected], ignore_index=True)
     transcripts = [
         instructions.transcript(instructions.messages({"context": context, "text": text}))
         for context, text in zip(rows["context"], rows["text"], strict=True)

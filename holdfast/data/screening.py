@@ -20,6 +20,7 @@ from holdfast.data.row_checks import Fault, RowChecker
 from holdfast.params.curate import Curate
 
 CHUNK = 8192  # rows at once
+SELF = "self"  # in place of a suite's name: the instructions that are held out for the self suite
 MAX_DETAIL = 200  # characters that are quoted of an evaluation item
 ItemsBySuite = Mapping[str, Sequence[str]]  # suite -> the texts of its evaluation items
 
@@ -27,6 +28,14 @@ ItemsBySuite = Mapping[str, Sequence[str]]  # suite -> the texts of its evaluati
 class EvaluationItem(NamedTuple):
     suite: str
     text: str
+
+
+class Split(NamedTuple):
+    """Every row that was read, in one of three tables."""
+
+    kept: pa.Table  # instructions_kept
+    held_out: pa.Table  # instructions_kept, too
+    rejected: pa.Table  # instructions_rejected
 
 
 class ScreenedRows:
@@ -45,6 +54,9 @@ class ScreenedRows:
         self.columns = raw.drop_columns(["text"])
         self.ids: list[str] = raw["id"].to_pylist()
         self.faults: dict[int, Fault] = {}
+        self.held_out: set[int] = (
+            set()
+        )  # rows for the self suite, which no arm may train on (holdfast/data/holding_out.py)
         # Hash of the turns before a row, for kept rows that have any: only rows after the same turns are copies.
         self.context_keys: dict[int, bytes] = {}
 
@@ -58,15 +70,18 @@ class ScreenedRows:
         self.reject(row, "evaluation_overlap", f"{suite}: {evidence}"[:MAX_DETAIL])
 
     def kept_rows(self) -> list[int]:
-        """The rows that are not rejected, in order."""
-        return [row for row in range(len(self)) if row not in self.faults]
+        """The rows that are neither rejected nor held out, in order."""
+        return [row for row in range(len(self)) if self.is_kept(row)]
+
+    def is_kept(self, row: int) -> bool:
+        return row not in self.faults and row not in self.held_out
 
     def iterate_kept(self, *columns: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(row, its text and these columns) of each row that is not rejected when its turn comes."""
+        """(row, its text and these columns) of each row that is kept when its turn comes."""
         row = 0
         for batch in self.columns.select(columns).to_batches(max_chunksize=CHUNK):
             for values in batch.to_pylist():
-                if row not in self.faults:
+                if self.is_kept(row):
                     yield row, {**values, "text": self.texts[row]}
                 row += 1
 
@@ -74,17 +89,21 @@ class ScreenedRows:
         """Rejected rows by reason."""
         return Counter(fault.reason for fault in self.faults.values())
 
-    def split(self, clusters: Mapping[int, int]) -> tuple[pa.Table, pa.Table]:
-        """(instructions_kept, instructions_rejected). `clusters`: the cluster of every kept row."""
-        kept, rejected = self.kept_rows(), sorted(self.faults)
+    def split(self, clusters: Mapping[int, int]) -> Split:
+        """`clusters`: the cluster of every row that is not rejected."""
         table = self.columns.append_column("text", pa.array(self.texts, pa.string()))
-        labels = pa.array([clusters[row] for row in kept], pa.int64())
-        good = table.take(pa.array(kept, pa.int64())).append_column("cluster", labels)
+
+        def take(rows: list[int]) -> pa.Table:
+            labels = pa.array([clusters[row] for row in rows], pa.int64())
+            return table.take(pa.array(rows, pa.int64())).append_column("cluster", labels)
+
+        rejected = sorted(self.faults)
         bad = table.take(pa.array(rejected, pa.int64()))
         for name in Fault._fields:
             bad = bad.append_column(name, pa.array([getattr(self.faults[row], name) for row in rejected], pa.string()))
-        assert len(good) + len(bad) == len(self), "a row got lost"
-        return good, bad
+        split = Split(take(self.kept_rows()), take(sorted(self.held_out)), bad)
+        assert sum(map(len, split)) == len(self), "a row got lost"
+        return split
 
 
 def reject_unfit_rows(rows: ScreenedRows, checker: RowChecker) -> None:
@@ -104,13 +123,20 @@ def reject_copies_and_overlap(rows: ScreenedRows, items: ItemsBySuite, params: C
         if key in row_by_key:
             rows.reject(row, "duplicate", rows.ids[row_by_key[key]])
             continue
-        user_turns = [text, *(turn["content"] for turn in context if turn["role"] == "user")]
-        if match := next(filter(None, map(index.match, user_turns)), None):
+        if match := find_overlap(index, text, context):
             rows.reject_as_evaluation_item(row, *match)
             continue
         row_by_key[key] = row
         if context:
             rows.context_keys[row] = instructions.key("", context)
+
+
+def find_overlap(
+    index: overlap.EvaluationIndex, text: str, context: Sequence[Mapping[str, str]]
+) -> tuple[str, str] | None:
+    """(suite, evidence) of an evaluation item that one of a row's user turns is too close to, or None."""
+    user_turns = [text, *(turn["content"] for turn in context if turn["role"] == "user")]
+    return next(filter(None, map(index.match, user_turns)), None)
 
 
 def reject_near_duplicates(rows: ScreenedRows, items: ItemsBySuite, params: Curate) -> None:
@@ -154,7 +180,7 @@ def flatten(items: ItemsBySuite) -> list[EvaluationItem]:
 
 def require_enough_rows(rows: ScreenedRows, min_kept: int) -> None:
     """Raise UserError when too few rows are left."""
-    rows_left = len(rows) - len(rows.faults)
+    rows_left = len(rows.kept_rows())
     if rows_left >= min_kept:
         return
     reasons = rows.count_reasons().most_common(3)
@@ -179,8 +205,9 @@ def summarise(rows: ScreenedRows, clusters: Mapping[int, int], items: ItemsBySui
         "schema": 1,
         "read": len(rows),
         "kept": len(kept_rows),
+        "held_out": len(rows.held_out),
         "rejected": dict(rows.count_reasons()),
-        "evaluation_overlap": {suite: close_to[suite] for suite in items},
+        "evaluation_overlap": {suite: close_to[suite] for suite in (*items, *([SELF] if rows.held_out else []))},
         "clusters": len(sizes),
         "cluster_sizes": [sizes[cluster] for cluster in sorted(sizes)],
     }

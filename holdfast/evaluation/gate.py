@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from holdfast.core import storage
 from holdfast.core.errors import ExitCode, UserError
 from holdfast.evaluation import paired, stats, verdict
+from holdfast.evaluation.settings import of_role, only_choices
 from holdfast.params.gate import Gate
 
 EXIT_CODES = {  # from best to worst
@@ -68,7 +69,8 @@ def decide_run(
     multiplicity |= {"general_confidence": general, "suite_confidence": suite}
     worst = worst_verdict(arms[name] for name in deciding_arms(params, list(arms)))
     content = {"schema": 1, "verdict": worst, "arms": arms, "noise": noise, "multiplicity": multiplicity}
-    demands = {"control", "margin", "suite_margin", "confidence", "min_domain_gain", "resamples"}
+    content["only_choices"] = only_choices(suites)
+    demands = {"control", "margin", "suite_margin", "self_margin", "confidence", "min_domain_gain", "resamples"}
     return content | params.model_dump(include=demands)
 
 
@@ -121,7 +123,7 @@ def base_metrics(base: paired.Items, suites: dict[str, Any]) -> dict[str, float]
     """The base's scores, from the base alone: they do not depend on the arms."""
     scores = {}
     for role in sorted({suite["role"] for suite in suites.values()}):
-        names = [name for name, suite in suites.items() if suite["role"] == role]
+        names = of_role(suites, role)
         means = [pc.mean(base(name)["correct"]).as_py() for name in names]
         if None not in means:
             adjusted = [stats.chance_adjusted(mean, suites[n]["chance"]) for n, mean in zip(names, means, strict=True)]
@@ -132,15 +134,34 @@ def base_metrics(base: paired.Items, suites: dict[str, Any]) -> dict[str, float]
 def arm_metrics(arm: dict[str, Any]) -> dict[str, Any]:
     general, domain = arm["general"], arm["domain"] or {}
     numbers = {key: general[key] for key in ("retention", "lost", "gained")} | {"general": general["after"]}
-    numbers |= {"domain": domain.get("after"), "domain_gain": domain.get("change"), "verdict": arm["verdict"]}
+    numbers |= {
+        "self": (arm["self"] or {}).get("after"),
+        "domain": domain.get("after"),
+        "domain_gain": domain.get("change"),
+        "verdict": arm["verdict"],
+    }
     return {key: value for key, value in numbers.items() if value is not None}
 
 
 def table(gate: dict[str, Any]) -> str:
     """The verdict as aligned plain text, scores in points: a line per arm, then the reasons, then the word."""
-    rows = [["arm", "general", f"change [{gate['confidence']:.0%}]", "retention", "domain", "lost/gained", "verdict"]]
+    rows = [
+        [
+            "arm",
+            "general",
+            f"change [{gate['confidence']:.0%}]",
+            "retention",
+            "self",
+            "domain",
+            "lost/gained",
+            "verdict",
+        ]
+    ]
     for name, arm in sorted(gate["arms"].items()):
-        general, domain = arm["general"], arm["domain"] or dict.fromkeys(paired.SCORES)
+        general, (own, domain) = (
+            arm["general"],
+            (arm.get(role) or dict.fromkeys(paired.SCORES) for role in ("self", "domain")),
+        )
         change, low, high = (format_number(general[key], "+.1f", 100) for key in ("change", "low", "high"))
         rows += [
             [
@@ -148,6 +169,7 @@ def table(gate: dict[str, Any]) -> str:
                 f"{format_number(general['before'], '.1f', 100)} -> {format_number(general['after'], '.1f', 100)}",
                 f"{change} [{low}, {high}]",
                 format_number(general["retention"], ".1%"),
+                f"{format_number(own['before'], '.1f', 100)} -> {format_number(own['after'], '.1f', 100)}",
                 f"{format_number(domain['before'], '.1f', 100)} -> {format_number(domain['after'], '.1f', 100)}",
                 f"{format_number(general['lost'], 'd')}/{format_number(general['gained'], 'd')}",
                 arm["verdict"] + (" (control)" if name == gate["control"] else ""),

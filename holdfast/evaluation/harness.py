@@ -8,12 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.core import manifest, storage
 from holdfast.core.errors import UserError
-from holdfast.evaluation import backends, resume, settings, suites
+from holdfast.evaluation import backends, resume, self_suite, settings, suites
 from holdfast.params.evaluate import Evaluate, Suite
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
 
 
 class Evaluation(NamedTuple):
@@ -31,13 +34,22 @@ def model_folder(model: str, base: manifest.Manifest, models: Path = Path("model
 
 
 def evaluate_model(
-    params: Evaluate, model: str, folder: Path, base: manifest.Manifest, domain_test: Path, same_as: Path | None = None
+    params: Evaluate,
+    model: str,
+    folder: Path,
+    base: manifest.Manifest,
+    domain_test: Path,
+    same_as: Path | None = None,
+    self_inputs: self_suite.Inputs | None = None,
 ) -> Evaluation:
     """Asks the model in `folder` every item of every suite.
 
     `base`: the manifest of the base, which says in what precision and context arms run, too. `same_as`: the folder of
-    the base's evaluation; raises UserError where this one would have other settings.
+    the base's evaluation; raises UserError where this one would have other settings. `self_inputs`: for the self suite,
+    where it is asked too.
     """
+    tokenizer = manifest.load_tokenizer(folder)
+    base_side = self_suite.read_base(params, self_inputs, base, tokenizer) if self_inputs else None
     base_settings = settings.read(same_as) if same_as else None
     tasks = suites.load_tasks(params, domain_test)
     import lm_eval  # after load_tasks, which may have set the libraries offline
@@ -82,12 +94,21 @@ def evaluate_model(
             raise UserError(what, where=f"evaluate.suites.{name}.metric", do=f"choose another one: {known}")
         rows += [item(name, sample, metric) for sample in samples]
         used[name] = {"role": suite.role, "chance": suite.chance, "metric": metric, "items": len(samples)}
-        used[name] |= {"filter": samples[0]["filter"]}
+        used[name] |= {"filter": samples[0]["filter"], "written": samples_are_written(tasks[name])}
+    if self_inputs and self_inputs.questions:
+        with backends.server_errors(params):
+            asked = self_suite.ask(language_model, params, self_inputs, tokenizer, base_side, base.parameters)
+        rows, used = rows + asked.items, used | asked.suites
     made_with = {"schema": 1, "model": model, "suites": used, "engine": engine}
     if base_settings and same_as:
         refuse_other_settings(base_settings, made_with, same_as)
     scores = {name: sum(r["correct"] for r in rows if r["suite"] == name) / used[name]["items"] for name in used}
     return Evaluation(rows, made_with, scores)
+
+
+def samples_are_written(task: Task) -> bool:
+    """Whether the model writes the answers of a task; else it chooses by likelihood."""
+    return str(task.config.output_type) == "generate_until"
 
 
 def file_hashes(folder: Path) -> list[str]:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from holdfast.core import records
+from holdfast.evaluation.settings import AGREEMENT, OVERLAP
 
 LOST, GAINED, RIGHT, WRONG = KINDS = ("lost", "gained", "same-right", "same-wrong")
 HASHES = ("item_hash", "prompt_hash")  # an item that was asked in another way is not the same item
@@ -39,7 +40,8 @@ class Pairs:
 
     def __init__(self, base: Path, arms: dict[str, Path]) -> None:
         self.base, self.arms = base, arms
-        self.suites = sorted(pc.unique(records.read_table("items", base, ["suite"])["suite"]).to_pylist())
+        names = pc.unique(records.read_table("items", base, ["suite"])["suite"]).to_pylist()
+        self.suites = sorted(set(names) - {AGREEMENT, OVERLAP})  # their answers are those of self_likelihood
         spread = self.suites[:: max(1, len(self.suites) // TEMPLATE_SUITES)]
         prompts = [read_suite(base, suite, ["prompt"]).slice(0, TEMPLATE_PROMPTS) for suite in spread]
         self.opening, self.closing = infer_template(

@@ -67,19 +67,21 @@ def different_settings(base: dict[str, Any], tuned: dict[str, Any], sides: Sides
 
 
 def margins(params: Gate, suites: dict[str, Any]) -> dict[str, float]:
-    """The margin of every suite that has one: general suites, and those named in suite_margins."""
-    return {name: params.suite_margin for name in suites if suites[name]["role"] == "general"} | params.suite_margins
+    """The margin of every suite that has one: general suites, those of the self suite that decide, and what suite_margins names."""
+    names = [*settings.of_role(suites, "general"), *settings.of_role(suites, "self")]
+    return dict.fromkeys(names, params.suite_margin) | params.suite_margins
 
 
 def confidences(params: Gate, suites: dict[str, Any]) -> tuple[float, float]:
     """Confidence at which the general drop, and at which one suite's drop, must be distinguished from none to make an arm fail.
 
     Bonferroni: half of 1 - confidence goes to the general score, the other half is divided evenly among the suites with
-    a margin; a domain score that may drop by so much (min_domain_gain below 0) counts as one more of them. So an arm
-    with no true change fails with a probability of at most 1 - confidence, however many suites.
+    a margin; the self score, and a domain score that may drop by so much (min_domain_gain below 0), count as one more
+    each. So an arm with no true change fails with a probability of at most 1 - confidence, however many suites.
     """
     risk = (1 - params.confidence) / 2
-    return 1 - risk, 1 - risk / max(1, len(margins(params, suites)) + (-1 < params.min_domain_gain < 0))
+    more = bool(settings.of_role(suites, "self")) + (-1 < params.min_domain_gain < 0)
+    return 1 - risk, 1 - risk / max(1, len(margins(params, suites)) + more)
 
 
 def measure_suite(

@@ -9,6 +9,7 @@ from typing import Any
 
 from holdfast.evaluation import paired, stats
 from holdfast.evaluation.paired import in_points
+from holdfast.evaluation.settings import CHOICES, of_role, only_choices
 from holdfast.params.gate import Gate
 
 
@@ -36,13 +37,17 @@ def decide(
 
     shares = paired.confidences(params, described)
     scores = {}
-    for role, moved in (("general", params.margin), ("domain", abs(params.min_domain_gain))):
-        scores[role] = paired.pool_suites(params, [s for s in suites.values() if s.numbers["role"] == role], moved)
-    general, domain = scores["general"], scores["domain"]
+    roles = (("general", params.margin), ("self", params.self_margin), ("domain", abs(params.min_domain_gain)))
+    for role, moved in roles:
+        scores[role] = paired.pool_suites(params, [suites[name] for name in of_role(described, role)], moved)
+    general, own, domain = scores["general"], scores["self"], scores["domain"]
     if general is None:
         broken.append("there is no general suite: nothing measures what the base knew")
     else:
         dropped, open_ = drop_reasons("general", general, params.margin, params.confidence, shares[0])
+        failed, unsure = failed + dropped, unsure + open_
+    if own:
+        dropped, open_ = drop_reasons("self", own, params.self_margin, params.confidence, shares[1])
         failed, unsure = failed + dropped, unsure + open_
     wanted_gain = params.min_domain_gain
     if domain is None and wanted_gain > 0:
@@ -59,10 +64,12 @@ def decide(
         failed.append(f"suites that dropped past their margin, in points: {'; '.join(drops)}")
     unsure += [reason for suite in suites.values() for reason in suite.unsure]
     notes = [note for suite in suites.values() for note in suite.notes]
+    notes += [CHOICES] if only_choices(described) else []
     return {
         "verdict": "cannot-compare" if broken else "fail" if failed else "cannot-compare" if unsure else "pass",
         "reasons": broken + failed + unsure + notes,
         "general": {key: general and general[key] for key in (*paired.SCORES, *paired.EXTRAS)},
+        "self": own and {key: own[key] for key in paired.SCORES},
         "domain": domain and {key: domain[key] for key in paired.SCORES},
         "suites": {name: suite.numbers for name, suite in suites.items()},
     }

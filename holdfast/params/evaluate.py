@@ -41,11 +41,22 @@ class Suite(Section):
     """Answer filter of the task that counts; null: the first."""
 
 
+class SelfSuite(Section):
+    """Instructions that the base wrote and no arm trained on, and the base's own answers to them."""
+
+    rows: Annotated[int, Field(ge=0)] = 250
+    """Instructions that `curate` holds out, at most a fifth of those it keeps; 0 turns the suite off."""
+    max_tokens: Positive = 64
+    """Tokens of an answer, at most."""
+
+
 class Evaluate(Section):
     section: ClassVar[str] = "evaluate"
 
     suites: Annotated[dict[str, Suite], Field(min_length=1)]
     """What is measured: lm-eval task names, each with its role."""
+    self_suite: SelfSuite = SelfSuite()
+    """What the base answers to instructions of its own, before against after: sees a lost chat, needs no labels."""
     tasks: str
     """Folder of local lm-eval task files (YAML and JSONL), tracked by DVC; lm-eval's own tasks need nothing there."""
     domain_test: Literal["off", "exact_match", "answer"] = "off"

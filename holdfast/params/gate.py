@@ -15,9 +15,11 @@ class Gate(Section):
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.03
     """Largest acceptable drop of the general score, as a fraction: 0.03 is 3 points."""
     suite_margin: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Largest acceptable drop of one general suite's score, as a fraction."""
+    """Largest acceptable drop of one suite's score, general or of the self suite, as a fraction."""
     suite_margins: dict[str, Annotated[float, Field(gt=0, lt=1)]] = {}
     """Exceptions to suite_margin, by suite, as fractions."""
+    self_margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Largest acceptable drop of the self score, as a fraction: the mean of self_likelihood and self_chat."""
     min_domain_gain: Annotated[float, Field(ge=-1, le=1)] = 0.0
     """Smallest acceptable gain of the domain score, as a fraction; below 0 the largest acceptable drop; -1 accepts
     any."""

@@ -118,7 +118,7 @@ def drift(run: Run) -> str:
 
 
 def method(run: Run) -> str:
-    keys = ("margin", "suite_margin", "min_domain_gain", "confidence", "resamples", "control")
+    keys = ("margin", "suite_margin", "self_margin", "min_domain_gain", "confidence", "resamples", "control")
     demanded = {k: run.gate[k] for k in keys if k in run.gate}
     links = "".join(f'<li><a href="{html(path)}">{html(words)}</a></li>' for words, path in run.links)
     detectable = [

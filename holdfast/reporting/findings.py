@@ -10,6 +10,7 @@ from holdfast.reporting.markup import NONE, VERDICTS, count, decimal, is_number,
 
 if TYPE_CHECKING:
     from holdfast.evaluation.outcomes import Pairs
+from holdfast.evaluation.settings import CHOICES
 
 Json = dict[str, Any]
 
@@ -82,6 +83,10 @@ def claim(run: Run, arm: str) -> tuple[str, str]:
     if is_number(domain.get("change")):
         verb = "gains" if domain["change"] >= 0 else "loses"
         backing += f"; {verb} {score(abs(domain['change']))} points on the domain"
+    if is_number(change := part(entry, "self").get("change")):
+        backing += f"; self score {points(change)}"
+    if run.gate.get("only_choices"):
+        backing += f"; {CHOICES}"
     if verdict == "fail" and side(run, arm) == "inside":  # then it failed for something else than the general score
         backing += "".join(f"; {reason}" for reason in reasons[:1])
     return f"{arm} keeps {keeps} of general ability", backing
@@ -99,6 +104,10 @@ def explanation(run: Run) -> str:
     if is_number(bound):
         fall = f"fell by no more than {score(-bound)}" if bound < 0 else f"rose by at least {score(bound)}"
         text += f"With {percent(run.gate.get('confidence'), 0)} confidence it {fall}: {side(run, arm)} the margin of {margin}. "
+    if is_number((own := part(run.gate, "arms", arm, "self")).get("change")):
+        text += f"The self score went from {score(own.get('before'))} to {score(own.get('after'))}. "
+    if run.gate.get("only_choices"):
+        text += f"{CHOICES[0].upper()}{CHOICES[1:]}. "
     if is_number(domain.get("change")):
         text += f"The domain score went from {score(domain.get('before'))} to {score(domain.get('after'))}. "
     if run.gate["verdict"] == "fail" and side(run, arm) == "inside":

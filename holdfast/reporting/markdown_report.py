@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from holdfast.evaluation.outcomes import LOST
-from holdfast.reporting import findings, tables
+from holdfast.reporting import findings, self_report, tables
 from holdfast.reporting.findings import Run, part
 from holdfast.reporting.markup import (
     CHANGES,
@@ -49,6 +49,7 @@ def compose(run: Run, title: str, lost_items: int) -> str:
     add(top, markdown_table(tables.arms(run), room(0.15)) + "\n\n" + f"{NOTE.format(level=level)} {noise}".rstrip())
     judged = [arm for arm in run.arms() if not run.is_control(arm)]
     add(top, "\n".join(take_fitting([line for arm in judged for line in reasons(run, arm)], room(0.1))))
+    add(top, self_report.markdown_section(run, room(0.2)))
     arms = list(run.arms())
     shown = arms[: max(1, room(0.55) // 1500)]
     share = room(0.55) // len(shown)

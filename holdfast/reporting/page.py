@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 
 from holdfast.evaluation.outcomes import GAINED, KINDS, LOST, Item
-from holdfast.reporting import evidence, figures, findings, tables
+from holdfast.reporting import evidence, figures, findings, self_report, tables
 from holdfast.reporting.findings import Json, Run, part
 from holdfast.reporting.markup import (
     NONE,
@@ -29,7 +29,7 @@ from holdfast.reporting.plots import Point
 HERE = Path(__file__).parent
 TEXT = 1500  # characters of a prompt or an answer in the table of items
 EMBEDDED = 8_000_000  # bytes of items at most, so that the page stays below 15 MB whatever the models wrote
-SECTIONS = ("Verdict", "Suites", "Items", "Training", "Data", "Judges", "Drift", "Method")
+SECTIONS = ("Verdict", "Suites", "Self", "Items", "Training", "Data", "Judges", "Drift", "Method")
 
 
 def compose(run: Run, title: str, page_items: int) -> str:
@@ -42,7 +42,9 @@ def compose(run: Run, title: str, page_items: int) -> str:
         "form-action 'none'"
     )
     links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in SECTIONS)
-    body = "\n".join([verdict(run), suites(run), items(run, page_items), *evidence.sections(run)])
+    body = "\n".join(
+        [verdict(run), suites(run), self_report.page_section(run), items(run, page_items), *evidence.sections(run)]
+    )
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -81,7 +83,7 @@ def glance(run: Run) -> str:
     """Base and every arm at a glance: three numbers each."""
     cards = []
     for arm, arm_result in run.arms().items():
-        general, domain = part(arm_result, "general"), part(arm_result, "domain")
+        general, own, domain = (part(arm_result, role) for role in ("general", "self", "domain"))
         facts = [
             ("retention", percent(general.get("retention"))),
             (
@@ -97,6 +99,8 @@ def glance(run: Run) -> str:
                 else NONE,
             ),
         ]
+        if is_number(own.get("after")):
+            facts.insert(2, ("self", f"{score(own.get('before'))} → {score(own.get('after'))}"))
         numbers = "".join(f"<div><dt>{name}</dt><dd>{html(value)}</dd></div>" for name, value in facts)
         cards.append(
             f'<div class="card"><p>{html(run.title(arm))} {badge(arm_result.get("verdict"))}</p><dl>{numbers}</dl></div>'
@@ -174,7 +178,7 @@ def suites(run: Run) -> str:
         by_suite = part(arm_result, "suites")
         moved: dict[str, list[Point]] = {}
         counts: dict[str, list[Point]] = {}
-        for role in ("general", "domain"):
+        for role in ("general", "self", "domain"):
             for name in [n for n in order if part(by_suite, n, "role") == role]:
                 s = by_suite[name]
                 moved.setdefault(role, []).append(

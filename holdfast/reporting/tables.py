@@ -35,12 +35,13 @@ def arms(run: Run) -> Table:
                 interval(general.get("low"), general.get("high")),
                 points(general.get("bound")),
                 percent(general.get("retention")),
+                points(part(result, "self").get("change")),
                 points(domain.get("change")),
                 count(general.get("lost")),
                 count(general.get("gained")),
             ]
         )
-    titles = ["Before", "After", "Change", "Interval", "Bound", "Retention", "Domain gain", "Lost", "Gained"]
+    titles = ["Before", "After", "Change", "Interval", "Bound", "Retention", "Self", "Domain gain", "Lost", "Gained"]
     return Table([Column("Arm"), Column("Verdict", "verdict"), *(Column(t, "number") for t in titles)], rows)
 
 

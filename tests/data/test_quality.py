@@ -38,6 +38,7 @@ class Lab:
             for n in range(20)
         ]
         self.kept: Rows = [row | dict(cluster=n % 4) for n, row in enumerate(self.raw[:16])]
+        self.held_out: Rows = []
         self.rejected: Rows = [row | dict(reason="unfinished", detail="") for row in self.raw[16:]]
         self.scores: Rows = [
             dict(
@@ -84,6 +85,7 @@ class Lab:
     def write(self) -> None:
         for name in ("raw", "kept", "rejected"):
             records.write(f"instructions_{name}", self.data / "instructions" / f"{name}.parquet", getattr(self, name))
+        records.write("instructions_kept", self.data / "instructions" / "held_out.parquet", self.held_out)
         for judge in ("base", "other"):
             rows = [row for row in self.scores if row["judge"] == judge]
             records.write("scores", self.data / "scores" / f"{judge}.parquet", rows)
@@ -155,6 +157,7 @@ def test_good_rows_pass_and_every_suite_says_so(lab: Lab, capfd: pytest.CaptureF
     assert summary["counts"] == dict(
         raw=20,
         kept=16,
+        held_out=0,
         rejected={"unfinished": 4},
         scores=32,
         scores_missing=2,
@@ -218,12 +221,12 @@ def one_cluster(lab: Lab) -> None:
 STRICT = dict(max_unfinished=0.05, max_instruction_chars=50, min_rows=11)
 CRITICAL: dict[tuple[str, str], tuple[Callable[[Lab], Any], str]] = {
     # (suite, expectation): (how to break it, part of what is told)
-    ("instructions", "kept + rejected = the 20 raw rows"): (drop("rejected"), "observed 19"),
+    ("instructions", "kept + held out + rejected = the 20 raw rows"): (drop("rejected"), "observed 19"),
     ("instructions", "no id appears twice"): (
         spoil("rejected", id="0000000000000000"),
         "observed 2 (as in 0000000000000000,",
     ),
-    ("instructions", "no two kept texts are equal"): (spoil("kept", text="Question 1?"), "observed 2"),
+    ("instructions", "no two kept or held-out texts are equal"): (spoil("kept", text="Question 1?"), "observed 2"),
     ("instructions", "no kept text is blank"): (spoil("kept", 2, text=" \n"), "curate.min_chars"),
     ("instructions", "kept texts have at most 50 characters"): (spoil("kept", 4, text="q" * 51), "curate.max_chars"),
     ("instructions", "finish_reason is stop or length"): (
@@ -281,6 +284,14 @@ def test_every_critical_expectation_can_fail_and_says_what_to_do(lab: Lab) -> No
     assert message.count("observed") == 3
     assert not any(suite["success"] for suite in summary["suites"].values())
     assert (lab.out / "data_docs" / "index.html").is_file()
+
+
+def test_held_out_instructions_are_accounted_for_and_none_is_kept_as_well(lab: Lab) -> None:
+    lab.held_out.append(lab.kept.pop())
+    lab.unanswered.pop()
+    assert lab.run()["counts"]["stages"]["curate"] == dict(read=20, accounted=20)
+    lab.held_out[0]["text"] = lab.kept[0]["text"]
+    assert "no two kept or held-out texts are equal" in lab.fails()
 
 
 def test_one_fault_breaks_no_other_expectation(lab: Lab) -> None:

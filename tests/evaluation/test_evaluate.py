@@ -38,7 +38,8 @@ def lab(project: Path, base: Path, tiny: Path) -> Path:
 def run(lab: Path, model: str, suites: dict[str, Any] | None = None, **knobs: Any) -> dict[str, Any]:
     """settings.json of an evaluation by the stage."""
     named = suites or {"free": {"role": "general"}, "choice": {"role": "general", "chance": 0.333}}
-    set_params(lab, evaluate={"tasks": str(lab / "suites"), "suites": named, "batch": 4, "seed": 1} | knobs)
+    section = {"tasks": str(lab / "suites"), "suites": named, "batch": 4, "seed": 1, "self_suite": {"rows": 0}}
+    set_params(lab, evaluate=section | knobs)
     run_stage("evaluate", model)
     return storage.read_json(lab / "reports" / "eval" / model / "settings.json")
 
@@ -59,6 +60,8 @@ def test_every_item_has_its_outcome_and_everything_that_may_change_one_is_record
         engine
     )
     described = {"role": "general", "chance": 0.0, "metric": "exact_match", "filter": "none", "items": 5}
+    described |= {"written": True}
+    assert found["suites"]["choice"]["written"] is False
     assert found["suites"]["free"] == described
     assert not any(str(lab) in text for text in (json.dumps(found), *(row["prompt"] for row in rows)))
 

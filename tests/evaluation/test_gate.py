@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import run_stage
+from helpers import run_stage, set_params
 
 from holdfast.core import records, storage
 from holdfast.core.errors import UserError
@@ -148,12 +148,14 @@ def test_the_contract_of_gate_json(tmp_path: Path) -> None:
     assert set(found) == {"schema", "verdict", "control", "arms", "noise", "multiplicity"} | {
         "margin",
         "suite_margin",
+        "self_margin",
+        "only_choices",
         "confidence",
         "min_domain_gain",
         "resamples",
     }
     arm = found["arms"]["arm"]
-    assert set(arm) == {"verdict", "reasons", "general", "domain", "suites"}
+    assert set(arm) == {"verdict", "reasons", "general", "self", "domain", "suites"}
     assert set(arm["domain"]) == {"before", "after", "change", "low", "high", "bound", "items", "lost", "gained"}
     assert set(arm["general"]) == set(arm["domain"]) | {"retention", "retention_low", "retention_high", "detectable"}
     assert set(arm["suites"]["facts"]) == {"role", "chance", "items", "margin", "verdict", *paired.SUITE}
@@ -574,6 +576,68 @@ def test_a_repeat_that_asks_something_else_is_a_user_error(tmp_path: Path) -> No
         run(tmp_path)
 
 
+SELF = ("self_likelihood", "self_chat", "self_agreement", "self_overlap")
+
+
+def with_self_suite(root: Path, arm: str, drops: dict[str, float], items: int = ITEMS) -> None:
+    """Adds the self suite to base and arm: the base's scores are 0.9, the arm's lower by `drops`."""
+    for name, lower in (("base", {}), (arm, drops)):
+        folder = root / "eval" / name
+        settings = json.loads((folder / "settings.json").read_text())
+        described = settings["suites"] | {s: {"role": "self", "chance": 0.0, "items": items} for s in SELF}
+        graded = []
+        for suite in SELF:
+            for row in rows({suite: [1.0] * items}):
+                texts = {"response": f"{name} {row['item_id']}"}
+                graded.append(row | texts | {"correct": 0.9 - lower.get(suite, 0.0)})
+        write(folder, records.read("items", folder / "items.parquet") + graded, described)
+
+
+@pytest.mark.parametrize(
+    ("drops", "verdict", "reason"),
+    [
+        ({"self_likelihood": 0.03}, "pass", None),
+        ({"self_agreement": 0.8, "self_overlap": 0.8}, "pass", None),  # the same in other words
+        ({"self_chat": 0.25}, "fail", "the self score fell by 12.5 points (from 90.0 to 77.5)"),
+        ({"self_likelihood": 0.12}, "fail", "self_likelihood by 12.0 (margin 10.0"),
+    ],
+)
+def test_the_self_score_has_a_margin_of_its_own(
+    tmp_path: Path, drops: dict[str, float], verdict: str, reason: str | None
+) -> None:
+    harness(tmp_path, {"arm": good()})
+    with_self_suite(tmp_path, "arm", drops)
+    found = run(tmp_path)
+    arm = found["arms"]["arm"]
+    assert arm["verdict"] == verdict
+    assert any(reason in text for text in arm["reasons"]) if reason else arm["reasons"] == []
+    assert arm["general"]["change"] == 0 and arm["general"]["items"] == 960  # it is no general suite
+    assert arm["self"]["items"] == 2 * ITEMS
+    assert found["self_margin"] == 0.05
+    assert json.loads((tmp_path / "metrics.json").read_text())["base"]["self"] == pytest.approx(0.9)
+
+
+def test_few_answers_of_the_self_suite_pass_nothing(tmp_path: Path) -> None:
+    harness(tmp_path, {"arm": good()})
+    with_self_suite(tmp_path, "arm", {"self_likelihood": 0.03}, items=10)
+    arm = run(tmp_path)["arms"]["arm"]
+    assert arm["verdict"] != "pass"
+    assert any("self score" in reason for reason in arm["reasons"])
+
+
+def test_that_no_general_suite_is_written_is_said(tmp_path: Path) -> None:
+    harness(tmp_path, {"arm": good()})
+    assert run(tmp_path)["only_choices"] is False
+    for folder in (tmp_path / "eval").iterdir():
+        settings = json.loads((folder / "settings.json").read_text())
+        for name, suite in settings["suites"].items():
+            suite["written"] = name == "pharmacy"
+        storage.write_json(folder / "settings.json", settings)
+    found = run(tmp_path)
+    assert found["only_choices"] is True and found["verdict"] == "pass"
+    assert any("every general suite is a choice by likelihood" in reason for reason in found["arms"]["arm"]["reasons"])
+
+
 def test_the_repeat_evaluates_the_base_in_other_batches_beside_it(
     project: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -586,6 +650,7 @@ def test_the_repeat_evaluates_the_base_in_other_batches_beside_it(
         return harness.Evaluation([], {"schema": 1}, {})
 
     monkeypatch.setattr(harness, "evaluate_model", evaluate_model)
+    set_params(project, evaluate__self_suite={"rows": 0})
     run_stage("evaluate", "base")
     run_stage("evaluate", REPEAT)
     (batch, once, weights), (half, again, same_weights) = asked

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from browser import CHROMIUM, Browser, Tab
-from report_run import ARMS, SUITES, build, item, render, replay_row
+from report_run import ARMS, SUITES, add_self_suite, build, item, render, replay_row
 
 from holdfast.core import records, storage
 from holdfast.core.errors import UserError
@@ -72,6 +72,7 @@ def hostile(root: Path) -> Path:
             }
             rows.append(item("facts", number, right, "", **more) | {"response": evil})
         records.write("items", file, rows)
+    add_self_suite(root, HOSTILE)
     for file in (
         "reports/consensus.json",
         "reports/quality/quality.json",
