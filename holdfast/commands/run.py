@@ -11,9 +11,11 @@ import inspect
 import os
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
+from holdfast.commands import inputs
 from holdfast.core import fingerprint, storage
 from holdfast.core.errors import UserError, first_line
 
@@ -35,13 +37,13 @@ def main(stage: str, cell: str | None) -> None:
     if len(inspect.signature(script.main).parameters) != len(arguments):
         what = f"stage '{stage}' takes " + ("no name" if arguments else "the name of a model or an arm")
         raise UserError(what, where=STAGES / f"{stage}.py", do="as dvc.yaml calls it, or `dvc repro`")
-    if stage in NO_COSTS or cell == "base-repeat":
-        script.main(*arguments)
-        return
     from holdfast.core import ledger
 
-    with ledger.record_cost(COSTS, stage, cell):
+    before = inputs.read_inputs(stage, cell)
+    free = stage in NO_COSTS or cell == "base-repeat"
+    with nullcontext() if free else ledger.record_cost(COSTS, stage, cell):
         script.main(*arguments)
+        inputs.refuse_changes(before, stage, cell)
 
 
 def load(stage: str) -> ModuleType:

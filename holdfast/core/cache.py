@@ -8,17 +8,20 @@ for is not asked twice.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import multiprocessing
 import os
 import re
+import socket
 import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +186,37 @@ def unwritable_error(error: Exception, where: Path) -> UserError:
     reason = getattr(error, "strerror", None) or str(error)
     do = "make room or make it writable, and run it again; finished work is kept"
     return UserError(f"the cache cannot be written ({reason})", where=where, do=do)
+
+
+@contextmanager
+def hold_lock(file: Path, what: str) -> Iterator[None]:
+    """Holds a lock file for this process alone; the system lets go of it however the process ends. Raises UserError, with who
+    holds it, where another one does. Where the disk knows no locks there is none."""
+    while True:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise unwritable_error(error, file) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(handle, 200).decode(errors="replace")
+            os.close(handle)
+            do = "wait until that one has ended, or end it; then run this again"
+            raise UserError(f"another run is at the same work ({holder or 'unknown'})", where=what, do=do) from None
+        except OSError:  # a network disk
+            pass
+        if file.exists() and os.fstat(handle).st_ino == file.stat().st_ino:
+            break
+        os.close(handle)  # its last holder has just removed it
+    try:
+        os.truncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        os.close(handle)
 
 
 class Entries:

@@ -103,7 +103,7 @@ def train_arm(
     check_lengths(encoded, params, base, source)
     example = check_turn_ends(tokenizer, rows, encoded)
     settings = [arm_config.model_dump(), params.model_dump(exclude={"arms", "processes"}), processes]
-    with scratch_folder([base.fingerprint, mixture_key, *settings, code_version()]) as scratch:
+    with scratch_folder([base.fingerprint, mixture_key, *settings, code_version()], arm) as scratch:
         work = make_job(params, arm, arm_config, base, rows, encoded, processes, scratch)
         if launch.rank() == 0:
             write_rows(scratch, encoded, replay, mask_held_out(tokenizer, held_out))
@@ -266,18 +266,24 @@ def code_version() -> str:
 
 
 @contextmanager
-def scratch_folder(identity: list[Any]) -> Iterator[Path]:
+def scratch_folder(identity: list[Any], arm: str) -> Iterator[Path]:
     """A folder for checkpoints that only a run with equal base, mixture, settings and code finds again.
 
-    It is removed when the run has ended well, and after a failure when it holds no checkpoint.
+    It is removed when the run has ended well, and after a failure when it holds no checkpoint. Raises UserError where another
+    process works in it.
     """
     folder = cache.FOLDER / "finetune" / cache.key(identity)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
+    if launch.rank() != 0:  # of several that torchrun has started, the first one locks and clears up
+        folder.mkdir(parents=True, exist_ok=True)
         yield folder
-        if launch.rank() == 0:  # of several that torchrun has started, the first one clears up
+        return
+    with cache.hold_lock(folder.with_name(f"{folder.name}.lock"), f"finetune, arm '{arm}'"):
+        folder.mkdir(parents=True, exist_ok=True)
+        job.remove_damaged_checkpoints(folder, arm)
+        try:
+            yield folder
             shutil.rmtree(folder)
-    except BaseException:
-        if launch.rank() == 0 and job.last_checkpoint(folder) is None:
-            shutil.rmtree(folder)
-        raise
+        except BaseException:
+            if job.last_checkpoint(folder) is None:
+                shutil.rmtree(folder)
+            raise

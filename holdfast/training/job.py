@@ -6,6 +6,8 @@ the stages import this module before they know whether anything is to be trained
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from holdfast.core.errors import UserError
 from holdfast.params.finetune import Arm, Finetune
 
 ROWS_FILE, REPLAY_FILE, HELD_OUT_FILE = "rows.parquet", "replayed.parquet", "held.parquet"  # in the scratch folder
+CHECKSUMS_FILE = "checksums.json"  # in a checkpoint
 RESULT_FILE, MODEL_FOLDER = "result.json", "model"  # likewise
 MAX_PARAMETERS_ON_ONE_THREAD = 10_000_000  # up to which a CPU core does best with one thread
 
@@ -71,6 +74,35 @@ def arm_config(params: Finetune, arm: str) -> Arm:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint. Trainer writes its state last, so a checkpoint that a kill cut short has none."""
-    checkpoints = [file.parent for file in folder.glob("checkpoint-*/trainer_state.json")]
+    """The newest whole checkpoint. Its checksums are written last, so one that a kill cut short has none."""
+    checkpoints = [file.parent for file in folder.glob(f"checkpoint-*/{CHECKSUMS_FILE}")]
     return max(checkpoints, key=lambda checkpoint: int(checkpoint.name.split("-")[1]), default=None)
+
+
+def seal_checkpoint(checkpoint: Path) -> None:
+    """Writes down what the files of a checkpoint hold, once all are there."""
+    files = sorted(file for file in checkpoint.rglob("*") if file.is_file() and file.name != CHECKSUMS_FILE)
+    sums = {file.relative_to(checkpoint).as_posix(): storage.file_sha256(file) for file in files}
+    storage.write_json(checkpoint / CHECKSUMS_FILE, sums)
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """The first file of a checkpoint that is not as it was written; None where all are."""
+    try:
+        sums = json.loads((checkpoint / CHECKSUMS_FILE).read_text(encoding="utf-8"))
+        for name, expected in sums.items():
+            if storage.file_sha256(checkpoint / name) != expected:
+                return str(name)
+        return None if sums else CHECKSUMS_FILE
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        return Path(str(getattr(error, "filename", None) or CHECKSUMS_FILE)).name
+
+
+def remove_damaged_checkpoints(folder: Path, arm: str) -> None:
+    """Before a run resumes: reads every checkpoint, says which is damaged, and removes it, so that an earlier one is taken, or
+    the run starts anew."""
+    for checkpoint in sorted(folder.glob("checkpoint-*")):
+        if damaged := find_damage(checkpoint):
+            if (checkpoint / CHECKSUMS_FILE).exists():  # else a kill cut it short
+                print(f"{arm}: {checkpoint.name} is damaged ({damaged[:80]!r}), and not used")
+            shutil.rmtree(checkpoint)

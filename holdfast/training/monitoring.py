@@ -9,12 +9,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import TrainerCallback
 
 from holdfast.core.errors import UserError
 from holdfast.core.progress import Progress
 from holdfast.training import curves
-from holdfast.training.job import last_checkpoint
+from holdfast.training.job import last_checkpoint, seal_checkpoint
 
 EXPLODED_RATIO = 2.0  # to the cross-entropy of guessing, or of the first step where that was worse
 
@@ -59,6 +60,11 @@ class Watch(TrainerCallback):
             )
         if self.live:
             curves.write_line(self.live, state.global_step, logs, (*curves.NAMES, *curves.SPEED_NAMES))
+
+    def on_save(self, args, state, control, **kwargs):
+        PartialState().wait_for_everyone()  # each process writes a file of its own
+        if state.is_world_process_zero:
+            seal_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def close(self) -> None:
         if self.progress:

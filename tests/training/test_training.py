@@ -18,7 +18,7 @@ from holdfast.chat import encoding
 from holdfast.core import ledger, manifest, records, storage
 from holdfast.core.errors import UserError
 from holdfast.params.finetune import Arm
-from holdfast.training import averaging, compiling, monitoring, process, results, trainer
+from holdfast.training import averaging, compiling, fine_tuning, job, monitoring, process, results, trainer
 
 
 @pytest.fixture
@@ -579,3 +579,66 @@ def test_a_tuned_model_that_lacks_its_tokenizer_takes_no_one_s_place(train, proj
     with pytest.raises(UserError, match="tokenizer cannot be loaded"):
         train(learning_rate=2e-2)
     assert model_files(project) == before
+
+
+def test_a_second_run_of_the_same_training_is_told_who_is_at_it(train, project, monkeypatch):
+    import os
+
+    start, told = process.train, []
+
+    def train_twice(job) -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                with fine_tuning.scratch_folder(["same"], "arm"):
+                    os._exit(1)
+            except UserError as error:
+                told.append(error)
+                (project / "told").write_text(str(error))
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        start(job)
+
+    monkeypatch.setattr(process, "train", train_twice)
+    monkeypatch.setattr(fine_tuning.cache, "key", lambda *_: "same")
+    train()
+    said = (project / "told").read_text()
+    assert f"finetune, arm 'arm': another run is at the same work (process {os.getpid()} on " in said
+    assert (project / "models/arm/model.safetensors").is_file()
+    assert not list((project / ".cache/finetune").iterdir())
+
+
+@pytest.mark.parametrize("file", ["trainer_state.json", "optimizer.pt", "model.safetensors", "checksums.json"])
+@pytest.mark.parametrize("damage", ["cut short", "altered", "gone"])
+def test_a_damaged_checkpoint_is_said_and_never_resumed_from(train, project, monkeypatch, capsys, file, damage):
+    mixture(project, epochs=4)
+    settings = dict(checkpoint_steps=3, scheduler="cosine", learning_rate=1e-3)
+    killed(monkeypatch, 5, lambda: train(**settings))
+    (folder,) = project.glob(".cache/finetune/*/checkpoint-3")
+    content = (folder / file).read_bytes()
+    if damage == "gone":
+        (folder / file).unlink()
+    else:
+        half = len(content) // 2
+        altered = content[:half] + bytes([content[half] ^ 4]) + content[half + 1 :]
+        (folder / file).write_bytes(content[:-20] if damage == "cut short" else altered)
+    capsys.readouterr()
+    train(**settings)
+    said = capsys.readouterr().out
+    assert "resuming" not in said
+    assert ("checkpoint-3 is damaged" in said) == ((file, damage) != ("checksums.json", "gone"))
+    damaged = (project / "models/arm/model.safetensors").read_bytes()
+    train(**settings)
+    assert damaged == (project / "models/arm/model.safetensors").read_bytes()
+
+
+def test_the_checkpoint_before_a_damaged_one_is_taken(project):
+    for step in (3, 6):
+        folder = project / "scratch" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "weights").write_bytes(b"weights")
+        job.seal_checkpoint(folder)
+    assert job.last_checkpoint(project / "scratch") == folder
+    (folder / "weights").write_bytes(b"weight")
+    job.remove_damaged_checkpoints(project / "scratch", "arm")
+    assert job.last_checkpoint(project / "scratch") == folder.with_name("checkpoint-3")
