@@ -33,7 +33,7 @@ import typer  # noqa: E402  (the environment comes first: OpenMP reads it when t
 from typer.core import TyperGroup  # noqa: E402
 
 from holdfast.commands import tools  # noqa: E402
-from holdfast.core.errors import ExitCode, UserError, first_line  # noqa: E402
+from holdfast.core.errors import ExitCode, UserError, escape_control, first_line  # noqa: E402
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)  # full, read-only or forbidden
 EXTRAS = {  # which extra brings what a stage imports
@@ -180,8 +180,8 @@ def exit_code() -> int:
             print(f"error: {error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
             print("  make room or allow access, and run it again; earlier outputs are unchanged", file=sys.stderr)
         else:
-            traceback.print_exc()
-            print(f"error: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
+            print(escape_control(traceback.format_exc()), end="", file=sys.stderr)
+            print(f"error: {type(error).__name__}: {escape_control(first_line(error))}", file=sys.stderr)
             print("  this is a bug of Holdfast: please report it with the lines above", file=sys.stderr)
     return ExitCode.BROKEN
 

@@ -40,6 +40,9 @@ TALK = templates.turns("delta yes omega", "yes 🙂 sigma", "lambda then naïve 
 USERS = ("delta", "omega", "lambda", "then")  # words of the user's that no answer holds
 
 
+_guarded: set[str] = set()  # templates that a child of this process has rendered
+
+
 def inspect_template(tokenizer: PreTrainedTokenizerBase, where: str, level: str = "tokens") -> dict[str, Any]:
     """Everything `holdfast template` prints, as plain JSON values.
 
@@ -196,21 +199,35 @@ def examine_source(source: str) -> dict[str, Any]:
 
 def examine_in_child(source: str, seconds: int = SECONDS) -> dict[str, Any]:
     """`examine_source` in a child process that is stopped when it takes too long or too much memory."""
+    findings = run_child(source, seconds)
+    if "error" in findings:
+        raise UserError(**findings["error"])
+    return findings
+
+
+def run_child(source: str, seconds: int) -> dict[str, Any]:
+    """What the child prints: findings, or an error. Raises UserError where the template does not end by itself."""
     command = [sys.executable, "-P", "-m", "holdfast.chat.template_check", source, str(seconds)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode < 0 or "MemoryError" in done.stderr:
         raise UserError(
-            f"the chat template does not finish within {seconds} s and {MEMORY >> 30} GiB",
+            f"has a chat template that does not finish within {seconds} s and {MEMORY >> 30} GiB",
             where=source,
             do="do not use it: it loops or writes without end",
         )
     if done.returncode:
         raise RuntimeError(done.stderr)
-    found = json.loads(done.stdout)
-    if "error" in found:
-        raise UserError(**found["error"])
-    return found
+    return json.loads(done.stdout)
+
+
+def guard_template(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """To be called before a template is rendered in this process for the first time: a child renders it first, once for each
+    template. Raises UserError where it does not end by itself; whether it can be used is not asked here."""
+    known = json.dumps([tokenizer.get_chat_template(), {k: str(v) for k, v in tokenizer.special_tokens_map.items()}])
+    if known not in _guarded:
+        run_child(str(folder), SECONDS)
+        _guarded.add(known)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from holdfast.core import checkpoint, manifest
-from holdfast.core.errors import UserError, first_line
+from holdfast.core.errors import UserError, escape_control, first_line
 from holdfast.params.models import Model
 from holdfast.params.whole import Params
 from holdfast.planning import machine, shapes
@@ -49,8 +49,8 @@ def main(as_json: bool = False) -> int:
         checks += [
             (name, lambda name=name: check_model(name, params)) for name in params.panel if name in params.models
         ]
-    for line in results if not as_json else ():
-        print(*line)
+    for mark, text in results if not as_json else ():
+        print(mark, escape_control(text))
     for name, check in checks:
         try:
             lines = list(check())
@@ -58,8 +58,8 @@ def main(as_json: bool = False) -> int:
             lines = [(NEEDED, f"{name}: {error.name} is not installed: pip install 'holdfast[pipeline]'")]
         except Exception as error:  # whatever is broken here, the other lines still help
             lines = [(NEEDED, f"{name}: cannot be checked ({type(error).__name__}: {first_line(error)})")]
-        for line in lines if not as_json else ():
-            print(*line, flush=True)
+        for mark, text in lines if not as_json else ():
+            print(mark, escape_control(text), flush=True)
         results += lines
     missing = sum(mark == NEEDED for mark, _ in results)
     if as_json:

@@ -257,7 +257,7 @@ def report_written(files: dict[str, bytes], edited: set[str]) -> None:
 def tailor_start(base: str, domain: Path, test: Path | None, revision: str | None, columns: str | None) -> Start:
     """Looks at model and data, and makes the params file for them. Raises UserError."""
     try:
-        from holdfast.chat import encoding
+        from holdfast.chat import encoding, template_check
         from holdfast.planning import survey, tailor
     except ModuleNotFoundError as error:
         raise UserError(
@@ -287,6 +287,8 @@ def tailor_start(base: str, domain: Path, test: Path | None, revision: str | Non
     if tokenizer is not None and not tokenizer.chat_template:
         do = "use a chat (instruct) model, or put its chat_template.jinja beside the tokenizer"
         raise UserError("the model has no chat template", where=base, do=do)
+    if tokenizer is not None and place is not None:
+        template_check.guard_template(place, tokenizer)
 
     def tokens(conversation: encoding.Messages) -> tuple[int, int]:
         try:

@@ -60,6 +60,10 @@ def main(price: float | None, device: str | None, count: int, as_json: bool) -> 
         if (f := shapes.find_folder(params.models[n], folder)) and list(f.glob("*.safetensors"))
     }
     tokenizer = manifest.load_tokenizer(here[params.base]) if params.base in here else None
+    if tokenizer is not None and tokenizer.chat_template:
+        from holdfast.chat import template_check
+
+        template_check.guard_template(here[params.base], tokenizer)
     rubric_tokens = len(tokenizer(text)["input_ids"]) if tokenizer else len(text) // 3
     notes = fit.problems(params, {name: size.context for name, size in sizes.items() if size}, rubric_tokens)
     domain, counted = count_data(params, tokenizer)

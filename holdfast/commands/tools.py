@@ -62,10 +62,11 @@ def template(
 
     from holdfast.chat import template_check, template_text
     from holdfast.core import manifest as models
+    from holdfast.core.errors import escape_control
 
     acquired = MODELS / "manifest" / f"{source}.json"
     found = template_check.examine_in_child(str(models.load(acquired).folder()) if acquired.is_file() else source)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else template_text.format_findings(found))
+    print(json.dumps(found, indent=2) if as_json else escape_control(template_text.format_findings(found)))
     raise typer.Exit(0 if found["passed"] else 1)
 
 

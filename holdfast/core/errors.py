@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from enum import IntEnum
 from functools import partial
 
@@ -16,11 +17,22 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+def escape_control(text: str) -> str:
+    """Text for a terminal: characters that would steer it (escape sequences, marks that turn the order of text) are spelled out.
+    Line breaks stay."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c == "\n" or c.isprintable() or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
 class UserError(Exception):
-    """Bad input. `what` and `where` on the first line, `do` on the second; never a traceback."""
+    """Bad input. `what` and `where` on the first line, `do` on the second; never a traceback. Whatever it quotes is escaped."""
 
     def __init__(self, what: str, *, where: object, do: str) -> None:
-        self.what, self.where, self.do = what, str(where), do
+        self.what, self.where, self.do = escape_control(what), escape_control(str(where)), escape_control(do)
         super().__init__(f"{self.where}: {what}\n  {do}")
 
     def __reduce__(self) -> tuple[object, ...]:

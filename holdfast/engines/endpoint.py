@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -26,6 +28,8 @@ from holdfast.core.manifest import Endpoint
 CHAT, RAW, MODELS = "chat/completions", "completions", "models"
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before the first retry; doubled from one to the next
 LONGEST_WAIT = 600.0  # seconds of Retry-After beyond which it is better to come back another time
+MAX_REPLY_BYTES = 64 * 2**20  # of one answer, unpacked
+MAX_TOKENS = 10**9  # of one answer: more is no count
 KEPT = "what was answered is kept, and not asked again"
 
 
@@ -36,6 +40,30 @@ class Reply:
     n_tokens: int
     top: list[tuple[str, float]] = field(default_factory=list)  # alternatives of the first token, log-probabilities
     prompt_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back to one request, read to its end."""
+
+    status: int
+    retry_after: str
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """Raises ValueError where it is no JSON, or too deep for any answer."""
+        try:
+            return json.loads(self.body)
+        except RecursionError:
+            raise ValueError("too deep") from None
+
+
+class Unreadable(Exception):
+    """An answer that is larger than any, or packed in a way that was not asked for."""
 
 
 class Refused(Exception):
@@ -95,7 +123,7 @@ class Client:
         most = self.endpoint.concurrency
         return httpx.AsyncClient(
             base_url=self.endpoint.url,
-            headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
+            headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {}),
             timeout=self.endpoint.timeout,
             limits=httpx.Limits(max_connections=most, max_keepalive_connections=most),
         )
@@ -110,18 +138,17 @@ class Client:
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt) * random.uniform(0.75, 1.25)
             try:
                 async with asyncio.timeout(self.endpoint.timeout):
-                    response = await http.request(method, path, json=body)
+                    answer = await read_answer(http, method, path, body)
+            except Unreadable as error:
+                raise self.unusable_answer(str(error), path) from None
             except (httpx.RequestError, TimeoutError) as error:
                 problem, do = self.explain_no_answer(error)
             else:
-                if response.status_code != 429 and response.status_code < 500:
-                    return self.read_content(response, path)
-                problem, do = (
-                    f"the server answers {response.status_code} ({self.read_detail(response)})",
-                    "try again later",
-                )
-                wait_for = read_retry_after(response)
-                if "insufficient_quota" in response.text or wait_for > LONGEST_WAIT:
+                if answer.status != 429 and answer.status < 500:
+                    return self.read_content(answer, path)
+                problem, do = f"the server answers {answer.status} ({self.read_detail(answer)})", "try again later"
+                wait_for = read_retry_after(answer.retry_after)
+                if "insufficient_quota" in answer.text or wait_for > LONGEST_WAIT:
                     break
                 self.not_before = max(self.not_before, loop.time() + wait_for)
             if attempt < self.endpoint.retries:
@@ -148,31 +175,34 @@ class Client:
             return f"no answer within {self.endpoint.timeout:g} s", "raise 'timeout', or lower 'concurrency'"
         return f"the connection broke ({first_line(error)})", "look into the server's log"
 
-    def read_content(self, response: httpx.Response, path: str) -> Any:
-        if not response.is_success:
-            raise Refused(response.status_code, self.read_detail(response, 2000), path)
+    def read_content(self, answer: Answer, path: str) -> Any:
+        if not 200 <= answer.status < 300:
+            raise Refused(answer.status, self.read_detail(answer, 2000), path)
         try:
-            return response.json()
+            content = answer.json()
         except ValueError:
             raise UserError(
-                f"the answer to {path} is not JSON ({self.read_detail(response)})",
+                f"the answer to {path} is not JSON ({self.read_detail(answer)})",
                 where=self.where,
                 do=f"is this the address of the API? It often ends in /v1; {KEPT}",
             ) from None
+        if isinstance(content, dict) and content.get("error") and not (content.get("choices") or content.get("data")):
+            raise Refused(answer.status, self.read_detail(answer, 2000), path)
+        return content
 
-    def read_detail(self, response: httpx.Response, most: int = 160) -> str:
+    def read_detail(self, answer: Answer, most: int = 160) -> str:
         """What an error says, in one line of plain text: it is untrusted, and might repeat the key."""
         try:
-            content = response.json()
+            content = answer.json()
         except ValueError:
-            html = "<html" in response.text[:2000].lower()
-            text = "an HTML page" if html else response.text
+            html = "<html" in answer.text[:2000].lower()
+            text = "an HTML page" if html else answer.text[:100_000]
         else:
             inner = content.get("error", content) if isinstance(content, dict) else content
             text = str(inner.get("message") or inner.get("detail") or inner) if isinstance(inner, dict) else str(inner)
-        if self.key:
-            text = text.replace(self.key, "***")
-        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        text = " ".join("".join(c if c.isprintable() else " " for c in text[:100_000]).split())
+        if self.key:  # also where it is broken by blanks or lines
+            text = re.sub(r"\s*".join(map(re.escape, self.key)), "***", text, flags=re.I)
         return text[:most] or "nothing more"
 
     async def explain(self, http: httpx.AsyncClient, refused: Refused) -> UserError:
@@ -223,12 +253,15 @@ class Client:
                 raise self.unusable_answer(f"{len(choices)} choices instead of 1", path)
             text = choices[0]["message"]["content"] if path == CHAT else choices[0]["text"]
             served, finish_reason = content.get("model"), choices[0].get("finish_reason")
-            read, written = (int(usage.get(f"{part}_tokens") or 0) for part in ("prompt", "completion"))
+            read, written = (usage.get(f"{part}_tokens") or 0 for part in ("prompt", "completion"))
             top = read_top_logprobs(choices[0].get("logprobs"))
-        except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
             raise self.unusable_answer(f"no usable choice, {type(error).__name__}", path) from None
         if text is not None and not isinstance(text, str):
             raise self.unusable_answer("text is no text", path)
+        for count in (read, written):
+            if not isinstance(count, int) or not 0 <= count <= MAX_TOKENS:
+                raise self.unusable_answer(f"it counts {str(count)[:40]} tokens (usage)", path)
         if served and self.endpoint.served and served != self.endpoint.served:
             raise UserError(
                 f"the server now answers as '{str(served)[:60]}', not as '{self.endpoint.served}' any more",
@@ -278,12 +311,30 @@ def read_key(name: str, variable: str | None) -> str | None:
     return key
 
 
-def read_retry_after(response: httpx.Response) -> float:
+def read_retry_after(value: str) -> float:
     """Seconds that the server asks to wait: a number, or a date (RFC 9110, 10.2.3)."""
-    value = response.headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"\d+(\.\d+)?", value):
+    if re.fullmatch(r"\d{1,12}(\.\d{1,12})?", value):
         return float(value)
     try:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0
+
+
+async def read_answer(http: httpx.AsyncClient, method: str, path: str, body: dict[str, Any] | None) -> Answer:
+    """Asks, and reads the answer as it comes, never more than MAX_REPLY_BYTES of it. Raises Unreadable."""
+    async with http.stream(method, path, json=body) as response:
+        packed = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if packed not in ("", "identity", "gzip", "x-gzip", "deflate"):
+            raise Unreadable("it is packed in a way that was not asked for")
+        unpack = None if packed in ("", "identity") else zlib.decompressobj(zlib.MAX_WBITS | 32)
+        content = bytearray()
+        async for part in response.aiter_raw():
+            room = MAX_REPLY_BYTES + 1 - len(content)
+            try:
+                content += unpack.decompress(part, room) if unpack else part[:room]
+            except zlib.error:
+                raise Unreadable("it cannot be unpacked") from None
+            if len(content) > MAX_REPLY_BYTES:
+                raise Unreadable(f"more than {MAX_REPLY_BYTES >> 20} MiB")
+        return Answer(response.status_code, response.headers.get("Retry-After", "").strip(), bytes(content))

@@ -9,8 +9,9 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+from holdfast.chat.template_check import guard_template
 from holdfast.core import checkpoint, manifest, storage
-from holdfast.core.errors import UserError
+from holdfast.core.errors import UserError, escape_control
 from holdfast.params.models import Model
 
 
@@ -48,7 +49,7 @@ def inspect_endpoint(name: str, params: Model, files: manifest.Manifest | None) 
         else "no log-probabilities: scores come from the text",
         *(f"takes no {field}" for field in endpoint.refuses),
     ]
-    print(f"endpoint {name}: answers as '{endpoint.served or endpoint.model}', {', '.join(offers)}")
+    print(escape_control(f"endpoint {name}: answers as '{endpoint.served or endpoint.model}', {', '.join(offers)}"))
     if files:
         return replace(files, endpoint=endpoint)
     # The weights cannot be hashed: what the user calls the version, and the name in the replies, must do.
@@ -120,6 +121,7 @@ def check_tokenizer(folder: Path, vocabulary: int) -> None:
     if not tokenizer.chat_template:
         do = "use a chat (instruct) model, or put its chat_template.jinja beside the tokenizer"
         raise UserError("has no chat template", where=folder, do=do)
+    guard_template(folder, tokenizer)
     special = set(tokenizer.all_special_ids) | {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
     beyond = sorted(token for token, i in tokenizer.get_vocab().items() if i >= vocabulary and i not in special)
     if beyond:  # special ones are written by templates alone: texts that spell them are escaped

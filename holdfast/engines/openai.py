@@ -17,10 +17,11 @@ import httpx2 as httpx
 import numpy as np
 
 from holdfast.chat import encoding
+from holdfast.chat.template_check import guard_template
 from holdfast.chat.templates import Messages
 from holdfast.core import cache, manifest, meter
 from holdfast.core.errors import UserError
-from holdfast.engines.endpoint import CHAT, MODELS, RAW, Client, Refused, Reply
+from holdfast.engines.endpoint import CHAT, MAX_TOKENS, MODELS, RAW, Client, Refused, Reply
 from holdfast.engines.interface import SCORES, Completion, Sampling
 
 ROOM = 16  # tokens for a score in words
@@ -238,6 +239,8 @@ def probe_endpoint(name: str, endpoint: manifest.Endpoint, folder: Any = None) -
         name, replace(endpoint, served="", retries=min(2, endpoint.retries), max_requests=None, max_tokens=None)
     )
     tokenizer = manifest.load_tokenizer(folder) if folder is not None else None
+    if tokenizer is not None and tokenizer.chat_template:
+        guard_template(folder, tokenizer)
     question: Messages = [{"role": "user", "content": "Rate 2 + 2 = 4. Answer with one number from 1 to 5."}]
 
     async def ask(http: httpx.AsyncClient) -> tuple[manifest.Endpoint, int]:
@@ -247,10 +250,12 @@ def probe_endpoint(name: str, endpoint: manifest.Endpoint, folder: Any = None) -
         except Refused as refused:  # not every server has a list
             if refused.status in (401, 403):
                 raise
-        listed = {str(e.get("id")): e for e in (content.get("data") or [])} if isinstance(content, dict) else {}
+        entries = content.get("data") if isinstance(content, dict) else None
+        listed = {str(e.get("id")): e for e in entries if isinstance(e, dict)} if isinstance(entries, list) else {}
         if listed and endpoint.model not in listed:
             raise Refused(404, "not in the list of models", MODELS)
         length = listed.get(endpoint.model, {}).get("max_model_len")
+        length = length if isinstance(length, int) and 0 < length < MAX_TOKENS else 0
         body: dict[str, Any] = dict(model=endpoint.model, seed=1, temperature=1.0, top_p=0.99, max_tokens=1)
         if tokenizer is None:
             path = CHAT
@@ -297,7 +302,7 @@ def probe_endpoint(name: str, endpoint: manifest.Endpoint, folder: Any = None) -
             refuses=sorted(refuses),
             top_logprobs=int(most),
             token_prompts=isinstance(body.get("prompt"), list),
-        ), int(length or 0)
+        ), length
 
     async def run() -> tuple[manifest.Endpoint, int]:
         async with client.http() as http:

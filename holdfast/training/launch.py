@@ -7,9 +7,12 @@ launch` has started the stage, on one machine or several, the stage is one of th
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import multiprocessing
 import os
+import re
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -20,6 +23,11 @@ from holdfast.training.job import MAX_PARAMETERS_ON_ONE_THREAD, Job
 
 PROCESS_MODULE = "holdfast.training.process"
 ERROR_FILE = "error-{rank}.json"  # in the scratch folder: what the user should read
+USER_ERROR = 2  # exit code of a process that ended with an error that the user should read
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FAILED_WRITE = (
+    r"os error (27|28|122)\b|PytorchStreamWriter failed|iostream error"  # what safetensors and torch say of it
+)
 MIN_ROWS_FOR_TWO_PROCESSES = (
     2000  # with fewer rows of a small model, a second process takes longer to start than it saves
 )
@@ -90,9 +98,7 @@ def preload_libraries(processes: int) -> None:
 def run_job(job: Job) -> None:
     """Runs process.train(job) in all its processes. Raises the UserError that one of them ended with."""
     if job.processes == 1 or launcher_world_size():
-        from holdfast.training import process
-
-        process.train(job)
+        train_here(job)
         return
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -120,6 +126,8 @@ def run_job(job: Job) -> None:
         for file in sorted(job.scratch.glob(ERROR_FILE.format(rank="*"))):
             raise UserError(**storage.read_json(file)) from None
         failure = error.get_first_failure()[1]
+        if failure.exitcode == USER_ERROR:  # and not even the reason could be written
+            raise cache.unwritable_error(OSError("is the disk full?"), job.scratch) from None
         if failure.exitcode < 0:
             raise UserError(
                 f"a training process was ended from outside by signal {-failure.exitcode} (is the memory enough?)",
@@ -129,17 +137,31 @@ def run_job(job: Job) -> None:
         raise
 
 
+def train_here(job: Job) -> None:
+    """This process's part. Raises UserError where a disk is full, whichever library was writing."""
+    from holdfast.training import process
+
+    try:
+        process.train(job)
+    except UserError:
+        raise
+    except Exception as error:  # torch and safetensors have kinds of their own for a failed write
+        full = isinstance(error, OSError) and error.errno in FULL
+        if full or re.search(FAILED_WRITE, str(error)):
+            raise cache.unwritable_error(error, Path(getattr(error, "filename", None) or job.scratch)) from None
+        raise
+
+
 def run_worker(job: Job) -> None:
     """One of several processes. An error that the user should read goes to a file, since only an exit code comes
     back."""
     cache.start_worker()
     try:
-        from holdfast.training import process
-
-        process.train(job)
+        train_here(job)
     except (UserError, OSError) as error:
         if not isinstance(error, UserError):
             error = cache.unwritable_error(error, Path(error.filename or job.scratch))
         content = {"what": error.what, "where": error.where, "do": error.do}
-        storage.write_json(job.scratch / ERROR_FILE.format(rank=rank()), content)
-        os._exit(2)  # at once: the others wait for this process in a collective call, and torchrun ends them
+        with contextlib.suppress(OSError):  # where the disk is full, the exit code has to do
+            storage.write_json(job.scratch / ERROR_FILE.format(rank=rank()), content)
+        os._exit(USER_ERROR)  # at once: the others wait for this process in a collective call, and torchrun ends them

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from helpers import ROOT, run_stage, set_params
 
+from holdfast.chat import template_check
 from holdfast.core import manifest
 from holdfast.core.errors import UserError
 
@@ -165,6 +166,15 @@ def test_an_unusable_model_is_refused_and_the_earlier_manifest_stays(folder, fau
     assert len(str(caught.value).splitlines()) <= 3
     assert Path("models/manifest/base.json").read_bytes() == before
     assert [f.name for f in Path("models/manifest").parent.iterdir() if f.name.startswith(".")] == []
+
+
+def test_a_template_that_loops_without_end_stops_acquire_in_time(folder, monkeypatch):
+    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
+    file = folder / "chat_template.jinja"
+    file.write_text(loops + file.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(template_check, "SECONDS", 5)  # of processor time, the child's start included
+    with pytest.raises(UserError, match="model 'base' has a chat template that does not finish within 5 s"):
+        run()
 
 
 @pytest.mark.parametrize("fault", [only_pickles, no_template, no_config])

@@ -1,0 +1,194 @@
+"""Servers that answer nonsense, too much, or in packed form: refused in a few lines, in bounded time and memory."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import json
+import random
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_server import KEY, Handler, Server, answer
+
+from holdfast.core import manifest
+from holdfast.core.errors import UserError
+from holdfast.engines import endpoint
+from holdfast.engines.endpoint import CHAT, Client
+
+BODY = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+@pytest.fixture
+def server(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(endpoint, "FIRST_PAUSE", 0.001)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    found = Server()
+    yield found
+    found.shutdown()
+    found.server_close()
+
+
+def make_client(url: str, **changes: Any) -> Client:
+    settings = dict(
+        url=url, model="tiny", served="tiny-1", refuses=[], token_prompts=True, top_logprobs=20, api_key_env=None,
+        concurrency=4, timeout=20.0, retries=1, max_requests=None, max_tokens=None,
+    )  # fmt: skip
+    return Client("m", manifest.Endpoint(**{**settings, **changes}))  # type: ignore[arg-type]
+
+
+def ask(server: Server, **changes: Any) -> endpoint.Reply:
+    return make_client(server.url, **changes).ask(CHAT, [BODY])[0]
+
+
+def usable(**changes: Any) -> dict[str, Any]:
+    choice = {"message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 7, "completion_tokens": 3}
+    return {"model": "tiny-1", "choices": [choice], "usage": usage} | changes
+
+
+def test_a_usable_answer_is_taken_packed_or_not(server):
+    plain = json.dumps(usable()).encode()
+    for packed, encoding in ((plain, None), (gzip.compress(plain), "gzip"), (zlib.compress(plain), "deflate")):
+        more = {"Content_Encoding": encoding} if encoding else {}
+        server.faults = [lambda handler, packed=packed, more=more: handler.give(packed, **more)]
+        assert ask(server).text == "yes"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "zstd", "gzip, gzip"])
+def test_a_small_answer_that_unpacks_to_gigabytes_is_refused(server, monkeypatch, encoding):
+    monkeypatch.setattr(endpoint, "MAX_REPLY_BYTES", 2**20)
+    bomb = gzip.compress(bytes(64 * 2**20))
+    assert len(bomb) < 2**17
+    server.always = lambda handler: handler.give(bomb, Content_Encoding=encoding)
+    with pytest.raises(
+        UserError, match=r"not usable \((more than 1 MiB|it is packed in a way that was not asked for)\)"
+    ):
+        ask(server)
+    assert server.asked() == 1  # it is not asked again
+
+
+def test_an_answer_without_end_is_cut_off(server, monkeypatch):
+    monkeypatch.setattr(endpoint, "MAX_REPLY_BYTES", 2**18)
+
+    def pour(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/json")
+        handler.end_headers()
+        handler.close_connection = True
+        while True:
+            handler.wfile.write(b" " * 65536)
+
+    server.always = pour
+    with pytest.raises(UserError, match="more than 0 MiB"):
+        ask(server)
+
+
+NONSENSE = {
+    "deep": (b'{"choices": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", "is not JSON"),
+    "infinite usage": (b'{"choices": [{"message": {"content": "x"}}], "usage": {"completion_tokens": Infinity}}', "inf tokens"),
+    "negative usage": (usable(usage={"prompt_tokens": -10**6, "completion_tokens": 1}), "counts -1000000 tokens"),
+    "huge usage": (usable(usage={"completion_tokens": 10**30}), "counts 1000000"),
+    "usage in words": (usable(usage={"completion_tokens": "many"}), "counts many tokens"),
+    "usage is a list": (usable(usage=[1]), "not usable"),
+    "an error with status 200": ({"error": {"message": "model is on fire", "code": 500}}, "with 200 (model is on fire)"),
+    "an error in words": ({"error": "out of memory"}, "with 200 (out of memory)"),
+    "no choice": (usable(choices=[]), "0 choices"),
+    "a choice of another kind": (usable(choices=["x"]), "no usable choice"),
+    "a number for the text": (usable(choices=[{"message": {"content": 7}}]), "text is no text"),
+    "a list": ([1, 2], "no usable choice"),
+    "null": (None, "no usable choice"),
+    "not packed as it says": (b"\x1f\x8bnonsense", "not JSON"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NONSENSE)
+def test_nonsense_is_refused_in_a_few_lines(server, kind):
+    content, reason = NONSENSE[kind]
+    server.always = answer(content)
+    with pytest.raises(UserError) as caught:
+        ask(server, max_tokens=10**6)
+    assert reason in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "echo", [KEY, " ".join(KEY), KEY.upper(), "\n".join([KEY[:9], KEY[9:]]), KEY[:5] + "\x00 " + KEY[5:]]
+)
+def test_a_server_that_repeats_the_key_does_not_make_it_known(server, monkeypatch, echo):
+    monkeypatch.setenv("SECRET_KEY", KEY)
+    server.always = answer({"error": {"message": f"bad key {echo}, sorry"}}, 400)
+    with pytest.raises(UserError) as caught:
+        ask(server, api_key_env="SECRET_KEY")
+    said = "".join(str(caught.value).split()).lower()
+    assert KEY.lower() not in said and "badkey***,sorry" in said
+
+
+NASTY: list[Any] = [
+    None, True, False, 0, -1, 10**40, -0.5, float("inf"), float("nan"), "", "x" * 5000, "\x1b]0;title\x07", "\ud800",
+    [], [[]], {}, {"a": {"b": []}}, [None], "stop", 1e308,
+]  # fmt: skip
+
+
+def mutate(rng: random.Random, content: Any) -> Any:
+    """The content with one part replaced, removed, doubled or wrapped."""
+    content = copy.deepcopy(content)
+    place: Any = content
+    while True:
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        if not keys:
+            return content
+        key = rng.choice(keys)
+        if isinstance(place[key], (dict, list)) and rng.random() < 0.7:
+            place = place[key]
+            continue
+        kind = rng.randrange(4)
+        if kind == 0:
+            del place[key]
+        elif kind == 1 and isinstance(place, list):
+            place.append(copy.deepcopy(place[key]))
+        elif kind == 2:
+            place[key] = [place[key]]
+        else:
+            place[key] = copy.deepcopy(rng.choice(NASTY))
+        return content
+
+
+def test_mutated_answers_are_taken_whole_or_refused(project):
+    """1,500 mutations, of the content and of the bytes."""
+    rng = random.Random(1)
+    client = make_client("http://127.0.0.1:9/v1", max_tokens=10**9)
+    logprobs = {
+        "content": [{"token": "1", "top_logprobs": [{"token": "1", "logprob": -0.1}, {"token": "2", "logprob": -3}]}]
+    }
+    start = usable()
+    start["choices"][0]["logprobs"] = logprobs
+    taken, messages = 0, list[str]()
+    for n in range(1500):
+        content = start
+        for _ in range(rng.randrange(1, 4)):
+            content = mutate(rng, content) if isinstance(content, (dict, list)) and content else content
+        body = bytearray(json.dumps(content).encode())
+        if n % 3 == 0:
+            for _ in range(rng.randrange(1, 4)):
+                body[rng.randrange(len(body))] = rng.randrange(256)
+        if n % 7 == 0:
+            del body[rng.randrange(len(body)) :]
+        try:
+            reply = client.parse(client.read_content(endpoint.Answer(200, "", bytes(body)), CHAT), CHAT)
+        except endpoint.Refused as refused:
+            messages.append(refused.detail)
+            continue
+        except UserError as error:
+            messages.append(error.what)
+            continue
+        taken += 1
+        assert isinstance(reply.text, str) and reply.finish_reason in ("stop", "length")
+        reply.text.encode()
+        assert 0 <= reply.n_tokens <= endpoint.MAX_TOKENS and 0 <= reply.prompt_tokens <= endpoint.MAX_TOKENS
+        assert all(isinstance(token, str) and p <= 0 for token, p in reply.top)
+    assert 50 < taken < 1400
+    assert all(message.isprintable() for message in messages)
