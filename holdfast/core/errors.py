@@ -33,7 +33,7 @@ class UserError(Exception):
 
     def __init__(self, what: str, *, where: object, do: str) -> None:
         self.what, self.where, self.do = escape_control(what), escape_control(str(where)), escape_control(do)
-        super().__init__(f"{self.where}: {what}\n  {do}")
+        super().__init__(f"{self.where}: {self.what}\n  {self.do}")
 
     def __reduce__(self) -> tuple[object, ...]:
         """Crosses from a worker process whole: the default would call __init__ with the message alone."""

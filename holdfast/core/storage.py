@@ -67,7 +67,7 @@ def read_json(path: Path) -> Any:
         raise UserError("no such file", where=path, do="run `dvc repro`, or `dvc pull` where a remote has it")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or thousands of brackets
         raise UserError(f"not valid JSON ({error})", where=path, do="remove it and run `dvc repro`") from None
 
 
