@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
-from holdfast.data import ingestion
+from holdfast.core import manifest, storage
+from holdfast.data import ingestion, ingestion_report
+from holdfast.data.template_fit import TemplateFit
 from holdfast.params.ingest import Ingest
 
 
 def main() -> None:
     params = Ingest.load()
-    train, rejected = ingestion.read_split("train", params.train, params)
-    test: list[ingestion.Conversation] = []
+    base = manifest.load(Path("models/manifest/base.json"))
+    tokenizer = manifest.load_tokenizer(base.folder())
+
+    splits = {"train": ingestion.read_split("train", params.train, params, TemplateFit(tokenizer))}
     if params.test:
-        test, rejected_of_test = ingestion.read_split("test", params.test, params)
-        rejected += rejected_of_test
-    ingestion.require_group([*train, *test], params)
-    if not params.test:
-        train, test = ingestion.split_off_test(train, params.test_fraction, params.seed)
-    read = len(train) + len(test) + len(rejected)
-
+        splits["test"] = ingestion.read_split("test", params.test, params, TemplateFit(tokenizer))
+    ingestion.require_group([row for split in splits.values() for row in split.kept], params)
+    if params.test:
+        train, test = splits["train"].kept, splits["test"].kept
+    else:
+        train, test = ingestion.split_off_test(splits["train"].kept, params)
     train, overlapping = ingestion.remove_overlap(train, test, params.folder)
-    rejected += overlapping
-    assert len(train) + len(test) + len(rejected) == read, "a row got lost"
-    ingestion.write_domain(Path("data/domain"), train, test, rejected)
+    splits["train"].rejected.extend(overlapping)
 
-    reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(Counter(row.reason for row in rejected).items()))
-    counts = f"{len(train):,} train, {len(test):,} test, {len(rejected):,} rejected"
-    print(f"ingest: {read:,} rows read: {counts}" + (f" ({reasons})" if reasons else ""))
+    rejected = [row for split in splits.values() for row in split.rejected]
+    report = ingestion_report.summarise(splits, len(train), len(test))
+    ingestion.write_domain(Path("data/domain"), train, test, rejected)
+    storage.write_json(Path("reports/ingest.json"), report)
+    print(ingestion_report.in_words(report))

@@ -347,6 +347,14 @@ def build(root: Path, n: int = 60, arms: dict[str, int] = ARMS) -> Path:
     methods = Drift().model_dump(exclude={"rows"})
     content = {"schema": 1, "arms": drift, "instructions": instructions, "methods": methods}
     storage.write_json(reports / "drift/drift.json", content)
+    domain = {
+        "read": 2600,
+        "kept": 2590,
+        "rejected": {"empty turn": 10},
+        "unused": {"messages[].<i>": 7},
+        "changed": {},
+    }
+    storage.write_json(reports / "ingest.json", {"schema": 1, "splits": {"train": domain}})
     storage.write_json(
         reports / "curate.json",
         {

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from holdfast.chat.spans import find_answer, find_calls, shows
 from holdfast.chat.templates import (
     ANSWER,
     SENTINEL,
@@ -27,6 +28,32 @@ from holdfast.core.errors import UserError, first_line
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+END_MARKERS = (  # what ends a turn or a text in one family of models or another; data are often copied with it
+    *(
+        "<|end|>",
+        "<|im_end|>",
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<|end_of_text|>",
+        "<|endoftext|>",
+        "<|end_of_turn|>",
+        "</s>",
+    ),
+    *("<end_of_turn>", "<|return|>", "<|END_OF_TURN_TOKEN|>", "<eos>", "<\uff5cend\u2581of\u2581sentence\uff5c>"),
+)
+START_MARKERS = (
+    *(
+        "<s>",
+        "<bos>",
+        "<unk>",
+        "<pad>",
+        "<|begin_of_text|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|im_start|>",
+    ),
+    *("<start_of_turn>", "<|user|>", "<|assistant|>", "<|system|>", "<|START_OF_TURN_TOKEN|>", "[INST]", "[/INST]"),
+)
 PROBES = ("What", "a", "I", "1", "é")  # how user turns begin: do they melt into the prefix's last token?
 
 
@@ -41,9 +68,9 @@ class PreQuery:
     stop_strings: list[str]  # the same as text, for templates that end the turn with ordinary characters
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, respond: bool) -> str:
+def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, respond: bool, tools: list | None = None) -> str:
     """The conversation as text; with `respond`, up to where the assistant speaks next."""
-    return template_of(tokenizer).render(messages, respond=respond)
+    return template_of(tokenizer).render(messages, respond=respond, tools=tools)
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -74,6 +101,32 @@ def escape_special_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 def escape_messages(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Messages:
     """The conversation with escaped contents: what a model or a data set wrote, as a template may be given it."""
     return [{**turn, "content": escape_special_tokens(tokenizer, turn["content"])} for turn in messages]
+
+
+def control_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The special tokens that mean something in a conversation, longest first: those with a role of the tokenizer's (end of
+    text, padding, ...), those that the template spells, and those that end turns elsewhere.
+
+    Others are no danger in one's own data: somebody added them to the tokenizer so that texts can use them.
+    """
+    named = {str(token) for token in tokenizer.special_tokens_map.values() if isinstance(token, str)}
+    template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
+    return [
+        token
+        for token in special_strings(tokenizer)
+        if token in named or token in template or token in END_MARKERS or token in START_MARKERS
+    ]
+
+
+def escape_controls(controls: Sequence[str], value: Any) -> Any:
+    """Data of one's own (a text, or turns, calls and tools that hold texts) in which none of the control tokens is spelled."""
+    if isinstance(value, str):
+        for token in controls:
+            value = value.replace(token, f"{token[0]} {token[1:]}")
+        return value
+    if isinstance(value, dict):
+        return {escape_controls(controls, key): escape_controls(controls, inner) for key, inner in value.items()}
+    return [escape_controls(controls, inner) for inner in value] if isinstance(value, list) else value
 
 
 def find_pre_query(
@@ -161,49 +214,38 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[i
     return tokenise(tokenizer, render(tokenizer, messages, respond=True))
 
 
-def render_conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[str, list[tuple[int, int]]]:
+def render_conversation(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: list | None = None
+) -> tuple[str, list[tuple[int, int]]]:
     """(text, spans) of a finished conversation: where in the text the assistant's turns lie, with what ends them.
 
-    No {% generation %} markers are needed: what changes when the assistant's text is replaced by a sentinel is the
-    assistant's, and so is what the template itself writes after the generation prompt (an empty block of thought, say).
-    A last turn that the template leaves open is closed, or a model that is trained on it would never stop. Raises
-    ValueError if the template does not show the assistant's text.
+    A turn with `train: False` has no span. A last turn that the template leaves open is closed, or a model that is trained on
+    it would never stop. Raises ValueError if the template does not show what the assistant wrote.
     """
     template, ends = template_of(tokenizer), assistant_end(tokenizer)
-    text = template.render(messages, respond=False)
+    text = template.render(messages, respond=False, tools=tools)
     spans: list[tuple[int, int]] = []
     for i, message in enumerate(messages):
-        if message["role"] != "assistant":
+        if message["role"] != "assistant" or message.get("train") is False:
             continue
-        marked = template.render([*messages[:i], {**message, "content": ANSWER}, *messages[i + 1 :]], respond=False)
-        prompt = template.render(messages[:i], respond=True) if i else ""
-        if marked.count(ANSWER) != 1:
-            raise ValueError("the chat template does not show the assistant's text as it stands")
-        begin = marked.index(ANSWER)
-        after = marked[begin + len(ANSWER) :]
-        same = min(begin, len(shared_start(text, marked)))  # less than begin if the text holds thoughts
-        known = min(begin, len(shared_start(prompt, marked)))
-        start = len(prompt) if text.startswith(prompt) else same
-        end = len(text) - len(after)
-        last_line = message["content"].strip().splitlines()[-1:]
-        if same < known or end < start or not text.endswith(after) or not all(t in text[start:end] for t in last_line):
-            raise ValueError("the chat template does not show the assistant's text as it stands")
-        final = i + 1 == len(messages)
-        close = ends.last if final else ends.inner
-        if text.startswith(close, end):
-            end += len(close)
-        if final and ends.added:
+        find = find_calls if message.get("tool_calls") else find_answer
+        start, end = find(template, ends, text, messages, i, tools)
+        if not shows(text[start:end], message.get("reasoning_content", "")):
+            raise ValueError("the chat template does not show the thoughts of a turn")
+        if i + 1 == len(messages) and ends.added:
             text, end = text[:end] + ends.added, end + len(ends.added)
         spans.append((start, end))
     return text, spans
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[list[int], list[int]]:
+def encode(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: list | None = None
+) -> tuple[list[int], list[int]]:
     """(token ids, loss mask) of a conversation: 1 on the assistant's tokens and on what ends its turns.
 
     Raises ValueError if the template does not show the assistant's text (see `render_conversation`).
     """
-    text, spans = render_conversation(tokenizer, messages)
+    text, spans = render_conversation(tokenizer, messages, tools)
     encoded: Any = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     mask = [0] * len(ids)
@@ -212,3 +254,28 @@ def encode(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[list
             if a < end and b > start and b > a:
                 mask[n] = 1
     return ids, mask
+
+
+def unroll(tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: list | None = None) -> list[Messages]:
+    """The conversation, and before it one more for each earlier turn whose thoughts the template leaves out of a history.
+
+    Such a turn ends the one more, where its thoughts are shown and trained on; in the longer ones it is only shown, since a
+    model that thinks would not have written it without them.
+    """
+    thinking = [
+        i
+        for i, m in enumerate(messages[:-1])
+        if m["role"] == "assistant" and m.get("reasoning_content") and m.get("train") is not False
+    ]
+    if not thinking:
+        return [messages]
+    text = render(tokenizer, messages, respond=False, tools=tools)
+    dropped = [i for i in thinking if not shows(text, messages[i]["reasoning_content"])]
+
+    def mask(part: Messages, masked: Sequence[int]) -> Messages:
+        return [{**m, "train": False} if i in masked else m for i, m in enumerate(part)]
+
+    answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+    alone = [mask(messages[: i + 1], [n for n in answers if n != i]) for i in dropped]
+    whole = mask(messages, dropped)
+    return [*alone, whole] if any(whole[i].get("train") is not False for i in answers) else alone

@@ -109,7 +109,8 @@ def find_switches(template: templates.Template, query: encoding.PreQuery) -> lis
         for value in (True, False):
             text = ""
             with contextlib.suppress(Exception):  # it may want something else than a truth value
-                text = template.render(templates.turns(templates.SENTINEL), respond=True, **{name: value})
+                switch: dict[str, Any] = {name: value}
+                text = template.render(templates.turns(templates.SENTINEL), respond=True, **switch)
             prefix, _, suffix = text.partition(templates.SENTINEL)
             changed = text and (prefix, suffix) != (query.prefix, query.suffix)
             if changed and text.count(str(value)) == (query.prefix + query.suffix).count(str(value)):

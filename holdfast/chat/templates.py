@@ -7,6 +7,7 @@ with a clock that stands still.
 from __future__ import annotations
 
 import itertools
+import json
 import os.path
 import re
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 SENTINEL = "qzHOLDFASTzq"  # the user's text in a probe: no blanks (templates strip), nothing a template compares with
 ANSWER, SYSTEM, NEXT = "qzANSWERzq", "qzSYSTEMzq", "qzNEXTzq"  # the assistant's, the system's, and a second user turn's
 THOUGHT = "qzTHOUGHTzq"  # the assistant's, before its answer
-Messages = list[dict[str, str]]
+Messages = list[dict[str, Any]]  # role and content; more of it: see holdfast/data/conversations.py
+THOUGHT_FIELDS = ("reasoning_content", "thinking")  # what templates call the thoughts before an answer
 
 # Templates that print today's date would give other prompts, other cache keys and other results on every day, so their
 # clock stands still: a macro shadows the function that the sandbox offers.
@@ -69,9 +71,12 @@ class Template:
         )
         return rendered[0][0]
 
-    def render(self, messages: Messages, *, respond: bool, **more: Any) -> str:
+    def render(self, messages: Messages, *, respond: bool, tools: list | None = None, **more: Any) -> str:
         """The conversation as text, asked for in the way that this template understands."""
         dialect = find_dialect(self)
+        if tools or any(len(message) > 2 for message in messages):
+            extras = find_extras(self)
+            messages = [extras.spell(message) for message in messages]
         if (
             not dialect.system
             and len(messages) > 1
@@ -80,7 +85,7 @@ class Template:
         ):
             both = f"{messages[0]['content']}\n\n{messages[1]['content']}"  # as templates do that know a system text
             messages = [{**messages[1], "content": both}, *messages[2:]]
-        text = self.render_raw(dialect.form(messages), respond=respond, tools=dialect.tools(), **more)
+        text = self.render_raw(dialect.form(messages), respond=respond, tools=tools or dialect.tools(), **more)
         return text + dialect.header if respond else text
 
 
@@ -103,6 +108,74 @@ class Dialect:
 
     def tools(self) -> list | None:
         return [] if self.listed else None
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """How a template takes what is more than a role and a text, found by trying."""
+
+    thoughts: str = (
+        ""  # field of a turn; "": it knows none, so thoughts stand in the text, between <think> and </think>
+    )
+    calls: str = ""  # arguments of tool calls as "objects" or as "text"; "": it shows no tool calls
+    results: bool = False  # a tool's turn is shown
+    tools: bool = False  # the tools that may be called are shown
+
+    def spell(self, message: dict[str, Any]) -> dict[str, Any]:
+        """A turn as this template wants it."""
+        spelled = {key: value for key, value in message.items() if key not in ("train", "reasoning_content")}
+        if thoughts := message.get("reasoning_content"):
+            if self.thoughts:
+                spelled[self.thoughts] = thoughts
+            else:
+                spelled["content"] = f"<think>\n{thoughts}\n</think>\n\n{message['content']}"
+        if self.calls == "text" and "tool_calls" in message:
+            spelled["tool_calls"] = [arguments_as_text(call) for call in message["tool_calls"]]
+        return spelled
+
+
+def arguments_as_text(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+@lru_cache(maxsize=256)
+def find_extras(template: Template) -> Extras:
+    """Tries thoughts, tool calls, a tool's turn and a list of tools."""
+    dialect = find_dialect(template)
+
+    def show(messages: Messages, tools: list | None = None) -> str:
+        try:
+            return template.render_raw(dialect.form(messages), respond=False, tools=tools or dialect.tools())
+        except Exception:  # a template is a third-party program: it may raise anything
+            return ""
+
+    user, answer = turns(SENTINEL, ANSWER)
+    thoughts = next((key for key in THOUGHT_FIELDS if THOUGHT in show([user, {**answer, key: THOUGHT}])), "")
+    schema = {"name": "qzTOOLzq", "description": "-", "parameters": {"type": "object", "properties": {}}}
+    tools = [{"type": "function", "function": schema}]
+    function = {"name": "qzTOOLzq", "arguments": {"qzKEYzq": "qzVALUEzq"}}
+    call = {"id": "qzCALLzq0", "type": "function", "function": function}
+    called = {"role": "assistant", "content": ""}
+    result = {"role": "tool", "content": "qzRESULTzq", "name": "qzTOOLzq", "tool_call_id": "qzCALLzq0"}
+    shown = {
+        way: show([user, {**called, "tool_calls": [call if way == "objects" else arguments_as_text(call)]}], tools)
+        for way in ("objects", "text")
+    }
+    told = show([user], tools)
+    of_tools = told.count("qzTOOLzq")
+    seen = [
+        way
+        for way, text in shown.items()
+        if "qzVALUEzq" in text and "qzKEYzq" in text and text.count("qzTOOLzq") > of_tools
+    ]
+    # Python's spelling of a dict, or JSON within a JSON string, is not what a model is to learn
+    good = [way for way in seen if "'qzKEYzq'" not in shown[way] and '\\"qzKEYzq' not in shown[way]]
+    calls = next(iter([*good, *seen]), "")
+    as_wanted = arguments_as_text(call) if calls == "text" else call
+    whole = show([user, {**called, "tool_calls": [as_wanted]}, result, answer], tools)
+    return Extras(thoughts, calls, "qzRESULTzq" in whole, of_tools > 0)
 
 
 def turns(*contents: str) -> Messages:

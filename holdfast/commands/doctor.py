@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -82,8 +83,10 @@ def check_files(params: Params) -> Iterator[Line]:
         "judge.rubric": Path(params.judge.rubric),
     }
     for key, source in (("ingest.train", params.ingest.train), ("ingest.test", params.ingest.test)):
-        if source and source.path:
-            wanted[key] = folder / source.path
+        paths = [] if source is None or source.path is None else source.path
+        for number, name in enumerate([paths] if isinstance(paths, str) else paths):
+            if not re.search(r"[*?\[]", name):  # a glob is looked up when it is read
+                wanted[f"{key}, file {number + 1}" if number else key] = folder / name
     for key, path in wanted.items():
         if not path.exists():
             yield NEEDED, f"{key}: {path} is not there; put it there, or correct {key} in params.yaml"

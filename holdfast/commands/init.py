@@ -290,9 +290,9 @@ def tailor_start(base: str, domain: Path, test: Path | None, revision: str | Non
     if tokenizer is not None and place is not None:
         template_check.guard_template(place, tokenizer)
 
-    def tokens(conversation: encoding.Messages) -> tuple[int, int]:
+    def tokens(conversation: encoding.Messages, tools: list | None) -> tuple[int, int]:
         try:
-            _, mask = encoding.encode(tokenizer, conversation)  # type: ignore[arg-type]
+            _, mask = encoding.encode(tokenizer, conversation, tools)  # type: ignore[arg-type]
         except Exception as error:  # a template is a program of its author's
             what = f"the chat template cannot render a row ({first_line(error)})"
             do = "fix or remove such rows: no system turn, no odd order of roles"
@@ -300,8 +300,8 @@ def tailor_start(base: str, domain: Path, test: Path | None, revision: str | Non
         return len(mask), sum(mask)
 
     measure = tokens if tokenizer is not None else survey.estimate_tokens
-    train = survey.survey_file(domain, mapped, measure)
-    held_out = survey.survey_file(test, mapped, measure) if test else None
+    train = survey.survey_path(domain, mapped, measure, tokenizer)
+    held_out = survey.survey_path(test, mapped, measure, tokenizer) if test else None
     name = next(name for limit, name in SIZES if shape.parameters <= limit)
     text, notes = tailor.tailor_params(name, model, train, shape, tokenizer, domain, test, mapped)
     lines = describe(train, held_out, base, shape, name, tokenizer is not None, notes)
@@ -314,10 +314,13 @@ def parse_columns(columns: str | None) -> Columns | None:
         return None
     pairs = dict(part.split("=", 1) for part in columns.split(",") if "=" in part)
     known = set(Columns.model_fields)
-    if not {"prompt", "response"} <= set(pairs) or not set(pairs) <= known or len(pairs) != columns.count(",") + 1:
-        do = f"give prompt=FIELD,response=FIELD; also {', '.join(sorted(known - {'prompt', 'response'}))}"
-        raise UserError(f"cannot read the mapping '{columns}'", where="--columns", do=do)
-    return Columns(**pairs)
+    do = f"give prompt=FIELD,response=FIELD, or messages=FIELD; known: {', '.join(sorted(known))}"
+    try:
+        if not set(pairs) <= known or len(pairs) != columns.count(",") + 1:
+            raise ValueError
+        return Columns(**pairs)
+    except ValueError:
+        raise UserError(f"cannot read the mapping '{columns}'", where="--columns", do=do) from None
 
 
 def find_model(base: str, revision: str | None) -> tuple[Model, list[tuple[Path, Path]]]:
@@ -414,10 +417,11 @@ def describe(
         lines.append(f"         {n:,} cannot be used: {reason}")
     if data.duplicates:
         lines.append(f"         {data.duplicates:,} are duplicates")
+    lines += [f"note     {remark}" for remark in data.remarks]
     lines.append(f"lengths  {unit}: rows {spread(data.lengths)}; answers {spread(data.answers)}")
     lines.append("language " + ", ".join(f"{language} {part:.0%}" for language, part in data.languages))
     if test:
-        both = survey.shared_questions(data.conversations, test.conversations)
+        both = survey.count_overlap(data.conversations, test.conversations)
         lines.append(
             f"test     {test.rows:,} rows"
             + (f"; {both:,} training rows ask the same and will be left out" if both else "")

@@ -18,7 +18,7 @@ import psutil
 
 from holdfast.core import cache, manifest, storage
 from holdfast.core.errors import UserError
-from holdfast.data import formats
+from holdfast.data import files
 from holdfast.params.whole import Params
 from holdfast.planning import costs, devices, earlier, fit, shapes, survey
 from holdfast.planning.costs import Domain, Means, Rates, Work
@@ -102,8 +102,8 @@ def count_data(params: Params, tokenizer: Any) -> tuple[Domain, list[str]]:
     """Rows and tokens of the training split and items of all suites; and what could not be counted."""
     from holdfast.chat import encoding
 
-    def tokens(conversation: survey.Conversation) -> tuple[int, int]:
-        _, mask = encoding.encode(tokenizer, conversation)
+    def tokens(conversation: survey.Conversation, tools: list | None) -> tuple[int, int]:
+        _, mask = encoding.encode(tokenizer, conversation, tools)
         return len(mask), sum(mask)
 
     tasks, evaluate = Path(params.evaluate.tasks), params.evaluate
@@ -116,7 +116,7 @@ def count_data(params: Params, tokenizer: Any) -> tuple[Domain, list[str]]:
         notes.append("a data set of the hub is not counted before it is downloaded: training is not in the sum")
         return Domain(items=suite_items), notes
     measure = tokens if tokenizer else survey.estimate_tokens
-    surveyed = survey.survey_file(Path(params.ingest.folder) / params.ingest.train.path, params.ingest.columns, measure)
+    surveyed = survey.survey_rows(params.ingest, measure, tokenizer)
     part = 1.0 if params.ingest.test else 1 - params.ingest.test_fraction
     if evaluate.domain_test != "off":
         suite_items += round(len(surveyed.lengths) * (1 - part)) or len(surveyed.lengths) // 10
@@ -127,7 +127,7 @@ def count_data(params: Params, tokenizer: Any) -> tuple[Domain, list[str]]:
 def count_items(suite: str, tasks: Path) -> int | None:
     """Items of a suite: the lines of its file, or what is known of lm-eval's own."""
     file = next(iter(sorted(tasks.rglob(f"{suite}.jsonl"))), None)
-    return sum(1 for _ in formats.read_jsonl(file)) if file else ITEMS_BY_SUITE.get(suite)
+    return sum(1 for _ in files.read_jsonl(file, "utf-8", {})) if file else ITEMS_BY_SUITE.get(suite)
 
 
 def measure_models(

@@ -6,6 +6,7 @@ Rows are sorted by id; no clock, host or path goes inside, so the same rows give
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
     return pa.schema([pa.field(name, kind, nullable=name in NULLABLE) for name, kind in columns.items()])
 
 
-NULLABLE = {"score", "mass", "logprob", "score_std", "base_logprob", "temperature", "top_p", "tokens"}
+NULLABLE = {"extra", "score", "mass", "logprob", "score_std", "base_logprob", "temperature", "top_p", "tokens"}
 
 # context: the turns before the user turn `text` (a system turn, earlier turns), often none. temperature and top_p are null,
 # and model, revision and sample name file, hash and row, where the text is from a corpus
@@ -114,6 +115,11 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
 }
 
+# A column that only a file has some of whose conversations hold more than roles and texts: JSON with "tools" (the tools that
+# may be called) and "turns" (for each turn an object: reasoning_content, tool_calls, train, ...). `read` puts it in place.
+EXTRA = pa.field("extra", TEXT)
+MAY_HAVE_EXTRA = {"domain", "mix"}
+
 
 def text_id(*parts: object) -> str:
     """A stable 16-hex-digit id of the parts."""
@@ -122,13 +128,35 @@ def text_id(*parts: object) -> str:
 
 def write(name: str, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes rows under the contract `name`, sorted by id, atomically. A row that breaks the contract is a bug of ours."""
-    write_table(name, path, pa.Table.from_pylist(sorted(rows, key=lambda row: row["id"]), schema=SCHEMAS[name]))
+    write_table(name, path, to_table(name, sorted(rows, key=lambda row: row["id"])))
+
+
+def to_table(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows in their order under the contract `name`; what does not fit into its columns goes into `extra`."""
+    schema = SCHEMAS[name]
+    if name in MAY_HAVE_EXTRA and any(row.get("tools") or any(len(m) > 2 for m in row["messages"]) for row in rows):
+        schema, rows = schema.append(EXTRA), [{**row, "extra": pack_extra(row)} for row in rows]
+    return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def pack_extra(row: Mapping[str, Any]) -> str | None:
+    turns = [{key: value for key, value in m.items() if key not in ("role", "content")} for m in row["messages"]]
+    extra = ({"tools": row["tools"]} if row.get("tools") else {}) | ({"turns": turns} if any(turns) else {})
+    return json.dumps(extra, ensure_ascii=False) if extra else None
+
+
+def unpack_extra(row: dict[str, Any]) -> dict[str, Any]:
+    extra = json.loads(row.pop("extra", None) or "{}")
+    if "turns" in extra:
+        row["messages"] = [m | more for m, more in zip(row["messages"], extra["turns"], strict=True)]
+    return row | {"tools": extra["tools"]} if "tools" in extra else row
 
 
 def write_table(name: str, path: Path, table: pa.Table) -> None:
     """Write an Arrow table whose rows are sorted by id already: for what is too large for Python rows."""
     metadata = {"holdfast.schema": name, "holdfast.version": str(VERSION)}
-    table = table.select(SCHEMAS[name].names).cast(SCHEMAS[name]).replace_schema_metadata(metadata)
+    schema = SCHEMAS[name].append(EXTRA) if "extra" in table.column_names else SCHEMAS[name]
+    table = table.select(schema.names).cast(schema).replace_schema_metadata(metadata)
     validate(name, path, table)
     with replacing(path) as partial:
         pq.write_table(table, partial, compression="zstd", row_group_size=65_536)
@@ -136,7 +164,8 @@ def write_table(name: str, path: Path, table: pa.Table) -> None:
 
 def read(name: str, path: Path) -> list[Any]:
     """The rows of a file; holdfast/core/rows.py has their types."""
-    return read_table(name, path).to_pylist()
+    rows = read_table(name, path).to_pylist()
+    return [unpack_extra(row) for row in rows] if name in MAY_HAVE_EXTRA else rows
 
 
 def read_frame(name: str, path: Path) -> pd.DataFrame:
@@ -159,7 +188,8 @@ def read_table(
             do="remove it and run `dvc repro`",
         ) from None
     found = (schema.metadata or {}).get(b"holdfast.schema", b"?").decode()
-    if found != name or not schema.equals(SCHEMAS[name]):
+    known = [SCHEMAS[name], *([SCHEMAS[name].append(EXTRA)] if name in MAY_HAVE_EXTRA else [])]
+    if found != name or not any(map(schema.equals, known)):
         raise UserError(
             f"is not a '{name}' file of version {VERSION} (found '{found}')",
             where=path,
@@ -172,7 +202,7 @@ def read_table(
 def validate(name: str, path: Path, table: pa.Table) -> None:
     """Raises ValueError where a required column holds a null or an id appears twice."""
     for column in table.column_names:
-        if not SCHEMAS[name].field(column).nullable and table.column(column).null_count:
+        if not table.schema.field(column).nullable and table.column(column).null_count:
             raise ValueError(f"{path}: null in required column '{column}' of '{name}'")
     if "id" in table.column_names and len(table["id"].unique()) != len(table):
         raise ValueError(f"{path}: an id appears twice in '{name}'")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
-Messages = list[dict[str, str]]  # role and content of each turn
+Messages = list[dict[str, Any]]  # role and content of each turn; more of it: holdfast/data/conversations.py
 
 
-class DomainRow(TypedDict):
+class MayCallTools(TypedDict, total=False):
+    """What few rows have; a file keeps it in its column `extra`."""
+
+    tools: list[Any]  # JSON schemas of the tools that the assistant may call
+
+
+class DomainRow(MayCallTools):
     """One conversation of the domain."""
 
     id: str
@@ -76,7 +82,7 @@ class ReplayRow(Candidate):
     difficulty: int  # quantile bin, 0 the easiest
 
 
-class TrainingRow(TypedDict):
+class TrainingRow(MayCallTools):
     """A conversation that an arm may be trained on."""
 
     source: str  # "domain" or "replay"

@@ -1,40 +1,49 @@
-"""Domain data: read its rows, split off a test set where none is given, remove train/test overlap.
+"""Domain data: read its rows, split off a test set where none is given, remove train/test overlap, account for all of it.
 
-The steps of `ingest`. A training row overlaps when any of its user turns is also a user turn of a test row
-(letter case and whitespace aside). That is strict for chats of many turns: two that both say "go on" overlap.
-Near-duplicates in other words are not found.
+The steps of `ingest`. A row is kept as text (JSON) until it is written, so that a million take half a gigabyte.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import pyarrow as pa
 
 from holdfast.core import records
 from holdfast.core.errors import UserError
-from holdfast.data import formats
-from holdfast.data.formats import Unreadable
-from holdfast.params.ingest import Ingest, Source
-
-if TYPE_CHECKING:
-    from holdfast.chat.encoding import Messages
+from holdfast.data import conversations, fields, files, sources, splitting
+from holdfast.data.fields import field, printable
+from holdfast.data.ingestion_report import describe_split
+from holdfast.data.template_fit import TemplateFit
+from holdfast.data.turns import HAS_PICTURES, Turn, Unreadable, storable, text
+from holdfast.params.ingest import Columns, Ingest, Source
 
 DUPLICATE, OVERLAP = "duplicate", "overlaps the test split"
 MAX_EXCERPT = 200  # characters of a rejected row
+encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder for every row
+CHUNK_ROWS = 65_536  # rows that are objects at once when a file is written
 
 
 class Conversation(NamedTuple):
     """A row of the contract "domain"."""
 
     id: str
-    messages: Messages
+    json: str  # its turns
+    tools: str  # JSON, or "" for none
     group: str  # the domain suite of a test row, or ""
     source: str  # file and line, or data set and row
+    asked: tuple[int, ...]  # contexts of the assistant's turns, see splitting.contexts
+    split_key: str  # what ingest.split_by names, or ""
+
+    def turns(self) -> list[Turn]:
+        return json.loads(self.json)
 
 
 class Rejected(NamedTuple):
@@ -47,127 +56,175 @@ class Rejected(NamedTuple):
 
 
 class Split(NamedTuple):
-    """What became of the rows of one source."""
+    """What became of the rows of one source, and what the report says of it."""
 
     kept: list[Conversation]
     rejected: list[Rejected]
+    report: dict[str, Any]
 
 
-def read_split(split: str, source: Source, params: Ingest) -> Split:
-    """The rows of the split "train" or "test". Raises UserError where too many are rejected, or none is left."""
-    where, sourced_rows = read_source(split, source, params)
-    rows = [row for _, row in sourced_rows]
-    if not rows:
+def read_split(split: str, source: Source, params: Ingest, fit: TemplateFit | None) -> Split:
+    """The rows of the split "train" or "test"; `fit`: of the base, by which rows are adjusted and refused.
+
+    Raises UserError where too many are rejected, or none is left.
+    """
+    where, facts, rows = open_source(split, source, params)
+    first = list(itertools.islice(rows, fields.FIRST_ROWS))
+    if not first:
         raise UserError("empty domain set: no rows", where=where, do="give a file with at least one row")
-    form = formats.detect_format(rows, where) if params.format == "auto" else params.format
-    formats.check_fields(rows, form, params.columns, where)
+    form = fields.detect_format([row for _, row in first], where) if params.format == "auto" else params.format
+    account = fields.Fields(form, params.columns, params.split_by)
+    wanted = fields.Wanted(form, params.columns, params.split_by)
 
-    by_id: dict[str, Conversation] = {}
+    kept, ids = list[Conversation](), set[str]()
     rejected: list[Rejected] = []
-    for place, row in sourced_rows:
+    changed: Counter[str] = Counter()
+    read = 0
+    for place, row in itertools.chain(first, rows):
+        read += 1
+        wanted.look(row)
         try:
-            conversation = parse_row(place, row, form, params)
+            parsed = conversations.parse_row(row, form, params.columns, params.same_role, account)
+            turns = fit.adjust(parsed.turns, parsed.tools, parsed.changes) if fit else parsed.turns
+            conversation = make_conversation(place, row, turns, parsed.tools, params)
         except Unreadable as error:
             rejected.append(reject(split, place, str(error), row))
             continue
-        if conversation.id in by_id:
+        if conversation.id in ids:
             rejected.append(reject(split, place, DUPLICATE, row))
-        else:
-            by_id[conversation.id] = conversation
-    assert len(by_id) + len(rejected) == len(rows), "a row got lost"
+            continue
+        ids.add(conversation.id)
+        kept.append(conversation)
+        if fit:
+            fit.count_special(turns, parsed.tools, parsed.changes)
+        changed.update(parsed.changes)
+    assert len(kept) + len(rejected) == read, "a row got lost"
 
-    require_few_unreadable(rejected, len(rows), form, params.max_rejected, where)
-    if not by_id:
-        do = "see ingest.format and ingest.max_chars in params.yaml"
-        raise UserError("empty domain set: every row was rejected", where=where, do=do)
-    return Split(list(by_id.values()), rejected)
+    wanted.require_none(where)
+    require_few_unreadable(rejected, read, form, params, where)
+    if not kept:
+        reasons = ", ".join(f"{why} {n:,}" for why, n in Counter(row.reason for row in rejected).most_common(3))
+        do = "fix the rows, or see ingest.format and ingest.max_chars in params.yaml"
+        raise UserError(f"empty domain set: no row can be used ({reasons})", where=where, do=do)
+    return Split(kept, rejected, describe_split(form, facts, read, account, changed, fit))
 
 
-def read_source(split: str, source: Source, params: Ingest) -> tuple[str, list[tuple[str, Any]]]:
-    """What to call the source in an error, and (source:place, row) for each of its rows."""
+def open_source(split: str, source: Source, params: Ingest) -> tuple[str, dict[str, Any], Iterator[tuple[str, Any]]]:
+    """(what to call the source in an error, what is found out about it, (source:place, row) for each of its rows)."""
     where = f"params.yaml: ingest.{split}"
     if source.hub:
-        return where, [(f"{source.hub}/{source.split}:{n}", row) for n, row in formats.read_hub(source, where)]
-    assert source.path
-    # The path as written: DVC may have put links to its cache into the folder, and these lead outside of it.
-    if Path(source.path).is_absolute() or ".." in Path(source.path).parts:
-        do = f"give a path below ingest.folder ({params.folder})"
-        raise UserError(f"path '{source.path}' leaves ingest.folder", where=where, do=do)
-    path = Path(params.folder) / source.path
-    return str(path), [(f"{source.path}:{place}", row) for place, row in formats.read_file(path)]
+        numbered = files.read_hub(source, where)
+        name = f"{source.hub}/{source.split}"
+        return where, {"files": {name: {}}, "not_read": []}, ((f"{name}:{n}", row) for n, row in numbered)
+    folder = Path(params.folder)
+    found, left = sources.find_files(folder, source, where)
+    about: dict[str, dict[str, str]] = {printable(file.relative_to(folder).as_posix()): {} for file in found}
+
+    def rows() -> Iterator[tuple[str, Any]]:
+        for file, (name, facts) in zip(found, about.items(), strict=True):
+            for place, row in files.read_file(file, params.encoding, facts):
+                yield f"{name}:{place}", row
+
+    where = str(found[0]) if len(found) == 1 else where
+    return where, {"files": about, "not_read": [file.relative_to(folder).as_posix() for file in left]}, rows()
 
 
-def parse_row(source: str, row: Any, form: str, params: Ingest) -> Conversation:
+def make_conversation(
+    source: str, row: Any, turns: list[Turn], tools: list[Any] | None, params: Ingest
+) -> Conversation:
     """Raises Unreadable."""
-    messages = formats.parse_conversation(row, form, params.columns)
-    if sum(len(message["content"]) for message in messages) > params.max_chars:
+    if sum(len(turn["content"]) for turn in turns) > params.max_chars:
         raise Unreadable("longer than max_chars")
-    group = formats.group(row, params.columns)
-    id = records.text_id(json.dumps(messages, ensure_ascii=False))
-    return Conversation(id, messages, group, printable(source))
+    as_json = encode(turns)
+    tools_json = json.dumps(tools, ensure_ascii=False) if tools else ""
+    if len(turns) > 2 or tools:  # texts are checked turn by turn; what else is in there, here
+        storable(as_json + tools_json)
+    id = records.text_id(as_json, *([tools_json] if tools else []))
+    key = "" if params.split_by is None or field(row, params.split_by) is None else str(field(row, params.split_by))
+    asked = splitting.contexts(turns)
+    return Conversation(id, as_json, tools_json, read_group(row, params.columns), printable(source), asked, key)
 
 
-def require_few_unreadable(rejected: list[Rejected], rows: int, form: str, max_rejected: float, where: str) -> None:
+def read_group(row: dict[str, Any], columns: Columns | None) -> str:
+    """The name of the domain suite that a row belongs to, or ""."""
+    if columns:
+        named = field(row, columns.group) if columns.group else None
+        return storable(text(row, columns.group).strip()) if columns.group and named is not None else ""
+    named = next((row[key] for key in fields.PURPOSES["group"] if isinstance(row.get(key), str)), "")
+    return storable(named.strip())
+
+
+def require_few_unreadable(rejected: list[Rejected], rows: int, form: str, params: Ingest, where: str) -> None:
     """Raise UserError where more than the part `max_rejected` of the rows cannot be used; duplicates do not count."""
     unreadable = [row for row in rejected if row.reason != DUPLICATE]
-    if len(unreadable) <= max_rejected * rows:
+    if len(unreadable) <= params.max_rejected * rows:
         return
-    reasons = ", ".join(f"{reason} {n:,}" for reason, n in Counter(row.reason for row in unreadable).most_common(3))
-    what = f"{len(unreadable):,} of {rows:,} rows cannot be used ({reasons}), first {unreadable[0].source!r}"
-    limit = f"ingest.max_rejected ({max_rejected:g})"
-    do = f"fix those rows, correct ingest.format ({form}), or raise {limit} in params.yaml"
-    raise UserError(what, where=where, do=do)
+    reasons = Counter(row.reason for row in unreadable).most_common(3)
+    listed = ", ".join(f"{reason} {n:,}" for reason, n in reasons)
+    what = f"{len(unreadable):,} of {rows:,} rows cannot be used ({listed}), first {unreadable[0].source!r}"
+    limit = f"ingest.max_rejected ({params.max_rejected:g})"
+    help = REMEDIES.get(reasons[0][0], f"correct ingest.format ({form})")
+    raise UserError(what, where=where, do=f"fix those rows, {help}, or raise {limit} in params.yaml")
+
+
+REMEDIES = {
+    "two turns of one role in a row": "set ingest.same_role: join to put such turns together",
+    "longer than max_chars": "raise ingest.max_chars",
+    HAS_PICTURES: "leave them out of the file",
+}
 
 
 def require_group(rows: Iterable[Conversation], params: Ingest) -> None:
     """Raise UserError where params name a field for the group and no row has it."""
-    field = params.columns.group if params.columns else None
-    if field and not any(row.group for row in rows):
-        what = f"no row has the field '{field}'"
+    named = params.columns.group if params.columns else None
+    if named and not any(row.group for row in rows):
+        what = f"no row has the field '{named}'"
         raise UserError(what, where="params.yaml: ingest.columns.group", do="correct it, or remove it")
 
 
-def split_off_test(
-    rows: list[Conversation], fraction: float, seed: int
-) -> tuple[list[Conversation], list[Conversation]]:
-    """(train, test). Rows that ask the same stay together; equal rows and seed give an equal split in any order."""
-    by_question: dict[str, list[Conversation]] = {}
-    for row in rows:
-        by_question.setdefault(records.text_id(seed, *questions(row)), []).append(row)
-    if len(by_question) < 2:
-        what = "no test set can be split off: all rows ask the same"
-        raise UserError(what, where="params.yaml: ingest", do="give more rows, or a test set (ingest.test)")
-    shuffled = sorted(by_question)
-    size = min(max(1, round(fraction * len(shuffled))), len(shuffled) - 1)  # questions; neither side may be empty
-    train, test = shuffled[size:], shuffled[:size]
-    return [row for key in train for row in by_question[key]], [row for key in test for row in by_question[key]]
+def split_off_test(rows: list[Conversation], params: Ingest) -> tuple[list[Conversation], list[Conversation]]:
+    """(train, test). Raises UserError where all rows have to stay together."""
+    rows = sorted(rows, key=lambda row: row.id)
+    asked, keys = [row.asked for row in rows], [row.split_key for row in rows]
+
+    def texts() -> Iterator[str]:
+        return ("\n".join(turn["content"] for turn in row.turns()) for row in rows)
+
+    groups = splitting.find_groups(asked, keys, texts(), params.near_duplicates)
+    if len(groups) < 2:
+        where, do = "params.yaml: ingest", "give a test set of its own (ingest.test)"
+        if len({row[-1] for row in asked}) < 2:
+            raise UserError("no test set can be split off: all rows ask the same", where=where, do=do)
+        what = "no test set can be split off: all rows are near-duplicates of one another"
+        if params.split_by and len(set(keys)) < 2:
+            what, do = (
+                f"no test set can be split off: all rows have the same '{params.split_by}'",
+                f"{do}, or another field",
+            )
+            raise UserError(what, where="params.yaml: ingest.split_by", do=do)
+        raise UserError(what, where=where, do=f"{do}, or raise ingest.near_duplicates ({params.near_duplicates:g})")
+    test = splitting.choose_test(asked, groups, params.test_fraction, params.seed)
+    return [row for i, row in enumerate(rows) if i not in test], [rows[i] for i in sorted(test)]
 
 
-def remove_overlap(train: list[Conversation], test: list[Conversation], folder: str) -> Split:
-    """Training rows that ask nothing a test row asks, and the others. Raises UserError, naming `folder`, if none is left."""
-    in_test = {question for row in test for question in questions(row)}
-    train_only = [row for row in train if not in_test & set(questions(row))]
-    overlapping = [row for row in train if in_test & set(questions(row))]
-    if not train_only:
+def remove_overlap(
+    train: list[Conversation], test: list[Conversation], folder: str
+) -> tuple[list[Conversation], list[Rejected]]:
+    """Training rows that answer nothing a test row asks, and the others. Raises UserError, naming `folder`, if none is left."""
+    in_test = {row.asked[-1] for row in test}
+    kept = [row for row in train if in_test.isdisjoint(row.asked)]
+    overlapping = [row for row in train if not in_test.isdisjoint(row.asked)]
+    if not kept:
         what = f"empty domain set: all {len(overlapping):,} training rows overlap with the test split"
-        do = "give a test set that asks other questions, or more training rows"
+        do = "give a test set that asks other questions than the training set"
         raise UserError(what, where=folder, do=do)
-    return Split(train_only, [reject("train", row.source, OVERLAP, row.messages) for row in overlapping])
-
-
-def questions(row: Conversation) -> list[str]:
-    return [" ".join(m["content"].casefold().split()) for m in row.messages if m["role"] == "user"]
+    return kept, [reject("train", row.source, OVERLAP, row.turns()) for row in overlapping]
 
 
 def reject(split: str, source: str, reason: str, content: Any) -> Rejected:
     excerpt = json.dumps(content, ensure_ascii=False, default=str)[:MAX_EXCERPT]
     source = printable(source)
-    return Rejected(records.text_id(split, source), source, reason, printable(excerpt))
-
-
-def printable(text: str) -> str:
-    """Half a surrogate pair, which JSON can spell and UTF-8 cannot, in its escaped form."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return Rejected(records.text_id(split, source), source, printable(reason), printable(excerpt))
 
 
 def write_domain(folder: Path, train: list[Conversation], test: list[Conversation], rejected: list[Rejected]) -> None:
@@ -175,8 +232,23 @@ def write_domain(folder: Path, train: list[Conversation], test: list[Conversatio
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".ingest.", dir=folder) as name:
         partial = Path(name)
-        records.write("domain", partial / "train.parquet", [row._asdict() for row in train])
-        records.write("domain", partial / "test.parquet", [row._asdict() for row in test])
-        records.write("domain_rejected", partial / "rejected.parquet", [row._asdict() for row in rejected])
+        write_rows("domain", partial / "train.parquet", train, domain_row)
+        write_rows("domain", partial / "test.parquet", test, domain_row)
+        write_rows("domain_rejected", partial / "rejected.parquet", rejected, Rejected._asdict)
         for file in ("train", "test", "rejected"):
             os.replace(partial / f"{file}.parquet", folder / f"{file}.parquet")
+
+
+def write_rows(contract: str, path: Path, rows: list[Any], as_row: Callable[[Any], dict[str, Any]]) -> None:
+    ordered = sorted(rows, key=lambda row: row.id)
+    tables = [
+        records.to_table(contract, [as_row(row) for row in ordered[start : start + CHUNK_ROWS]])
+        for start in range(0, max(len(ordered), 1), CHUNK_ROWS)
+    ]
+    whole = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="default")
+    records.write_table(contract, path, whole)
+
+
+def domain_row(row: Conversation) -> dict[str, Any]:
+    content = {"id": row.id, "messages": row.turns(), "group": row.group, "source": row.source}
+    return content | ({"tools": json.loads(row.tools)} if row.tools else {})

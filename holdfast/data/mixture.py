@@ -44,8 +44,18 @@ def find_share(mix_config: MixArm, pilot_report: Path) -> float:
 
 
 def domain_rows(tokenizer: Any, rows: list[DomainRow]) -> list[TrainingRow]:
-    """Rows of the domain with the tokens that each is trained on."""
-    return [mixture_row(tokenizer, "domain", row["id"], row["messages"], row["source"]) for row in rows]
+    """Rows of the domain with the tokens that each is trained on.
+
+    A conversation whose earlier thoughts the template leaves out of a history becomes several (encoding.unroll)."""
+    controls, mixed = encoding.control_strings(tokenizer), []
+    for row in rows:
+        tools = encoding.escape_controls(controls, row.get("tools"))
+        safe = encoding.escape_controls(controls, row["messages"])
+        parts = [safe] if all(len(m) == 2 for m in safe) else encoding.unroll(tokenizer, safe, tools)
+        for number, part in enumerate(parts):
+            id = f"{row['id']}/{number + 1}" if number + 1 < len(parts) else row["id"]
+            mixed.append(mixture_row(tokenizer, "domain", id, part, row["source"], tools))
+    return mixed
 
 
 def replay_rows(tokenizer: Any, rows: list[ReplayRow]) -> list[TrainingRow]:
@@ -55,22 +65,28 @@ def replay_rows(tokenizer: Any, rows: list[ReplayRow]) -> list[TrainingRow]:
             tokenizer,
             "replay",
             row["id"],
-            [*row["context"], *encoding.turns(row["instruction"], row["response"])],
+            encoding.escape_messages(
+                tokenizer, [*row["context"], *encoding.turns(row["instruction"], row["response"])]
+            ),
             f"replay row {row['id']}",
         )
         for row in rows
     ]
 
 
-def mixture_row(tokenizer: Any, source: str, id: str, messages: encoding.Messages, where: str) -> TrainingRow:
-    """Raises UserError, naming `where`, where the base's chat template cannot render the conversation."""
-    safe = encoding.escape_messages(tokenizer, messages)
+def mixture_row(
+    tokenizer: Any, source: str, id: str, messages: encoding.Messages, where: str, tools: list | None = None
+) -> TrainingRow:
+    """`messages`, `tools`: escaped. Raises UserError, naming `where`, where the base's chat template cannot render them."""
     try:
-        tokens = sum(encoding.encode(tokenizer, safe)[1])
+        tokens = sum(encoding.encode(tokenizer, messages, tools)[1])
     except Exception as error:  # a template is a program: no system role, alternating roles, ...
         what = f"the base's chat template cannot render this conversation ({first_line(error)})"
         raise UserError(what, where=where, do="fix or remove the row") from None
-    return {"source": source, "source_id": id, "messages": safe, "trained_tokens": tokens}
+    row: TrainingRow = {"source": source, "source_id": id, "messages": messages, "trained_tokens": tokens}
+    if tools:
+        row["tools"] = tools
+    return row
 
 
 def trained_tokens(rows: Sequence[TrainingRow]) -> int:

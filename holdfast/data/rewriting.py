@@ -60,7 +60,7 @@ def rewrite_answers(
         Request(row["id"], n, row["messages"][:n], turn["content"])
         for row in rows
         for n, turn in enumerate(row["messages"])
-        if turn["role"] == "assistant" and n and row["messages"][n - 1]["role"] == "user"
+        if is_plain_answer(row, n)
     ]
     work = partial(rewrite_shard, base=base, params=params, prompt=prompt)
     identity = [params.model_dump(), prompt, *registry.engine_identity(base, __file__)]
@@ -77,6 +77,13 @@ def rewrite_answers(
         for row in rows
     ]
     return changed, summarise(targets)
+
+
+def is_plain_answer(row: DomainRow, n: int) -> bool:
+    """Whether turn `n` of a row is a text that answers a user and is trained on; calls and thoughts stay as they are."""
+    turn = row["messages"][n]
+    plain = turn["role"] == "assistant" and len(turn) == 2 and not row.get("tools")
+    return plain and n > 0 and row["messages"][n - 1]["role"] == "user"
 
 
 def rewrite_shard(part: list[Any], base: manifest.Manifest, params: Rewrite, prompt: str) -> list[dict[str, Any]]:

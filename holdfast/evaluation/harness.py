@@ -51,7 +51,7 @@ def evaluate_model(
     tokenizer = manifest.load_tokenizer(folder)
     base_side = self_suite.read_base(params, self_inputs, base, tokenizer) if self_inputs else None
     base_settings = settings.read(same_as) if same_as else None
-    tasks = suites.load_tasks(params, domain_test)
+    tasks = suites.load_tasks(params, domain_test, manifest.load_tokenizer(folder))
     import lm_eval  # after load_tasks, which may have set the libraries offline
     from lm_eval.tasks import TaskManager
 

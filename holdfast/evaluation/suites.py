@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.chat import encoding
 from holdfast.core import records
 from holdfast.core.errors import UserError, first_line
 from holdfast.data import answers
@@ -27,8 +28,8 @@ def all_suites(params: Evaluate) -> dict[str, Suite]:
     return {**params.suites, **extra}
 
 
-def load_tasks(params: Evaluate, domain_test: Path) -> dict[str, Task]:
-    """lm-eval's task objects by suite name, vetted. Raises UserError for a name that neither the folder nor lm-eval has, for a
+def load_tasks(params: Evaluate, domain_test: Path, tokenizer: Any = None) -> dict[str, Task]:
+    """lm-eval's task objects by suite name, vetted; `tokenizer`: of the model that will be asked the domain's test. Raises UserError for a name that neither the folder nor lm-eval has, for a
     group, and for a metric that says nothing about a single item."""
     manager = make_manager(params)
     check_names(params, manager)
@@ -38,8 +39,7 @@ def load_tasks(params: Evaluate, domain_test: Path) -> dict[str, Task]:
     for name, suite in params.suites.items():
         check_metric(name, suite, tasks[name])
     if params.domain_test != "off":
-        spec = test_split_task(params, records.read("domain", domain_test))
-        tasks[DOMAIN_TEST] = manager.load([spec])["tasks"][DOMAIN_TEST]
+        tasks[DOMAIN_TEST] = make_test_split_task(params, records.read("domain", domain_test), tokenizer)
     return tasks
 
 
@@ -188,22 +188,25 @@ def prepare_ifeval(params: Evaluate) -> None:
         raise UserError("IFEval needs NLTK's punkt_tab, which is not there", where="evaluate.suites", do=do) from None
 
 
-def test_split_task(params: Evaluate, rows: list[dict]) -> dict[str, Any]:
-    """The domain's test split as an lm-eval task: earlier turns are the question, the last one is the answer."""
-    from datasets import Dataset
+def make_test_split_task(params: Evaluate, rows: list[dict], tokenizer: Any = None) -> Task:
+    """The domain's test split as an lm-eval task: every turn before the last trained answer is asked.
 
-    docs = [
-        {
-            "id": row["id"],
-            "prompt": "\n\n".join(m["content"] for m in row["messages"][:-1]),
-            "answer": row["messages"][-1]["content"].strip(),
-        }
-        for row in rows
-    ]
-    scorer = {"process_results": score_final_answer} if params.domain_test == "answer" else {}
-    return {
+    With `tokenizer`, each item is asked and compared exactly as it would be trained on: roles, system turns and tools by the
+    chat template, special tokens escaped alike. Without it the task's texts alone are of use.
+    """
+    from datasets import Dataset
+    from lm_eval.api.task import ConfigurableTask
+
+    items = [make_item(row, tokenizer) for row in rows]
+    asked = {item["id"]: item.pop("asked") for item in items}
+
+    class DomainTest(ConfigurableTask):
+        def fewshot_context(self, doc: dict, *_: Any, **__: Any) -> str:
+            return asked[doc["id"]]
+
+    config = {
         "task": DOMAIN_TEST,
-        "custom_dataset": lambda **_: {"test": Dataset.from_list(docs)},
+        "custom_dataset": lambda **_: {"test": Dataset.from_list(items)},
         "test_split": "test",
         "output_type": "generate_until",
         "doc_to_text": "{{prompt}}",
@@ -211,12 +214,52 @@ def test_split_task(params: Evaluate, rows: list[dict]) -> dict[str, Any]:
         "target_delimiter": "",
         "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": params.max_tokens},
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-        **scorer,
+        "process_results": score_final_answer if params.domain_test == "answer" else score_exact_answer,
+    }
+    return DomainTest(config=config)
+
+
+def make_item(row: dict, tokenizer: Any) -> dict[str, str]:
+    """id, prompt (the texts of the turns that are asked), answer, and asked: the prompt as the model is given it."""
+    messages, tools = row["messages"], row.get("tools")
+    if tokenizer is not None:
+        controls = encoding.control_strings(tokenizer)
+        messages, tools = (encoding.escape_controls(controls, part) for part in (messages, tools))
+    last = max(n for n, m in enumerate(messages) if m["role"] == "assistant" and m.get("train") is not False)
+    answer, asked = messages[last]["content"].strip(), ""
+    if tokenizer is not None:
+        asked = encoding.render(tokenizer, messages[:last], respond=True, tools=tools)
+        if "tool_calls" in messages[last]:
+            answer = spell_calls(tokenizer, messages[: last + 1], tools)
+    return {
+        "id": row["id"],
+        "prompt": "\n\n".join(m["content"] for m in messages[:last]),
+        "answer": answer,
+        "asked": asked,
     }
 
 
+def spell_calls(tokenizer: Any, messages: list[dict], tools: list | None) -> str:
+    """The last turn as the model writes it, without the special tokens that lm-eval leaves out of a response."""
+    text, spans = encoding.render_conversation(tokenizer, messages, tools)
+    start, end = spans[-1]
+    written = text[start:end]
+    for token in encoding.special_strings(tokenizer):
+        written = written.replace(token, "")
+    return written.strip()
+
+
 def score_final_answer(doc: dict, results: list[str]) -> dict[str, float]:
-    return {"exact_match": float(answers.same_answer(results[0], doc["answer"]))}
+    return {"exact_match": float(answers.same_answer(strip_thoughts(results[0]), strip_thoughts(doc["answer"])))}
+
+
+def score_exact_answer(doc: dict, results: list[str]) -> dict[str, float]:
+    return {"exact_match": float(strip_thoughts(results[0]) == strip_thoughts(doc["answer"]))}
+
+
+def strip_thoughts(text: str) -> str:
+    """What follows the thoughts, without outer blank space: no two chains of thought are equal."""
+    return text.rpartition("</think>")[2].strip()
 
 
 def prompts(params: Evaluate, domain_test: Path) -> dict[str, list[str]]:

@@ -40,6 +40,8 @@ class Turns(Section):
 class CorpusSource(Source):
     """Prompts of other people: a file below `folder`, or a hub data set pinned to a revision."""
 
+    path: str | None = None
+    """JSONL, JSON, CSV or Parquet file, below the section's folder."""
     share: Part
     """Part of samples, and of keep, that this source supplies."""
     field: str | None = None

@@ -7,21 +7,30 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from holdfast.core.errors import UserError
-from holdfast.data import filters, formats
-from holdfast.data.formats import Unreadable
-from holdfast.params.ingest import Columns
+from holdfast.data import filters, ingestion
+from holdfast.data.files import ENCODING_HELP
+from holdfast.data.ingestion import DUPLICATE
+from holdfast.data.ingestion_report import remarks
+from holdfast.data.splitting import contexts
+from holdfast.data.template_fit import TemplateFit
+from holdfast.data.turns import JOINED
+from holdfast.params.ingest import Columns, Ingest, Source
 
-Conversation = list[dict[str, str]]
-Measure = Callable[[Conversation], tuple[int, int]]  # tokens of a conversation: all, and those of its answers
+Conversation = list[dict[str, Any]]
+Measure = Callable[
+    [Conversation, list | None], tuple[int, int]
+]  # tokens of a conversation: all, and those of its answers
 CHARS_PER_TOKEN = 4  # characters per token where no tokenizer is at hand: English text under a vocabulary of 100,000
 LANGUAGE_SAMPLE_ROWS = 500  # rows whose language is looked at
+ENCODINGS = ("utf-8", "cp1252", "latin-1")  # tried in this order where no byte order mark says it
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    form: str  # of domain_formats
+    form: str  # of ingest.format
     rows: int
     rejected: Counter[str]  # reason -> rows, duplicates not among them
     duplicates: int
@@ -29,6 +38,9 @@ class Survey:
     lengths: list[int]  # tokens of each conversation
     answers: list[int]  # tokens of its assistant's turns
     languages: list[tuple[str, float]]  # part of the rows recognised as it, most frequent first
+    remarks: list[str]  # what a user should know of fields and texts
+    encoding: str = "utf-8"
+    joined: bool = False  # turns of one role follow one another, and were joined
 
     @property
     def systems(self) -> int:
@@ -39,65 +51,70 @@ class Survey:
         return sum(sum(m["role"] == "user" for m in c) > 1 for c in self.conversations)
 
 
-def survey_file(path: Path, columns: Columns | None, measure: Measure) -> Survey:
-    """Reads a file and measures its conversations. Raises UserError where the file cannot be read, has no known format, or no usable row."""
-    rows = [row for _, row in formats.read_file(path)]
-    if not rows:
-        raise UserError("empty domain set: no rows", where=path, do="give a file with at least one row")
-    form = "columns" if columns else detect(rows, path)
-    formats.check_fields(rows, form, columns, path)
-    by_content: dict[str, Conversation] = {}
-    rejected: Counter[str] = Counter()
-    duplicates = 0
-    for row in rows:
+def survey_path(path: Path, columns: Columns | None, measure: Measure, tokenizer: Any = None) -> Survey:
+    """Reads a file or folder that no params name yet: its encoding is found by trying, turns of one role are joined.
+
+    Raises UserError where it cannot be read, has no known format, or no usable row."""
+    ingest = Ingest(
+        folder=str(path.parent),
+        train=Source(path=path.name),
+        format="columns" if columns else "auto",
+        columns=columns,
+        same_role="join",
+    )
+    for encoding in ENCODINGS:
         try:
-            conversation = formats.parse_conversation(row, form, columns)
-        except Unreadable as error:
-            rejected[str(error)] += 1
-            continue
-        key = json.dumps(conversation)
-        duplicates += key in by_content
-        by_content[key] = conversation
-    if not by_content:
-        reasons = ", ".join(f"{reason} {n:,}" for reason, n in rejected.most_common(3))
-        raise UserError(f"no row can be used ({reasons})", where=path, do="fix the rows, or map fields with --columns")
-    conversations = list(by_content.values())
-    measured = [measure(c) for c in conversations]
+            return survey_rows(ingest.model_copy(update={"encoding": encoding}), measure, tokenizer)
+        except UserError as error:
+            if error.do == ENCODING_HELP and encoding != ENCODINGS[-1]:
+                continue
+            where = path if str(error.where).startswith("params.yaml") else error.where
+            do = error.do or ""
+            if "fit" in error.what and "format" in error.what:
+                do = "say which fields hold what: --columns prompt=FIELD,response=FIELD[,context=FIELD]"
+            elif error.what.startswith("empty domain set: no row can be used"):
+                do = "fix the rows, or map fields with --columns"
+            raise UserError(error.what, where=where, do=do) from None
+    raise AssertionError("the last encoding reads or raises")
+
+
+def survey_rows(ingest: Ingest, measure: Measure, tokenizer: Any = None) -> Survey:
+    """Reads the training rows that params name, and measures them. Raises UserError as `ingest` does."""
+    lenient = ingest.model_copy(update={"max_rejected": 1.0, "max_chars": 10**9})
+    split = ingestion.read_split("train", ingest.train, lenient, TemplateFit(tokenizer) if tokenizer else None)
+    rejected = Counter(row.reason for row in split.rejected)
+    duplicates = rejected.pop(DUPLICATE, 0)
+    conversations = [row.turns() for row in split.kept]
+    measured = [
+        measure(turns, json.loads(row.tools) if row.tools else None)
+        for turns, row in zip(conversations, split.kept, strict=True)
+    ]
     user_texts = [
         "\n".join(m["content"] for m in c if m["role"] == "user") for c in conversations[:LANGUAGE_SAMPLE_ROWS]
     ]
     spoken = Counter(filters.recognise_language(text) or "not recognised" for text in user_texts)
     return Survey(
-        form=form,
-        rows=len(rows),
+        form=split.report["format"],
+        rows=split.report["read"],
         rejected=rejected,
         duplicates=duplicates,
         conversations=conversations,
         lengths=[whole for whole, _ in measured],
         answers=[answers for _, answers in measured],
         languages=[(name, n / len(user_texts)) for name, n in spoken.most_common(3)],
+        remarks=remarks(split.report),
+        encoding=ingest.encoding,
+        joined=JOINED in split.report["changed"],
     )
 
 
-def detect(rows: list, path: Path) -> str:
-    try:
-        return formats.detect_format(rows, path)
-    except UserError as error:
-        do = "say which fields hold what: --columns prompt=FIELD,response=FIELD[,context=FIELD]"
-        raise UserError(error.what, where=error.where, do=do) from None
-
-
-def estimate_tokens(conversation: Conversation) -> tuple[int, int]:
+def estimate_tokens(conversation: Conversation, tools: list | None = None) -> tuple[int, int]:
     """A guess at the tokens of a conversation, and of its answers, without a tokenizer."""
     answers = sum(len(m["content"]) for m in conversation if m["role"] == "assistant")
     return sum(len(m["content"]) for m in conversation) // CHARS_PER_TOKEN + 1, answers // CHARS_PER_TOKEN + 1
 
 
-def shared_questions(one: list[Conversation], other: list[Conversation]) -> int:
-    """Conversations of `one` with a question of `other`, letter case and whitespace aside."""
-
-    def questions(conversation: Conversation) -> set[str]:
-        return {" ".join(m["content"].casefold().split()) for m in conversation if m["role"] == "user"}
-
-    known = {text for conversation in other for text in questions(conversation)}
-    return sum(bool(questions(conversation) & known) for conversation in one)
+def count_overlap(train: list[Conversation], test: list[Conversation]) -> int:
+    """Conversations of `train` that answer what one of `test` asks, as `ingest` compares them."""
+    asked = {contexts(conversation)[-1] for conversation in test}
+    return sum(not asked.isdisjoint(contexts(conversation)) for conversation in train)

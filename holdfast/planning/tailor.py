@@ -63,12 +63,18 @@ def tailor_params(
     source.update(
         train=flow({"path": domain.name}), test=flow({"path": test.name}) if test else None, format=survey.form
     )
+    if survey.joined:
+        put(source, "same_role", "join")
+    if survey.encoding != "utf-8":
+        put(source, "encoding", survey.encoding)
     if columns:
         source["columns"] = flow(columns.model_dump(exclude_none=True))
+        source.ca.items.pop("columns", None)  # the comment says how to write one
     if test:
         source.ca.items.pop("test")  # the comment says what happens where none is given
     fit_method(content, shape)
     notes = [
+        *describe_reading(survey),
         *fit_lengths(content, shape, tokenizer),
         *fit_rows(content, survey, min(shape.context, MAX_ROW_TOKENS), domain),
     ]
@@ -89,6 +95,18 @@ def spell_float(value: float) -> str:
     """With a point: YAML 1.1 takes 9e-05 for text."""
     text = repr(value)
     return text if "." in text else text.replace("e", ".0e")
+
+
+def describe_reading(survey: Survey) -> list[str]:
+    """What was decided about how the rows are read."""
+    notes = []
+    if survey.encoding != "utf-8":
+        written = next((m["content"] for c in survey.conversations for m in c if not m["content"].isascii()), "")
+        what = f"the file is not UTF-8: it is read as {survey.encoding}, so that it says {written[:60]!r}"
+        notes.append(f"{what}; correct ingest.encoding if that reads wrong")
+    if survey.joined:
+        notes.append("turns of one role that follow one another are joined: ingest.same_role: reject leaves them out")
+    return notes
 
 
 def flow(value: Any) -> Any:

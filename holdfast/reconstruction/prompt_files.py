@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from holdfast.chat.encoding import Messages
 from holdfast.core import storage
 from holdfast.core.errors import UserError
-from holdfast.data import formats
-from holdfast.data.formats import Unreadable
+from holdfast.data import files, turns
 from holdfast.data.instructions import normalise
+from holdfast.data.turns import Unreadable
 from holdfast.params.reconstruct import CorpusSource, Reconstruct
 
 
@@ -58,7 +58,7 @@ def read_system_prompts(params: Reconstruct) -> list[str]:
     path = resolve_below(params.folder, params.systems.file, "systems.file")
     prompts: list[str] = []
     if path.suffix.lower() in (".jsonl", ".ndjson"):
-        for line, row in formats.read_jsonl(path):
+        for line, row in files.read_jsonl(path, "utf-8", {}):
             content = row.get("system") if isinstance(row, dict) else row
             if not isinstance(content, str) or not content.strip():
                 raise UserError("no system prompt", where=f"{path}:{line}", do='write "..." or {"system": "..."}')
@@ -81,12 +81,12 @@ def read_prompts(params: Reconstruct, source: CorpusSource) -> Prompts:
     if source.hub:
         where = f"params.yaml: reconstruct.corpus: {source.hub}"
         name, revision = "/".join(filter(None, [source.hub, source.config, source.split])), str(source.revision)
-        rows: list[Any] = [row for _, row in formats.read_hub(source, where)]
+        rows: list[Any] = [row for _, row in files.read_hub(source, where)]
     else:
         path = resolve_below(params.folder, str(source.path), "corpus.sources")
         where, name, revision = str(path), str(source.path), storage.file_sha256(path)
         lines = path.suffix.lower() in (".jsonl", ".ndjson")
-        rows = list(read_lines(path)) if lines else [row for _, row in formats.read_file(path)]
+        rows = list(read_lines(path)) if lines else [row for _, row in files.read_file(path)]
     unreadable: Counter[str] = Counter()
     prompts = []
     for number, row in enumerate(rows, start=1):
@@ -110,7 +110,7 @@ def read_lines(path: Path) -> Iterator[Any]:
             line = line.removeprefix(b"\xef\xbb\xbf") if not number else line
             if line.strip():
                 try:
-                    yield json.loads(line.decode("utf-8"), object_pairs_hook=formats.unique_keys)
+                    yield json.loads(line.decode("utf-8"), object_pairs_hook=files.unique_keys)
                 except (ValueError, RecursionError):
                     yield Unreadable("not valid JSON")
 
@@ -121,28 +121,32 @@ def parse_prompt(row: Any, field: str | None) -> tuple[Messages, str]:
         raise row
     if not isinstance(row, dict):
         raise Unreadable("not an object")
-    turns = read_turns(row, field)
+    found = read_turns(row, field)
     if isinstance(row.get("system"), str):
-        turns = [("system", row["system"]), *turns]
-    turns = [(role, normalise(formats.storable(content))) for role, content in turns[:3]]
-    turns = [turn for turn in turns if turn != ("system", "")]
-    context = [{"role": "system", "content": turns[0][1]}] if turns[:1] and turns[0][0] == "system" else []
-    if len(turns) <= len(context) or turns[len(context)][0] != "user":
+        found = [("system", row["system"]), *found]
+    found = [(role, normalise(turns.storable(content))) for role, content in found[:3]]
+    found = [turn for turn in found if turn != ("system", "")]
+    context = [{"role": "system", "content": found[0][1]}] if found[:1] and found[0][0] == "system" else []
+    if len(found) <= len(context) or found[len(context)][0] != "user":
         raise Unreadable("does not begin with the user")
-    if not (text := turns[len(context)][1]):
+    if not (text := found[len(context)][1]):
         raise Unreadable("empty turn")
     return context, text
 
 
-def read_turns(row: dict[str, Any], field: str | None) -> list[formats.Turn]:
+def read_turns(row: dict[str, Any], field: str | None) -> list[tuple[str, str]]:
     """The turns of one row, the user's at least. Raises Unreadable."""
     if field:
-        return [("user", formats.text(row, field))]
+        return [("user", turns.text(row, field))]
     if "messages" in row or isinstance(row.get("prompt"), list):
-        return formats.parse_turns(row.get("messages", row.get("prompt")), "role", "content", formats.ROLES)
+        return roles_and_texts(row.get("messages", row.get("prompt")))
     if "conversations" in row:
-        return formats.parse_turns(row["conversations"], "from", "value", formats.SHAREGPT_ROLES)
+        return roles_and_texts(row["conversations"])
     if "instruction" in row:
-        parts = [formats.text(row, key) for key in ("instruction", "input") if row.get(key) is not None]
+        parts = [turns.text(row, key) for key in ("instruction", "input") if row.get(key) is not None]
         return [("user", "\n\n".join(part.strip() for part in parts if part.strip()))]
-    return [("user", formats.text(row, "prompt"))]
+    return [("user", turns.text(row, "prompt"))]
+
+
+def roles_and_texts(messages: Any) -> list[tuple[str, str]]:
+    return [(turn["role"], turn["content"]) for turn in turns.parse_turns(messages, "messages", [])]

@@ -35,6 +35,7 @@ def load_run(data: Path, models: Path, reports: Path, lock: Path) -> Run:
         consensus=read_optional(reports / "consensus.json"),
         quality=read_optional(reports / "quality" / "quality.json"),
         drift=read_optional(reports / "drift" / "drift.json"),
+        ingest=read_optional(reports / "ingest.json"),
         curate=read_optional(reports / "curate.json"),
         balance=read_optional(reports / "balance.json"),
         ledgers={arm: ledger for arm, ledger in ledgers.items() if ledger},

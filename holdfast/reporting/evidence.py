@@ -56,6 +56,7 @@ def data(run: Run) -> str:
     return section(
         "Data",
         f"<p>{html(text)}</p>" if (text := findings.describe_reconstruction(run)) else "",
+        titled_table("Domain data", tables.domain(run)),
         titled_table("From reconstructed to replayed", tables.funnel(run)),
         f"<p>{html(', '.join(facts))}.</p>" if facts else "",
         titled_table(

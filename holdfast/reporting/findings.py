@@ -26,6 +26,7 @@ class Run:
     consensus: Json = field(default_factory=dict)
     quality: Json = field(default_factory=dict)
     drift: Json = field(default_factory=dict)
+    ingest: Json = field(default_factory=dict)
     curate: Json = field(default_factory=dict)
     balance: Json = field(default_factory=dict)
     ledgers: dict[str, Json] = field(default_factory=dict)  # by arm

@@ -142,6 +142,7 @@ def data(run: Run, budget: int) -> str:
     body = []
     for title, table in (
         ("Rows removed, by suite", close),
+        ("Domain data", tables.domain(run)),
         ("From reconstructed to replayed", tables.funnel(run)),
         ("Replay rows", tables.replay(run)),
     ):

@@ -160,6 +160,27 @@ def funnel(run: Run) -> Table:
     )
 
 
+def domain(run: Run) -> Table:
+    """What became of the domain's rows, their fields and their texts."""
+
+    def counted(content: Json, key: str) -> str:
+        pairs = sorted(numbers(part(content, key)), key=lambda item: (-item[1], item[0]))
+        return ", ".join(f"{name} {count(n)}" for name, n in pairs) or NONE
+
+    rows = [
+        [
+            name,
+            *(count(split.get(key)) for key in ("read", "kept")),
+            *(counted(split, key) for key in ("rejected", "unused", "changed")),
+        ]
+        for name, split in sorted(part(run.ingest, "splits").items(), reverse=True)
+        if isinstance(split, dict)
+    ]
+    titles = ["Rejected for", "Fields not used", "Texts changed"]
+    columns = [Column("Split"), Column("Rows read", "number"), Column("kept", "number")]
+    return Table([*columns, *map(Column, titles)], rows)
+
+
 def overlap(run: Run) -> Table:
     """Rows that curate removed because they came too close to an evaluation item."""
     removed = numbers(part(run.curate, "evaluation_overlap"))

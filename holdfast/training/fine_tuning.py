@@ -184,12 +184,12 @@ def check_turn_ends(tokenizer: Any, rows: list[MixRow], encoded: list[Labelled])
 
 def encode_rows(tokenizer: Any, rows: list[MixRow], arm_config: Arm) -> tuple[list[Labelled], list[Masked]]:
     """Every row as the loss sees it, and every replay row once; a row that returns in another epoch is encoded once."""
-    known: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
+    known: dict[tuple[str, ...], tuple[list[int], list[int]]] = {}
     table_start: dict[tuple[int, ...], int] = {}  # of a replay row in the table of the base's log-probabilities
     encoded, replay, tokens = list[Labelled](), list[Masked](), 0
     for row in rows:
-        key = row["source"], str(row["messages"])
-        ids, mask = known[key] = known.get(key) or encoding.encode(tokenizer, row["messages"])
+        key = row["source"], str(row["messages"]), str(row.get("tools"))
+        ids, mask = known[key] = known.get(key) or encoding.encode(tokenizer, row["messages"], row.get("tools"))
         if row["source"] == "replay" and tuple(ids) not in table_start:
             table_start[tuple(ids)] = tokens
             replay.append(Masked(ids, mask))
@@ -202,7 +202,10 @@ def encode_rows(tokenizer: Any, rows: list[MixRow], arm_config: Arm) -> tuple[li
 
 def mask_held_out(tokenizer: Any, rows: list[MixRow]) -> list[dict[str, Any]]:
     """Rows of HELD_OUT_SCHEMA."""
-    return [{"source": row["source"], **Masked(*encoding.encode(tokenizer, row["messages"]))._asdict()} for row in rows]
+    return [
+        {"source": row["source"], **Masked(*encoding.encode(tokenizer, row["messages"], row.get("tools")))._asdict()}
+        for row in rows
+    ]
 
 
 def longest_row(encoded: list[Labelled]) -> int:

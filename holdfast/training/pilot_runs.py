@@ -125,7 +125,9 @@ def measure_model(plan: Plan, folder: Path) -> dict[str, list[Outcome]]:
     base, own_folder = plan.base, plan.base.folder()
     tokenizer = manifest.load_tokenizer(own_folder)
     rows = [
-        encoding.encode(tokenizer, row["messages"]) for source in ("replay", "domain") for row in plan.held_out[source]
+        encoding.encode(tokenizer, row["messages"], row.get("tools"))
+        for source in ("replay", "domain")
+        for row in plan.held_out[source]
     ]
     store = Store(base.fingerprint, base.dtype, TOP_K_TOKENS)
     table, _ = build_table(store, [ids for ids, _ in rows], lambda: manifest.load_model(own_folder, base.dtype))

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from helpers import run_stage
+from helpers import describe, run_stage
 
 from holdfast.core import records
 from holdfast.core.errors import UserError
@@ -54,7 +54,7 @@ def run(
 
 
 def ingest(project: Path, **params: Any) -> None:
-    """The stage in `project`, with these parameters alone."""
+    """The stage in `project`, with these parameters alone, and the pocket lab's base."""
     write_params(project, **params)
     with contextlib.chdir(project):
         run_stage("ingest")
@@ -62,6 +62,8 @@ def ingest(project: Path, **params: Any) -> None:
 
 def write_params(project: Path, **params: Any) -> None:
     (project / "params.yaml").write_text(yaml.safe_dump({"ingest": params}), encoding="utf-8")
+    if not (project / "models/manifest/base.json").exists():
+        describe(ROOT / "models/pocket/base", project / "models/manifest")
 
 
 def outputs(project: Path) -> dict[str, list[dict]]:
@@ -165,7 +167,7 @@ def test_columns_reach_into_nested_fields_and_put_the_context_first(folder: Path
     columns = dict(prompt="task.q", response="label", context="passages", system="role", group="task.about")
     found = run(folder, format="columns", columns=columns)
     assert turns(found["train"]) == {
-        ("Count.", "One cow.\n\nOne cat.\n\nHow many?", "2"),
+        ("Count.", "One cow.\n\nOne cat.\n\n How many?", "2"),
         ("A text.\n\nWho?", "Ann"),
         ("Why?", "because"),
     }
@@ -218,17 +220,17 @@ def test_key_of_keyed_json_is_a_column(folder: Path) -> None:
     assert turns(found["train"] + found["test"]) == {("cow", "animal"), ("oak", "tree")}
 
 
-def test_text_is_stripped_and_composed_and_a_line_separator_ends_no_row(folder: Path) -> None:
+def test_text_stays_as_it_is_and_a_line_separator_ends_no_row(folder: Path) -> None:
     (folder / "train.jsonl").write_text(
         json.dumps(chat("  cafe\u0301\u2028au lait? \n", "yes "), ensure_ascii=False), encoding="utf-8"
     )
-    assert turns(run(folder)["train"]) == {("caf\u00e9\u2028au lait?", "yes")}
+    assert turns(run(folder)["train"]) == {("  cafe\u0301\u2028au lait?", "yes")}
 
 
 BAD_ROWS = {
     "empty turn": chat("Anything?", "  "),
     "unknown role": {"messages": [{"role": "robot", "content": "x"}, {"role": "assistant", "content": "y"}]},
-    "does not end with the assistant": {"messages": [*chat("a", "b")["messages"], {"role": "user", "content": "c"}]},
+    "no turn of the assistant": {"messages": [{"role": "user", "content": "c"}]},
     "does not begin with the user": {"messages": [{"role": "assistant", "content": "x"}]},
     "two turns of one role in a row": {"messages": [{"role": "user", "content": "x"}, *chat("a", "b")["messages"]]},
     "a system turn that is not the first": {
@@ -268,14 +270,15 @@ def test_summary_counts_every_row_once(folder: Path, capsys: pytest.CaptureFixtu
 
 
 def test_training_row_that_asks_what_a_test_row_asks_is_removed_whatever_its_case_and_answer(folder: Path) -> None:
-    jsonl(
-        folder / "test.jsonl", [{"messages": [*chat("First?", "1")["messages"], *chat("Second one?", "2")["messages"]]}]
-    )
-    long = {"messages": [*chat("Hello?", "1")["messages"], *chat(" SECOND  one?", "other")["messages"]]}
-    jsonl(folder / "train.jsonl", [chat(*PAIRS[0]), chat("first?", "x"), chat("second\tONE?", "x"), long])
+    first = chat("First?", "1")["messages"]
+    jsonl(folder / "test.jsonl", [{"messages": [*first, *chat("Go on.", "2")["messages"]]}])
+    same = {"messages": [*first, *chat(" GO  on.", "other")["messages"]]}
+    longer = {"messages": [*same["messages"], *chat("And then?", "3")["messages"]]}
+    other = {"messages": [*chat("Second?", "1")["messages"], *chat("Go on.", "2")["messages"]]}
+    jsonl(folder / "train.jsonl", [chat(*PAIRS[0]), chat("first?", "x"), chat("Go on.", "x"), same, longer, other])
     found = run(folder, max_rejected=0.0)
-    assert turns(found["train"]) == {PAIRS[0]}
-    assert reasons(found["rejected"]) == {"overlaps the test split": 3}
+    assert turns(found["train"]) == {PAIRS[0], ("first?", "x"), ("Go on.", "x"), ("Second?", "1", "Go on.", "2")}
+    assert reasons(found["rejected"]) == {"overlaps the test split": 2}
 
 
 def many(n: int) -> list[dict[str, Any]]:
@@ -343,8 +346,6 @@ def test_malformed_line_is_named_with_its_number(folder: Path, line: bytes) -> N
 def test_malformed_json_csv_and_parquet_are_named(folder: Path) -> None:
     (folder / "a.json").write_text('[\n{"prompt": 1},\n{]', encoding="utf-8")
     fails(folder, "a.json:3: not valid JSON", train="a.json")
-    (folder / "lines.json").write_bytes((folder / "train.jsonl").read_bytes())
-    fails(folder, "lines.json:2: not valid JSON", ".jsonl", train="lines.json")
     (folder / "scalar.json").write_text('{"a": 1, "b": "x"}', encoding="utf-8")
     fails(folder, "scalar.json: no rows", train="scalar.json")
     (folder / "a.csv").write_text('prompt,completion\nx,y\n"x,y\n', encoding="utf-8")

@@ -409,6 +409,7 @@ OPTIONAL = [
     "quality",
     "drift",
     "curate.json",
+    "ingest.json",
     "balance.json",
     "training",
     "../data",

@@ -1,0 +1,151 @@
+"""A row as a conversation: its turns in one spelling, whatever fields, roles and parts they were written in.
+
+A turn has a role (system, user, assistant, tool) and content. An assistant's may have `reasoning_content` (its thoughts),
+`tool_calls` (as OpenAI spells them, arguments as an object) and `train: False` (it is shown, and not trained on); a tool's
+may have `name` and `tool_call_id`. Texts are kept letter by letter; what is changed is named in `Parsed.changes`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from holdfast.data.fields import MORE, Fields, field
+from holdfast.data.turns import (
+    UNTRAINED,
+    Turn,
+    Unreadable,
+    add_thoughts,
+    decode_json,
+    drop_nulls,
+    is_trained,
+    normalise_turns,
+    parse_turns,
+    refuse_pictures,
+    role_of,
+    text,
+)
+from holdfast.params.ingest import Columns
+
+
+class Parsed(NamedTuple):
+    turns: list[Turn]
+    tools: list[Any] | None
+    changes: set[str]
+
+
+def parse_row(row: Any, form: str, columns: Columns | None, same_role: str, fields: Fields) -> Parsed:
+    """The conversation of one row. Counts its fields in `fields`. Raises Unreadable."""
+    if not isinstance(row, dict):
+        raise Unreadable("not a record of named fields")
+    if columns is None:
+        refuse_pictures(row)
+    shapes: list[tuple[str, tuple[str, ...]]] = []  # of its turns: what was used of them depends on the names alone
+    turns = READERS[form](row, columns, fields, shapes)
+    if (system := fields.first(row, "system")) is not None and (said := text({"system": system}, "system")).strip():
+        turns.insert(0, {"role": "system", "content": said})
+    tools = parse_tools(row, fields)
+    changes: set[str] = set()
+    turns = normalise_turns(turns, same_role, changes)
+    fields.count(row, shapes)
+    return Parsed(turns, tools, changes)
+
+
+# ---- formats -------------------------------------------------------------------------------------------------------
+
+
+def read_messages(row: dict, columns: Columns | None, fields: Fields, shapes: list) -> list[Turn]:
+    name, turns = fields.find_turns(row)
+    if not is_trained({key: row.get(key) for key in MORE["messages"]}):
+        raise Unreadable(UNTRAINED)
+    return parse_turns(turns, name, shapes)
+
+
+def read_alpaca(row: dict, columns: Columns | None, fields: Fields, shapes: list) -> list[Turn]:
+    parts = [text(row, "instruction"), "" if row.get("input") is None else text(row, "input")]
+    question = "\n\n".join(part for part in parts if part.strip())
+    return [*read_history(row.get("history")), *ask(question, text(row, "output"), fields.first(row, "reasoning"))]
+
+
+def read_prompt_completion(row: dict, columns: Columns | None, fields: Fields, shapes: list) -> list[Turn]:
+    if row.get("label") is False or row.get("label") in ("False", "false"):
+        raise Unreadable("its label is false: no answer to learn")
+    return read_sides(row, "prompt", "completion", fields, shapes)
+
+
+def read_preference(row: dict, columns: Columns | None, fields: Fields, shapes: list) -> list[Turn]:
+    chosen = row.get("chosen")
+    if isinstance(chosen, list) and any(isinstance(t, dict) and role_of(t) == "user" for t in chosen):
+        return parse_turns(chosen, "chosen", shapes)  # it holds the prompt, too
+    return read_sides(row, "prompt", "chosen", fields, shapes)
+
+
+def read_sides(row: dict, before: str, after: str, fields: Fields, shapes: list) -> list[Turn]:
+    turns: list[Turn] = []
+    for name, role in ((before, "user"), (after, "assistant")):
+        value = row.get(name)
+        turns += (
+            parse_turns(value, name, shapes)
+            if isinstance(value, list)
+            else [{"role": role, "content": text(row, name)}]
+        )
+    if not isinstance(row.get(after), list):
+        add_thoughts(turns[-1], fields.first(row, "reasoning"))
+    return turns
+
+
+def read_columns(row: dict, columns: Columns | None, fields: Fields, shapes: list) -> list[Turn]:
+    assert columns
+    if columns.messages:
+        return parse_turns(field(row, columns.messages), columns.messages, shapes, columns.role, columns.content)
+    assert columns.prompt and columns.response
+    context = join_passages(field(row, columns.context)) if columns.context else ""
+    prompt = text(row, columns.prompt)
+    question = "\n\n".join(filter(None, [context, prompt])) if prompt.strip() else ""  # a context alone asks nothing
+    return ask(question, text(row, columns.response), fields.first(row, "reasoning"))
+
+
+READERS = {
+    "messages": read_messages,
+    "sharegpt": read_messages,
+    "alpaca": read_alpaca,
+    "prompt_completion": read_prompt_completion,
+    "preference": read_preference,
+    "columns": read_columns,
+}
+
+
+def ask(question: str, answer: str, thoughts: Any = None) -> list[Turn]:
+    turns: list[Turn] = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    add_thoughts(turns[-1], thoughts)
+    return turns
+
+
+def read_history(history: Any) -> list[Turn]:
+    """Earlier turns of an Alpaca row: pairs of question and answer."""
+    history = decode_json(history, "history that is no list of [question, answer]")
+    if not history:
+        return []
+    if not isinstance(history, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in history):
+        raise Unreadable("history that is no list of [question, answer]")
+    values = [value for pair in history for value in pair]
+    roles = ["user", "assistant"] * len(history)
+    return [{"role": role, "content": text({"history": v}, "history")} for role, v in zip(roles, values, strict=True)]
+
+
+def parse_tools(row: dict[str, Any], fields: Fields) -> list[Any] | None:
+    tools = decode_json(fields.first(row, "tools"), "tools that are not JSON")
+    if not tools:
+        return None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise Unreadable("tools that are no list of records")
+    tools = [drop_nulls(tool) for tool in tools]
+    tools = [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
+    if not all(isinstance(tool["function"], dict) and isinstance(tool["function"].get("name"), str) for tool in tools):
+        raise Unreadable("a tool without a name")
+    return tools
+
+
+def join_passages(context: Any) -> str:
+    """One text, or a list of texts joined by blank lines; none at all where the row has no context."""
+    parts = context if isinstance(context, list) else [] if context is None else [context]
+    return "\n\n".join(filter(str.strip, (text({"context": part}, "context") for part in parts)))

@@ -1,0 +1,276 @@
+"""Turns of a conversation in one spelling: their roles, texts, thoughts, tool calls and weights, and the order they may have."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from itertools import pairwise
+from typing import Any
+
+from holdfast.data.fields import field
+
+Turn = dict[str, Any]
+ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "chatbot", "ai"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation", "tool_response", "ipython"), "tool"),
+    "function_call": "assistant",  # ShareGPT: the text is the call
+}
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+WEIGHTS = ("weight", "train", "loss")
+PICTURES = {
+    "images",
+    "image",
+    "image_url",
+    "input_image",
+    "video",
+    "videos",
+    "video_url",
+    "audio",
+    "audios",
+    "input_audio",
+}
+PLAIN_TURNS = frozenset({("role", "content"), ("content", "role"), ("from", "value"), ("value", "from")})
+BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
+HAS_PICTURES = "holds images, video or audio: only text is trained on"
+UNTRAINED = "nothing of it is trained on (weight 0)"
+CUT, JOINED = "last turn not by the assistant cut", "turns of one role joined"
+BLANK = "blank space removed at the end or in blank lines before the text"
+
+
+class Unreadable(Exception):
+    """A row that parses but is no conversation. The text is a fixed reason: it holds nothing from the row."""
+
+
+def refuse_pictures(row: dict[str, Any]) -> None:
+    if not PICTURES.isdisjoint(row) and any(row[name] for name in PICTURES & row.keys()):
+        raise Unreadable(HAS_PICTURES)
+
+
+def add_thoughts(turn: Turn, thoughts: Any) -> None:
+    if thoughts is None:
+        return
+    if not isinstance(thoughts, str):
+        raise Unreadable("thoughts that are not text")
+    if thoughts.strip():
+        turn["reasoning_content"] = thoughts
+
+
+def parse_turns(
+    turns: Any, name: str, shapes: list, role_field: str | None = None, content_field: str | None = None
+) -> list[Turn]:
+    """`name`: of the field that holds the turns. Adds to `shapes` what each turn has. Raises Unreadable."""
+    turns = decode_json(turns, "no list of turns") if isinstance(turns, str) and turns.startswith("[") else turns
+    if not isinstance(turns, list) or not turns:
+        raise Unreadable("no list of turns")
+    parsed = []
+    for turn in turns:
+        if not isinstance(turn, dict):
+            raise Unreadable("a turn that is not a record of named fields")
+        named = tuple(turn)
+        if role_field is None and content_field is None and named in PLAIN_TURNS:  # the usual case, made fast
+            role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+            if (
+                isinstance(content, str)
+                and (known := role_of({"role": role}))
+                and role not in ("function_call", "tool")
+            ):
+                parsed.append({"role": known, "content": content})
+                shapes.append((f"{name}[]", named))
+                continue
+        parsed.append(parse_turn(turn, name, shapes, role_field, content_field))
+    return parsed
+
+
+def role_of(turn: Turn, role_field: str | None = None) -> str | None:
+    role = field(turn, role_field) if role_field else turn.get("role", turn.get("from"))
+    return ROLES.get(role.lower()) if isinstance(role, str) else None
+
+
+def parse_turn(turn: Turn, name: str, shapes: list, role_field: str | None, content_field: str | None) -> Turn:
+    refuse_pictures(turn)
+    role = role_of(turn, role_field)
+    if role is None:
+        raise Unreadable("unknown role")
+    given = turn.get("role", turn.get("from")) if role_field is None else None
+    by_value = turn.get("content") is None and "value" in turn
+    content_name: str = content_field or ("value" if by_value else "content")
+    calls = decode_json(turn.get("tool_calls"), "tool calls that are no list")
+    content, thoughts = read_content(field(turn, content_name), name, shapes)
+    result: Turn = {"role": role, "content": content or ""}
+    if given == "function_call":
+        calls, result["content"] = decode_json(content, "a function call that is not JSON"), ""
+        calls = calls if isinstance(calls, list) else [calls]
+    elif turn.get("function_call"):
+        calls = [decode_json(turn["function_call"], "a function call that is not JSON")]
+    elif content is None and not calls:
+        raise Unreadable(f"no field '{content_name}'")
+    if role == "assistant":
+        add_thoughts(result, next((turn[key] for key in THOUGHTS if turn.get(key) is not None), thoughts or None))
+        if calls:
+            result["tool_calls"] = [parse_call(call) for call in calls] if isinstance(calls, list) else refuse_calls()
+        if not is_trained(turn):
+            result["train"] = False
+    elif calls:
+        raise Unreadable("a tool call by another than the assistant")
+    if role == "tool":
+        result |= {key: turn[key] for key in ("name", "tool_call_id") if isinstance(turn.get(key), str)}
+    used = {role_field or ("role" if "role" in turn else "from"), content_name, "tool_calls", "function_call", *WEIGHTS}
+    used |= {*THOUGHTS} if role == "assistant" else {"name", "tool_call_id"} if role == "tool" else set()
+    names = tuple(key for key in turn if turn[key] is not None)
+    shapes.append((f"{name}[]", tuple(key if key in used else f"?{key}" for key in names)))
+    return result
+
+
+def refuse_calls() -> Any:
+    raise Unreadable("tool calls that are no list")
+
+
+def read_content(value: Any, name: str, shapes: list) -> tuple[str | None, str]:
+    """(text, thoughts) of a turn's content: a text, or a list of parts."""
+    if value is None:
+        return None, ""
+    if not isinstance(value, list):
+        return text({"content": value}, "content"), ""
+    written, thoughts = [], []
+    for part in value:
+        if isinstance(part, str):
+            written.append(part)
+            continue
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in PICTURES or (isinstance(part, dict) and any(part.get(key) for key in PICTURES & part.keys())):
+            raise Unreadable(HAS_PICTURES)
+        if kind in ("text", "input_text", "output_text"):
+            written.append(text(part, "text"))
+            used = {"type", "text"}
+        elif kind in ("thinking", "reasoning"):
+            used = {"type", "thinking", "reasoning", "text"}
+            thoughts.append(text(part, next((key for key in ("thinking", "reasoning") if key in part), "text")))
+        else:
+            raise Unreadable("a part of the content that is no text")
+        names = tuple(key for key in part if part[key] is not None)
+        shapes.append((f"{name}[].content[]", tuple(key if key in used else f"?{key}" for key in names)))
+    return "".join(written), "\n".join(thoughts)
+
+
+def is_trained(turn: Turn) -> bool:
+    """What weight, train or loss of a turn say. Raises Unreadable for a weight between."""
+    for key in WEIGHTS:
+        value = turn.get(key)
+        if value is None:
+            continue
+        if value in (0, False, "0", "false", "False"):
+            return False
+        if value not in (1, True, "1", "true", "True"):
+            raise Unreadable(f"a {key} that is neither 0 nor 1")
+    return True
+
+
+def parse_call(call: Any) -> dict[str, Any]:
+    """A tool call as OpenAI spells it, its arguments as an object."""
+    inner = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"]:
+        raise Unreadable("a tool call without a name")
+    arguments = inner.get("arguments", inner.get("parameters"))
+    arguments = decode_json(arguments, "arguments of a tool call that are not JSON")
+    if arguments is not None and not isinstance(arguments, dict):
+        raise Unreadable("arguments of a tool call that are no object")
+    parsed = {"type": "function", "function": {"name": inner["name"], "arguments": drop_nulls(arguments or {})}}
+    return {**parsed, "id": call["id"]} if isinstance(call.get("id"), str) else parsed
+
+
+def drop_nulls(value: Any) -> Any:
+    """Without the fields that Parquet adds as nulls, because another row has them."""
+    if isinstance(value, dict):
+        return {key: drop_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [drop_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
+def decode_json(value: Any, reason: str) -> Any:
+    """What a text holds as JSON; anything else as it is. Raises Unreadable with the reason."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value.strip() else None
+    except (ValueError, RecursionError):
+        raise Unreadable(reason) from None
+
+
+def normalise_turns(turns: list[Turn], same_role: str, changes: set[str]) -> list[Turn]:
+    """[system,] user, assistant, [tool, assistant,] ... assistant. Adds to `changes` what was changed. Raises Unreadable."""
+    kept: list[Turn] = []
+    for turn in turns:
+        content = storable(turn["content"])
+        if content[:1].isspace() or content[-1:].isspace():
+            content = trim(turn["content"])
+            if content != turn["content"]:
+                changes.add(BLANK)
+            turn = {**turn, "content": content}
+        if not content and turn["role"] == "system":
+            continue
+        if not content and not turn.get("tool_calls") and turn["role"] != "tool":
+            raise Unreadable("empty turn")
+        if kept and kept[-1]["role"] == turn["role"] != "tool":
+            turn = join_turns(kept.pop(), turn, same_role)
+            changes.add(JOINED)
+        kept.append(turn)
+    while kept and kept[-1]["role"] != "assistant":
+        kept.pop()
+        changes.add(CUT)
+    if not kept:
+        raise Unreadable("no turn of the assistant")
+    roles = [turn["role"] for turn in kept]
+    dialogue = roles[1:] if roles[0] == "system" else roles
+    if "system" in dialogue:
+        raise Unreadable("a system turn that is not the first")
+    if dialogue[0] != "user":
+        raise Unreadable("does not begin with the user")
+    if "tool" in dialogue:
+        check_tool_turns(kept)
+    if all(turn.get("train") is False for turn in kept if turn["role"] == "assistant"):
+        raise Unreadable(UNTRAINED)
+    return kept
+
+
+def join_turns(one: Turn, other: Turn, same_role: str) -> Turn:
+    if same_role == "reject":
+        raise Unreadable("two turns of one role in a row")
+    if one.keys() != {"role", "content"} or other.keys() != {"role", "content"}:
+        raise Unreadable("two turns of one role in a row that cannot be joined")
+    return {"role": one["role"], "content": f"{one['content']}\n\n{other['content']}"}
+
+
+def check_tool_turns(turns: list[Turn]) -> None:
+    for one, other in pairwise(turns):
+        if other["role"] == "tool" and one["role"] != "tool" and not one.get("tool_calls"):
+            raise Unreadable("a tool's turn that no call stands before")
+        if one["role"] == "tool" and other["role"] == "user":
+            raise Unreadable("a tool's turn that the assistant does not answer")
+
+
+def trim(content: str) -> str:
+    """Without blank lines before the text and blank space at its end. The first line keeps its indentation."""
+    return BLANK_LINES.sub("", content).rstrip()
+
+
+def text(row: dict[str, Any], path: str) -> str:
+    """A field as text. Numbers count as text (labels often are); a truth value, a list or nothing at all does not."""
+    value = field(row, path)
+    if value is None:
+        raise Unreadable(f"no field '{path}'")
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    raise Unreadable(f"field '{path}' is not text")
+
+
+def storable(value: str) -> str:
+    """The value, unless it holds half a surrogate pair, which JSON can spell and UTF-8 cannot. Raises Unreadable."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Unreadable("not valid Unicode") from None
+    return value

@@ -1,0 +1,239 @@
+"""Conversations survive from file to token ids letter by letter, but for what is counted; and no file ends in a traceback."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers import ROOT
+
+from holdfast.chat import encoding
+from holdfast.core import manifest, records
+from holdfast.core.errors import UserError
+from holdfast.data import ingestion, mixture
+from holdfast.data.template_fit import ENDS, ESCAPED, TemplateFit
+from holdfast.data.turns import BLANK
+from holdfast.params.ingest import Ingest
+
+MUTATIONS = 2_400
+PIECES = [
+    *(
+        "What is",
+        "x = 1",
+        "    y = 0",
+        "\treturn",
+        "\n",
+        "\n\n",
+        "  ",
+        "cafe\u0301",
+        "é",
+        "\u2028",
+        "\u00a0",
+        "日本語",
+        "🙂",
+    ),
+    *("{'a': 1}", '{"b": [2]}', "<b>", "a,b;c", '"quoted"', "\\n", "#### 5", "|", "`code`", "< |end|>", "%", "\r\n"),
+]
+Chat = list[str]  # texts, user and assistant in turn
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return manifest.load_tokenizer(ROOT / "models/pocket/base")
+
+
+def draw_text(random: random.Random) -> str:
+    text = "".join(random.choices(PIECES, k=random.randint(1, 8)))
+    return "".join(("w", text.rstrip(), str(random.randrange(10**6))))
+
+
+def draw_chat(random: random.Random, turns: int) -> Chat:
+    chat = [draw_text(random) for _ in range(turns)]
+    chat[-1] = "    " * random.randint(0, 2) + chat[-1]  # code answers are indented
+    return chat
+
+
+def turns_of(
+    chat: Chat, role: str = "role", content: str = "content", names: tuple[str, str] = ("user", "assistant")
+) -> list:
+    return [{role: names[n % 2], content: text} for n, text in enumerate(chat)]
+
+
+ROWS: dict[str, tuple[int, Callable[[Chat], dict[str, Any]]]] = {  # turns, and how they are written
+    "messages": (4, lambda chat: {"messages": turns_of(chat)}),
+    "from and value": (4, lambda chat: {"messages": turns_of(chat, "from", "value", ("human", "gpt"))}),
+    "sharegpt": (6, lambda chat: {"conversations": turns_of(chat, "from", "value", ("human", "gpt"))}),
+    "parts": (
+        2,
+        lambda chat: {"messages": [{**t, "content": [{"type": "text", "text": t["content"]}]} for t in turns_of(chat)]},
+    ),
+    "alpaca": (2, lambda chat: {"instruction": chat[0], "input": "", "output": chat[1]}),
+    "history": (4, lambda chat: {"instruction": chat[2], "output": chat[3], "history": [chat[:2]]}),
+    "prompt_completion": (2, lambda chat: {"prompt": chat[0], "completion": chat[1]}),
+    "preference": (2, lambda chat: {"prompt": chat[0], "chosen": chat[1], "rejected": "no"}),
+}
+
+
+def as_csv(rows: list[dict], delimiter: str = ",") -> bytes:
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, list(rows[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue().encode()
+
+
+def as_parquet(rows: list[dict]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+def as_lines(rows: list[dict]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+FILES: dict[str, Callable[[list[dict]], bytes]] = {
+    "d.jsonl": lambda rows: as_lines(rows).encode(),
+    "d.json": lambda rows: json.dumps(rows).encode(),
+    "d.jsonl.gz": lambda rows: gzip.compress(as_lines(rows).encode()),
+    "d.jsonl.zst": lambda rows: pa.compress(as_lines(rows).encode(), codec="zstd", asbytes=True),
+    "utf16.jsonl": lambda rows: as_lines(rows).encode("utf-16"),
+    "d.parquet": as_parquet,
+    "d.csv": as_csv,
+    "d.tsv": lambda rows: as_csv(rows, "\t"),
+    "semicolon.csv": lambda rows: as_csv(rows, ";"),
+}
+FLAT = ("alpaca", "prompt_completion", "preference")
+
+
+def read(folder: Path, name: str, fit: TemplateFit | None) -> ingestion.Split:
+    settings = Ingest.model_validate({"folder": str(folder), "train": {"path": name}, "max_rejected": 1.0})
+    return ingestion.read_split("train", settings.train, settings, fit)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_conversations_survive_letter_by_letter(tmp_path: Path, tokenizer: Any, file: str) -> None:
+    for seed, (form, (turns, write)) in enumerate(ROWS.items()):
+        if file.endswith((".csv", ".tsv")) and form not in FLAT:
+            continue
+        dice = random.Random(seed)
+        chats = [draw_chat(dice, turns) for _ in range(12)]
+        (tmp_path / file).write_bytes(FILES[file]([write(chat) for chat in chats]))
+        split = read(tmp_path, file, TemplateFit(tokenizer))
+        assert split.report["changed"] == {} and not split.rejected, form
+        ingestion.write_domain(tmp_path / "out", split.kept, [], [])
+        rows = records.read("domain", tmp_path / "out/train.parquet")
+        by_source = {row["source"]: row for row in rows}
+        for row in mixture.domain_rows(tokenizer, rows):
+            source = next(one["source"] for one in rows if one["id"] == row["source_id"])
+            chat = next(c for c in chats if c == [m["content"] for m in by_source[source]["messages"]])
+            ids, mask = encoding.encode(tokenizer, row["messages"])
+            assert row["trained_tokens"] == sum(mask)
+            decoded = tokenizer.decode(ids)
+            at = [decoded.index(text) for text in chat]  # every text, as it was, in its order
+            assert at == sorted(at)
+        assert len(rows) == len(chats)
+
+
+def test_what_is_altered_is_counted(tmp_path: Path, tokenizer: Any) -> None:
+    dice = random.Random(7)
+    counted: Counter[str] = Counter()
+    rows = []
+    for _ in range(60):
+        question, answer = draw_chat(dice, 2)
+        kind = dice.choice(["", BLANK, ENDS, ESCAPED])
+        counted[kind] += 1
+        answer = {BLANK: answer + " \n", ENDS: answer + "\n<|end|>", ESCAPED: answer + "<|end|>."}.get(kind, answer)
+        rows.append({"prompt": question, "completion": answer})
+    (tmp_path / "d.jsonl").write_text(as_lines(rows), encoding="utf-8")
+    report = read(tmp_path, "d.jsonl", TemplateFit(tokenizer)).report
+    del counted[""]
+    assert report["changed"] == dict(counted)
+
+
+def mutate(content: bytes, dice: random.Random) -> bytes:
+    """The content with one to three faults: bytes lost, doubled, changed, moved, or a piece of another kind put in."""
+    pieces = [
+        b'"',
+        b"{",
+        b"]",
+        b"\x00",
+        b"\xff\xfe",
+        b"\xef\xbb\xbf",
+        b"null",
+        b"NaN",
+        b"\\ud83d",
+        b"[[[[",
+        b"1e999",
+        b"\n",
+        b";",
+        b"\t",
+    ]
+    pieces += [
+        b'"role": 3',
+        b'"content": {}',
+        b'"tool_calls": 1',
+        b'"tools": "x"',
+        b'"train": []',
+        b"true",
+        b"-",
+        b'""',
+        b"\r",
+    ]
+    for _ in range(dice.randint(1, 3)):
+        at = dice.randrange(len(content) + 1)
+        end = min(len(content), at + dice.choice([1, 1, 2, 5, 40]))
+        kind = dice.randrange(6)
+        if kind == 0:
+            content = content[:at] + content[end:]
+        elif kind == 1:
+            content = content[:end] + content[at:]
+        elif kind == 2:
+            content = content[:at] + bytes([dice.randrange(256)]) + content[end:]
+        elif kind == 3:
+            content = content[:at]
+        else:
+            content = content[:at] + dice.choice(pieces) + content[end if kind == 4 else at :]
+    return content
+
+
+def test_no_damaged_file_ends_in_a_traceback(tmp_path: Path, tokenizer: Any) -> None:
+    dice, fit = random.Random(3), TemplateFit(tokenizer)
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    tools = {
+        "tools": [{"name": "f"}],
+        "messages": [*turns_of(["a", "b", "c"]), {"role": "assistant", "content": None, "tool_calls": [call]}],
+    }
+    seeds = [
+        (file, write([row(draw_chat(dice, turns)) for _ in range(3)]))
+        for file, write in FILES.items()
+        for form, (turns, row) in ROWS.items()
+        if form in FLAT or not file.endswith((".csv", ".tsv"))
+    ]
+    seeds += [("d.jsonl", as_lines([tools] * 2).encode()), ("d.json", json.dumps({"data": [tools]}).encode())]
+    outcomes: Counter[str] = Counter()
+    longest = 0  # lines of a refusal
+    for number in range(MUTATIONS):
+        file, content = seeds[number % len(seeds)]
+        (tmp_path / file).write_bytes(mutate(content, dice))
+        try:
+            split = read(tmp_path, file, fit)
+            assert len(split.kept) + len(split.rejected) == split.report["read"]
+            assert split.report["fields"] == sum(split.report["used"].values()) + sum(split.report["unused"].values())
+            ingestion.write_domain(tmp_path / "out", split.kept, [], split.rejected)
+            outcomes["read"] += 1
+        except UserError as error:
+            outcomes["refused"] += 1
+            longest = max(longest, len(str(error).splitlines()))
+    assert 1 <= longest <= 3
+    assert min(outcomes["read"], outcomes["refused"]) > MUTATIONS / 10
