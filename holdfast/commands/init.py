@@ -44,9 +44,18 @@ class Start:
     """What a project starts from: its params file, files to copy and to link (source, target), and lines that say why."""
 
     params: str
-    copies: list[Path] = field(default_factory=list)
+    copies: list[Path] = field(default_factory=list)  # files, or folders of shards
     links: list[tuple[Path, Path]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+
+    def list_copies(self) -> list[tuple[Path, Path]]:
+        """(file, where it is copied to) for each file, and for each file in a folder."""
+        within = [
+            (path, file)
+            for path in self.copies
+            for file in (sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path])
+        ]
+        return [(file, DATA / path.name / file.relative_to(path)) for path, file in within]
 
 
 def main(
@@ -138,7 +147,7 @@ def write_project(
     for path, content in profiles.OWN.items():
         if path.parent.as_posix() in start.params and not path.exists():
             files[path.as_posix()] = content.encode()
-    files |= {(DATA / file.name).as_posix(): file.read_bytes() for file in start.copies}
+    files |= {target.as_posix(): file.read_bytes() for file, target in start.list_copies()}
     scaffold.add_ignore_files(files)
 
     writer = scaffold.Writer({name: content for name, content in files.items() if not has_content(name, content)})
@@ -357,8 +366,7 @@ def find_latest_commit(hub: str) -> str:
 
 def check_copies(start: Start, force: bool) -> None:
     """Raises UserError where another file or model of the same name is there, or params.yaml would not be valid."""
-    for file in start.copies:
-        target = DATA / file.name
+    for file, target in start.list_copies():
         if (
             target.exists()
             and target.resolve() != file.resolve()

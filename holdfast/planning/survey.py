@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ def survey_path(path: Path, columns: Columns | None, measure: Measure, tokenizer
     """Reads a file or folder that no params name yet: its encoding is found by trying, turns of one role are joined.
 
     Raises UserError where it cannot be read, has no known format, or no usable row."""
+    path = path if path.name not in ("", "..") else Path(os.path.abspath(path))
     ingest = Ingest(
         folder=str(path.parent),
         train=Source(path=path.name),

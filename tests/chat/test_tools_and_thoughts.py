@@ -13,11 +13,9 @@ from holdfast.data import mixture
 from holdfast.data.template_fit import UNROLLED, TemplateFit
 from holdfast.data.turns import Unreadable
 
-SCHEMA = {
-    "name": "shelf",
-    "description": "d",
-    "parameters": {"type": "object", "properties": {"box": {"type": "integer"}}},
-}
+BOX = {"type": "integer", "description": "its number"}
+PARAMETERS = {"type": "object", "properties": {"box": BOX}, "required": ["box"]}
+SCHEMA = {"name": "shelf", "description": "d", "parameters": PARAMETERS}
 TOOLS = [{"type": "function", "function": SCHEMA}]
 CALL = {"id": "abcdefgh1", "type": "function", "function": {"name": "shelf", "arguments": {"box": 41}}}
 TOOL_CHAT = [
@@ -108,7 +106,6 @@ def test_a_masked_turn_is_shown_and_not_trained_on(tokenizer):
     [
         ("llama_cpp__Qwen-Qwen3-0.6B", "<think>\n{}\n</think>\n\n{}<|im_end|>"),
         ("trl__qwen3_training", "<think>\n{}\n</think>\n\n{}<|im_end|>"),
-        ("llama_cpp__ByteDance-Seed-OSS", "<seed:think>{}</seed:think>\n{}<seed:eos>"),
         ("llama_cpp__Qwen-Qwen2.5-7B-Instruct", "<think>\n{}\n</think>\n\n{}<|im_end|>"),  # has no field for them
     ],
 )
