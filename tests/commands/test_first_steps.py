@@ -88,9 +88,9 @@ def test_init_says_what_it_found(place, tiny, capsys):
     start(tiny, jsonl(place / "mine" / "d.jsonl", content), test)
     said = capsys.readouterr().out
     assert "9 rows, format messages, 1 with a system turn, 1 of many turns" in said
-    assert "1 cannot be used: does not end with the assistant" in said
+    assert "1 cannot be used: no turn of the assistant" in said
     assert "language en 100%" in said
-    assert "test     1 rows; 2 training rows ask the same" in said
+    assert "test     1 rows; 1 training rows ask the same" in said
     assert "context 512" in said
 
 
