@@ -64,10 +64,13 @@ def name_cell(kind: str, arm: str, arm_config: dict[str, Any], rate: float, seed
 def find_due(study: dict[str, Any], done: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The cells that can be run now, seed after seed: a reference arm's later seeds wait for its first at all rates."""
     first = study["seeds"][0]
+    counted_otherwise = {
+        cell["arm"] for cell in done.values() if not cell.get("counts") and cell.get("how", {}).get("share")
+    }
     for seed in study["seeds"]:
         for kind in ("main", "reference"):
             for arm, arm_config in study[kind].items():
-                if seed not in arm_config.get("seeds", study["seeds"]):
+                if arm in counted_otherwise or seed not in arm_config.get("seeds", study["seeds"]):
                     continue
                 rates = (
                     [arm_config["learning_rate"]]
@@ -194,7 +197,7 @@ def main() -> None:
                 break
             for finished in wait(running, return_when=FIRST_COMPLETED).done:
                 name = running.pop(finished)
-                keep(done, {**finished.result(), "inputs": shared})
+                keep(done, {**finished.result(), "inputs": shared, "counts": "rows"})
                 score, pace = done[name]["development"], (time.monotonic() - began) / (len(done) - before)
                 print(
                     f"{name:28} general {score['general']:.3f}  domain {score['domain']:.3f}  {done[name]['seconds']:5.0f} s   "
