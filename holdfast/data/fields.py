@@ -86,13 +86,13 @@ class Fields:
 
     def names(self, row: dict[str, Any], before: str = "") -> list[str]:
         """The names of fields; of records that a mapping reaches into, those of their fields."""
-        found = []
+        listed = []
         for key, value in row.items():
             if isinstance(value, dict) and any(f"{path}.".startswith(f"{before}{key}.") for path in self.inner):
-                found += self.names(value, f"{before}{key}.")
+                listed += self.names(value, f"{before}{key}.")
             elif value is not None:
-                found.append(before + key)
-        return found
+                listed.append(before + key)
+        return listed
 
     def totals(self) -> dict[str, Any]:
         """{"fields": all, "used": by name, "unused": by name}, for a report."""

@@ -76,7 +76,7 @@ def read_split(split: str, source: Source, params: Ingest, fit: TemplateFit | No
     account = fields.Fields(form, params.columns, params.split_by)
     wanted = fields.Wanted(form, params.columns, params.split_by)
 
-    kept, ids = list[Conversation](), set[str]()
+    accepted, ids = list[Conversation](), set[str]()
     rejected: list[Rejected] = []
     changed: Counter[str] = Counter()
     read = 0
@@ -94,19 +94,19 @@ def read_split(split: str, source: Source, params: Ingest, fit: TemplateFit | No
             rejected.append(reject(split, place, DUPLICATE, row))
             continue
         ids.add(conversation.id)
-        kept.append(conversation)
+        accepted.append(conversation)
         if fit:
             fit.count_special(turns, parsed.tools, parsed.changes)
         changed.update(parsed.changes)
-    assert len(kept) + len(rejected) == read, "a row got lost"
+    assert len(accepted) + len(rejected) == read, "a row got lost"
 
     wanted.require_none(where)
     require_few_unreadable(rejected, read, form, params, where)
-    if not kept:
+    if not accepted:
         reasons = ", ".join(f"{why} {n:,}" for why, n in Counter(row.reason for row in rejected).most_common(3))
         do = "fix the rows, or see ingest.format and ingest.max_chars in params.yaml"
         raise UserError(f"empty domain set: no row can be used ({reasons})", where=where, do=do)
-    return Split(kept, rejected, describe_split(form, facts, read, account, changed, fit))
+    return Split(accepted, rejected, describe_split(form, facts, read, account, changed, fit))
 
 
 def open_source(split: str, source: Source, params: Ingest) -> tuple[str, dict[str, Any], Iterator[tuple[str, Any]]]:
@@ -117,15 +117,15 @@ def open_source(split: str, source: Source, params: Ingest) -> tuple[str, dict[s
         name = f"{source.hub}/{source.split}"
         return where, {"files": {name: {}}, "not_read": []}, ((f"{name}:{n}", row) for n, row in numbered)
     folder = Path(params.folder)
-    found, left = sources.find_files(folder, source, where)
-    about: dict[str, dict[str, str]] = {printable(file.relative_to(folder).as_posix()): {} for file in found}
+    paths, left = sources.find_files(folder, source, where)
+    about: dict[str, dict[str, str]] = {printable(file.relative_to(folder).as_posix()): {} for file in paths}
 
     def rows() -> Iterator[tuple[str, Any]]:
-        for file, (name, facts) in zip(found, about.items(), strict=True):
+        for file, (name, facts) in zip(paths, about.items(), strict=True):
             for place, row in files.read_file(file, params.encoding, facts):
                 yield f"{name}:{place}", row
 
-    where = str(found[0]) if len(found) == 1 else where
+    where = str(paths[0]) if len(paths) == 1 else where
     return where, {"files": about, "not_read": [file.relative_to(folder).as_posix() for file in left]}, rows()
 
 
@@ -185,15 +185,15 @@ def require_group(rows: Iterable[Conversation], params: Ingest) -> None:
 def split_off_test(rows: list[Conversation], params: Ingest) -> tuple[list[Conversation], list[Conversation]]:
     """(train, test). Raises UserError where all rows have to stay together."""
     rows = sorted(rows, key=lambda row: row.id)
-    asked, keys = [row.asked for row in rows], [row.split_key for row in rows]
+    contexts, keys = [row.asked for row in rows], [row.split_key for row in rows]
 
     def texts() -> Iterator[str]:
         return ("\n".join(turn["content"] for turn in row.turns()) for row in rows)
 
-    groups = splitting.find_groups(asked, keys, texts(), params.near_duplicates)
+    groups = splitting.find_groups(contexts, keys, texts(), params.near_duplicates)
     if len(groups) < 2:
         where, do = "params.yaml: ingest", "give a test set of its own (ingest.test)"
-        if len({row[-1] for row in asked}) < 2:
+        if len({row[-1] for row in contexts}) < 2:
             raise UserError("no test set can be split off: all rows ask the same", where=where, do=do)
         what = "no test set can be split off: all rows are near-duplicates of one another"
         if params.split_by and len(set(keys)) < 2:
@@ -203,7 +203,7 @@ def split_off_test(rows: list[Conversation], params: Ingest) -> tuple[list[Conve
             )
             raise UserError(what, where="params.yaml: ingest.split_by", do=do)
         raise UserError(what, where=where, do=f"{do}, or raise ingest.near_duplicates ({params.near_duplicates:g})")
-    test = splitting.choose_test(asked, groups, params.test_fraction, params.seed)
+    test = splitting.choose_test(contexts, groups, params.test_fraction, params.seed)
     return [row for i, row in enumerate(rows) if i not in test], [rows[i] for i in sorted(test)]
 
 
@@ -212,13 +212,13 @@ def remove_overlap(
 ) -> tuple[list[Conversation], list[Rejected]]:
     """Training rows that answer nothing a test row asks, and the others. Raises UserError, naming `folder`, if none is left."""
     in_test = {row.asked[-1] for row in test}
-    kept = [row for row in train if in_test.isdisjoint(row.asked)]
+    train_only = [row for row in train if in_test.isdisjoint(row.asked)]
     overlapping = [row for row in train if not in_test.isdisjoint(row.asked)]
-    if not kept:
+    if not train_only:
         what = f"empty domain set: all {len(overlapping):,} training rows overlap with the test split"
         do = "give a test set that asks other questions than the training set"
         raise UserError(what, where=folder, do=do)
-    return kept, [reject("train", row.source, OVERLAP, row.turns()) for row in overlapping]
+    return train_only, [reject("train", row.source, OVERLAP, row.turns()) for row in overlapping]
 
 
 def reject(split: str, source: str, reason: str, content: Any) -> Rejected:

@@ -28,21 +28,21 @@ MIN_COMMON, COMMON_PART = (
 
 def contexts(turns: Sequence[Turn]) -> tuple[int, ...]:
     """A hash of the turns before each of the assistant's, the last one last; a context that occurs twice counts once."""
-    found, so_far = [], hashlib.blake2b(digest_size=8)
+    hashes, so_far = [], hashlib.blake2b(digest_size=8)
     for n, turn in enumerate(turns):
         if turn["role"] == "assistant" and n:
-            found.append(int.from_bytes(so_far.digest(), "big"))
+            hashes.append(int.from_bytes(so_far.digest(), "big"))
         so_far.update(f"{turn['role']}\x1e{' '.join(turn['content'].casefold().split())}\x1f".encode())
         if "tool_calls" in turn:
             so_far.update(str(turn["tool_calls"]).encode())
-    return tuple(found)
+    return tuple(hashes)
 
 
 def find_groups(
-    asked: Sequence[tuple[int, ...]], keys: Sequence[str], texts: Iterator[str], threshold: float
+    rows: Sequence[tuple[int, ...]], keys: Sequence[str], texts: Iterator[str], threshold: float
 ) -> list[list[int]]:
     """Rows (by number) that have to stay on one side: equal context, equal key (if not ""), or near-duplicates."""
-    parent = list(range(len(asked)))
+    parent = list(range(len(rows)))
 
     def root(i: int) -> int:
         while parent[i] != i:
@@ -50,33 +50,33 @@ def find_groups(
         return i
 
     first: dict[object, int] = {}
-    for i, row in enumerate(asked):
+    for i, row in enumerate(rows):
         for same in (row[-1], *([keys[i]] if keys[i] else [])):
             parent[root(i)] = root(first.setdefault(same, i))
     for i, j in near_pairs(texts, threshold) if threshold < 1 else ():
         parent[root(j)] = root(i)
     groups: dict[int, list[int]] = {}
-    for i in range(len(asked)):
+    for i in range(len(rows)):
         groups.setdefault(root(i), []).append(i)
     return list(groups.values())
 
 
-def choose_test(asked: Sequence[tuple[int, ...]], groups: list[list[int]], fraction: float, seed: int) -> set[int]:
+def choose_test(rows: Sequence[tuple[int, ...]], groups: list[list[int]], fraction: float, seed: int) -> set[int]:
     """The rows (by number) of the test split: whole groups, near `fraction` of all rows, and never all groups.
 
     Groups whose context is an earlier part of other conversations go last: those would overlap with them. Equal rows and
     seed give an equal split in any order.
     """
-    earlier = {context for row in asked for context in row[:-1]}
+    earlier = {context for row in rows for context in row[:-1]}
     order = sorted(
         (
-            any(asked[i][-1] in earlier for i in group),
-            min(records.text_id(seed, *map(str, asked[i])) for i in group),
+            any(rows[i][-1] in earlier for i in group),
+            min(records.text_id(seed, *map(str, rows[i])) for i in group),
             number,
         )
         for number, group in enumerate(groups)
     )
-    wanted, test = max(1, round(fraction * len(asked))), set[int]()
+    wanted, test = max(1, round(fraction * len(rows))), set[int]()
     left = len(groups)
     for overlaps, _, number in order:
         if left > 1 and len(test) + len(groups[number]) <= wanted and not (overlaps and test):

@@ -200,7 +200,7 @@ def decode_json(value: Any, reason: str) -> Any:
 
 def normalise_turns(turns: list[Turn], same_role: str, changes: set[str]) -> list[Turn]:
     """[system,] user, assistant, [tool, assistant,] ... assistant. Adds to `changes` what was changed. Raises Unreadable."""
-    kept: list[Turn] = []
+    result: list[Turn] = []
     for turn in turns:
         content = storable(turn["content"])
         if content[:1].isspace() or content[-1:].isspace():
@@ -212,26 +212,26 @@ def normalise_turns(turns: list[Turn], same_role: str, changes: set[str]) -> lis
             continue
         if not content and not turn.get("tool_calls") and turn["role"] != "tool":
             raise Unreadable("empty turn")
-        if kept and kept[-1]["role"] == turn["role"] != "tool":
-            turn = join_turns(kept.pop(), turn, same_role)
+        if result and result[-1]["role"] == turn["role"] != "tool":
+            turn = join_turns(result.pop(), turn, same_role)
             changes.add(JOINED)
-        kept.append(turn)
-    while kept and kept[-1]["role"] != "assistant":
-        kept.pop()
+        result.append(turn)
+    while result and result[-1]["role"] != "assistant":
+        result.pop()
         changes.add(CUT)
-    if not kept:
+    if not result:
         raise Unreadable("no turn of the assistant")
-    roles = [turn["role"] for turn in kept]
+    roles = [turn["role"] for turn in result]
     dialogue = roles[1:] if roles[0] == "system" else roles
     if "system" in dialogue:
         raise Unreadable("a system turn that is not the first")
     if dialogue[0] != "user":
         raise Unreadable("does not begin with the user")
     if "tool" in dialogue:
-        check_tool_turns(kept)
-    if all(turn.get("train") is False for turn in kept if turn["role"] == "assistant"):
+        check_tool_turns(result)
+    if all(turn.get("train") is False for turn in result if turn["role"] == "assistant"):
         raise Unreadable(UNTRAINED)
-    return kept
+    return result
 
 
 def join_turns(one: Turn, other: Turn, same_role: str) -> Turn:

@@ -51,9 +51,9 @@ def domain_likeness(base: Sequence[str], groups: Sequence[Sequence[str]], domain
     Logistic regression on character 1- to 4-grams, both sides weighing the same. Answer i of each group is judged by a
     model that has not seen the base's answer i (cross-fitting). Zeros where a side has too few answers to learn from.
     """
-    found = [np.zeros(len(base)) for _ in groups]
+    likenesses = [np.zeros(len(base)) for _ in groups]
     if min(len(base), len(domain)) < MIN_ANSWERS:
-        return found
+        return likenesses
     from scipy.sparse import vstack
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -71,6 +71,6 @@ def domain_likeness(base: Sequence[str], groups: Sequence[Sequence[str]], domain
         model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000).fit(
             vstack([seen, of_domain]), labels
         )
-        for group, likeness in zip(of_groups, found, strict=True):
+        for group, likeness in zip(of_groups, likenesses, strict=True):
             likeness[folds == fold] = model.predict_proba(group[folds == fold])[:, 1]
-    return found
+    return likenesses

@@ -182,26 +182,29 @@ def overlap_with_base(
     """
     import torch
 
-    found = [0.0] * len(rows)
+    overlaps = [0.0] * len(rows)
     for row, logprobs in answer_logprobs(network, rows, batch):
         tokens, base = (torch.tensor(side, device=logprobs.device) for side in base_side[row])  # (T, TOP)
         ours = logprobs.gather(-1, tokens)
         rest_of_base, rest = (1 - side.exp().sum(-1) for side in (base, ours))  # (T,)
         kl = (base.exp() * (base - ours)).sum(-1)
         kl += torch.where(rest_of_base > 1e-6, rest_of_base * (rest_of_base / rest.clamp(min=1e-9)).log(), 0.0)
-        found[row] = min(1.0, math.exp(-float(kl.mean())))
-    return found
+        overlaps[row] = min(1.0, math.exp(-float(kl.mean())))
+    return overlaps
 
 
 def top_logprobs(rows: list[Any], base: Manifest, batch: int) -> list[Any]:
     """TopLogprobs of the base for each row."""
     network = manifest.load_model(base.folder(), base.dtype)
     meter.count(base.parameters, read=sum(len(prompt) + len(answer) for prompt, answer in rows))
-    found: list[Any] = [None] * len(rows)
+    best_by_row: list[Any] = [None] * len(rows)
     for row, logprobs in answer_logprobs(network, rows, batch):
         best = logprobs.topk(min(TOP, logprobs.shape[-1]), dim=-1)
-        found[row] = [best.indices.tolist(), [[round(value, 4) for value in each] for each in best.values.tolist()]]
-    return found
+        best_by_row[row] = [
+            best.indices.tolist(),
+            [[round(value, 4) for value in each] for each in best.values.tolist()],
+        ]
+    return best_by_row
 
 
 def answer_logprobs(

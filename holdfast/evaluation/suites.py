@@ -226,16 +226,16 @@ def make_item(row: dict, tokenizer: Any) -> dict[str, str]:
         controls = encoding.control_strings(tokenizer)
         messages, tools = (encoding.escape_controls(controls, part) for part in (messages, tools))
     last = max(n for n, m in enumerate(messages) if m["role"] == "assistant" and m.get("train") is not False)
-    answer, asked = messages[last]["content"].strip(), ""
+    answer, rendered = messages[last]["content"].strip(), ""
     if tokenizer is not None:
-        asked = encoding.render(tokenizer, messages[:last], respond=True, tools=tools)
+        rendered = encoding.render(tokenizer, messages[:last], respond=True, tools=tools)
         if "tool_calls" in messages[last]:
             answer = spell_calls(tokenizer, messages[: last + 1], tools)
     return {
         "id": row["id"],
         "prompt": "\n\n".join(m["content"] for m in messages[:last]),
         "answer": answer,
-        "asked": asked,
+        "asked": rendered,
     }
 
 

@@ -121,15 +121,15 @@ def parse_prompt(row: Any, field: str | None) -> tuple[Messages, str]:
         raise row
     if not isinstance(row, dict):
         raise Unreadable("not an object")
-    found = read_turns(row, field)
+    spoken = read_turns(row, field)
     if isinstance(row.get("system"), str):
-        found = [("system", row["system"]), *found]
-    found = [(role, normalise(turns.storable(content))) for role, content in found[:3]]
-    found = [turn for turn in found if turn != ("system", "")]
-    context = [{"role": "system", "content": found[0][1]}] if found[:1] and found[0][0] == "system" else []
-    if len(found) <= len(context) or found[len(context)][0] != "user":
+        spoken = [("system", row["system"]), *spoken]
+    spoken = [(role, normalise(turns.storable(content))) for role, content in spoken[:3]]
+    spoken = [turn for turn in spoken if turn != ("system", "")]
+    context = [{"role": "system", "content": spoken[0][1]}] if spoken[:1] and spoken[0][0] == "system" else []
+    if len(spoken) <= len(context) or spoken[len(context)][0] != "user":
         raise Unreadable("does not begin with the user")
-    if not (text := found[len(context)][1]):
+    if not (text := spoken[len(context)][1]):
         raise Unreadable("empty turn")
     return context, text
 

@@ -37,7 +37,7 @@ ABSENT = "The self suite was not asked, so whether the model still answers as th
 def figures(run: Run) -> Table:
     rows = []
     for arm, file in run.pairs.arms.items():
-        if (found := self_outcomes.describe(run.pairs.base, file)) is None:
+        if (outcome := self_outcomes.describe(run.pairs.base, file)) is None:
             continue
         own = part(run.gate, "arms", arm, "self")
         rows.append(
@@ -46,13 +46,13 @@ def figures(run: Run) -> Table:
                 f"{score(own.get('before'))} → {score(own.get('after'))}",
                 points(own.get("change")),
                 points(own.get("bound")),
-                f"{score(found.likelihood[0])} → {score(found.likelihood[1])}",
-                percent(found.chat),
-                percent(found.equal),
-                score(found.chrf),
-                decimal(found.kl, 3),
-                decimal(found.length),
-                f"{percent(found.distinct[0], 0)} → {percent(found.distinct[1], 0)}",
+                f"{score(outcome.likelihood[0])} → {score(outcome.likelihood[1])}",
+                percent(outcome.chat),
+                percent(outcome.equal),
+                score(outcome.chrf),
+                decimal(outcome.kl, 3),
+                decimal(outcome.length),
+                f"{percent(outcome.distinct[0], 0)} → {percent(outcome.distinct[1], 0)}",
             ]
         )
     titles = ["Self score", "Change", "Bound", "Likelihood", "Chat", "Same answer", "chrF", "KL", "Length", "Distinct"]

@@ -163,7 +163,7 @@ def funnel(run: Run) -> Table:
 def domain(run: Run) -> Table:
     """What became of the domain's rows, their fields and their texts."""
 
-    def counted(content: Json, key: str) -> str:
+    def list_counts(content: Json, key: str) -> str:
         pairs = sorted(numbers(part(content, key)), key=lambda item: (-item[1], item[0]))
         return ", ".join(f"{name} {count(n)}" for name, n in pairs) or NONE
 
@@ -171,7 +171,7 @@ def domain(run: Run) -> Table:
         [
             name,
             *(count(split.get(key)) for key in ("read", "kept")),
-            *(counted(split, key) for key in ("rejected", "unused", "changed")),
+            *(list_counts(split, key) for key in ("rejected", "unused", "changed")),
         ]
         for name, split in sorted(part(run.ingest, "splits").items(), reverse=True)
         if isinstance(split, dict)
