@@ -25,6 +25,15 @@ from typing import Any
 MARK = "<!-- holdfast -->"  # how the comment is found again
 LIMIT = 60_000  # characters; GitHub takes 65,536
 ARCHIVE = 5_000_000  # bytes of the artefact at most
+# control and format characters that hide, reorder or break text; newline, tab and the zero-width space stay
+HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+NOTHING = "The gate left no comment that can be shown here: {}. What an earlier comment said is not about this commit."
+
+
+class NoCommentError(Exception):
+    """The artefact holds no text; its message says why."""
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -55,32 +64,67 @@ def pages(url: str, headers: dict[str, str]) -> list[Any]:
 
 
 def disarm(text: str) -> str:
-    """At most LIMIT characters without mentions, references, images or HTML; <details> and <summary> stay."""
+    """At most LIMIT characters without mentions, references, commands, images or HTML; <details> and <summary> stay.
+
+    Forges look for mentions and references after entities are decoded, so every entity is broken but those that stand for
+    < > & and quotes. GitLab runs a line that begins with a slash, such as /merge.
+    """
     text = text.encode("utf-8", "replace").decode().replace("\r", "")
-    text = re.sub(r"@(?=\w)|#(?=\d)|!(?=\[)", "\\g<0>\u200b", text)
+    text = HIDDEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
+    text = re.sub(r"&(?!(?:lt|gt|amp|quot|#x27|#39);)(?=#|\w)", "&\u200b", text)
+    text = re.sub(r"@(?=[\w&])|#(?=[\d&])|!(?=[\[\d&])", "\\g<0>\u200b", text)
+    text = re.sub(r"(?i)\bGH-(?=[\d&])", "\\g<0>\u200b", text)
+    text = re.sub(r"(?m)^(\s*)/(?=\w)", "\\1\u200b/", text)
     text = re.sub(r"<(?!/?(?:details|summary)(?: open)?>|!-- (?:changes|links) -->)(?=[\w/!?])", "<\u200b", text)
-    most = LIMIT - len(MARK) - 50
-    return f"{MARK}\n" + (text if len(text) <= most else text[:most] + "\n\n(cut: too long for a comment)")
+    return text
+
+
+def head(commit: str, conclusion: str) -> str:
+    """The line above everything: from the forge's event, so that no pull request can write it."""
+    safe = [re.sub(r"[^\w.-]", "", one)[:40] for one in (commit[:12], conclusion)]
+    return f"**Gate: {safe[1] or 'unknown'}** for commit {safe[0] or 'unknown'}\n\n"
+
+
+def compose(text: str) -> str:
+    """The comment: who it is about, then what the gate wrote, disarmed and cut."""
+    first = f"{MARK}\n" + head(os.environ.get("HEAD_SHA", ""), os.environ.get("CONCLUSION", ""))
+    body = disarm(text)
+    most = LIMIT - len(first) - 50
+    return first + (body if len(body) <= most else body[:most] + "\n\n(cut: too long for a comment)")
+
+
+def get(content: Any, *keys: str) -> Any:
+    """A value some levels down in what an API answered; None where anything on the way is missing or null."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
 
 
 def github() -> str:
     api, repository = os.environ["GITHUB_API_URL"], os.environ["GITHUB_REPOSITORY"]
     headers = {"Authorization": f"Bearer {os.environ['GITHUB_TOKEN']}", "Accept": "application/vnd.github+json"}
     root = f"{api}/repos/{repository}"
-    head = urllib.parse.quote(f"{os.environ['HEAD_OWNER']}:{os.environ['HEAD_BRANCH']}", safe="")
-    opened = pages(f"{root}/pulls?state=open&head={head}", headers)
-    numbers = [int(p["number"]) for p in opened if p["head"]["sha"] == os.environ["HEAD_SHA"]]
+    branch = urllib.parse.quote(f"{os.environ.get('HEAD_OWNER', '')}:{os.environ['HEAD_BRANCH']}", safe="")
+    opened = pages(f"{root}/pulls?state=open&head={branch}", headers)
+    numbers = [int(p["number"]) for p in opened if get(p, "head", "sha") == os.environ["HEAD_SHA"]]
     if not numbers:
         return "no open pull request has this commit as its head: nothing to comment"
-    listed = call("GET", f"{root}/actions/runs/{int(os.environ['RUN_ID'])}/artifacts?per_page=100", headers)
-    found = [a for a in listed["artifacts"] if a["name"] == "holdfast-comment" and not a["expired"]]
-    if not found:
-        return "the gate left no comment: it was stopped before it could"
-    text = disarm(read_archive(download(f"{root}/actions/artifacts/{int(found[0]['id'])}/zip", headers)))
+    try:
+        listed = call("GET", f"{root}/actions/runs/{int(os.environ['RUN_ID'])}/artifacts?per_page=100", headers)
+        named = [a for a in get(listed, "artifacts") or [] if get(a, "name") == "holdfast-comment"]
+        found = [a for a in named if not get(a, "expired")]
+        if not found:
+            raise NoCommentError("its artefact has expired" if named else "it was stopped before it could write one")
+        text = read_archive(download(f"{root}/actions/artifacts/{int(found[0]['id'])}/zip", headers))
+    except NoCommentError as why:
+        text = NOTHING.format(why)
+    except (urllib.error.URLError, TimeoutError) as error:
+        text = NOTHING.format(f"its artefact cannot be had ({getattr(error, 'code', None) or type(error).__name__})")
+    text = compose(text)
     comments = pages(f"{root}/issues/{numbers[0]}/comments", headers)
     # anyone may write a comment that starts with the mark; only the one of this token's owner is ours
     bot = os.environ.get("HOLDFAST_BOT", "github-actions[bot]")
-    mine = [c["id"] for c in comments if c["user"]["login"] == bot and c["body"].startswith(MARK)]
+    mine = [c["id"] for c in comments if get(c, "user", "login") == bot and (get(c, "body") or "").startswith(MARK)]
     if mine:
         call("PATCH", f"{root}/issues/comments/{mine[0]}", headers, {"body": text})
         return f"updated the comment of pull request {numbers[0]}"
@@ -93,7 +137,7 @@ def download(url: str, headers: dict[str, str]) -> bytes:
     try:
         request = urllib.request.Request(url, headers=headers | {"User-Agent": "holdfast"})  # noqa: S310
         with urllib.request.build_opener(NoRedirect).open(request, timeout=60) as answer:
-            return answer.read(ARCHIVE)
+            return answer.read(ARCHIVE + 1)
     except urllib.error.HTTPError as moved:
         if moved.code not in (301, 302, 303, 307, 308):
             raise
@@ -101,10 +145,25 @@ def download(url: str, headers: dict[str, str]) -> bytes:
         if not store.startswith(("https://", "http://")):
             raise
         with urllib.request.urlopen(store, timeout=60) as answer:  # noqa: S310
-            return answer.read(ARCHIVE)
+            return answer.read(ARCHIVE + 1)
 
 
 def read_archive(data: bytes) -> str:
+    """comment.md of the artefact, up to a limit. Raises NoCommentError."""
+    if len(data) > ARCHIVE:
+        raise NoCommentError(f"its artefact has more than {ARCHIVE:,} bytes")
+    try:
+        text = unpack(data)
+    except KeyError:
+        raise NoCommentError("its artefact holds no comment.md") from None
+    except Exception as error:  # a damaged, encrypted or odd archive: a dozen classes
+        raise NoCommentError(f"its artefact cannot be read ({type(error).__name__})") from None
+    if not text.strip():
+        raise NoCommentError("comment.md is empty")
+    return text
+
+
+def unpack(data: bytes) -> str:
     with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open("comment.md") as file:
         return file.read(4 * LIMIT).decode("utf-8", "replace")
 
@@ -113,9 +172,15 @@ def gitlab(file: str) -> str:
     root = f"{os.environ['CI_API_V4_URL']}/projects/{os.environ['CI_PROJECT_ID']}"
     notes = f"{root}/merge_requests/{int(os.environ['CI_MERGE_REQUEST_IID'])}/notes"
     headers = {"PRIVATE-TOKEN": os.environ["HOLDFAST_TOKEN"]}
-    text = disarm(Path(file).read_text(encoding="utf-8", errors="replace"))
+    place = Path(file)
+    written = place.read_text(encoding="utf-8", errors="replace") if place.is_file() else ""
+    text = compose(written if written.strip() else NOTHING.format("there is no comment.md, or it is empty"))
     me = call("GET", f"{os.environ['CI_API_V4_URL']}/user", headers)["id"]
-    mine = [n["id"] for n in pages(notes, headers) if n["author"]["id"] == me and n["body"].startswith(MARK)]
+    mine = [
+        n["id"]
+        for n in pages(notes, headers)
+        if get(n, "author", "id") == me and (get(n, "body") or "").startswith(MARK)
+    ]
     if mine:
         call("PUT", f"{notes}/{mine[0]}", headers, {"body": text})
         return "updated the note"

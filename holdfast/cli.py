@@ -122,18 +122,28 @@ def gate(
     against: Annotated[
         str | None, typer.Option(metavar="REV", help="Also compare each arm with itself at a git revision.")
     ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Decide anew from the items: here, in DVC's cache or on its remote.")
+    ] = False,
+    spot: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Also ask the tuned models N random items again; implies --verify.")
+    ] = 0,
+    allow_gate_change: Annotated[
+        bool,
+        typer.Option("--allow-gate-change", help="With --against: do not fail for a gate that is looser than there."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print reports/gate.json, for programs.")] = False,
 ) -> None:
-    """The verdict per arm, as committed. Exit 0 pass, 1 fail, 2 cannot-compare; runs nothing."""
+    """The verdict per arm, as committed. Exit 0 pass, 1 fail, 2 cannot-compare or refused; runs nothing."""
     from holdfast.commands import gate as command
 
     if as_json and against is not None:
         raise UserError("not with --against", where="--json", do="it prints the committed verdict alone")
     if not as_json:
-        raise typer.Exit(command.main(against))
-    with redirect_stdout(StringIO()):
-        code = command.main(None)
-    typer.echo(command.VERDICT.read_text(encoding="utf-8"))
+        raise typer.Exit(command.main(against, verify, spot, allow_gate_change))
+    with redirect_stdout(sys.stderr):
+        code = command.main(None, verify, spot)
+    typer.echo(command.as_json(code), nl=False)
     raise typer.Exit(code)
 
 

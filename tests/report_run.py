@@ -219,7 +219,8 @@ def build(root: Path, n: int = 60, arms: dict[str, int] = ARMS) -> Path:
             lines = [f"step\t{metric}"] + [f"{4 * i}\t{v * (1 + 0.1 * number):.5f}" for i, v in enumerate(values)]
             storage.write_text(reports / f"training/{arm}/plots/metrics/{metric}.tsv", "\n".join(lines) + "\n")
     gate = {
-        "schema": 1,
+        "schema": 2,
+        "domain_measured": True,
         "verdict": entries["holdfast"]["verdict"],
         "control": "domain-only",
         "margin": 0.03,

@@ -3,6 +3,7 @@
     python -m benchmarks.speed.gate scale [--items 100000] [--suites 60]   time and peak memory of `holdfast gate`
     python -m benchmarks.speed.gate scale --items 6000000                  the same with 100,000 items in each of the suites
     python -m benchmarks.speed.gate errors [--runs 1000]                   simulated arms by verdict: true drops, broken ones
+    python -m benchmarks.speed.gate clusters [--runs 1000]                 the same where whole passages flip, by groups or not
     python -m benchmarks.speed.gate detectable                             smallest drop that items can tell from none
 
 `scale` builds its items in a temporary folder, prompts of 400 and answers of 120 characters; --items is the total of
@@ -22,10 +23,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
-from holdfast.evaluation import simulation, stats
+from holdfast.evaluation import precision, simulation
 from holdfast.evaluation.simulation import BROKEN, Suites
 from holdfast.params.whole import Params
 
@@ -78,6 +78,15 @@ def errors(runs: int) -> None:
         print(f"{name:43s} {line(simulate(0.0, 0.02, runs, SHIPPED, damage=damage))}")
 
 
+def clusters(runs: int) -> None:
+    print(f"{runs} arms a line, no true change, margin {100 * PARAMS.gate.margin:.1f}; 5 suites of 250 items")
+    print("passages x questions  flip as a whole  groups given    pass    fail  cannot compare")
+    for groups, size in ((250, 1), (50, 5)):
+        for given in (False, True) if size > 1 else (False,):
+            found = simulation.simulate_clusters(PARAMS.gate, 5, groups, size, 0.12, runs, given)
+            print(f"{groups:8d} x {size:2d}  {0.12:24.0%}  {'yes' if given else 'no':>12} {line(found)}")
+
+
 def line(found: dict[str, float]) -> str:
     return f"{found['pass']:7.1%} {found['fail']:7.1%} {found['cannot-compare']:15.1%}"
 
@@ -89,15 +98,17 @@ def detectable() -> None:
     for suites, items in ((1, 240), (1, 1000), (6, 100), (11, 240), (6, 1000), (20, 1000), (60, 1667)):
         cells = []
         for changed in (0.02, 0.05, 0.1, 0.2):
-            error = stats.standard_error(np.full(suites, float(items)), np.full(suites, changed), np.zeros(suites))
+            error = precision.standard_error([items] * suites, [changed] * suites, [0.0] * suites)
             assert math.isclose(error, math.sqrt(changed / items / suites))
-            cells.append(f"{100 * stats.detectable_drop(error, 0.95):8.1f} ({100 * stats.half_width(error, 0.95):.1f})")
+            cells.append(
+                f"{100 * precision.detectable_drop(error, 0.95):8.1f} ({100 * precision.half_width(error, 0.95):.1f})"
+            )
         print(f"{suites:14d} x {items:5d}                    " + "".join(f"{cell:>16}" for cell in cells))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["scale", "errors", "detectable"])
+    parser.add_argument("what", choices=["scale", "errors", "clusters", "detectable"])
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--suites", type=int, default=60)
     parser.add_argument("--runs", type=int, default=1000)
@@ -106,6 +117,8 @@ def main() -> None:
         scale(options.suites, options.items)
     elif options.what == "errors":
         errors(options.runs)
+    elif options.what == "clusters":
+        clusters(options.runs)
     else:
         detectable()
 

@@ -1,6 +1,7 @@
 """Is dvc.lock up to date with code, params and data? For CI: runs no stage, needs no GPU and no data.
 
-    holdfast check           exit code 0 up to date, 1 stale (each stage with its reasons)
+    holdfast check                   exit code 0 up to date, 1 stale (each stage with its reasons)
+    holdfast check --against main    also 1 where a stage is frozen that was not there: a frozen stage is never stale
 
 DVC's own status, read for a clone that has no data: an output that only git knows of by its hash in dvc.lock is no
 change. Where a dependency is missing, dvc.lock itself is compared: what one stage wrote must be what the next one read.
@@ -15,23 +16,35 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.commands import comment
 from holdfast.commands.run import CODE, STAGES, describe_code
 from holdfast.core.errors import UserError
+from holdfast.evaluation import yardstick
 
 if TYPE_CHECKING:
     from dvc.output import Output
     from dvc.repo import Repo
     from dvc.stage import Stage
 
+OF_CODE = "code"  # the stage that writes down the code of the others, anew each time
 MAX_MODULES = 6  # named of a stage
 
 
-def main(as_json: bool = False) -> int:
-    """Prints what is stale and why; returns the exit code. Raises UserError where DVC cannot tell."""
-    stages, stale = inspect_lock()
+def main(as_json: bool = False, against: str | None = None) -> int:
+    """Prints what is stale and why; returns the exit code. `against`: a git revision; a stage that DVC cannot find stale
+    here, and could there, counts as stale. Raises UserError where DVC cannot tell."""
+    stages, stale, unchecked = inspect_lock()
+    if against is not None:
+        there = comment.take_snapshot(comment.run_git("merge-base", against, "HEAD").strip()).pipeline
+        here = comment.take_snapshot().pipeline
+        stale |= {
+            name: [f"is frozen, or always_changed, and was not at {against}"] for name in yardstick.exempt(here, there)
+        }
     if as_json:
-        print(json.dumps({"stages": stages, "stale": stale}, indent=2))
+        print(json.dumps({"stages": stages, "stale": stale, "unchecked": unchecked}, indent=2))
         return 1 if stale else 0
+    if unchecked:
+        print(f"not checked, for they are frozen or always_changed: {', '.join(unchecked)}")
     for name, why in stale.items():
         print(f"{name}: {'; '.join(why)}")
     if stale:
@@ -41,8 +54,9 @@ def main(as_json: bool = False) -> int:
     return 0
 
 
-def inspect_lock() -> tuple[int, dict[str, list[str]]]:
-    """(number of stages, why by stale stage) of the dvc.yaml in the working directory. Raises UserError."""
+def inspect_lock() -> tuple[int, dict[str, list[str]], list[str]]:
+    """(number of stages, why by stale stage, stages that cannot be checked) of the dvc.yaml in the working directory.
+    Raises UserError, also where no stage can be checked."""
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
 
@@ -57,6 +71,7 @@ def inspect_lock() -> tuple[int, dict[str, list[str]]]:
             mine = [stage for stage in repo.index.stages if Path(stage.path).absolute() == file]
             # A frozen stage is not run again; what reads its outputs is stale if they changed. `code` only looks.
             checked = {stage.addressing: stage for stage in mine if not (stage.frozen or stage.always_changed)}
+            unchecked = sorted(stage.addressing for stage in mine if stage.addressing not in checked)
             states = repo.status(targets=["dvc.yaml"])
             stale = {name: find_reasons(repo, stage, states.get(name, [])) for name, stage in sorted(checked.items())}
     except NotDvcRepoError:
@@ -66,8 +81,10 @@ def inspect_lock() -> tuple[int, dict[str, list[str]]]:
         do = "correct dvc.yaml or dvc.lock; if dvc is running here, wait for it"
         raise UserError(" ".join(str(error).split()), where="dvc.yaml", do=do) from None
     if not checked:
-        raise UserError("holds no stage", where="dvc.yaml", do="take it back from git, or make it with `holdfast init`")
-    return len(checked), {name: why for name, why in stale.items() if why}
+        what = f"all {len(unchecked)} stages are frozen: nothing can be checked" if unchecked else "holds no stage"
+        raise UserError(what, where="dvc.yaml", do="take it back from git, or make it with `holdfast init`")
+    unchecked = [name for name in unchecked if name != OF_CODE]
+    return len(checked), {name: why for name, why in stale.items() if why}, unchecked
 
 
 def find_reasons(repo: Repo, stage: Stage, entries: list[Any]) -> list[str]:

@@ -1,4 +1,5 @@
-"""Prints the comment of a pull request: the report, what the branch changed in params and metrics, where the pages are.
+"""Prints the comment of a pull request: what the branch changed of its own judge, the report, what it changed in params and
+metrics, where the pages are, which commit it is about.
 
 holdfast comment --against origin/main > comment.md      (reads reports/report.md and git; runs nothing)
 """
@@ -13,34 +14,67 @@ from typing import Any
 import yaml
 
 from holdfast.core.errors import UserError
+from holdfast.evaluation import yardstick
 from holdfast.params.base import Loader
 from holdfast.reporting.markup import CHANGES, LINKS, Column, Table, is_number, markdown, markdown_table
 from holdfast.reporting.tables import scalar
 
 LIMIT = 60_000  # characters of the whole; GitHub and GitLab take more
-TABLE = 2_500  # characters of each of the two tables
+TABLE, DECIDING = 2_500, 20_000  # characters of each of the two tables, and of what decides the verdict in them
 
 
 def main(report: Path, params: Path, metrics: Path, against: str | None, pages: str | None) -> str:
-    """The comment. `against`: a git revision; what the branch has changed since is listed. `pages`: an address
-    where the HTML pages can be had; relative links lead nowhere from a comment."""
+    """The comment. `against`: a git revision; what the branch has changed since is listed, and first what it changed of its
+    own judge. `pages`: an address where the HTML pages can be had; relative links lead nowhere from a comment."""
     if not report.is_file():
         raise UserError("no such file", where=report, do="run `dvc repro report` and commit it")
     text = report.read_text(encoding="utf-8", errors="replace")
+    opening = ""
     if against is not None:
-        section = describe_changes(params, metrics, against)
+        start = run_git("merge-base", against, "HEAD").strip()
+        opening = describe_shifts(yardstick.compare(take_snapshot(start), take_snapshot()), against)
+        section = describe_changes(params, metrics, against, start)
         # a report of another version may lack the mark
         text = text.replace(CHANGES, section, 1) if CHANGES in text else f"{text}\n{section}"
     if pages:
         head, mark, _ = text.partition(LINKS)
         text = f"{head}{mark}\n[Full report and pages: files of this run]({pages})\n" if mark else text
+    text = opening + text + describe_commit()
     if len(text) > LIMIT:
         raise UserError(f"has {len(text):,} characters", where=report, do="remove it and run `dvc repro report`")
     return text
 
 
-def describe_changes(params: Path, metrics: Path, against: str) -> str:
-    start = run_git("merge-base", against, "HEAD").strip()
+def take_snapshot(revision: str | None = None) -> yardstick.Snapshot:
+    """The project in the working directory, or as of a git revision."""
+
+    def read(name: str) -> str | None:
+        if revision is None:
+            file = Path(name)
+            return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
+        listed = run_git("ls-tree", "--name-only", revision, "--", name)
+        return run_git("show", f"{revision}:./{name}") if listed.strip() else None
+
+    return yardstick.take(read)
+
+
+def describe_shifts(shifts: list[yardstick.Shift], against: str) -> str:
+    """What comes before everything else: the branch is judged by another yardstick than its target."""
+    if not shifts:
+        return ""
+    looser = sum(shift.looser for shift in shifts)
+    title = "## GATE LOOSENED" if looser else "**The yardstick moved**"
+    lines = [f"- {'**' if s.looser else ''}{markdown(s.text)}{'**' if s.looser else ''}" for s in shifts]
+    return f"{title} against {markdown(against, 100)}\n\n" + "\n".join(lines) + "\n\n"
+
+
+def describe_commit() -> str:
+    """Which commit this is about, and of when: a report alone does not say."""
+    commit, date = run_git("log", "-1", "--format=%h %cs").split()
+    return f"\nCommit {commit}, {date}\n"
+
+
+def describe_changes(params: Path, metrics: Path, against: str, start: str) -> str:
     tables = [
         ("Parameters", difference(flatten(load(params)), flatten(load(params, start)))),
         ("Metrics", difference(flatten(load(metrics)), flatten(load(metrics, start)))),
@@ -48,9 +82,21 @@ def describe_changes(params: Path, metrics: Path, against: str) -> str:
     name = markdown(against, 100)
     if not any(table.rows for _, table in tables):
         return f"**Changed against {name}**: no parameter and no metric.\n"
-    shown = [f"{title}:\n\n{markdown_table(table, TABLE)}" for title, table in tables if table.rows]
+    shown = [f"{title}:\n\n{table_of_changes(table)}" for title, table in tables if table.rows]
     same = [f"No change in {title.lower()}." for title, table in tables if not table.rows]
     return f"**Changed against {name}**\n\n" + "\n\n".join([*shown, *same]) + "\n"
+
+
+def table_of_changes(table: Table) -> str:
+    """Whatever decides the verdict comes first and whole, the rest as far as there is room."""
+    deciding = [row for row in table.rows if is_deciding(row[0])]
+    rest = [row for row in table.rows if not is_deciding(row[0])]
+    first = markdown_table(Table(table.columns, deciding), DECIDING)
+    return markdown_table(Table(table.columns, [*deciding, *rest]), max(TABLE, len(first) + TABLE // 4))
+
+
+def is_deciding(key: str) -> bool:
+    return key == "arms" or key.startswith(("gate.", "evaluate."))
 
 
 def load(path: Path, revision: str | None = None) -> Any:

@@ -1,68 +1,182 @@
-"""Prints the committed verdict, and compares each arm with itself at a git revision. Runs nothing and writes nothing."""
+"""Prints the committed verdict if it is that of what is checked out; recomputes it, and compares each arm with itself at a
+git revision, where asked to. Writes nothing.
+
+    holdfast gate                          reads reports/gate.json, params.yaml, dvc.lock and settings: needs no data
+    holdfast gate --verify [--spot 100]    decides anew from the items, and asks the tuned models 100 of them once more
+    holdfast gate --against main           each arm against itself there
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import json
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from holdfast.commands import comment
 from holdfast.core import storage
 from holdfast.core.errors import ExitCode, UserError
-from holdfast.evaluation import gate, revision
+from holdfast.evaluation import provenance, verdict, yardstick
+from holdfast.params.base import parse
+from holdfast.params.evaluate import Evaluate
 from holdfast.params.gate import Gate
 from holdfast.params.models import load_arms
 
 VERDICT, EVALUATIONS = Path("reports/gate.json"), Path("reports/eval")
+DOMAIN_TEST_SPLIT = Path("data/domain/test.parquet")
+TRUSTED = "HOLDFAST_TRUSTED_GATE"  # environment: 1 decides with the gate settings of the revision that --against names
+MAX_REASONS = 12  # printed of those for which a verdict is refused
 
 
-def main(against: str | None) -> int:
-    """Prints the verdict; returns the exit code. `against`: a git revision, the worse of both exit codes then counts.
+def main(against: str | None, verify: bool = False, spot: int = 0, allow_gate_change: bool = False) -> int:
+    """Prints the verdict; returns the exit code, the worst of what was asked for.
 
-    Raises UserError where there is no verdict, or the evaluations of the revision are not available.
+    `against`: a git revision. A gate that is looser than there fails unless `allow_gate_change`; with
+    HOLDFAST_TRUSTED_GATE=1 the thresholds of the revision decide. Raises UserError where there is no verdict, or the evaluations that are asked for are not available.
     """
-    text, exit_code = gate.read_verdict(VERDICT)
-    check_whole(storage.read_json(VERDICT))
-    print(text)
-    return exit_code if against is None else max(exit_code, compare_with_revision(against))
+    content = provenance.read_gate(VERDICT)
+    refused = provenance.find_mismatches(content)
+    if not refused and (verify or spot):
+        refused = find_differences(content)
+    if not refused and spot:
+        refused = ask_again(content, spot)
+    if refused:
+        print_refusal(refused)
+        return ExitCode.CANNOT_COMPARE
+    if against is None:
+        print(verdict.table(content))
+        return verdict.EXIT_CODES[content["verdict"]]
+    if not against.strip():
+        raise UserError("is empty", where="--against", do="name a git revision, such as origin/main")
+    looser = compare_yardsticks(against)
+    if trusted := os.environ.get(TRUSTED) == "1":
+        content = decide_as_at(against, content)
+        print(f"decided with the gate settings of {against} ({TRUSTED}=1)")
+    print(verdict.table(content))
+    exit_code = max(verdict.EXIT_CODES[content["verdict"]], compare_with_revision(against))
+    if looser and not (trusted or allow_gate_change):
+        print(f"fail: the gate is looser than at {against}; --allow-gate-change accepts that")
+        return max(exit_code, ExitCode.FAIL)
+    return exit_code
 
 
-def check_whole(verdict: dict[str, Any]) -> None:
-    """Raises UserError where gate.json is not as the stage writes it: no arm, a number that is none, a word that does not follow."""
-    arms = {name: arm["verdict"] for name, arm in verdict["arms"].items()}
-    deciding = [name for name in arms if name != verdict.get("control")] or list(arms)
-    do = "run `dvc repro`: it is written from the evaluations, never by hand"
-    if not arms:
-        raise UserError("holds no arm", where=VERDICT, do=do)
-    worst = max((arms[name] for name in deciding), key=lambda word: gate.EXIT_CODES.get(word, ExitCode.BROKEN))
-    if verdict["verdict"] != worst:
-        raise UserError(f"says '{verdict['verdict']}', but its arms say '{worst}'", where=VERDICT, do=do)
-    if not all(map(math.isfinite, numbers(verdict))):
-        raise UserError("holds a number that is not finite", where=VERDICT, do=do)
+def compare_yardsticks(revision: str) -> bool:
+    """Prints what of the yardstick the branch moved since it left `revision`; whether it may be looser."""
+    start = comment.run_git("merge-base", revision, "HEAD").strip()
+    shifts = yardstick.compare(comment.take_snapshot(start), comment.take_snapshot())
+    for shift in shifts:
+        print(f"{'GATE LOOSENED' if shift.looser else 'yardstick moved'}: {shift.text}")
+    return any(shift.looser for shift in shifts)
 
 
-def numbers(content: Any) -> Iterator[float]:
-    """Every number in a JSON value."""
-    if isinstance(content, dict | list):
-        for value in content.values() if isinstance(content, dict) else content:
-            yield from numbers(value)
-    elif isinstance(content, float):
-        yield content
+def decide_as_at(revision: str, content: dict[str, Any]) -> dict[str, Any]:
+    """The verdict on the same evaluations with the gate's settings of a revision, whatever this branch made of them.
+
+    From the numbers in gate.json where they do for that, else from the items. What the revision judges and this branch does
+    not cannot be compared.
+    """
+    there = comment.take_snapshot(revision)
+    params = parse(Gate, there.params.get("gate") or {}, "gate", Path(f"params.yaml at {revision}"))
+    evaluate = yardstick.section(there, "evaluate", Evaluate)
+    here = Gate(**content["provenance"]["gate"])
+    same = all(getattr(params, key) == getattr(here, key) for key in ("confidence", "resamples", "seed"))
+    arms = {}
+    for name, arm in content["arms"].items():
+        missing = [
+            f"suite '{suite}' is not judged as at {revision}"
+            for suite, entry in (evaluate.get("suites") or {}).items()
+            if any(arm["suites"].get(suite, {}).get(key) != entry.get(key) for key in ("role", "chance"))
+        ]
+        arms[name] = arm | {"problems": [*arm["problems"], *missing]}
+        for suite in arm["suites"]:
+            aside = [verdict.is_set_aside(one, arm["suites"], suite) for one in (params, here)]
+            same = same and aside[0] == aside[1]
+    if not same:
+        problems = {name: arm["problems"] for name, arm in arms.items()}
+        arms = recompute(params)["arms"]
+        arms = {name: arm | {"problems": [*arm["problems"], *problems[name]]} for name, arm in arms.items()}
+    for name in there.params.get("arms") or []:
+        if name not in arms:
+            raise UserError(f"the arm '{name}' is judged there, and not here", where=revision, do="evaluate it")
+    decided = {name: verdict.decide_arm(params, arm, content["noise"]) for name, arm in arms.items()}
+    return storage.round_floats(verdict.decide_run(params, decided, content["noise"]))
+
+
+def find_differences(content: dict[str, Any]) -> list[str]:
+    """How gate.json differs from the verdict decided anew from the items, which are here, in DVC's cache or on a remote."""
+    computed = recompute(Gate.load())
+    items = sum(suite["items"] for suite in next(iter(computed["arms"].values()))["suites"].values())
+    found = [
+        f"{path} is {provenance.shown(value)}, and computed from the items {provenance.shown(expected)}"
+        for path, value, expected in provenance.differences(content, computed, close=provenance.CLOSE)
+    ]
+    if not found:
+        print(f"verified: decided anew from {items:,} items of the base and of each of {len(computed['arms'])} arms")
+    return found
+
+
+def recompute(params: Gate) -> dict[str, Any]:
+    """The content of gate.json from the items, which are here, in DVC's cache or on its remote."""
+    from holdfast.evaluation import gate, revision
+
+    arms = load_arms()
+    names = ["base", *arms, *([provenance.REPEAT] if (EVALUATIONS / provenance.REPEAT).is_dir() else [])]
+    here = all((EVALUATIONS / name / "items.parquet").is_file() for name in names)
+    with TemporaryDirectory() as temporary:
+        folder = EVALUATIONS if here else Path(temporary) / "eval"
+        if not here:
+            revision.copy_evaluations(None, names, EVALUATIONS, folder)
+        return storage.round_floats(gate.decide_all(params, arms, folder))
+
+
+def ask_again(content: dict[str, Any], number: int) -> list[str]:
+    """Asks the model of each arm that decides so many of its items once more; reasons to refuse its evaluation."""
+    from holdfast.evaluation import spot
+
+    reasons = []
+    for arm in verdict.deciding_arms(Gate.load(), list(content["arms"])):
+        found = spot.ask_again(Evaluate.load(), arm, EVALUATIONS / arm, number, DOMAIN_TEST_SPLIT)
+        other = f", with another {', '.join(found.engine)}" if found.engine else ""
+        asked = f"{arm} was asked {found.asked:,} of its items again{other}"
+        if len(found.worse) > found.tolerated:
+            named = ", ".join(found.worse[:5])
+            reasons.append(f"{asked}: {len(found.worse):,} are right in its evaluation and wrong now ({named})")
+        else:
+            print(f"verified: {asked}: {len(found.worse):,} came out worse, {found.tolerated:,} may by rounding")
+    return reasons
+
+
+def as_json(exit_code: int) -> str:
+    """gate.json for programs; its verdict is cannot-compare where it was refused."""
+    content = storage.read_json(VERDICT)
+    if exit_code != verdict.EXIT_CODES[content["verdict"]]:
+        content |= {"verdict": "cannot-compare", "refused": True}
+    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def print_refusal(reasons: list[str]) -> None:
+    print(f"refused: {VERDICT} is not the verdict on what is checked out")
+    for reason in reasons[:MAX_REASONS]:
+        print(f"  {reason}")
+    if len(reasons) > MAX_REASONS:
+        print(f"  and {len(reasons) - MAX_REASONS} more")
+    print("run `dvc repro` and commit what it writes, or take the files back from git")
+    print("verdict: cannot-compare")
 
 
 def compare_with_revision(name: str) -> int:
     """Prints how each arm that decides compares with itself at a git revision; returns the worst exit code."""
-    if not name.strip():
-        raise UserError("is empty", where="--against", do="name a git revision, such as origin/main")
+    from holdfast.evaluation import gate, revision
+
     params, arms = Gate.load(), load_arms()
     with TemporaryDirectory() as temporary:
         former, present = Path(temporary) / "former", Path(temporary) / "present"
         revision.copy_evaluations(name, arms, EVALUATIONS, former)
         revision.copy_evaluations(None, arms, EVALUATIONS, present)
-        verdict, new_arms = gate.decide_against(params, arms, former, present, name)
+        content, new_arms = gate.decide_against(params, arms, former, present, name)
     for arm in new_arms:
         print(f"{arm}: not evaluated at {name}")
     print(f"before: the arm at {name}; after: the arm as it is now")
-    print(gate.table(verdict))
-    return gate.EXIT_CODES[verdict["verdict"]]
+    print(verdict.table(content))
+    return verdict.EXIT_CODES[content["verdict"]]

@@ -30,11 +30,17 @@ def validate() -> None:
 
 
 @app.command(rich_help_panel=PIPELINE)
-def check(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+def check(
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="REV", help="A stage that is frozen and was not at this revision is stale too."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
     """Is dvc.lock up to date? Exit 1 names each stale stage and why; runs no stage, needs no data and no GPU."""
     from holdfast.commands import check as command
 
-    raise typer.Exit(command.main(as_json))
+    raise typer.Exit(command.main(as_json, against))
 
 
 @app.command(rich_help_panel=REVIEW)

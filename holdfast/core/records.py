@@ -30,7 +30,18 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
     return pa.schema([pa.field(name, kind, nullable=name in NULLABLE) for name, kind in columns.items()])
 
 
-NULLABLE = {"extra", "score", "mass", "logprob", "score_std", "base_logprob", "temperature", "top_p", "tokens"}
+NULLABLE = {
+    "extra",
+    "score",
+    "mass",
+    "logprob",
+    "score_std",
+    "base_logprob",
+    "temperature",
+    "top_p",
+    "tokens",
+    "item_group",
+}
 
 # context: the turns before the user turn `text` (a system turn, earlier turns), often none. temperature and top_p are null,
 # and model, revision and sample name file, hash and row, where the text is from a corpus
@@ -101,11 +112,13 @@ SCHEMAS: dict[str, pa.Schema] = {
     # in the order of training; source: "domain" or "replay"; repeat counts the uses of one row from 0;
     # trained_tokens counts the tokens with a loss
     "mix": _schema(id=TEXT, source=TEXT, source_id=TEXT, epoch=INT, repeat=INT, messages=MESSAGES, trained_tokens=INT),
-    # one evaluation item's outcome: correct in 0..1; hashes guard the pairing of base and tuned
+    # one evaluation item's outcome: correct in 0..1; hashes guard the pairing of base and tuned; item_group: items
+    # that share one, such as those about one passage, are right or wrong together (null: alone)
     "items": _schema(
         id=TEXT,
         suite=TEXT,
         item_id=TEXT,
+        item_group=TEXT,
         item_hash=TEXT,
         prompt_hash=TEXT,
         correct=FLOAT,
@@ -195,7 +208,11 @@ def read_table(
             where=path,
             do="remove it and run `dvc repro`",
         )
-    validate(name, path, table)
+    try:
+        validate(name, path, table)
+    except ValueError as error:
+        what = str(error).removeprefix(f"{path}: ")
+        raise UserError(what, where=path, do="remove it and run `dvc repro`") from None
     return table
 
 

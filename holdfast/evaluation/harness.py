@@ -41,17 +41,18 @@ def evaluate_model(
     domain_test: Path,
     same_as: Path | None = None,
     self_inputs: self_suite.Inputs | None = None,
+    only: dict[str, list[str]] | None = None,
 ) -> Evaluation:
     """Asks the model in `folder` every item of every suite.
 
     `base`: the manifest of the base, which says in what precision and context arms run, too. `same_as`: the folder of
     the base's evaluation; raises UserError where this one would have other settings. `self_inputs`: for the self suite,
-    where it is asked too.
+    where it is asked too. `only`: no more than these items, by suite, and no reply of an earlier evaluation is used.
     """
     tokenizer = manifest.load_tokenizer(folder)
     base_side = self_suite.read_base(params, self_inputs, base, tokenizer) if self_inputs else None
     base_settings = settings.read(same_as) if same_as else None
-    tasks = suites.load_tasks(params, domain_test, manifest.load_tokenizer(folder))
+    tasks = suites.load_tasks(params, domain_test, tokenizer)
     import lm_eval  # after load_tasks, which may have set the libraries offline
     from lm_eval.tasks import TaskManager
 
@@ -67,8 +68,13 @@ def evaluate_model(
     if base_settings and same_as:
         refuse_other_settings(base_settings, {"engine": engine, "suites": base_settings["suites"]}, same_as)
     served_model = [params.url, model] if params.url else []  # a server knows the model by its name
-    identity = [file_hashes(folder), *served_model, engine]
-    language_model = resume.make_resumable(language_model, params.batch, identity, base.parameters)
+    hashes = file_hashes(folder)
+    identity = [hashes, *served_model, engine]
+    if only is None:
+        language_model = resume.make_resumable(language_model, params.batch, identity, base.parameters)
+    else:
+        tasks = {name: task for name, task in tasks.items() if name in only}
+    chosen = only and {name: find_documents(name, tasks[name], ids) for name, ids in only.items()}
     with backends.server_errors(params):
         results = lm_eval.simple_evaluate(
             model=language_model,
@@ -76,7 +82,8 @@ def evaluate_model(
             apply_chat_template=True,
             log_samples=True,
             bootstrap_iters=0,
-            limit=params.limit,
+            limit=None if chosen else params.limit,
+            samples=chosen,
             random_seed=params.seed,
             numpy_random_seed=params.seed,
             torch_random_seed=params.seed,
@@ -85,7 +92,9 @@ def evaluate_model(
         )
 
     rows, used = [], {}
-    for name, suite in suites.all_suites(params).items():
+    for name, suite in params.all_suites().items():
+        if name not in tasks:
+            continue
         samples = one_filter(name, suite, results["samples"][name])
         metric = suite.metric or samples[0]["metrics"][0]
         if odd := [sample for sample in samples if not suites.is_fraction(sample.get(metric))]:
@@ -99,7 +108,8 @@ def evaluate_model(
         with backends.server_errors(params):
             asked = self_suite.ask(language_model, params, self_inputs, tokenizer, base_side, base.parameters)
         rows, used = rows + asked.items, used | asked.suites
-    made_with = {"schema": 1, "model": model, "suites": used, "engine": engine}
+    weights = base.fingerprint if model == "base" else fingerprint(hashes)
+    made_with = {"schema": 1, "model": model, "suites": used, "engine": engine, "weights": weights}
     if base_settings and same_as:
         refuse_other_settings(base_settings, made_with, same_as)
     scores = {name: sum(r["correct"] for r in rows if r["suite"] == name) / used[name]["items"] for name in used}
@@ -114,6 +124,11 @@ def samples_are_written(task: Task) -> bool:
 def file_hashes(folder: Path) -> list[str]:
     """Every file of the model and its hash: another model's answers are never taken for this one's."""
     return [f"{file.name} {storage.file_sha256(file)}" for file in sorted(folder.iterdir()) if file.is_file()]
+
+
+def fingerprint(hashes: list[str]) -> str:
+    """One hash of a model's files, as its manifest has it."""
+    return hashlib.sha256("".join(f"{line}\n" for line in hashes).encode()).hexdigest()
 
 
 def refuse_other_settings(base: dict[str, Any], other: dict[str, Any], base_folder: Path) -> None:
@@ -139,12 +154,14 @@ def one_filter(name: str, suite: Suite, samples: list[dict]) -> list[dict]:
 def item(suite: str, sample: dict[str, Any], metric: str) -> dict[str, Any]:
     """One item's outcome, with hashes of the item and of the prompt as the model saw it."""
     doc = sample["doc"]
-    key = str(doc.get("id", sample["doc_id"])) if isinstance(doc, dict) else str(sample["doc_id"])
+    key = item_id(doc, sample["doc_id"])
     requests = [
         list(argument.values()) if isinstance(argument, dict) else list(argument) for argument in arguments_of(sample)
     ]
     prompt = str(requests[0][0])
     answer = sample["filtered_resps"][0]
+    if isinstance(answer, tuple | list):  # of a likelihood there is no text
+        answer = f"log-likelihood {float(answer[0]):.6g}"
     if len(requests) > 1:  # multiple choice: the response is the choice with the highest likelihood
         likelihoods = [float(r[0]) for r in sample["filtered_resps"]]
         answer = str(requests[likelihoods.index(max(likelihoods))][1])
@@ -152,6 +169,7 @@ def item(suite: str, sample: dict[str, Any], metric: str) -> dict[str, Any]:
         id=f"{suite}/{key}",
         suite=suite,
         item_id=key,
+        item_group=find_group(doc) if isinstance(doc, dict) else None,
         item_hash=digest(json.dumps(doc, sort_keys=True, ensure_ascii=False, default=str)),
         prompt_hash=digest("\x1f".join(str(r[0]) + "\x1e" + str(r[1]) for r in requests)),
         correct=float(sample[metric]),
@@ -159,6 +177,30 @@ def item(suite: str, sample: dict[str, Any], metric: str) -> dict[str, Any]:
         target=str(sample["target"]),
         response=str(answer),
     )
+
+
+def item_id(doc: Any, number: int) -> str:
+    return str(doc.get("id", number)) if isinstance(doc, dict) else str(number)
+
+
+def find_documents(name: str, task: Any, ids: list[str]) -> list[int]:
+    """The places of these items in a task. Raises UserError where the task has no such item."""
+    places = {item_id(doc, number): number for number, doc in enumerate(task.eval_docs)}
+    if unknown := [one for one in ids if one not in places]:
+        what = f"the suite '{name}' has no item '{unknown[0][:80]}'"
+        raise UserError(what, where="reports/eval", do="evaluate again: `dvc repro evaluate`")
+    return [places[one] for one in ids]
+
+
+GROUP_FIELDS = ("group", "passage", "context", "article", "story", "paragraph")  # what several items may be about
+
+
+def find_group(doc: dict[str, Any]) -> str | None:
+    """What an item shares with others, by which they are right or wrong together; None: nothing known."""
+    for field in GROUP_FIELDS:
+        if isinstance(value := doc.get(field), str | int) and str(value).strip():
+            return digest(str(value))
+    return None
 
 
 def arguments_of(sample: dict[str, Any]) -> list:

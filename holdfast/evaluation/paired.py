@@ -14,43 +14,41 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from holdfast.core import records
+from holdfast.core import records, storage
 from holdfast.core.errors import UserError
 from holdfast.evaluation import settings, stats
+from holdfast.evaluation.precision import TINY
+from holdfast.evaluation.verdict import MEASURED_SCORE, MEASURED_SUITE, SIDES, Sides, is_set_aside
 from holdfast.params.gate import Gate
 
-COLUMNS = ["suite", "item_id", *stats.KEY, "response", "correct"]  # no prompts: they are most of the bytes
-TINY = 1e-9  # a change of exactly the margin is inside it, whatever its last bit says
-SCORES = ("before", "after", "change", "low", "high", "bound", "items", "lost", "gained")  # of several suites together
-EXTRAS = ("retention", "retention_low", "retention_high", "detectable")  # of the general suites only
-ADJUSTED = ("before_adjusted", "after_adjusted", "change", "low", "high", "detectable")
-SUITE = ("before", "after", *ADJUSTED, "lost", "gained", "mcnemar_p")
+COLUMNS = [
+    "suite",
+    "item_id",
+    "item_group",
+    *stats.KEY,
+    "response",
+    "correct",
+]  # no prompts: they are most of the bytes
 Items = Callable[[str], pa.Table]  # a suite's name -> its items; millions of them would not fit into memory together
-Sides = tuple[str, str]
-SIDES = ("base", "tuned")  # what reasons call the two evaluations
-SAME = "one and the same answer to every item"
 
 
 class Suite(NamedTuple):
-    """One suite, measured. `broken` are the reasons why it cannot be compared; then numbers may be missing."""
+    """One suite, measured."""
 
-    numbers: dict[str, Any]  # what gate.json says of it
-    broken: list[str]
-    failed: list[str]  # what it dropped by, where that is past its margin
-    unsure: list[str]  # a drop far past its margin that so few items cannot prove
-    notes: list[str]  # odd, and no ground for a verdict
-    draws: stats.Floats | None = None  # chance-adjusted means before and after, (resamples, 2)
-    discordance: float | None = None
-    collapsed: bool = False  # the tuned model gives one and the same answer to every item
+    numbers: dict[str, Any]  # of verdict.MEASURED_SUITE, rounded as gate.json has them
+    draws: stats.Floats | None = (
+        None  # chance-adjusted means before and after, (resamples, 2); None: it cannot be compared
+    )
 
 
 def load_evaluation(folder: Path) -> tuple[Items, dict[str, Any]]:
     """(one model's items, read a suite at a time, and the settings of its evaluation). Raises UserError where a file is
-    missing or holds something else."""
+    missing or holds something else, and where there are items of a suite that the settings do not name."""
     described, file = settings.read(folder), folder / "items.parquet"
-    records.read_table(
-        "items", file, ["suite"]
-    )  # fails now rather than later where the file is missing or not one of items
+    present = pc.unique(records.read_table("items", file, ["suite"])["suite"]).to_pylist()
+    if surplus := sorted(set(present) - set(described["suites"])):
+        what = f"holds items of '{surplus[0][:80]}', a suite that its settings do not name"
+        raise UserError(what, where=file, do="remove it and run `dvc repro`")
     return partial(one_suite, file), described
 
 
@@ -59,126 +57,72 @@ def one_suite(file: Path, name: str) -> pa.Table:
     return records.read_table("items", file, COLUMNS, [("suite", "==", name)])
 
 
-def different_settings(base: dict[str, Any], tuned: dict[str, Any], sides: Sides = SIDES) -> list[str]:
-    """Reasons not to compare: scores made with other settings belong to another test."""
-    reason = f"evaluated with other settings than the {sides[0]} model"
-    differing = settings.differences(base, tuned)
-    return [f"{reason}: {part} ({', '.join(keys)})" for part, keys in differing.items()]
-
-
-def margins(params: Gate, suites: dict[str, Any]) -> dict[str, float]:
-    """The margin of every suite that has one: general suites, those of the self suite that decide, and what suite_margins names."""
-    names = [*settings.of_role(suites, "general"), *settings.of_role(suites, "self")]
-    return dict.fromkeys(names, params.suite_margin) | params.suite_margins
-
-
-def confidences(params: Gate, suites: dict[str, Any]) -> tuple[float, float]:
-    """Confidence at which the general drop, and at which one suite's drop, must be distinguished from none to make an arm fail.
-
-    Bonferroni: half of 1 - confidence goes to the general score, the other half is divided evenly among the suites with
-    a margin; the self score, and a domain score that may drop by so much (min_domain_gain below 0), count as one more
-    each. So an arm with no true change fails with a probability of at most 1 - confidence, however many suites.
-    """
-    risk = (1 - params.confidence) / 2
-    more = bool(settings.of_role(suites, "self")) + (-1 < params.min_domain_gain < 0)
-    return 1 - risk, 1 - risk / max(1, len(margins(params, suites)) + more)
+def measure_arm(
+    params: Gate,
+    described: dict[str, Any],
+    base: Items,
+    tuned: Items,
+    problems: list[str],
+    sides: Sides = SIDES,
+) -> dict[str, Any]:
+    """What the verdict on one arm is decided on; `described` are the suites of the settings, `problems` what already forbids
+    to compare."""
+    suites = {name: measure_suite(params, name, described[name], base(name), tuned(name), sides) for name in described}
+    numbers = {name: suite.numbers for name, suite in suites.items()}
+    counted = {
+        role: [suites[name] for name in settings.of_role(numbers, role) if not is_set_aside(params, numbers, name)]
+        for role in ("general", "self", "domain")
+    }
+    scores = {role: measure_score(params, several) for role, several in counted.items()}
+    return {"problems": problems, "suites": numbers, **scores}
 
 
 def measure_suite(
-    params: Gate, name: str, suites: dict[str, Any], base: pa.Table, tuned: pa.Table, sides: Sides = SIDES
+    params: Gate, name: str, suite: dict[str, Any], base: pa.Table, tuned: pa.Table, sides: Sides = SIDES
 ) -> Suite:
-    """One suite, from both models' items of it; `suites` are those of the base's settings."""
-    suite, margin = suites[name], margins(params, suites).get(name)
-    numbers = {key: suite[key] for key in ("role", "chance", "items")} | dict.fromkeys(SUITE)
-    numbers |= {"margin": margin, "verdict": "cannot-compare"}
-    order, broken = stats.pair(base, tuned, sides)
-    if not broken and len(order) != suite["items"]:
-        broken.append(f"{len(order)} items, where the settings say {suite['items']}")
-    if broken:
-        return Suite(numbers, broken, [], [], [])
+    """One suite, from both models' items of it; `suite` is what the base's settings say of it."""
+    numbers = dict.fromkeys(MEASURED_SUITE) | {key: suite[key] for key in ("role", "chance", "items")}
+    numbers |= {"written": suite.get("written"), "constant_before": False, "constant_after": False, "problems": []}
+    order, problems = stats.pair(base, tuned, sides)
+    if not problems and len(order) != suite["items"]:
+        problems.append(f"{len(order)} items, where the settings say {suite['items']}")
+    if problems:
+        return Suite(numbers | {"problems": problems})
     before, after = base["correct"].to_numpy(), tuned["correct"].take(order).to_numpy()
     if not all(np.all((scores >= 0) & (scores <= 1)) for scores in (before, after)):  # NaN is not, either
-        return Suite(numbers, ["a score is not between 0 and 1"], [], [], [])
+        return Suite(numbers | {"problems": ["a score is not between 0 and 1"]})
 
+    groups = stats.number_groups(base["item_group"])
     # the seed depends on the suite's name: one suite more does not move the intervals of the others
     rng = np.random.default_rng([params.seed, int(records.text_id(name), 16)])
-    draws = stats.chance_adjusted(stats.resampled_means(before, after, params.resamples, rng), suite["chance"])
+    draws = stats.chance_adjusted(stats.resampled_means(before, after, params.resamples, rng, groups), suite["chance"])
     old, new = (stats.chance_adjusted(float(scores.mean()), suite["chance"]) for scores in (before, after))
     lost, gained = stats.lost_gained(before, after)
     change = stats.change(old, new, draws, params.confidence)
-    numbers |= {"before": float(before.mean()), "before_adjusted": old}
-    numbers |= {"after": float(after.mean()), "after_adjusted": new}
-    numbers |= {key: change[key] for key in ("change", "low", "high")}
-    numbers |= {"lost": lost, "gained": gained, "mcnemar_p": stats.mcnemar(lost, gained)}
-
-    # with many suites, one of them drops past its margin by chance; a drop counts only outside the noise of its items
-    discordance, drop = stats.discordance(before, after), old - new
-    one = [np.array([value], float) for value in (suite["items"], discordance, suite["chance"])]
-    error = stats.standard_error(one[0], one[1], one[2])
-    confidence = confidences(params, suites)[1]
-    noise = stats.half_width(error, confidence)
-    numbers["detectable"] = stats.detectable_drop(error, confidence)
-    failed: list[str] = []
-    unsure: list[str] = []
-    notes: list[str] = []
-    collapsed = constant(tuned)
-    limit = float("inf") if margin is None else margin + TINY
-    if drop > limit and drop > noise:
-        hint = f", with {SAME}" if collapsed else ""
-        failed.append(f"{name} by {in_points(drop)} (margin {in_points(limit)}, p = {numbers['mcnemar_p']:.2g}{hint})")
-    elif drop > limit:
-        noisy = f"{len(before)} items cannot tell a drop below {in_points(noise)} from chance"
-        reason = f"{name} dropped by {in_points(drop)} points, past its margin of {in_points(limit)}, but {noisy}"
-        # of many suites, chance takes some past their margin, and hardly any past twice that
-        (unsure if drop > 2 * limit else notes).append(reason)
-    if collapsed and not failed:  # a model that collapsed loses points; where it loses none, the suite does not measure
-        broken.append(f"the {sides[1]} model gives {SAME}")
-    # a base that knows nothing of the domain is what the domain is for
+    numbers |= {"before": float(before.mean()), "after": float(after.mean()), "lost": lost, "gained": gained}
+    numbers |= {"low": change["low"], "high": change["high"], "mcnemar_p": stats.mcnemar(lost, gained)}
+    numbers |= {"discordance": stats.discordance(before, after, groups)}
+    numbers |= {"constant_before": constant(base), "constant_after": constant(tuned)}
+    if groups is not None:
+        numbers |= {"group_size": stats.group_size(groups), "cluster_p": stats.cluster_test(before, after, groups)}
     if suite["role"] == "general":
-        weak = f"{len(before)} items do not show that the {{}} model does better than guessing"
         guessed = [stats.guessing(x.sum() + TINY, len(x), suite["chance"]) for x in (before, after)]
-        risk = 1 - confidences(params, suites)[0]
-        if old < params.min_base:
-            least = f"less than the {in_points(params.min_base)} points above chance that min_base asks for"
-            broken.append(f"the {sides[0]} model has {least}: there is nothing to forget")
-        elif guessed[0] > risk:
-            broken.append(weak.format(sides[0]))
-        elif guessed[1] > risk and not failed + unsure:  # all of a weak suite may be lost inside its margin
-            unsure.append(f"{name}: {weak.format(sides[1])}")
-    if suite["role"] == "general" and constant(base):
-        broken.append(f"the {sides[0]} model gives {SAME}")
-    numbers["verdict"] = "cannot-compare" if broken else "fail" if failed else "cannot-compare" if unsure else "pass"
-    return Suite(numbers, broken, failed, unsure, notes, draws, discordance, collapsed)
+        numbers |= dict(zip(("guessing_before", "guessing_after"), guessed, strict=True))
+    return Suite(storage.round_floats(numbers), draws)
 
 
-def pool_suites(params: Gate, suites: list[Suite], margin: float) -> dict[str, Any] | None:
-    """The score of several suites together; None where there are none, nulls where one of them has no numbers.
-
-    Beside what gate.json holds: `error`, the standard error of the change if there were none, and `edge`, the one if
-    it were `margin`.
-    """
-    if not suites:
+def measure_score(params: Gate, suites: list[Suite]) -> dict[str, Any] | None:
+    """Interval, bound and retention of several suites together; None where there are none or one has no numbers."""
+    if not suites or any(suite.draws is None for suite in suites):
         return None
-    if any(suite.draws is None for suite in suites):
-        return dict.fromkeys((*SCORES, *EXTRAS, "error", "edge"))
-    by_suite = [suite.numbers for suite in suites]
     draws = stats.mean_over_suites([suite.draws for suite in suites])
     before, after = (
-        float(np.mean([numbers[key] for numbers in by_suite])) for key in ("before_adjusted", "after_adjusted")
+        float(np.mean([stats.chance_adjusted(s.numbers[key], s.numbers["chance"]) for s in suites]))
+        for key in ("before", "after")
     )
-    items, chances = (np.array([numbers[key] for numbers in by_suite], float) for key in ("items", "chance"))
-    discordances = np.array([suite.discordance for suite in suites])
-    error = stats.standard_error(items, discordances, chances)
-    return {
-        "before": before,
-        "after": after,
-        **stats.change(before, after, draws, params.confidence),
-        **stats.retention(before, after, draws, params.confidence),
-        **{key: sum(numbers[key] for numbers in by_suite) for key in ("items", "lost", "gained")},
-        "detectable": stats.detectable_drop(error, params.confidence),
-        "error": error,
-        "edge": stats.standard_error(items, discordances, chances, margin),
-    }
+    measured: dict[str, float | None] = dict(stats.change(before, after, draws, params.confidence))
+    measured |= stats.retention(before, after, draws, params.confidence)
+    return storage.round_floats({key: measured[key] for key in MEASURED_SCORE})
 
 
 def noise_floor(base: Items, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -206,11 +150,6 @@ def noise_floor(base: Items, settings: dict[str, Any], folder: Path) -> dict[str
             changes.append(float(after.mean() - before.mean()) / (1 - suite["chance"]))
     change = float(np.mean(changes)) if changes else 0.0
     return floor | {"changed": floor["lost"] + floor["gained"], "change": change}
-
-
-def in_points(value: float) -> str:
-    """A score (0..1) as the report prints it: in points, 0 to 100, one decimal."""
-    return f"{100 * value:.1f}".replace("-0.0", "0.0")
 
 
 def constant(items: pa.Table) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from holdfast.core import storage
 from holdfast.core.errors import UserError
@@ -14,18 +16,41 @@ DECIDING = (LIKELIHOOD, CHAT)
 CHOICES = "every general suite is a choice by likelihood, which a model that has lost its chat may still pass"
 
 
+class Suite(BaseModel):
+    """What the gate reads of a suite; the evaluation writes more beside it."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    role: Literal["general", "self", "domain"]
+    chance: Annotated[float, Field(ge=0, lt=1)]
+    items: Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(strict=True, protected_namespaces=())
+
+    schema_: Annotated[Literal[1], Field(alias="schema")]
+    engine: dict[str, Any]
+    suites: Annotated[dict[str, Suite], Field(min_length=1)]
+    weights: str | None = None  # fingerprint of the model that was asked
+
+
 def read(folder: Path) -> dict[str, Any]:
     """The settings of one evaluation; raises UserError where the file is missing or says something else."""
     file = folder / "settings.json"
-    settings = storage.read_json(file)
+    content = storage.read_json(file)
     try:
-        whole = settings["schema"] == 1 and isinstance(settings["engine"], dict) and len(settings["suites"]) > 0
-        whole = whole and all({"role", "chance", "items"} <= suite.keys() for suite in settings["suites"].values())
-    except (KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        raise UserError("not the settings of an evaluation", where=file, do="remove it and run `dvc repro`")
-    return settings
+        Settings.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part)[:80] for part in problem["loc"])
+        what = (
+            f"not the settings of an evaluation ({where}: {problem['msg']})"
+            if where
+            else "not the settings of an evaluation"
+        )
+        raise UserError(what, where=file, do="remove it and run `dvc repro`") from None
+    return content
 
 
 def of_role(suites: dict[str, Any], role: str) -> list[str]:

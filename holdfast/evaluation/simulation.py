@@ -12,12 +12,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from holdfast.core import records, storage
-from holdfast.evaluation import stats, verdict
+from holdfast.evaluation import gate, stats
 from holdfast.params.gate import Gate
 from holdfast.params.whole import Params
 
 Suites = dict[str, dict[str, Any]]
 Sides = tuple[dict[str, pa.Table], dict[str, pa.Table]]  # items by suite: the base's, the arm's
+CHANCES = {"judging": 0.5, "comparing": 0.5, "odd_one_out": 0.25}  # of the pocket lab's suites with choices
 Damage = Callable[[Sides, np.random.Generator], None]
 
 
@@ -55,7 +56,33 @@ def simulate_verdicts(
         if damage:
             damage(sides, rng)
         base, tuned = (side.__getitem__ for side in sides)
-        verdicts.append(verdict.decide(params, suites, base, tuned, [])["verdict"])
+        verdicts.append(gate.compare(params, suites, base, tuned, [])["verdict"])
+    return {word: verdicts.count(word) / runs for word in ("pass", "fail", "cannot-compare")}
+
+
+def simulate_clusters(
+    params: Gate, suites: int, groups: int, size: int, changed: float, runs: int, grouped: bool, seed: int = 0
+) -> dict[str, float]:
+    """Part of `runs` simulated arms by verdict, without any true change: in each of `suites` general suites a part
+    `changed` of the `groups` of `size` items flips as a whole, half of them lost, half gained.
+
+    `grouped`: whether the gate is told which items belong together.
+    """
+    rng = np.random.default_rng(seed)
+    params = params.model_copy(update={"resamples": 400, "min_domain_gain": -1.0})
+    described = general_suites(suites, groups * size)
+    numbers = pa.array([str(number) for number in np.repeat(np.arange(groups), size)])
+    verdicts: list[str] = []
+    for _ in range(runs):
+        sides: Sides = ({}, {})
+        for name in described:
+            counts = rng.multinomial(groups, [changed / 2, changed / 2, 0.66, 0.34 - changed])
+            outcomes: Any = (np.repeat([1.0, 0.0, 1.0, 0.0], counts), np.repeat([0.0, 1.0, 1.0, 0.0], counts))
+            for correct, side in zip(outcomes, sides, strict=True):
+                table = answers(name, np.repeat(correct, size))
+                side[name] = swap(table, "item_group", numbers) if grouped else table
+        base, tuned = (side.__getitem__ for side in sides)
+        verdicts.append(gate.compare(params, described, base, tuned, [])["verdict"])
     return {word: verdicts.count(word) / runs for word in ("pass", "fail", "cannot-compare")}
 
 
@@ -64,6 +91,7 @@ def answers(suite: str, correct: Any) -> pa.Table:
     ids = pa.array([f"{number:06d}" for number in range(len(correct))])
     response = pc.if_else(pa.array(correct > 0.5), ids, "wrong")
     texts = {"suite": [suite] * len(correct), "response": response, "correct": correct}
+    texts["item_group"] = pa.nulls(len(correct), pa.string())
     return pa.table(dict.fromkeys(("item_id", *stats.KEY), ids) | texts)
 
 
@@ -96,9 +124,10 @@ def lose_suite(sides: Sides, rng: np.random.Generator) -> None:
 
 
 def guess(sides: Sides, rng: np.random.Generator) -> None:
-    """Both models guess in one suite of two choices: there is nothing to forget."""
-    for side in sides:
-        side["judging"] = answers("judging", (rng.random(len(side["judging"])) < 0.5).astype(float))
+    """Both models guess in most suites: there is little to forget."""
+    for name in sorted(sides[0])[:-3]:
+        for side in sides:
+            side[name] = answers(name, (rng.random(len(side[name])) < CHANCES.get(name, 0.02)).astype(float))
 
 
 BROKEN: dict[str, Damage] = {
@@ -107,7 +136,7 @@ BROKEN: dict[str, Damage] = {
     "a suite is missing": lose_suite,
     "ids are shuffled": shuffle("item_id"),
     "prompts are others": shuffle("prompt_hash"),
-    "the base guesses in a suite": guess,
+    "the base guesses in most suites": guess,
 }
 
 
@@ -132,6 +161,7 @@ def write_evaluation(folder: Path, suites: int, items: int, seed: int) -> None:
             columns |= {
                 key: pc.binary_join_element_wise("01234567", number, "-") for key in ("item_hash", "prompt_hash")
             }
+            columns |= {"item_group": pa.nulls(len(numbers), pa.string())}
             columns |= {"item_id": number, "target": number, "correct": pc.cast(right, pa.float64())}
             columns["prompt"] = pc.binary_join_element_wise("How many are left? " * 20, number, " ")
             answer = pc.binary_join_element_wise("so that makes " * 8, number, "")

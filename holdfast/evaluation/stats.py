@@ -6,7 +6,7 @@ Intervals cover the choice of items. They do not cover another training run: for
 
 from __future__ import annotations
 
-from statistics import NormalDist
+import math
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Groups = NDArray[np.int64]  # the number of each item's group, (N,)
 Score = TypeVar("Score", float, Floats)
 KEY = {"item_hash": "content", "prompt_hash": "prompt", "target": "target"}  # what one item has in both evaluations
 MAX_CELLS = 64  # distinct (before, after) pairs up to which the bootstrap draws counts instead of items
@@ -66,13 +67,45 @@ def mcnemar(lost: int, gained: int) -> float:
     return float(min(1.0, 2 * bdtr(min(lost, gained), lost + gained, 0.5)))
 
 
-def resampled_means(before: Floats, after: Floats, resamples: int, rng: np.random.Generator) -> Floats:
+def number_groups(names: pa.ChunkedArray) -> Groups | None:
+    """The group of each item as a number from 0 on, (N,); an item without a name is a group of its own. None where no two
+    items share one."""
+    encoded = pc.fill_null(names.combine_chunks(), "").dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    numbers, words = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+    alone = numbers == words.index("") if "" in words else np.zeros(len(numbers), bool)
+    numbers = np.where(alone, len(words) + np.cumsum(alone), numbers)
+    groups = np.unique(numbers, return_inverse=True)[1]
+    return None if len(groups) == 0 or groups.max() + 1 == len(groups) else groups
+
+
+def group_size(groups: Groups) -> float:
+    """How many items change together with an item, itself among them: sum n_g^2 / N."""
+    return float(np.square(np.bincount(groups)).sum() / len(groups))
+
+
+def cluster_test(before: Floats, after: Floats, groups: Groups) -> float:
+    """Two-sided p of no change where items of a group change together: sum D_g / sqrt(sum D_g^2) is about normal, D_g being
+    a group's difference (Obuchowski 1998, for paired proportions of clustered data)."""
+    sums = np.bincount(groups, after - before)
+    spread = float(np.square(sums).sum())
+    return math.erfc(abs(float(sums.sum())) / math.sqrt(2 * spread)) if spread else 1.0
+
+
+def resampled_means(
+    before: Floats, after: Floats, resamples: int, rng: np.random.Generator, groups: Groups | None = None
+) -> Floats:
     """Paired bootstrap of one suite: the means before and after over items drawn with replacement. (resamples, 2)
+
+    With `groups`, whole groups are drawn, and the means are over the items of those drawn.
 
     Means depend only on how often each distinct pair (before, after) is drawn, and those counts are multinomial.
     Right-or-wrong outcomes have four pairs: exact, and as cheap for a million items as for a hundred. Graded scores
     with many distinct pairs draw items, in chunks: memory stays bounded, time grows with items x resamples.
     """
+    if groups is not None:
+        return _resample_groups(before, after, resamples, rng, groups)
     keys, first, counts = np.unique(before + 1j * after, return_index=True, return_counts=True)
     if len(keys) <= MAX_CELLS:
         drawn = rng.multinomial(len(before), counts / len(before), size=resamples)  # (resamples, cells)
@@ -84,6 +117,17 @@ def resampled_means(before: Floats, after: Floats, resamples: int, rng: np.rando
         rows = rng.integers(0, len(before), size=(min(step, resamples - start), len(before)), dtype=np.int32)
         means[start : start + step, 0] = before[rows].mean(axis=1)
         means[start : start + step, 1] = after[rows].mean(axis=1)
+    return means
+
+
+def _resample_groups(before: Floats, after: Floats, resamples: int, rng: np.random.Generator, groups: Groups) -> Floats:
+    sizes = np.bincount(groups)
+    sums: Floats = np.stack([np.bincount(groups, x) for x in (before, after)], axis=1)  # (G, 2)
+    means = np.empty((resamples, 2))
+    step = max(1, CHUNK // len(sizes))
+    for start in range(0, resamples, step):
+        drawn = rng.integers(0, len(sizes), size=(min(step, resamples - start), len(sizes)), dtype=np.int32)
+        means[start : start + step] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)[:, None]
     return means
 
 
@@ -121,22 +165,18 @@ def retention(before: float, after: float, draws: Floats, confidence: float) -> 
     return {"retention": after / before, "retention_low": low, "retention_high": high}
 
 
-def discordance(before: Floats, after: Floats) -> float:
+def discordance(before: Floats, after: Floats, groups: Groups | None = None) -> float:
     """Mean squared difference of an item, (sum d^2 + 1) / (n + 2): for right-or-wrong outcomes the part that changed.
+
+    With `groups` of size s, differences are summed within each first, and a whole group is added instead of an item:
+    (sum D_g^2 + s^2) / (n + 2 s). That is n x the variance of the mean, as without groups.
 
     One half is added to each of the four cells (Agresti & Min 2005): that no item changed among ten does not mean that
     none of a thousand would, and the bootstrap alone would say so.
     """
-    return float((np.square(after - before).sum() + 1) / (len(before) + 2))
-
-
-def standard_error(items: Floats, discordances: Floats, chances: Floats, moved: float = 0.0) -> float:
-    """Of the mean over S suites of the chance-adjusted change, were there none: sqrt(sum q / (n (1 - c)^2)) / S.
-
-    `moved`: were it that much instead. Then at least that part of the items changed, however few did here.
-    """
-    shares = np.maximum(discordances, moved * (1 - chances))
-    return float(np.sqrt((shares / (items * np.square(1 - chances))).sum()) / len(items))
+    size = 1.0 if groups is None else group_size(groups)
+    changes = after - before if groups is None else np.bincount(groups, after - before)
+    return float((np.square(changes).sum() + size**2) / (len(before) + 2 * size))
 
 
 def guessing(right: float, items: int, chance: float) -> float:
@@ -144,16 +184,3 @@ def guessing(right: float, items: int, chance: float) -> float:
     from scipy.special import bdtrc
 
     return 1.0 if right < 1 else float(bdtrc(int(right) - 1, items, chance))
-
-
-def half_width(error: float, confidence: float) -> float:
-    """Distance from the estimate to its one-sided bound: z(confidence) x standard error."""
-    return NormalDist().inv_cdf(confidence) * error
-
-
-def detectable_drop(error: float, confidence: float, power: float = 0.8) -> float:
-    """The smallest true drop distinguished from none with probability `power`: (z(confidence) + z(power)) x standard error.
-
-    One-sided; Miller 2024, "Adding error bars to evals", arXiv 2411.00640.
-    """
-    return (NormalDist().inv_cdf(confidence) + NormalDist().inv_cdf(power)) * error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,20 +13,13 @@ from holdfast.chat import encoding
 from holdfast.core import records
 from holdfast.core.errors import UserError, first_line
 from holdfast.data import answers
-from holdfast.params.evaluate import Evaluate, Suite
+from holdfast.params.evaluate import DOMAIN_TEST, Evaluate, Suite
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.tasks import TaskManager
 
-DOMAIN_TEST = "domain_test"
 MEANS = ("mean", "nanmean")  # lm-eval's ways to sum up that give each item its own value
-
-
-def all_suites(params: Evaluate) -> dict[str, Suite]:
-    """Every suite that is evaluated, by name, the domain's test split included."""
-    extra = {DOMAIN_TEST: Suite(role="domain", metric="exact_match")} if params.domain_test != "off" else {}
-    return {**params.suites, **extra}
 
 
 def load_tasks(params: Evaluate, domain_test: Path, tokenizer: Any = None) -> dict[str, Task]:
@@ -204,6 +198,10 @@ def make_test_split_task(params: Evaluate, rows: list[dict], tokenizer: Any = No
         def fewshot_context(self, doc: dict, *_: Any, **__: Any) -> str:
             return asked[doc["id"]]
 
+    likelihood = params.domain_test == "likelihood"
+    if likelihood:
+        for one in items:
+            one["tokens"] = max(1, len(encoding.tokenise(tokenizer, one["answer"]))) if tokenizer is not None else 1
     config = {
         "task": DOMAIN_TEST,
         "custom_dataset": lambda **_: {"test": Dataset.from_list(items)},
@@ -213,13 +211,17 @@ def make_test_split_task(params: Evaluate, rows: list[dict], tokenizer: Any = No
         "doc_to_target": "{{answer}}",
         "target_delimiter": "",
         "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": params.max_tokens},
-        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-        "process_results": score_final_answer if params.domain_test == "answer" else score_exact_answer,
+        "metric_list": [
+            {"metric": "likelihood" if likelihood else "exact_match", "aggregation": "mean", "higher_is_better": True}
+        ],
+        "process_results": SCORERS[params.domain_test],
     }
+    if likelihood:
+        config = {k: v for k, v in config.items() if k != "generation_kwargs"} | {"output_type": "loglikelihood"}
     return DomainTest(config=config)
 
 
-def make_item(row: dict, tokenizer: Any) -> dict[str, str]:
+def make_item(row: dict, tokenizer: Any) -> dict[str, Any]:
     """id, prompt (the texts of the turns that are asked), answer, and asked: the prompt as the model is given it."""
     messages, tools = row["messages"], row.get("tools")
     if tokenizer is not None:
@@ -269,3 +271,11 @@ def prompts(params: Evaluate, domain_test: Path) -> dict[str, list[str]]:
         texts = [task.doc_to_text(doc) for doc in task.eval_docs]
         texts_by_suite[name] = [text for text in texts if isinstance(text, str)]
     return texts_by_suite
+
+
+def score_likelihood(doc: dict, results: list[tuple[float, bool]]) -> dict[str, float]:
+    """The geometric mean of the probabilities of the answer's tokens, (prod p)^(1/n): 1 / perplexity."""
+    return {"likelihood": math.exp(min(0.0, results[0][0]) / doc["tokens"])}
+
+
+SCORERS = {"exact_match": score_exact_answer, "answer": score_final_answer, "likelihood": score_likelihood}

@@ -30,6 +30,9 @@ SETTLED = {  # arguments of lm-eval's model classes that Holdfast gives, or forb
 }
 
 
+DOMAIN_TEST = "domain_test"  # the suite that the domain's own test split makes
+
+
 class Suite(Section):
     role: Literal["general", "domain"]
     """general: what the base knew before; domain: what is new."""
@@ -59,9 +62,10 @@ class Evaluate(Section):
     """What the base answers to instructions of its own, before against after: sees a lost chat, needs no labels."""
     tasks: str
     """Folder of local lm-eval task files (YAML and JSONL), tracked by DVC; lm-eval's own tasks need nothing there."""
-    domain_test: Literal["off", "exact_match", "answer"] = "off"
+    domain_test: Literal["off", "exact_match", "answer", "likelihood"] = "off"
     """Also ask every row of data/domain/test.parquet. exact_match compares response and row as text; answer
-    compares their final answers."""
+    compares their final answers; likelihood is for free text: the geometric mean of the probabilities that the
+    model gives to the tokens of the row's answer."""
     max_tokens: Positive = 256
     """Tokens of an answer to a row of the domain's test split, at most."""
     backend: Literal["transformers", "vllm", "openai"] = "transformers"
@@ -87,3 +91,9 @@ class Evaluate(Section):
         if taken := sorted(SETTLED & self.options.keys()):
             raise ValueError(f"'{taken[0]}' is no option: it follows from the model, from batch or from seed")
         return self
+
+    def all_suites(self) -> dict[str, Suite]:
+        """Every suite that is evaluated, by name, the domain's test split included."""
+        metric = "likelihood" if self.domain_test == "likelihood" else "exact_match"
+        extra = {DOMAIN_TEST: Suite(role="domain", metric=metric)} if self.domain_test != "off" else {}
+        return {**self.suites, **extra}

@@ -23,6 +23,7 @@ ANSWER_TOKENS = 32  # of a replay answer: chat is lost at an answer's first toke
 TURN_TOKENS = 256  # tokens of a reconstructed user turn, at most
 CPU_SHARD = 64  # rows of a unit of work on a CPU: then progress shows within a minute
 EXACT_MATCH_TOKENS = 64  # tokens up to which an exact match with the expected answer says something
+LIKELIHOOD_GAIN = 0.01  # gain of the mean probability of a token that is asked for: what moved nothing has not learnt
 FINAL_ANSWER_MARKS = ("####", "\\boxed{")  # marks of a final answer, as evaluate.domain_test: answer finds it
 MIN_REPLAY_ROWS = 200  # rows of the replay set below which `quality` stops: two fifths of amount.LEAST
 MIN_CLUSTERS, ROWS_PER_CLUSTER = 12, 25
@@ -185,8 +186,6 @@ def fit_lengths(content: Any, shape: Shape, tokenizer: Any) -> list[str]:
 
 def fit_rows(content: Any, survey: Survey, limit: int, domain: Path) -> list[str]:
     """What the domain data decide: training length, size of the replay set, how its test split is asked."""
-    from ruamel.yaml.scalarstring import SingleQuotedScalarString
-
     notes = []
     sizes = [sum(len(m["content"]) for m in c) for c in survey.conversations]
     least = min((size for size, length in zip(sizes, survey.lengths, strict=True) if length > limit), default=None)
@@ -219,9 +218,10 @@ def fit_rows(content: Any, survey: Survey, limit: int, domain: Path) -> list[str
     if 2 * marked > len(survey.conversations):
         content["evaluate"]["domain_test"] = "answer"
     elif sorted(survey.answers)[len(survey.answers) // 2] > EXACT_MATCH_TOKENS:
-        content["evaluate"]["domain_test"] = SingleQuotedScalarString("off")  # bare, YAML 1.1 reads a truth value
-        content["gate"]["min_domain_gain"] = 0.0
+        content["evaluate"]["domain_test"] = "likelihood"
+        content["gate"]["min_domain_gain"] = LIKELIHOOD_GAIN
         notes.append(
-            "answers are long, so an exact match says little: evaluate.domain_test is off; add a suite of your own"
+            "answers are long, so an exact match says little: evaluate.domain_test is likelihood, how probable the test split's "
+            f"answers are; gate.min_domain_gain is {LIKELIHOOD_GAIN:g}, one point"
         )
     return notes

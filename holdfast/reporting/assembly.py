@@ -64,9 +64,9 @@ def read_gate(path: Path) -> Json:
         and gate.get("verdict") in VERDICTS
     ):
         raise UserError("holds no verdict", where=path, do="remove it and run `dvc repro gate`")
-    if gate.get("schema") != 1:
+    if gate.get("schema") != 2:
         raise UserError(
-            f"has schema {gate.get('schema')!r}, not 1", where=path, do="remove it and run `dvc repro gate`"
+            f"has schema {gate.get('schema')!r}, not 2", where=path, do="remove it and run `dvc repro gate`"
         )
     return gate
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from holdfast.evaluation.verdict import UNMEASURED
 from holdfast.reporting import findings, tables
 from holdfast.reporting.findings import Json, Run, part
 from holdfast.reporting.markup import (
@@ -37,6 +38,7 @@ def compose(run: Run, arm: str) -> str:
     """YAML front matter and Markdown. Nothing in it comes from a clock, a host or a person's memory."""
     verdict = str(run.gate["arms"][arm].get("verdict"))
     sign, word = VERDICTS.get(verdict, ("", verdict))
+    word = f"{word} ({UNMEASURED})" if verdict == "pass" and not run.gate["domain_measured"] else word
     claim, backing = findings.claim(run, arm)
     control = " It is the control: what happens without replay, not a model to use." if run.is_control(arm) else ""
     reasons = [f"- {markdown(reason, 1200)}" for reason in part(run.gate, "arms", arm, "reasons") or []]

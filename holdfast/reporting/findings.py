@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from holdfast.evaluation.verdict import UNMEASURED
 from holdfast.reporting.markup import NONE, VERDICTS, count, decimal, is_number, percent, points, score
 
 if TYPE_CHECKING:
@@ -69,7 +70,13 @@ def headline(run: Run) -> tuple[str, str, str]:
     if len(deciding_arms) > 1 and run.gate["verdict"] != "cannot-compare":
         passed = sum(part(run.gate, "arms", a, "verdict") == "pass" for a in deciding_arms)
         backing += f"; {passed} of {len(deciding_arms)} arms pass"
-    return VERDICTS[run.gate["verdict"]][1].upper(), statement, backing
+    return word(run).upper().replace(UNMEASURED.upper(), UNMEASURED), statement, backing
+
+
+def word(run: Run) -> str:
+    """The verdict in words: a pass says where the domain was not measured."""
+    shown = VERDICTS[run.gate["verdict"]][1]
+    return f"{shown} ({UNMEASURED})" if run.gate["verdict"] == "pass" and not run.gate["domain_measured"] else shown
 
 
 def claim(run: Run, arm: str) -> tuple[str, str]:
@@ -88,9 +95,17 @@ def claim(run: Run, arm: str) -> tuple[str, str]:
         backing += f"; self score {points(change)}"
     if run.gate.get("only_choices"):
         backing += f"; {CHOICES}"
-    if verdict == "fail" and side(run, arm) == "inside":  # then it failed for something else than the general score
+    if verdict != "fail":
+        return f"{arm} keeps {keeps} of general ability", backing
+    limited = [s for s in part(entry, "suites").values() if is_number(part(s, "margin"))]
+    past = sum(part(s, "verdict") == "fail" for s in limited)
+    if side(run, arm) == "outside" and is_number(general.get("change")):
+        moved = f"lost {score(-general['change'])}" if general["change"] < 0 else "may have lost too many"
+        lost = f"{arm} {moved} points (limit {score(run.gate.get('margin'))})"
+    else:  # it failed for something else than the general score
+        lost = f"{arm} keeps {keeps} of general ability, and fails"
         backing += "".join(f"; {reason}" for reason in reasons[:1])
-    return f"{arm} keeps {keeps} of general ability", backing
+    return lost + (f"; {past} of {len(limited)} suites past their margin" if past else ""), backing
 
 
 def explanation(run: Run) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from holdfast.evaluation.outcomes import LOST
 from holdfast.reporting import findings, self_report, tables
 from holdfast.reporting.findings import Run, part
 from holdfast.reporting.markup import (
@@ -23,6 +22,7 @@ from holdfast.reporting.markup import (
 )
 
 LIMIT = 54_000  # characters; a comment takes 60,000, of which `holdfast comment` uses the rest
+LOST = "lost"  # kind of an item (holdfast/evaluation/outcomes.py, which reads Parquet; this module needs none)
 CONTROL = 2  # lost items of the control: that it loses many is expected
 ANSWER = 240  # characters shown of a prompt or an answer
 
@@ -46,7 +46,10 @@ def compose(run: Run, title: str, lost_items: int) -> str:
     level = percent(run.gate.get("confidence"), 0)
     add(top, opening(run, title))
     noise = markdown(findings.describe_noise(run))
-    add(top, markdown_table(tables.arms(run), room(0.15)) + "\n\n" + f"{NOTE.format(level=level)} {noise}".rstrip())
+    add(
+        top,
+        markdown_table(tables.arms_in_brief(run), room(0.15)) + "\n\n" + f"{NOTE.format(level=level)} {noise}".rstrip(),
+    )
     judged = [arm for arm in run.arms() if not run.is_control(arm)]
     add(top, "\n".join(take_fitting([line for arm in judged for line in reasons(run, arm)], room(0.1))))
     add(top, self_report.markdown_section(run, room(0.2)))
@@ -77,7 +80,8 @@ NOTE = (
 
 def opening(run: Run, title: str) -> str:
     word, claim, backing = findings.headline(run)
-    return f"## {word}: {markdown(claim)} ({markdown(backing)})\n\n{markdown(title, 200)}"
+    base = f"{run.base.get('source')}, revision {str(run.base.get('revision'))[:12]}" if run.base else "unknown"
+    return f"## {word}: {markdown(claim)} ({markdown(backing)})\n\n{markdown(title, 200)}. Base: {markdown(base, 200)}"
 
 
 def reasons(run: Run, arm: str) -> list[str]:
@@ -94,8 +98,14 @@ def suites(run: Run, arm: str, budget: int) -> str:
     summary = f"{run.title(arm)}: {points(general.get('change'))} points general, {points(part(entry, 'domain').get('change'))} domain, by suite"
     # the reasons of the others stand under the verdict; that a control fails is what it is for
     why = "\n".join(take_fitting(reasons(run, arm), budget // 3)) + "\n\n" if run.is_control(arm) else ""
-    table = markdown_table(tables.suites(run, arm), budget - 300 - len(why))
-    return f"<details{shown}><summary>{summary_line(summary)}</summary>\n\n{why}{table}\n\n</details>"
+    moved, still = tables.moved_suites(run, arm)
+    same = (
+        f"No item changed in {len(still)} of {len(still) + len(moved.rows)} suites: {', '.join(still)}" if still else ""
+    )
+    same = markdown(same, budget // 3)
+    table = markdown_table(moved, budget - 400 - len(why) - len(same)) if moved.rows else ""
+    body = "\n\n".join(filter(None, [table, same]))
+    return f"<details{shown}><summary>{summary_line(summary)}</summary>\n\n{why}{body}\n\n</details>"
 
 
 def details(title: str, table: Table, budget: int) -> str:

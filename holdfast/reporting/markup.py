@@ -134,8 +134,10 @@ class Table:
     strong: frozenset[int] = field(default_factory=frozenset)  # rows to set apart: totals
 
 
-def badge(verdict: object) -> str:
+def badge(verdict: object, words: str = "") -> str:
+    """`words`: instead of the verdict's usual ones."""
     sign, word = VERDICTS.get(str(verdict), ("", str(verdict)))
+    word = words or word
     known_class = str(verdict) if str(verdict) in VERDICTS else "other"
     return (
         f'<span class="badge {known_class}"><span aria-hidden="true">{sign}</span> {html(word)}</span>'

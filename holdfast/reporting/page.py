@@ -35,7 +35,7 @@ SECTIONS = ("Verdict", "Suites", "Self", "Items", "Training", "Data", "Judges", 
 def compose(run: Run, title: str, page_items: int) -> str:
     style = (HERE / "page.css").read_text(encoding="utf-8")
     script = (HERE / "page.js").read_text(encoding="utf-8")
-    word, claim, _ = findings.headline(run)
+    _, claim, _ = findings.headline(run)
     # hashes instead of 'unsafe-inline': were an escape ever missed, what slips through would still not run
     policy = (
         f"default-src 'none'; style-src '{source_hash(style)}'; script-src '{source_hash(script)}'; img-src data:; base-uri 'none'; "
@@ -54,13 +54,13 @@ def compose(run: Run, title: str, page_items: int) -> str:
 <meta name="color-scheme" content="light dark">
 <meta name="referrer" content="no-referrer">
 <link rel="icon" href="data:,">
-<title>{html(word.title())}: {html(title)}</title>
+<title>{html(findings.word(run))}: {html(title)}</title>
 <style>{style}</style>
 </head>
 <body>
 <header>
 <p class="eyebrow">{html(title)}</p>
-<p class="ruling">{badge(run.gate["verdict"])}</p>
+<p class="ruling">{badge(run.gate["verdict"], findings.word(run))}</p>
 <h1>{html(claim)}</h1>
 <p class="lead">{html(findings.explanation(run), 2000)}</p>
 {glance(run)}

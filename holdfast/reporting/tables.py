@@ -45,6 +45,57 @@ def arms(run: Run) -> Table:
     return Table([Column("Arm"), Column("Verdict", "verdict"), *(Column(t, "number") for t in titles)], rows)
 
 
+def arms_in_brief(run: Run) -> Table:
+    """The arms in the width of a pull request's comment."""
+    rows = []
+    for arm, entry in run.arms().items():
+        general, domain = part(entry, "general"), part(entry, "domain")
+        rows.append(
+            [
+                run.title(arm),
+                str(entry.get("verdict")),
+                from_to(general.get("before"), general.get("after")),
+                points(general.get("change")),
+                interval(general.get("low"), general.get("high")),
+                points(general.get("bound")),
+                percent(general.get("retention")),
+                from_to(domain.get("before"), domain.get("after")),
+                f"{count(general.get('lost'))} / {count(general.get('gained'))}",
+            ]
+        )
+    titles = ["General", "Change", "Interval", "Bound", "Retention", "Domain", "Lost / gained"]
+    return Table([Column("Arm"), Column("Verdict", "verdict"), *(Column(t, "number") for t in titles)], rows)
+
+
+def from_to(before: Any, after: Any) -> str:
+    return f"{score(before)} → {score(after)}" if is_number(before) and is_number(after) else NONE
+
+
+def moved_suites(run: Run, arm: str) -> tuple[Table, list[str]]:
+    """(suites that changed, in the width of a comment; the names of those in which no item did)."""
+    rows, still = [], []
+    for name, s in sorted(part(run.gate, "arms", arm, "suites").items(), key=damage):
+        if s.get("lost") == s.get("gained") == s.get("change") == 0 and s.get("verdict") == "pass":
+            still.append(name)
+            continue
+        rows.append(
+            [
+                name,
+                str(s.get("verdict") or NONE),
+                from_to(adjusted_score(s, "before"), adjusted_score(s, "after")),
+                points(s.get("change")),
+                interval(s.get("low"), s.get("high")),
+                score(s.get("margin")),
+                f"{count(s.get('lost'))} / {count(s.get('gained'))}",
+                count(s.get("items")),
+                str(s.get("role", "")),
+            ]
+        )
+    titles = ["Before → after", "Change", "Interval", "Margin", "Lost / gained", "Items"]
+    columns = [Column("Suite"), Column("Verdict", "verdict"), *(Column(t, "number") for t in titles), Column("Role")]
+    return Table(columns, rows, arm=arm), still
+
+
 def suites(run: Run, arm: str) -> Table:
     """One row per suite: general ones first, then the domain's; of each what dropped most first."""
     names = part(run.gate, "arms", arm, "suites")
@@ -53,6 +104,7 @@ def suites(run: Run, arm: str) -> Table:
         rows.append(
             [
                 name,
+                str(s.get("verdict") or NONE),
                 str(s.get("role", "")),
                 count(s.get("items")),
                 score(adjusted_score(s, "before")),
@@ -63,13 +115,12 @@ def suites(run: Run, arm: str) -> Table:
                 count(s.get("gained")),
                 p_value(s.get("mcnemar_p")),
                 score(s.get("margin")),
-                str(s.get("verdict") or NONE),
             ]
         )
     kinds = {"Lost": "lost", "Gained": "gained"}
     titles = ["Items", "Before", "After", "Change", "Interval", "Lost", "Gained", "p", "Margin"]
     numbers = [Column(t, kinds.get(t, "number")) for t in titles]  # type: ignore[arg-type]
-    return Table([Column("Suite"), Column("Role"), *numbers, Column("Verdict", "verdict")], rows, arm=arm)
+    return Table([Column("Suite"), Column("Verdict", "verdict"), Column("Role"), *numbers], rows, arm=arm)
 
 
 def damage(item: tuple[str, Any]) -> tuple[bool, float, str]:

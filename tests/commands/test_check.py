@@ -97,6 +97,9 @@ def run(folder: Path) -> int:
     return check.main()
 
 
+LISTED = "not checked, for they are frozen or always_changed"
+
+
 def told(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
 
@@ -106,7 +109,8 @@ def test_what_has_run_is_up_to_date_with_its_data_and_without(
 ) -> None:
     assert run(whole) == 0
     assert run(clone) == 0
-    assert capsys.readouterr().out == 2 * "up to date: dvc.lock fits code, params and data in all 4 stages\n"
+    said = f"{LISTED}: recipe\nup to date: dvc.lock fits code, params and data in all 4 stages\n"
+    assert capsys.readouterr().out == 2 * said
 
 
 CHANGES = {
@@ -146,6 +150,7 @@ def test_each_change_is_named_with_its_stages(
     (folder / name).write_text(text)
     assert run(folder) == 1
     found = told(capsys)
+    assert found.pop(LISTED) == "recipe"
     assert found.pop("stale").startswith(f"{len(expected)} of ")
     assert found == expected
 
@@ -210,3 +215,26 @@ def test_what_dvc_cannot_read_is_a_user_error(tmp_path: Path, clone: Path, damag
         (folder / damage).write_text("stages: [\n")
     with pytest.raises(UserError, match=where):
         run(folder)
+
+
+@pytest.mark.parametrize("how", ["frozen", "always_changed"])
+def test_a_stage_that_is_frozen_and_was_not_at_the_target_is_stale(
+    clone: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`recipe` is frozen there, too: it is listed and no more."""
+    os.chdir(clone)
+    assert check.main(against="main") == 0
+    pipeline = yaml.safe_load((clone / "dvc.yaml").read_text())
+    pipeline["stages"]["told"][how] = True
+    (clone / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
+    assert check.main() == 0, "nothing to compare it with"
+    capsys.readouterr()
+    assert check.main(against="main") == 1
+    found = told(capsys)
+    assert found["told"] == "is frozen, or always_changed, and was not at main"
+    assert found[LISTED] == "recipe, told"
+    for stage in pipeline["stages"].values():
+        stage[how] = True
+    (clone / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
+    with pytest.raises(UserError, match="nothing can be checked"):
+        check.main()

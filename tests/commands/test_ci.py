@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import http.server
 import io
 import json
@@ -95,7 +96,13 @@ def run(folder: Path, *command: str, **settings: str) -> subprocess.CompletedPro
         "GIT_COMMITTER_EMAIL": "t@example.org",
         "HOLDFAST_PAGES": "https://ci.example/runs/7",
     }
-    for name in ("GITHUB_STEP_SUMMARY", "HOLDFAST_REPRO", "HOLDFAST_AGAINST"):
+    for name in (
+        "GITHUB_STEP_SUMMARY",
+        "HOLDFAST_REPRO",
+        "HOLDFAST_AGAINST",
+        "HOLDFAST_TRUSTED_GATE",
+        "HOLDFAST_ALLOW_GATE_CHANGE",
+    ):
         environment.pop(name, None)
     return subprocess.run(command, cwd=folder, env=environment | settings, capture_output=True, text=True, check=False)
 
@@ -123,10 +130,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
     pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    evaluate = yaml.safe_load((folder / "reports/eval/base/settings.json").read_text(encoding="utf-8"))["suites"]
+    suites = {name: {"role": suite["role"], "chance": suite["chance"]} for name, suite in evaluate.items()}
     pipeline["stages"] = {name: pipeline["stages"][name] for name in ("code", "gate", "report")}
     (folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
     (folder / ".gitignore").write_text("__pycache__/\n")
-    set_params(folder, gate__resamples=500, gate__margin=0.05, gate__suite_margin=0.3)
+    set_params(folder, gate__resamples=500, gate__margin=0.05, gate__suite_margin=0.3, evaluate__suites=suites)
     ran(folder, "git", "init", "-q", "-b", "main")
     ran(folder, "dvc", "init", "-q")
     ran(folder, "dvc", "repro")
@@ -137,15 +146,19 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_branch_that_forgets_goes_red_and_one_that_does_not_goes_green(repository: Path) -> None:
     ran(repository, "git", "checkout", "-qb", "harmless", "main")
-    set_params(repository, report__title="Another title", gate__margin=0.06)
+    set_params(repository, report__title="Another title", gate__margin=0.04)
     ran(repository, "dvc", "repro")
     ran(repository, "git", "commit", "-qam", "another title and margin")
     code, comment = gate(repository, HOLDFAST_AGAINST="1")  # as good as the same arm on main, too
-    assert (code, comment.splitlines()[0][:8]) == (0, "## PASS:")
-    assert "| gate.margin | 0.05 | 0.06 | +0.01 |" in comment
+    assert code == 0
+    assert comment.startswith(
+        "**The yardstick moved** against main\n\n- margin tightened from 5.0 to 4.0 points\n\n## PASS:"
+    )
+    assert "| gate.margin | 0.05 | 0.04 | −0.01 |" in comment
     assert "| report.title | Holdfast on the pocket lab | Another title |" in comment
     assert "No change in metrics." in comment
-    assert comment.rstrip().endswith("[Full report and pages: files of this run](https://ci.example/runs/7)")
+    assert "[Full report and pages: files of this run](https://ci.example/runs/7)\n\nCommit " in comment
+    assert "checked against the thresholds, dvc.lock and its own numbers, not recomputed" in comment
     assert len(comment) < 60_000
     assert {p.name for p in (repository.parent / "out/pages/reports").iterdir()} >= {"index.html", "cards", "drift"}
 
@@ -156,8 +169,13 @@ def test_a_branch_that_forgets_goes_red_and_one_that_does_not_goes_green(reposit
     assert code == 1
     assert comment.lstrip().startswith("## STALE: ")
     assert "## PASS:" in comment, "the earlier figures follow, after the warning"
+    assert "**margin loosened from 5.0 to 50.0 points**" in comment
     code, comment = gate(repository, HOLDFAST_REPRO="1")
-    assert (code, comment.splitlines()[0][:8]) == (0, "## PASS:"), "where CI may run stages, it runs what changed"
+    assert code == 0, "where CI may run stages, it runs what changed"
+    assert comment.startswith("## GATE LOOSENED against main\n\n- **margin loosened from 5.0 to 50.0 points**\n")
+    assert gate(repository, HOLDFAST_AGAINST="1")[0] == 1, "a gate that is looser fails"
+    assert gate(repository, HOLDFAST_AGAINST="1", HOLDFAST_ALLOW_GATE_CHANGE="1")[0] == 0
+    assert gate(repository, HOLDFAST_TRUSTED_GATE="1")[0] == 0, "the target's gate settings decide, and pass it too"
 
     ran(repository, "git", "checkout", "-qfb", "forgets", "main")
     shutil.copytree(repository / "reports/eval/domain-only", repository / "reports/eval/holdfast", dirs_exist_ok=True)
@@ -166,7 +184,7 @@ def test_a_branch_that_forgets_goes_red_and_one_that_does_not_goes_green(reposit
     ran(repository, "git", "commit", "-qm", "a model trained without replay")
     code, comment = gate(repository)
     assert code == 1
-    assert comment.startswith("## FAIL: holdfast keeps ")
+    assert comment.startswith("## FAIL: holdfast lost ") and " (limit 5.0); " in comment
     assert re.search(r"\| holdfast\.general \| 0\.\d+ \| 0\.\d+ \| −0\.\d+ \|", comment)
     assert "No change in parameters." in comment
 
@@ -305,6 +323,7 @@ def post(url: str, *arguments: str, **environment: str) -> subprocess.CompletedP
         "GITHUB_TOKEN": "key",
         "RUN_ID": "7",
         "HEAD_OWNER": "stranger",
+        "CONCLUSION": "failure",
         "HEAD_BRANCH": "odd&branch=$(x)",
         "HEAD_SHA": "new",
         "CI_API_V4_URL": url,
@@ -333,7 +352,7 @@ def test_one_comment_is_written_and_then_updated(forge: tuple[type[Forge], str])
     assert "updated the comment of pull request 4" in post(url, "github").stdout
     assert len(handler.comments) == 2
     assert handler.comments[0]["body"].endswith("mine?"), "a stranger's comment with our mark is not ours"
-    assert handler.comments[1]["body"].startswith("<!-- holdfast -->\n## FAIL")
+    assert handler.comments[1]["body"].startswith("<!-- holdfast -->\n**Gate: failure** for commit new\n\n## FAIL")
     assert len(handler.comments[1]["body"]) <= 60_000
     assert {token for _, path, token in handler.seen if path == "/store"} == {None}, "the token stays with the API"
 
@@ -346,6 +365,57 @@ def test_what_the_pull_request_wrote_is_disarmed(forge: tuple[type[Forge], str])
     assert not re.search(r"@\w|#\d|!\[|<(img|script|/script|!-- hidden)", body)
     assert "<details open><summary>kept</summary>" in body
     assert "`a < b`" in body
+
+
+SNEAKY = {
+    "an encoded mention": "&#x40;octocat &commat;octocat @&#x6f;ctocat &AMP;commat;x",
+    "an encoded reference": "&num;12 #&#49;2 GH-12 gh-7 !12",
+    "a quick action": "/merge\n  /approve\n\t/close",
+    "hidden and reordering characters": "\u202eevil\u2066 \u200f\u00ad\x07",
+}
+
+
+@pytest.mark.parametrize("what", SNEAKY)
+def test_what_a_forge_would_act_on_is_broken(forge: tuple[type[Forge], str], what: str) -> None:
+    handler, url = forge
+    handler.artefact = packed(f"## PASS\n{SNEAKY[what]}\n")
+    assert post(url, "github").returncode == 0
+    body = handler.comments[1]["body"].split("## PASS", 1)[1]
+    shown = html.unescape(body)
+    assert not re.search(
+        r"@\w|#\d|!\d|(?i:GH-\d)|(?m:^\s*/\w)|[\u202a-\u202e\u2066-\u2069\u200e\u200f\u00ad\x07]", shown
+    ), shown
+
+
+@pytest.mark.parametrize(
+    ("artefact", "said"),
+    [
+        (b"no zip", "cannot be read"),
+        (b"", "cannot be read"),
+        (packed("  \n"), "comment.md is empty"),
+        (packed("x").replace(b"comment.md", b"another.md"), "holds no comment.md"),
+        (b"x" * 5_000_001, "has more than 5,000,000 bytes"),
+    ],
+)
+def test_an_artefact_without_a_comment_is_said_and_replaces_the_earlier_pass(
+    forge: tuple[type[Forge], str], artefact: bytes, said: str
+) -> None:
+    handler, url = forge
+    handler.artefact = packed("## PASS\n")
+    assert post(url, "github").returncode == 0
+    handler.artefact = artefact
+    done = post(url, "github")
+    assert (done.returncode, done.stderr) == (0, "")
+    body = handler.comments[1]["body"]
+    assert "PASS" not in body and said in body and "**Gate: failure** for commit new" in body
+
+
+def test_nulls_of_an_api_are_no_crash(forge: tuple[type[Forge], str]) -> None:
+    """A deleted user, an empty comment."""
+    handler, url = forge
+    handler.artefact = packed("## PASS\n")
+    handler.comments.append({"id": 1, "body": None, "user": None, "author": None})
+    assert "commented on pull request 4" in post(url, "github").stdout
 
 
 def test_a_commit_that_heads_no_pull_request_gets_no_comment(forge: tuple[type[Forge], str]) -> None:
@@ -372,4 +442,4 @@ def test_the_whole_report_passes_the_disarming_unchanged(tmp_path: Path) -> None
     finally:
         sys.path.remove(str(ROOT / ".ci"))
     text, _ = render(build(tmp_path, n=12))
-    assert comment.disarm(text) == f"{comment.MARK}\n{text}"
+    assert comment.disarm(text) == text

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import gate_project
 import pytest
 from dvc.utils.serialize import modify_yaml
 from helpers import ROOT, holdfast
@@ -144,8 +145,8 @@ def test_a_stage_script_of_one_s_own_that_fails_says_so(project, text, said):
 
 
 def test_a_closed_pipe_changes_no_verdict_and_a_full_disk_is_no_verdict(project):
-    (project / "reports").mkdir()
-    (project / "reports" / "gate.json").write_bytes((ROOT / "reports" / "gate.json").read_bytes())
+    gate_project.make_project(project / "judged")
+    project = project / "judged"
     command = f"{sys.executable} -m holdfast.cli gate"
     for line, expected in (
         (f"{command} | head -c 1", 0),

@@ -130,7 +130,7 @@ def test_rows_beyond_the_context_are_rejected_by_a_stated_limit(place, tiny, cap
 
 @pytest.mark.parametrize(
     ("answer", "how"),
-    [("5 mg", "exact_match"), ("word " * 100, "off"), ("so many steps " * 20 + "\n#### 5", "answer")],
+    [("5 mg", "exact_match"), ("word " * 100, "likelihood"), ("so many steps " * 20 + "\n#### 5", "answer")],
     ids=["short", "long", "marked"],
 )
 def test_the_test_split_is_asked_as_its_answers_allow(place, tiny, answer, how):

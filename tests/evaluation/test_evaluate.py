@@ -16,7 +16,7 @@ from helpers import SHARED, run_stage, set_params, task
 
 from holdfast.core import manifest, records, storage
 from holdfast.core.errors import UserError
-from holdfast.evaluation import backends
+from holdfast.evaluation import backends, spot
 from holdfast.params.base import parse
 from holdfast.params.evaluate import Evaluate
 
@@ -108,6 +108,28 @@ def test_an_arm_without_a_base_to_compare_with_says_so(lab: Path) -> None:
 def test_an_arm_with_the_base_s_weights_answers_as_the_base(lab: Path) -> None:
     assert run(lab, "base") | {"model": "arm"} == run(lab, "arm")
     assert items(lab, "base") == items(lab, "arm")
+
+
+def test_forged_outcomes_are_found_when_the_model_is_asked_again(lab: Path) -> None:
+    """All else fits: only the model itself can tell."""
+    evaluation, nowhere = lab / "reports/eval/arm", lab / "nowhere"
+    run(lab, "base")
+    run(lab, "arm")
+    honest = spot.ask_again(Evaluate.load(), "arm", evaluation, 10, nowhere)
+    assert (honest.asked, honest.worse, honest.tolerated, honest.engine) == (10, [], 0, [])
+    forged = [row | {"correct": 1.0} for row in items(lab, "arm")]
+    wrong = sum(row["correct"] == 0 for row in items(lab, "arm"))
+    records.write("items", evaluation / "items.parquet", forged)
+    assert len(spot.ask_again(Evaluate.load(), "arm", evaluation, 10, nowhere).worse) == wrong > 0
+    records.write("items", evaluation / "items.parquet", [row | {"prompt_hash": "x"} for row in forged])
+    with pytest.raises(UserError, match="is not what the suite asks"):
+        spot.ask_again(Evaluate.load(), "arm", evaluation, 10, nowhere)
+    records.write("items", evaluation / "items.parquet", [row | {"item_id": f"y{row['item_id']}"} for row in forged])
+    with pytest.raises(UserError, match="has no item 'yq"):
+        spot.ask_again(Evaluate.load(), "arm", evaluation, 10, nowhere)
+    (lab / "models/arm/extra.json").write_text("{}")
+    with pytest.raises(UserError, match="is not the model that was evaluated"):
+        spot.ask_again(Evaluate.load(), "arm", evaluation, 10, nowhere)
 
 
 AWKWARD = [

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from scipy.stats import binomtest
 
-from holdfast.evaluation import stats
+from holdfast.evaluation import precision, stats
 
 
 def columns(ids: list[str], item: str = "i", prompt: str = "p", target: str = "t") -> pa.Table:
@@ -149,16 +149,16 @@ def test_no_observed_change_among_few_items_is_not_certainty() -> None:
 
 def test_standard_error_and_detectable_drop_by_hand() -> None:
     items, discordance, chance = np.array([100.0, 100.0]), np.array([0.09, 0.04]), np.array([0.0, 0.5])
-    error = stats.standard_error(items, discordance, chance)
+    error = precision.standard_error(items, discordance, chance)
     assert error == pytest.approx(np.sqrt(0.09 / 100 + 0.04 / 100 / 0.25) / 2)
-    assert stats.standard_error(items, discordance, chance, moved=0.06) == pytest.approx(
+    assert precision.standard_error(items, discordance, chance, moved=0.06) == pytest.approx(
         np.sqrt(0.09 / 100 + 0.04 / 100 / 0.25) / 2
     )  # 0.06 is less than 0.09, and 0.06 above a chance of one half is 0.03
-    assert stats.standard_error(items, discordance, chance, moved=0.2) == pytest.approx(
+    assert precision.standard_error(items, discordance, chance, moved=0.2) == pytest.approx(
         np.sqrt(0.2 / 100 + 0.1 / 100 / 0.25) / 2
     )
-    assert stats.half_width(error, 0.95) == pytest.approx(1.644854 * error)
-    assert stats.detectable_drop(error, 0.95) == pytest.approx((1.644854 + 0.841621) * error)
+    assert precision.half_width(error, 0.95) == pytest.approx(1.644854 * error)
+    assert precision.detectable_drop(error, 0.95) == pytest.approx((1.644854 + 0.841621) * error)
 
 
 @pytest.mark.parametrize(("right", "items", "chance"), [(140, 240, 0.5), (61, 240, 0.25), (1, 10, 0.0), (0, 10, 0.5)])
@@ -172,14 +172,14 @@ def test_guessing_is_the_exact_binomial_test(right: int, items: int, chance: flo
 
 def test_detectable_drop_is_detected_four_times_in_five() -> None:
     items, suites, discordance, runs = 240, 12, 0.1, 4000
-    error = stats.standard_error(np.full(suites, 240.0), np.full(suites, discordance), np.zeros(suites))
-    drop = stats.detectable_drop(error, 0.95)
+    error = precision.standard_error(np.full(suites, 240.0), np.full(suites, discordance), np.zeros(suites))
+    drop = precision.detectable_drop(error, 0.95)
     rng = np.random.default_rng(0)
     counts = rng.multinomial(
         items, [(discordance + drop) / 2, (discordance - drop) / 2, 1 - discordance], (runs, suites)
     )
     change = (counts[..., 1] - counts[..., 0]) / items
-    seen = change.mean(axis=1) < -stats.half_width(error, 0.95)
+    seen = change.mean(axis=1) < -precision.half_width(error, 0.95)
     assert seen.mean() == pytest.approx(0.8, abs=0.025)
 
 

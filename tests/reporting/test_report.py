@@ -386,11 +386,11 @@ def test_what_the_control_lost_stays_in_the_background(tmp_path: Path) -> None:
 def test_suites_stand_in_order_of_damage(tmp_path: Path) -> None:
     text, _ = render(build(tmp_path, n=60))
     rows = re.findall(
-        r"^\| (\w+) \| (general|domain) \|(?: [^|]+ \|){3} ([−+\d.]+) \|",
+        r"^\| (\w+) \|(?: [^|]+ \|){2} ([−+\d.]+) \|.* (general|domain) \|$",
         text.split("<details open>")[1].split("</details>")[0],
         re.M,
     )
-    changes = [(role == "domain", float(change.replace("−", "-"))) for _, role, change in rows]
+    changes = [(role == "domain", float(change.replace("−", "-"))) for _, change, role in rows]
     assert len(rows) == len(SUITES) and changes == sorted(changes)
 
 
@@ -449,9 +449,9 @@ def test_missing_verdict_or_evaluation_is_the_users_error(tmp_path: Path, gone: 
     "content",
     [
         [],
-        {"schema": 1},
-        {"schema": 1, "verdict": "pass", "arms": {}},
-        {"schema": 2, "verdict": "pass", "arms": {"a": {}}},
+        {"schema": 2},
+        {"schema": 2, "verdict": "pass", "arms": {}},
+        {"schema": 1, "verdict": "pass", "arms": {"a": {}}},
     ],
 )
 def test_a_file_that_is_no_verdict_is_the_users_error(tmp_path: Path, content: object) -> None:
@@ -669,3 +669,37 @@ def test_hostile_text_does_nothing_in_chromium(browser: Browser, tmp_path: Path)
     assert HOSTILE[0] in shown, "as text"
     assert tab.requests() == [page.resolve().as_uri()]
     assert tab.complaints() == []
+
+
+def test_suites_in_which_no_item_changed_are_one_line(tmp_path: Path) -> None:
+    build(tmp_path, n=12)
+    gate = storage.read_json(tmp_path / "reports/gate.json")
+    suites = gate["arms"]["holdfast"]["suites"]
+    for name in ("facts", "sorting"):
+        suites[name] |= {"lost": 0, "gained": 0, "change": 0.0, "verdict": "pass"}
+    storage.write_json(tmp_path / "reports/gate.json", gate)
+    shown = render(tmp_path)[0].split("<details open>")[1].split("</details>")[0]
+    assert "No item changed in " in shown and "facts" in shown.split("No item changed in ")[1]
+    assert "| facts |" not in shown and "| pharmacy_doses |" in shown
+
+
+def test_a_pass_without_a_domain_says_so_wherever_it_is_read(tmp_path: Path) -> None:
+    build(tmp_path, n=12)
+    gate = storage.read_json(tmp_path / "reports/gate.json")
+    gate |= {"verdict": "pass", "domain_measured": False}
+    gate["arms"]["holdfast"] |= {"verdict": "pass", "reasons": [], "domain": None}
+    storage.write_json(tmp_path / "reports/gate.json", gate)
+    text, html = render(tmp_path)
+    assert text.startswith("## PASS (domain not measured): holdfast keeps ")
+    assert "</span> Pass (domain not measured)</span>" in html
+    assert "Pass (domain not measured)" in (tmp_path / "reports/cards/holdfast.md").read_text(encoding="utf-8")
+
+
+def test_a_fail_says_first_how_much_was_lost(tmp_path: Path) -> None:
+    build(tmp_path, n=12)
+    gate = storage.read_json(tmp_path / "reports/gate.json")
+    gate |= {"arms": {"domain-only": gate["arms"]["domain-only"]}, "verdict": "fail"}
+    storage.write_json(tmp_path / "reports/gate.json", gate)
+    text, _ = render(tmp_path)
+    said = r"## FAIL: domain-only lost \d+\.\d points \(limit 3\.0\); \d+ of 12 suites past their margin "
+    assert re.match(said, text), text[:200]

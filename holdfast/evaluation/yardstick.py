@@ -1,0 +1,249 @@
+"""What a branch changed of the yardstick that judges it: thresholds, suites, items, seeds, code, frozen stages; in words.
+
+A model that passes by a longer yardstick has not become better. `looser` is also what nobody can tell to be stricter: other
+questions, another seed of the bootstrap, other code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeGuard
+
+import yaml
+from pydantic import ValidationError
+
+from holdfast.evaluation.precision import in_points
+from holdfast.params.base import Loader
+from holdfast.params.evaluate import Evaluate
+from holdfast.params.gate import Gate
+
+Json = dict[str, Any]
+Read = Callable[[str], str | None]  # a path relative to the project -> its text; None where there is no such file
+SCRIPTS = (".ci/gate.sh", ".github/workflows/gate.yml", ".github/workflows/holdfast-gate.yml", ".gitlab-ci.yml")
+POINTS = {"margin": 1, "suite_margin": 1, "min_domain_gain": -1, "min_base": 1}  # +1: more of it is looser
+FRACTIONS = {"confidence": -1, "resamples": -1}
+NAMES = {
+    "suite_margin": "margin of each suite",
+    "min_domain_gain": "domain gain asked for",
+    "min_base": "least score of the base",
+    "resamples": "resamples of the bootstrap",
+}
+SHOWN = 5  # names of a list
+
+
+class Shift(NamedTuple):
+    text: str
+    looser: bool
+
+
+class Snapshot(NamedTuple):
+    """A project at one revision, as far as it decides how a model is judged. What is not there is empty."""
+
+    params: Json
+    pipeline: Json  # stages of dvc.yaml
+    lock: Json  # stages of dvc.lock
+    gate: Json  # gate.json
+    settings: Json  # of the base's evaluation
+    scripts: dict[str, str]
+
+
+def take(read: Read) -> Snapshot:
+    """The snapshot of the project whose files `read` reads; what cannot be parsed counts as empty."""
+    pipeline, lock = (stages_of(load(read(name))) for name in ("dvc.yaml", "dvc.lock"))
+    gate, settings = (load(read(f"reports/{name}")) for name in ("gate.json", "eval/base/settings.json"))
+    scripts = {name: text for name in SCRIPTS if (text := read(name)) is not None}
+    return Snapshot(load(read("params.yaml")), pipeline, lock, gate, settings, scripts)
+
+
+def load(text: str | None) -> Json:
+    if not text:
+        return {}
+    try:
+        content = json.loads(text) if text.lstrip().startswith("{") else yaml.load(text, Loader)  # noqa: S506 (a SafeLoader)
+    except (ValueError, yaml.YAMLError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def stages_of(content: Json) -> Json:
+    stages = content.get("stages")
+    return {str(k): v for k, v in stages.items() if isinstance(v, dict)} if isinstance(stages, dict) else {}
+
+
+def compare(there: Snapshot, here: Snapshot) -> list[Shift]:
+    """What changed from `there` to `here`, the looser first."""
+    shifts = [
+        *of_thresholds(there, here),
+        *of_arms(there, here),
+        *of_suites(there, here),
+        *of_items(there, here),
+        *of_code(there, here),
+        *of_stages(there, here),
+        *of_seeds(there, here),
+    ]
+    return sorted(dict.fromkeys(shifts), key=lambda shift: not shift.looser)
+
+
+def section(snapshot: Snapshot, name: str, kind: type[Gate] | type[Evaluate]) -> Json:
+    """A section with its defaults; as it stands where this version does not take it."""
+    content = part(snapshot.params, name)
+    try:
+        return kind.model_validate(content).model_dump()
+    except ValidationError:
+        return content
+
+
+def of_thresholds(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
+    old, new = (section(one, "gate", Gate) for one in (there, here))
+    if not there.params:
+        return
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if before == after or key in ("control", "suite_margins"):
+            continue
+        sign, name = POINTS.get(key, FRACTIONS.get(key, 0)), NAMES.get(key, key)
+        if sign and is_number(before) and is_number(after):
+            looser = (after - before) * sign > 0
+            word = "loosened" if looser else "tightened"
+            values = (
+                f"from {in_points(before)} to {in_points(after)} points"
+                if key in POINTS
+                else f"from {before} to {after}"
+            )
+            yield Shift(f"{name} {word} {values}", looser)
+        else:
+            yield Shift(f"gate.{key} changed from {before} to {after}", True)
+    margins = [part(one, "suite_margins") for one in (old, new)]
+    for suite in sorted(set(margins[0]) | set(margins[1])):
+        before, after = (m.get(suite, one.get("suite_margin")) for m, one in zip(margins, (old, new), strict=True))
+        if before != after and is_number(before) and is_number(after):
+            word = "loosened" if after > before else "tightened"
+            text = f"margin of suite {suite} {word} from {in_points(before)} to {in_points(after)} points"
+            yield Shift(text, after > before)
+    if old.get("control") != new.get("control"):
+        yield Shift(f"the control, which does not count, is {new.get('control')} instead of {old.get('control')}", True)
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def of_arms(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
+    listed = [one.params.get("arms") for one in (there, here)]
+    old, new = ([str(name) for name in names] if isinstance(names, list) else [] for names in listed)
+    for name in sorted(set(old) - set(new)):
+        yield Shift(f"arm {name} removed", True)
+    if there.params and (added := sorted(set(new) - set(old))):
+        yield Shift(f"{named(added)} new among the arms", False)
+
+
+def of_suites(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
+    old, new = (section(one, "evaluate", Evaluate) for one in (there, here))
+    suites = [part(one, "suites") for one in (old, new)]
+    for name in sorted(suites[0].keys() - suites[1].keys()):
+        yield Shift(f"suite {name} removed", True)
+    if there.params and (added := sorted(suites[1].keys() - suites[0].keys())):
+        yield Shift(f"suite {named(added)} added", False)
+    for name in sorted(suites[0].keys() & suites[1].keys()):
+        former, present = part(suites[0], name), part(suites[1], name)
+        for key in sorted(former.keys() | present.keys()):
+            if former.get(key) != present.get(key):
+                yield Shift(f"{key} of suite {name} changed from {former.get(key)} to {present.get(key)}", True)
+    if not there.params:
+        return
+    for key in sorted((old.keys() | new.keys()) - {"suites"}):
+        before, after = old.get(key), new.get(key)
+        if before == after:
+            continue
+        if key == "limit":
+            looser = after is not None and (before is None or after < before)
+            yield Shift(f"items per suite limited to {after or 'all'} instead of {before or 'all'}", looser)
+        else:  # base and arm are asked alike with any of these; what is asked must stay
+            yield Shift(f"evaluate.{key} changed from {before} to {after}", key in ("tasks", "domain_test"))
+
+
+def of_items(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
+    """Fewer items, other task files, another test split of the domain."""
+    counts = [
+        {name: suite.get("items") for name, suite in part(one.settings, "suites").items() if isinstance(suite, dict)}
+        for one in (there, here)
+    ]
+    for name in sorted(counts[0].keys() & counts[1].keys()):
+        before, after = counts[0][name], counts[1][name]
+        if before != after and is_number(before) and is_number(after):
+            yield Shift(f"suite {name} has {after:,} items instead of {before:,}", after < before)
+    old, new = (dependencies(one.lock, "evaluate-base") for one in (there, here))
+    tasks = [str(part(one.params, "evaluate").get("tasks", "")) for one in (there, here)]
+    for path in sorted(old.keys() & new.keys() & {*tasks, "data/domain/test.parquet"}):
+        if old[path] != new[path]:
+            yield Shift(f"the items in {path} changed", True)
+
+
+def dependencies(lock: Json, stage: str) -> dict[str, Any]:
+    deps = part(lock, stage).get("deps")
+    listed = deps if isinstance(deps, list) else []
+    return {str(dep["path"]): dep.get("md5") for dep in listed if isinstance(dep, dict) and "path" in dep}
+
+
+def of_code(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
+    codes: list[Json] = [part(one.gate, "provenance", "code") for one in (there, here)]
+    if all(codes):
+        old, new = codes
+        if changed := sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)):
+            yield Shift(f"the code of the gate changed: {named(changed)}", True)
+    elif there.gate and (
+        dependencies(there.lock, "gate").get(".holdfast/code/gate")
+        != dependencies(here.lock, "gate").get(".holdfast/code/gate")
+    ):
+        yield Shift("the code of the gate changed", True)
+    evaluating = [dependencies(one.lock, "evaluate-base").get(".holdfast/code/evaluate") for one in (there, here)]
+    if all(evaluating) and evaluating[0] != evaluating[1]:
+        yield Shift("the code that evaluates changed", False)
+    for name in sorted(there.scripts.keys() | here.scripts.keys()):
+        if name in there.scripts and there.scripts[name] != here.scripts.get(name):
+            yield Shift(f"{name} changed, which runs the gate", True)
+
+
+def of_stages(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
+    for name in sorted(there.pipeline.keys() - here.pipeline.keys()):
+        yield Shift(f"stage {name} removed from dvc.yaml", True)
+    for name in exempt(here.pipeline, there.pipeline):
+        yield Shift(f"stage {name} is not checked any more: frozen, or always_changed, in dvc.yaml", True)
+    for name in sorted(there.pipeline.keys() & here.pipeline.keys()):
+        if there.pipeline[name].get("cmd") != here.pipeline[name].get("cmd"):
+            yield Shift(f"stage {name} runs another command", True)
+
+
+def exempt(here: Json, there: Json) -> list[str]:
+    """Stages that nobody checks here, and that were checked there, by their names in dvc.yaml."""
+    return sorted(name for name, stage in here.items() if is_exempt(stage) and not is_exempt(there.get(name, {})))
+
+
+def is_exempt(stage: Json) -> bool:
+    """Whether `holdfast check` has nothing to compare: DVC neither runs a frozen stage nor tells whether one that always
+    changes is stale."""
+    inner: Json = stage["do"] if isinstance(stage.get("do"), dict) else {}
+    return stage.get("cmd") != "holdfast code" and any(
+        one.get(key) for one in (stage, inner) for key in ("frozen", "always_changed")
+    )
+
+
+def of_seeds(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
+    for name in sorted(there.params.keys() & here.params.keys() - {"gate", "evaluate"}):
+        old, new = (
+            one.params[name].get("seed") if isinstance(one.params[name], dict) else None for one in (there, here)
+        )
+        if old != new:
+            yield Shift(f"seed of {name} changed from {old} to {new}: other luck", False)
+
+
+def part(content: Any, *keys: str) -> Json:
+    """A mapping some levels down; empty where there is none."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
+def named(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
