@@ -107,13 +107,13 @@ def find_differences(content: dict[str, Any]) -> list[str]:
     """How gate.json differs from the verdict decided anew from the items, which are here, in DVC's cache or on a remote."""
     computed = recompute(Gate.load())
     items = sum(suite["items"] for suite in next(iter(computed["arms"].values()))["suites"].values())
-    found = [
-        f"{path} is {provenance.shown(value)}, and computed from the items {provenance.shown(expected)}"
+    differences = [
+        f"{path} is {provenance.quote(value)}, and computed from the items {provenance.quote(expected)}"
         for path, value, expected in provenance.differences(content, computed, close=provenance.CLOSE)
     ]
-    if not found:
+    if not differences:
         print(f"verified: decided anew from {items:,} items of the base and of each of {len(computed['arms'])} arms")
-    return found
+    return differences
 
 
 def recompute(params: Gate) -> dict[str, Any]:
@@ -136,14 +136,14 @@ def ask_again(content: dict[str, Any], number: int) -> list[str]:
 
     reasons = []
     for arm in verdict.deciding_arms(Gate.load(), list(content["arms"])):
-        found = spot.ask_again(Evaluate.load(), arm, EVALUATIONS / arm, number, DOMAIN_TEST_SPLIT)
-        other = f", with another {', '.join(found.engine)}" if found.engine else ""
-        asked = f"{arm} was asked {found.asked:,} of its items again{other}"
-        if len(found.worse) > found.tolerated:
-            named = ", ".join(found.worse[:5])
-            reasons.append(f"{asked}: {len(found.worse):,} are right in its evaluation and wrong now ({named})")
+        answers = spot.ask_again(Evaluate.load(), arm, EVALUATIONS / arm, number, DOMAIN_TEST_SPLIT)
+        other = f", with another {', '.join(answers.engine)}" if answers.engine else ""
+        summary = f"{arm} was asked {answers.asked:,} of its items again{other}"
+        if len(answers.worse) > answers.tolerated:
+            named = ", ".join(answers.worse[:5])
+            reasons.append(f"{summary}: {len(answers.worse):,} are right in its evaluation and wrong now ({named})")
         else:
-            print(f"verified: {asked}: {len(found.worse):,} came out worse, {found.tolerated:,} may by rounding")
+            print(f"verified: {summary}: {len(answers.worse):,} came out worse, {answers.tolerated:,} may by rounding")
     return reasons
 
 

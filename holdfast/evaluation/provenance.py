@@ -99,7 +99,7 @@ def contradictions(content: Json, params: Gate) -> Iterator[str]:
     whole = verdict.decide_run(params, derived, content["noise"])
     for path, written, expected in differences(content | {"provenance": None}, storage.round_floats(whole)):
         if path != "provenance":
-            yield f"{path} is {shown(written)}, where its own numbers and the thresholds give {shown(expected)}"
+            yield f"{path} is {quote(written)}, where its own numbers and the thresholds give {quote(expected)}"
 
 
 def differences(written: Any, expected: Any, path: str = "", close: float = 0.0) -> Iterator[tuple[str, Any, Any]]:
@@ -115,7 +115,7 @@ def differences(written: Any, expected: Any, path: str = "", close: float = 0.0)
         yield path, written, expected
 
 
-def shown(value: Any) -> str:
+def quote(value: Any) -> str:
     text = "; ".join(map(str, value)) if isinstance(value, list) else str(value)
     return f"'{text[:200]}'"
 
@@ -212,19 +212,19 @@ def before_gate(lock: Json, cells: set[str]) -> set[str]:
         many = isinstance(stages.get(stem), dict) and ("matrix" in stages[stem] or "foreach" in stages[stem])
         return stem in stages and bool(cell) == many and (not cell or cell in cells)
 
-    current, found, todo = {name for name in lock if is_current(name)}, set[str](), ["gate"]
+    current, upstream, todo = {name for name in lock if is_current(name)}, set[str](), ["gate"]
     while todo:
         name = todo.pop()
-        if name in found or name not in lock:
+        if name in upstream or name not in lock:
             continue
-        found.add(name)
+        upstream.add(name)
         read = [dep["path"] for dep in lock[name].get("deps") or []]
-        for other in current - found:
+        for other in current - upstream:
             written = [out["path"] for out in lock[other].get("outs") or []]
             if any(overlap(one, out) for one in read for out in written):
                 todo.append(other)
-    frozen = {name for name in found if isinstance(stages.get(name), dict) and stages[name].get("frozen")}
-    return found - frozen - {"code"}
+    frozen = {name for name in upstream if isinstance(stages.get(name), dict) and stages[name].get("frozen")}
+    return upstream - frozen - {"code"}
 
 
 def overlap(one: str, other: str) -> bool:
@@ -248,7 +248,7 @@ def changed_reports(content: Json, lock: Json) -> Iterator[str]:
         return
     written = storage.read_json(metrics)
     for path, value, expected in differences(written, verdict.compute_metrics(content["arms"]), close=CLOSE):
-        yield f"{metrics}: {path} is {shown(value)}, where the verdict gives {shown(expected)}"
+        yield f"{metrics}: {path} is {quote(value)}, where the verdict gives {quote(expected)}"
 
 
 def read_lock() -> Json:

@@ -47,8 +47,8 @@ def ask_again(params: Evaluate, arm: str, evaluation: Path, number: int, domain_
     only: dict[str, list[str]] = {}
     for row in chosen:
         only.setdefault(row["suite"], []).append(row["item_id"])
-    found = harness.evaluate_model(params, arm, folder, base, domain_test, only=only)
-    again = {(row["suite"], row["item_id"]): row for row in found.items}
+    fresh = harness.evaluate_model(params, arm, folder, base, domain_test, only=only)
+    again = {(row["suite"], row["item_id"]): row for row in fresh.items}
     worse = []
     for row in chosen:
         now = again[row["suite"], row["item_id"]]
@@ -57,7 +57,7 @@ def ask_again(params: Evaluate, arm: str, evaluation: Path, number: int, domain_
             raise UserError(what, where=evaluation / "items.parquet", do=f"evaluate again: `dvc repro evaluate@{arm}`")
         if row["correct"] > now["correct"] + 1e-3:
             worse.append(f"{row['suite']}/{row['item_id']}")
-    engine = storage.round_floats(found.settings["engine"])
+    engine = storage.round_floats(fresh.settings["engine"])
     other = sorted(key for key in described["engine"] if described["engine"][key] != engine.get(key))
     device = str(engine.get("device"))
     part = TOLERATED_OTHERWISE if other else TOLERATED.get(device, TOLERATED_ELSEWHERE)

@@ -135,7 +135,7 @@ def of_arms(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
     for name in sorted(set(old) - set(new)):
         yield Shift(f"arm {name} removed", True)
     if there.params and (added := sorted(set(new) - set(old))):
-        yield Shift(f"{named(added)} new among the arms", False)
+        yield Shift(f"{list_names(added)} new among the arms", False)
 
 
 def of_suites(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
@@ -144,7 +144,7 @@ def of_suites(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
     for name in sorted(suites[0].keys() - suites[1].keys()):
         yield Shift(f"suite {name} removed", True)
     if there.params and (added := sorted(suites[1].keys() - suites[0].keys())):
-        yield Shift(f"suite {named(added)} added", False)
+        yield Shift(f"suite {list_names(added)} added", False)
     for name in sorted(suites[0].keys() & suites[1].keys()):
         former, present = part(suites[0], name), part(suites[1], name)
         for key in sorted(former.keys() | present.keys()):
@@ -191,7 +191,7 @@ def of_code(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
     if all(codes):
         old, new = codes
         if changed := sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)):
-            yield Shift(f"the code of the gate changed: {named(changed)}", True)
+            yield Shift(f"the code of the gate changed: {list_names(changed)}", True)
     elif there.gate and (
         dependencies(there.lock, "gate").get(".holdfast/code/gate")
         != dependencies(here.lock, "gate").get(".holdfast/code/gate")
@@ -245,5 +245,5 @@ def part(content: Any, *keys: str) -> Json:
     return content if isinstance(content, dict) else {}
 
 
-def named(names: list[str]) -> str:
+def list_names(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import gate_project
 import pytest
 from helpers import ROOT, environment, run
 
@@ -63,6 +65,15 @@ def test_the_core_lists_none_of_what_it_must_run_without():
     names = {line.split(">")[0].split("[")[0].replace("-", "_") for line in core}
     assert not names & {"scikit_learn", *MISSING}
     assert "holdfast[report]" in EXTRAS["pipeline"]
+
+
+def test_gate_reads_the_committed_verdict(holdfast, tmp_path):
+    folder = gate_project.make_project(tmp_path / "judged")
+    code, output, errors = holdfast("gate", "--check", folder=folder)
+    assert (code, output.splitlines()[-1]) == (0, "verdict: pass"), output + errors
+    code, output, errors = holdfast("gate", "--json", folder=folder)
+    assert code == 0, errors
+    assert json.loads(output) == json.loads((folder / "reports/gate.json").read_text(encoding="utf-8"))
 
 
 def test_check_compares_code_params_and_data(holdfast):
