@@ -22,7 +22,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-MARK = "<!-- holdfast -->"  # how the comment is found again
+PROJECT = os.path.relpath(Path(__file__).parents[1])  # seen from the repository's root
+MARK = (
+    f"<!-- holdfast{'' if PROJECT == '.' else ' ' + urllib.parse.quote(PROJECT)} -->"  # how the comment is found again
+)
 LIMIT = 60_000  # characters; GitHub takes 65,536
 ARCHIVE = 5_000_000  # bytes of the artefact at most
 # control and format characters that hide, reorder or break text; newline, tab and the zero-width space stay

@@ -177,6 +177,8 @@ def exit_code() -> int:
     ) as stop:  # of a stage script or a library; 1 would say that the model forgot; a signal's code is passed on
         if isinstance(stop.code, int) and stop.code > ExitCode.BROKEN:
             return stop.code
+        if isinstance(stop.__context__, BrokenPipeError):  # the reader closed it before the end: no verdict is known
+            return ExitCode.BROKEN
         print(f"error: stopped by exit({stop.code!r})", file=sys.stderr)
     except Exception as error:
         if hasattr(error, "format_message"):  # wrong usage, in Typer's own words
@@ -186,6 +188,9 @@ def exit_code() -> int:
                 extra = "pipeline"
             print(f"error: {error.name}: is not installed", file=sys.stderr)
             print(f"  pip install 'holdfast[{extra}]'", file=sys.stderr)
+        elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            print(f"error: {str(error.filename)[:60]}...: the name is too long", file=sys.stderr)
+            print("  give a shorter one", file=sys.stderr)
         elif isinstance(error, OSError) and error.errno in DISK:  # outputs are replaced only when they are whole
             print(f"error: {error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
             print("  make room or allow access, and run it again; earlier outputs are unchanged", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Trains one arm: the base on its mixture, with TRL's SFT and what keeps it from forgetting (docs/training.md)."""
+"""Trains one arm: the base on its mixture, with TRL's SFT and what keeps it from forgetting."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@
 
 DVC's own status, read for a clone that has no data: an output that only git knows of by its hash in dvc.lock is no
 change. Where a dependency is missing, dvc.lock itself is compared: what one stage wrote must be what the next one read.
-The code of each stage is computed anew, whether or not `.holdfast/code` is here.
+The code of each stage and the hashes of local models are computed anew, as `holdfast code` would; of a model whose
+weights are not here, models/sources.json counts.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.commands import comment
 from holdfast.commands.run import CODE, STAGES, describe_code
 from holdfast.core.errors import UserError
+from holdfast.engines import model_files
 from holdfast.evaluation import yardstick
+from holdfast.params.base import PARAMS, read_mapping
+from holdfast.params.models import Models
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
 
 OF_CODE = "code"  # the stage that writes down the code of the others, anew each time
 MAX_MODULES = 6  # named of a stage
+NEVER_RUN = "has never run: dvc.lock does not hold it"
 
 
 def main(as_json: bool = False, against: str | None = None) -> int:
@@ -35,7 +41,7 @@ def main(as_json: bool = False, against: str | None = None) -> int:
     here, and could there, counts as stale. Raises UserError where DVC cannot tell."""
     stages, stale, unchecked = inspect_lock()
     if against is not None:
-        there = comment.take_snapshot(comment.run_git("merge-base", against, "HEAD").strip()).pipeline
+        there = comment.take_snapshot(comment.find_start(against)).pipeline
         here = comment.take_snapshot().pipeline
         stale |= {
             name: [f"is frozen, or always_changed, and was not at {against}"] for name in yardstick.exempt(here, there)
@@ -45,6 +51,9 @@ def main(as_json: bool = False, against: str | None = None) -> int:
         return 1 if stale else 0
     if unchecked:
         print(f"not checked, for they are frozen or always_changed: {', '.join(unchecked)}")
+    if len(stale) == stages and all(why == [NEVER_RUN] for why in stale.values()):
+        print(f"stale: nothing has run yet, of {stages} stages. Run `dvc repro` and commit dvc.lock and reports.")
+        return 1
     for name, why in stale.items():
         print(f"{name}: {'; '.join(why)}")
     if stale:
@@ -77,9 +86,8 @@ def inspect_lock() -> tuple[int, dict[str, list[str]], list[str]]:
     except NotDvcRepoError:
         do = "make one with `git init` and `dvc init`, then run `dvc repro`"
         raise UserError("dvc.yaml belongs to no DVC project", where=".", do=do) from None
-    except DvcException as error:
-        do = "correct dvc.yaml or dvc.lock; if dvc is running here, wait for it"
-        raise UserError(" ".join(str(error).split()), where="dvc.yaml", do=do) from None
+    except (DvcException, TypeError) as error:  # DVC's own parser breaks on a value of another type
+        raise blame_file(error) from None
     if not checked:
         what = f"all {len(unchecked)} stages are frozen: nothing can be checked" if unchecked else "holds no stage"
         raise UserError(what, where="dvc.yaml", do="take it back from git, or make it with `holdfast init`")
@@ -87,21 +95,43 @@ def inspect_lock() -> tuple[int, dict[str, list[str]], list[str]]:
     return len(checked), {name: why for name, why in stale.items() if why}, unchecked
 
 
+def blame_file(error: Exception) -> UserError:
+    """What DVC could not read, with the file that is to be corrected: params.yaml, dvc.lock or dvc.yaml."""
+    text = " ".join(str(error).split())
+    try:
+        read_mapping(PARAMS)
+        if missing := re.search(r"parse '([^']+)' .*Could not find '([\w.]+)'", text):
+            place, key = missing.groups()
+            do = f"add it (`holdfast explain {key}`), or correct dvc.yaml"
+            return UserError(f"has no '{key}', which dvc.yaml reads in {place}", where=PARAMS, do=do)
+        if isinstance(error, TypeError):
+            Models.load()
+    except UserError as broken:
+        return broken
+    if "config file error" in text:
+        return UserError(text, where=".dvc/config", do="correct it, or take it back from git")
+    lock = "dvc.lock" in text
+    do = "take it back from git, or remove it and run `dvc repro`" if lock else "correct it, or take it back from git"
+    return UserError(text, where="dvc.lock" if lock else "dvc.yaml", do=f"{do}; if dvc is running here, wait for it")
+
+
 def find_reasons(repo: Repo, stage: Stage, entries: list[Any]) -> list[str]:
     """Why a stage is stale, from its code and from its entries in DVC's status; empty where only data is missing."""
     if not stage.deps or all(dep.hash_info is None or not dep.hash_info.value for dep in stage.deps):
-        return ["has never run: dvc.lock does not hold it"]
+        return [NEVER_RUN]
     deps = {str(dep): dep for dep in stage.deps}
     outs = {str(out): out for out in stage.outs}
     code = {name for name, dep in deps.items() if Path(dep.fs_path).parent == CODE.absolute()}
+    models = {name for name, dep in deps.items() if Path(dep.fs_path) == model_files.SOURCES.absolute()}
     why = [reason for name in sorted(code) for reason in describe_changed_code(deps[name])]
+    why += [reason for name in sorted(models) for reason in describe_changed_models(deps[name])]
     for status in entries:
         if isinstance(status, str):  # "changed command"
             why.append("its command changed" if status == "changed command" else status)
             continue
         files: dict[str, list[str]] = {}  # by state: new, modified, deleted
         for name, state in sorted(status.get("changed deps", {}).items()):
-            if name in code:
+            if name in code | models:
                 continue
             if isinstance(state, dict):  # a params file, with a state per key
                 why += [f"parameter {key} {change}" for key, change in sorted(state.items())]
@@ -120,13 +150,36 @@ def describe_changed_code(dep: Output) -> list[str]:
     if not script.is_file():
         return [f"its script {script} is missing"]
     present, recorded = describe_code(script), dep.hash_info.value
-    if hashlib.md5(present.encode(), usedforsecurity=False).hexdigest() == recorded:
+    if md5(present) == recorded:
         return []
     former = file.read_text(encoding="utf-8") if file.is_file() else ""
-    if hashlib.md5(former.encode(), usedforsecurity=False).hexdigest() != recorded:
+    if md5(former) != recorded:
         return ["its code changed"]
     changed = sorted({line.split()[0] for line in set(former.splitlines()) ^ set(present.splitlines())})
     return [f"code changed: {', '.join(changed[:MAX_MODULES])}{' ...' if len(changed) > MAX_MODULES else ''}"]
+
+
+def describe_changed_models(dep: Output) -> list[str]:
+    """How the local models differ from what dvc.lock holds; by file where models/sources.json is still of then."""
+    present, recorded = model_files.describe_sources(remember=False) or "", dep.hash_info.value
+    if md5(present) == recorded:
+        return []
+    former = model_files.SOURCES.read_text(encoding="utf-8") if model_files.SOURCES.is_file() else ""
+    if md5(former) != recorded:
+        return [f"{model_files.SOURCES} {'modified' if former else 'deleted'}"]
+    before, after = (list_hashes(text) for text in (former, present))
+    return [f"model files changed: {', '.join(sorted({name for name, _ in before ^ after}))}"]
+
+
+def list_hashes(sources: str) -> set[tuple[str, str]]:
+    """(model/file, hash) of all that models/sources.json names."""
+    models = json.loads(sources)["models"] if sources else {}
+    return {(f"{m}/{f}", one["sha256"]) for m in models for f, one in models[m]["files"].items()}
+
+
+def md5(text: str) -> str:
+    """As DVC hashes a file."""
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def find_changes(out: Output) -> list[str]:

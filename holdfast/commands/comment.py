@@ -31,7 +31,7 @@ def main(report: Path, params: Path, metrics: Path, against: str | None, pages: 
     text = report.read_text(encoding="utf-8", errors="replace")
     opening = ""
     if against is not None:
-        start = run_git("merge-base", against, "HEAD").strip()
+        start = find_start(against)
         opening = describe_shifts(yardstick.compare(take_snapshot(start), take_snapshot()), against)
         section = describe_changes(params, metrics, against, start)
         # a report of another version may lack the mark
@@ -52,8 +52,7 @@ def take_snapshot(revision: str | None = None) -> yardstick.Snapshot:
         if revision is None:
             file = Path(name)
             return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
-        listed = run_git("ls-tree", "--name-only", revision, "--", name)
-        return run_git("show", f"{revision}:./{name}") if listed.strip() else None
+        return run_git("show", f"{revision}:./{name}")
 
     return yardstick.take(read)
 
@@ -70,7 +69,7 @@ def describe_shifts(shifts: list[yardstick.Shift], against: str) -> str:
 
 def describe_commit() -> str:
     """Which commit this is about, and of when: a report alone does not say."""
-    commit, date = run_git("log", "-1", "--format=%h %cs").split()
+    commit, date = (run_git("log", "-1", "--format=%h %cs") or "? ?").split()
     return f"\nCommit {commit}, {date}\n"
 
 
@@ -99,17 +98,34 @@ def is_deciding(key: str) -> bool:
     return key == "arms" or key.startswith(("gate.", "evaluate."))
 
 
+def find_start(against: str) -> str:
+    """The commit at which the branch left a revision."""
+    where = f"--against {against}"
+    fetch = "fetch it with its history: `git fetch --unshallow origin`, or fetch-depth: 0 in a workflow"
+    commit = run_git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{against}^{{commit}}")
+    if commit is None:
+        if run_git("rev-parse", "--git-dir") is None:
+            raise UserError("no git repository here", where=".", do="run this in a clone")
+        raise UserError("git has no such revision", where=where, do=fetch)
+    start = run_git("merge-base", commit.strip(), "HEAD")
+    if start is None:
+        raise UserError("has no commit in common with HEAD", where=where, do=fetch)
+    return start.strip()
+
+
 def load(path: Path, revision: str | None = None) -> Any:
     """params.yaml or metrics.json, now or at a revision; empty where it is not there."""
-    if revision is None:
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    else:
-        listed = run_git("ls-tree", "--name-only", revision, "--", str(path))
-        text = run_git("show", f"{revision}:./{path}") if listed.strip() else ""
     try:
+        if revision is None:
+            text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        else:
+            text = run_git("show", f"{revision}:./{path.as_posix()}") or ""
         return (json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader)) if text else {}  # noqa: S506
-    except (ValueError, yaml.YAMLError):
-        raise UserError("cannot be read", where=f"{path} at {revision or 'HEAD'}", do="fix that file") from None
+    except (ValueError, yaml.YAMLError):  # no UTF-8 among them
+        kind = "JSON" if path.suffix == ".json" else "YAML"
+        where = path if revision is None else f"{path} at commit {revision[:12]}"
+        do = "take it back from git" if revision is None else "compare with a revision at which it is whole"
+        raise UserError(f"is not valid {kind}", where=where, do=do) from None
 
 
 def flatten(content: Any, path: str = "") -> dict[str, Any]:
@@ -136,10 +152,7 @@ def format_value(value: Any, there: bool) -> str:
     return ", ".join(map(scalar, value)) if isinstance(value, list) else scalar(value)
 
 
-def run_git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        what = (done.stderr.strip().splitlines() or ["no common ancestor"])[0]
-        do = "fetch the target branch with its history: `git fetch --unshallow origin`, or fetch-depth: 0 in a workflow"
-        raise UserError(f"git {arguments[0]}: {what}", where=" ".join(arguments[1:]), do=do)
-    return done.stdout
+def run_git(*arguments: str) -> str | None:
+    """What git prints; None where it fails. Raises UnicodeDecodeError, a ValueError, where that is no UTF-8."""
+    done = subprocess.run(["git", *arguments], capture_output=True, check=False)
+    return None if done.returncode else done.stdout.decode()

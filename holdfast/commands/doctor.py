@@ -2,7 +2,8 @@
 
 holdfast doctor        exit code 0 all there, 1 something that params.yaml needs is missing
 
-`ok` is there, `--` would help or cannot be told from here, `!!` is needed. Servers are asked for one token.
+`ok` is there, `--` would help, `??` could not be checked, `!!` is needed. Servers are asked for one token, weights are
+opened and not read.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from pathlib import Path
 
 from holdfast.core import checkpoint, manifest
 from holdfast.core.errors import UserError, escape_control, first_line
+from holdfast.params.ingest import Source
 from holdfast.params.models import Model
 from holdfast.params.whole import Params
 from holdfast.planning import machine, shapes
-from holdfast.planning.machine import NEEDED, NOTE, OK, Line
+from holdfast.planning.machine import NEEDED, NOTE, OK, UNKNOWN, Line
 
 PATIENCE = 10.0  # seconds for a server or the hub to answer
 
@@ -47,9 +49,8 @@ def main(as_json: bool = False) -> int:
             ("disk", lambda: machine.check_disk(params)),
             ("suites", lambda: check_suites(params)),
         ]
-        checks += [
-            (name, lambda name=name: check_model(name, params)) for name in params.panel if name in params.models
-        ]
+        used = [*params.panel, *({params.embedder or params.base} - {*params.panel})]
+        checks += [(f"model {name}", lambda name=name: check_model(name, params)) for name in used]
     for mark, text in results if not as_json else ():
         print(mark, escape_control(text))
     for name, check in checks:
@@ -62,31 +63,49 @@ def main(as_json: bool = False) -> int:
         for mark, text in lines if not as_json else ():
             print(mark, escape_control(text), flush=True)
         results += lines
-    missing = sum(mark == NEEDED for mark, _ in results)
+    missing, unknown = (sum(mark == one for mark, _ in results) for one in (NEEDED, UNKNOWN))
     if as_json:
-        states = {OK: "ok", NOTE: "note", NEEDED: "needed"}
+        states = {OK: "ok", NOTE: "note", UNKNOWN: "unchecked", NEEDED: "needed"}
         print(
             json.dumps([{"state": states[mark], "text": text} for mark, text in results], indent=2, ensure_ascii=False)
         )
         return 1 if missing else 0
-    print(f"{missing} of {len(results)} lines need something" if missing else "all that params.yaml needs is here")
+    if missing:
+        print(f"{missing} of {len(results)} lines need something")
+    elif unknown:
+        print(f"nothing was seen to be missing; {unknown} of {len(results)} lines could not be checked from here")
+    else:
+        print("all that params.yaml needs is here")
     return 1 if missing else 0
 
 
 def check_files(params: Params) -> Iterator[Line]:
     """What the DAG reads before any stage has run."""
-    folder = Path(params.ingest.folder)
+    folder, prompts = Path(params.ingest.folder), Path(params.reconstruct.folder)
     wanted = {
-        "model_folder": Path(params.model_folder),
         "ingest.folder": folder,
+        "reconstruct.folder": prompts,
         "evaluate.tasks": Path(params.evaluate.tasks),
         "judge.rubric": Path(params.judge.rubric),
+        "mix.rewrite.prompt": Path(params.mix.rewrite.prompt),
     }
-    for key, source in (("ingest.train", params.ingest.train), ("ingest.test", params.ingest.test)):
-        paths = [] if source is None or source.path is None else source.path
-        for number, name in enumerate([paths] if isinstance(paths, str) else paths):
-            if not re.search(r"[*?\[]", name):  # a glob is looked up when it is read
-                wanted[f"{key}, file {number + 1}" if number else key] = folder / name
+    sources: list[tuple[str, Source | None, Path]] = [
+        ("ingest.train", params.ingest.train, folder),
+        ("ingest.test", params.ingest.test, folder),
+    ]
+    if params.reconstruct.corpus:
+        corpora = enumerate(params.reconstruct.corpus.sources)
+        sources += [(f"reconstruct.corpus.sources.{n}", source, prompts) for n, source in corpora]
+    if params.reconstruct.systems:
+        wanted["reconstruct.systems.file"] = prompts / params.reconstruct.systems.file
+    for key, source, place in sources:
+        if source and source.path:
+            names = [source.path] if isinstance(source.path, str) else source.path
+            for number, name in enumerate(names):
+                if not re.search(r"[*?\[]", name):  # a glob is looked up when it is read
+                    wanted[f"{key}, file {number + 1}" if number else key] = place / name
+        elif source:
+            yield UNKNOWN, f"{key}: {source.hub} is downloaded when its stage runs"
     for key, path in wanted.items():
         if not path.exists():
             yield NEEDED, f"{key}: {path} is not there; put it there, or correct {key} in params.yaml"
@@ -112,7 +131,7 @@ def check_suites(params: Params) -> Iterator[Line]:
     for name, problem in problems.items():
         unseen = "cannot be loaded" in problem and not (Path(params.evaluate.tasks) / f"{name}.yaml").is_file()
         if unseen and not is_offline():
-            yield NOTE, f"suite {name}: its data are not in the cache, and are downloaded on first use"
+            yield UNKNOWN, f"suite {name}: its data are not in the cache, and are downloaded on first use"
         else:
             yield NEEDED, f"suite {name}: {problem}"
     if fine := len(params.evaluate.suites) - len(problems):
@@ -122,15 +141,16 @@ def check_suites(params: Params) -> Iterator[Line]:
 
 
 def check_model(name: str, params: Params) -> Iterator[Line]:
-    """The files of a panel member, and its endpoint."""
+    """The files of a model, and its endpoint."""
     source, folder = params.models[name], Path(params.model_folder)
+    chats = name in params.panel
     here = shapes.find_folder(source, folder)
     if source.path is not None:
-        whole = find_fault(here, name == params.base or not source.served) if here else None
+        whole = find_fault(here, name == params.base or not source.served, chats) if here else None
         yield (NEEDED, f"model {name}: {whole}") if whole else (OK, f"model {name}: {here}")
         here = None if whole else here
     elif source.hub is not None:
-        yield check_hub(name, source, here)
+        yield check_hub(name, source, here, chats)
     if source.endpoint is not None:
         yield check_endpoint(name, source, here)
     if source.vllm is not None:
@@ -139,12 +159,16 @@ def check_model(name: str, params: Params) -> Iterator[Line]:
         yield check_ray(name, source)
 
 
-def find_fault(folder: Path, loaded: bool) -> str | None:
-    """What is wrong with the files of a model, and what to do; None where they can be loaded."""
+def find_fault(folder: Path, loaded: bool, chats: bool) -> str | None:
+    """What is wrong with the files of a model, and what to do; None where they can be loaded. One that only embeds has no template."""
+    from holdfast.engines import inspection
+
     if not folder.is_dir():
-        return f"{folder} is not there; put the model there, or correct it in params.yaml"
+        return f"{folder} is not there; put or link the model there (ln -s FOLDER {folder}), or correct params.yaml"
     try:
-        checkpoint.check_folder(folder, loaded=loaded)
+        weights = checkpoint.check_folder(folder, loaded=loaded and (chats or not (folder / "modules.json").is_file()))
+        if chats:
+            inspection.check_tokenizer(folder, weights.vocabulary)
     except UserError as error:
         return f"{error.where}: {error.what}; {error.do}"
     return None
@@ -156,11 +180,11 @@ def is_offline() -> bool:
     return is_offline_mode()
 
 
-def check_hub(name: str, source: Model, here: Path | None) -> Line:
+def check_hub(name: str, source: Model, here: Path | None, chats: bool) -> Line:
     """Is the pinned snapshot in the cache; if not, would the hub give it to us?"""
     where = f"model {name}: {source.hub}@{(source.revision or '')[:12]}"
     if here is not None and list(here.glob("*.safetensors")):
-        whole = find_fault(here, not source.served)
+        whole = find_fault(here, not source.served, chats)
         return (NEEDED, f"{where}: {whole}") if whole else (OK, f"{where} is in the hub's cache")
     if is_offline():
         return (
@@ -189,12 +213,18 @@ def check_hub(name: str, source: Model, here: Path | None) -> Line:
 def check_vllm(name: str, source: Model) -> Line:
     assert source.vllm is not None
     if importlib.util.find_spec("vllm") is None:
-        return NEEDED, f"model {name}: vLLM is not installed; docs/engines.md says how, or remove 'vllm' from its entry"
+        return (
+            NEEDED,
+            f"model {name}: vLLM is not installed: pip install 'holdfast[vllm]', or remove 'vllm' from its entry",
+        )
     import torch
 
     wanted, devices = source.vllm.tensor_parallel_size, torch.accelerator.device_count()
     if source.ray is None and devices < wanted:
-        return NOTE if devices == 0 else NEEDED, f"model {name}: vLLM is to use {wanted} GPUs, and {devices} are here"
+        return (
+            UNKNOWN if devices == 0 else NEEDED,
+            f"model {name}: vLLM is to use {wanted} GPUs, and {devices} are here",
+        )
     return OK, f"model {name}: vLLM on {wanted} GPUs"
 
 

@@ -12,7 +12,7 @@ import difflib
 import json
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +21,8 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from holdfast.core.errors import UserError
-from holdfast.params.base import MODELS, PARAMS, SECTIONS, read_yaml
+from holdfast.core.errors import UserError, first_line
+from holdfast.params.base import MODELS, PARAMS, SECTIONS, read_mapping
 from holdfast.params.whole import Params
 
 DAG = Path("dvc.yaml")
@@ -153,13 +153,25 @@ def as_text(value: Any) -> str:
 
 def stages_of(name: str) -> tuple[list[str], list[str]]:
     """(stages whose params list the parameter, these and all that depend on what they write), in dvc.yaml's order."""
-    stages = yaml.safe_load(DAG.read_text(encoding="utf-8"))["stages"]
-    bodies = {stage: body.get("do", body) for stage, body in stages.items()}
-
+    bodies = read_stages(DAG.read_text(encoding="utf-8"))
     direct = [
         stage for stage, body in bodies.items() if any(overlaps(pattern(key), name, ".") for key in parameters(body))
     ]
-    again = {stage for stage in direct if not bodies[stage].get("frozen")}
+    return direct, find_downstream(direct, bodies)
+
+
+def read_stages(pipeline: str) -> dict[str, dict[str, Any]]:
+    """The stages of a dvc.yaml by name. Raises UserError where it is none."""
+    try:
+        return {stage: body.get("do", body) for stage, body in yaml.safe_load(pipeline)["stages"].items()}
+    except (yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
+        do = "take it back from git: git checkout -- dvc.yaml"
+        raise UserError(f"is not a pipeline of DVC ({first_line(error)})", where=DAG, do=do) from None
+
+
+def find_downstream(changed: Iterable[str], bodies: dict[str, dict[str, Any]]) -> list[str]:
+    """These stages and all that depend on what they write, in the order of `bodies`; frozen ones do not run again."""
+    again = {stage for stage in changed if not bodies[stage].get("frozen")}
     while more := {
         stage
         for stage, body in bodies.items()
@@ -170,7 +182,7 @@ def stages_of(name: str) -> tuple[list[str], list[str]]:
         if overlaps(pattern(out), pattern(dep), "/")
     }:
         again |= more
-    return direct, [stage for stage in bodies if stage in again]
+    return [stage for stage in bodies if stage in again]
 
 
 def outputs(body: dict[str, Any]) -> list[str]:
@@ -207,7 +219,7 @@ def pattern(text: str) -> str:
 @cache
 def params_of(path: Path, _changed: int) -> dict[str, Any]:
     """params.yaml, read once as long as it does not change."""
-    return read_yaml(path)
+    return read_mapping(path)
 
 
 def value_of(name: str) -> Any:

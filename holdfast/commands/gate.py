@@ -63,7 +63,7 @@ def main(against: str | None, verify: bool = False, spot: int = 0, allow_gate_ch
 
 def compare_yardsticks(revision: str) -> bool:
     """Prints what of the yardstick the branch moved since it left `revision`; whether it may be looser."""
-    start = comment.run_git("merge-base", revision, "HEAD").strip()
+    start = comment.find_start(revision)
     shifts = yardstick.compare(comment.take_snapshot(start), comment.take_snapshot())
     for shift in shifts:
         print(f"{'GATE LOOSENED' if shift.looser else 'yardstick moved'}: {shift.text}")

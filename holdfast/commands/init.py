@@ -3,9 +3,11 @@
 holdfast init --base FOLDER|OWNER/NAME --domain my.jsonl [--test test.jsonl] [--columns prompt=Q,response=A]
 holdfast init --pocket                                                  both with [--into FOLDER] [--ci github|gitlab]
 
-Starts git and DVC where there is none. What is there is not overwritten, except what an earlier `init` wrote and no one
-edited. Data are copied into data/local, where DVC tracks them; a model folder elsewhere is linked into models/local, so no
-weights are doubled.
+holdfast init --ci github|gitlab        in a project: adds the workflows
+
+Starts git and DVC where there is none. What is there is not overwritten, except what an earlier `init` wrote and nobody
+edited. Data are copied into data/local. A model folder elsewhere is linked into models/local, which git ignores: no weights
+are doubled, and no path of this machine is committed (holdfast/engines/model_files.py).
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,12 +39,13 @@ if TYPE_CHECKING:
     from holdfast.planning import survey
 
 MODELS, DATA = Path("models/local"), Path("data/local")
+LARGE = 10_000_000  # bytes of a file above which it is said how to keep it out of git
 SIZES = ((2e9, "qwen2.5-0.5b"), (20e9, "llama-3.1-8b"), (math.inf, "paper"))  # up to so many parameters
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a project starts from: its params file, files to copy and to link (source, target), and lines that say why."""
+    """What a project starts from: its params file, files to copy, folders to link (source, target), and lines that say why."""
 
     params: str
     copies: list[Path] = field(default_factory=list)  # files, or folders of shards
@@ -70,7 +74,8 @@ def main(
     ci: scaffold.Forge | None = None,
 ) -> None:
     """Raises UserError, with nothing written, where something would be overwritten or the input is bad."""
-    if pocket == bool(base and domain) or (pocket and (base or domain)):
+    only_ci = ci is not None and not (pocket or base or domain)
+    if not only_ci and (pocket == bool(base and domain) or (pocket and (base or domain))):
         do = "give --base MODEL --domain FILE for your own, or --pocket for the lab that needs neither"
         raise UserError("which model and data?", where="holdfast init", do=do)
     if own := scaffold.find_own_repository(into if into.exists() else into.absolute().parent):
@@ -78,13 +83,18 @@ def main(
         raise UserError("this is Holdfast's own repository; its results would mix with yours", where=own.name, do=do)
     if ci not in (None, "github", "gitlab"):
         raise UserError(f"no workflows for '{ci}'", where="--ci", do="give github or gitlab")
+    if only_ci and not into.is_dir():
+        raise UserError("no such folder", where=into, do="--ci alone adds workflows to a project that is there")
     if base and Path(base).is_dir() and not Path(base).is_absolute():
         base = os.path.relpath(base, into)
     domain, test = (
         file if file is None or file.is_absolute() else Path(os.path.relpath(file, into)) for file in (domain, test)
     )
     with working_in(into):
-        write_project(base, domain, test, revision, columns, force, ci)
+        if only_ci and ci:
+            add_workflows(ci)
+        else:
+            write_project(base, domain, test, revision, columns, force, ci)
     if into != Path():
         print(f"         in {into}: cd {into}")
 
@@ -120,50 +130,114 @@ def write_project(
     ci: scaffold.Forge | None,
 ) -> None:
     """In the working directory. Computes everything first, then writes it all."""
-    before = scaffold.load_project()
-    if before and before.holdfast != scaffold.version():
-        what = f"made with Holdfast {before.holdfast}; this is {scaffold.version()}"
-        raise UserError(what, where=scaffold.PROJECT, do="bring it up to date first: holdfast upgrade")
+    before = load_own_version()
     ci = ci or (before.ci if before else None)
     git_root = find_git_root()
-    pipeline = scaffold.read(base is None, ci, git_root or Path.cwd())
-    refuse_foreign_files(pipeline, before, force)
+    recorded = before.files if before else {}
+    pipeline = scaffold.read(base is None, ci, git_root or Path.cwd(), recorded)
+    refuse_foreign_files(pipeline, before)
+    refuse_foreign_params(before, force)
     start = tailor_start(base, domain, test, revision, columns) if base and domain else Start(read_pocket_params())
-    check_copies(start, force)
+    check_copies(start, before, force)
     if shutil.which("git") is None:
         raise UserError("git is not installed", where="git", do="install it: results are compared between its commits")
 
-    edited = {
-        n
-        for n in pipeline
-        if before and n in before.files and Path(n).is_file() and not scaffold.is_unedited(n, before)
-    }
+    edited = find_edited(pipeline, before)
     files = {name: content for name, content in pipeline.items() if name not in edited}
     files[PARAMS.as_posix()] = start.params.encode()
     hashes = {name: scaffold.digest(content) for name, content in files.items()}
-    unchanged = {name: before.files[name] for name in edited} if before else {}
-    project = scaffold.Project(scaffold.version(), base is None, ci, dict(sorted((hashes | unchanged).items())))
+    unchanged = {name: recorded[name] for name in edited}
+    copies = {target.as_posix(): file.read_bytes() for file, target in place_copies(start).items()}
+    placed = {target.as_posix() for _, target in start.list_copies()}
+    former = before.data if before else {}
+    data = {n: digest for n, digest in former.items() if n in placed} | {
+        n: scaffold.digest(content) for n, content in copies.items()
+    }
+    obsolete = find_obsolete({*recorded} - files.keys() - edited, recorded)
+    obsolete += find_obsolete(former.keys() - placed, former)
+    project = scaffold.Project(scaffold.version(), base is None, ci, dict(sorted((hashes | unchanged).items())), data)
     files |= scaffold.record_files(project, pipeline)
     for path, content in profiles.OWN.items():
         if path.parent.as_posix() in start.params and not path.exists():
             files[path.as_posix()] = content.encode()
-    files |= {target.as_posix(): file.read_bytes() for file, target in start.list_copies()}
+    files |= copies
     scaffold.add_ignore_files(files)
+    started = write(files, git_root, start.links)
+    for name in obsolete:
+        Path(name).unlink()
+        scaffold.base_copy(name).unlink(missing_ok=True)
+    for line in [*start.lines, *started]:
+        print(line)
+    for name in obsolete:
+        print(f"removed  {name}: of an earlier init")
+    report_written(files, edited)
+    report_data(copies)
+    report_include(ci, git_root or Path.cwd(), files)
+    print("next     git add . && git commit; holdfast doctor; then: dvc repro")
 
+
+def load_own_version() -> scaffold.Project | None:
+    """What an earlier `init` wrote here. Raises UserError where that was another version."""
+    before = scaffold.load_project()
+    if before and before.holdfast != scaffold.version():
+        what = f"made with Holdfast {before.holdfast}; this is {scaffold.version()}"
+        raise UserError(what, where=scaffold.PROJECT, do="bring it up to date first: holdfast upgrade")
+    return before
+
+
+def add_workflows(ci: scaffold.Forge) -> None:
+    """In the working directory, which holds a project: adds the workflows of a forge, and touches nothing else."""
+    before, git_root = load_own_version(), find_git_root()
+    if before is None:
+        do = "give --base MODEL --domain FILE, or --pocket, and --ci beside it: that makes one"
+        raise UserError("no project is here that workflows could be added to", where=scaffold.PROJECT, do=do)
+    if git_root is None:
+        raise UserError("no git repository here", where=".", do="git init, and commit the project")
+    workflows = scaffold.read_workflows(ci, git_root, before.files)
+    refuse_foreign_files(workflows, before)
+    edited = find_edited(workflows, before)
+    files = {name: content for name, content in workflows.items() if name not in edited}
+    hashes = {name: scaffold.digest(content) for name, content in files.items()}
+    project = replace(before, ci=ci, files=dict(sorted((before.files | hashes).items())))
+    files |= scaffold.record_files(project, files)
+    write(files, git_root, [])
+    report_written(files, edited)
+    report_include(ci, git_root, files)
+    print("next     git add and commit them; make the gate a required check")
+
+
+def find_edited(files: Iterable[str], before: scaffold.Project | None) -> set[str]:
+    """Those of an earlier `init` that are here and no longer as it wrote them."""
+    known = before.files if before else {}
+    return {n for n in files if n in known and Path(n).is_file() and not scaffold.is_unedited(n, before)}
+
+
+def find_obsolete(names: Iterable[str], recorded: dict[str, str]) -> list[str]:
+    """Those that are here as they were written; what was edited stays."""
+    return sorted(n for n in names if Path(n).is_file() and scaffold.digest(Path(n).read_bytes()) == recorded[n])
+
+
+def write(files: dict[str, bytes], git_root: Path | None, links: list[tuple[Path, Path]]) -> list[str]:
+    """Everything or nothing; lines that say what was started."""
+    find_dvc_root(git_root or Path.cwd())  # a broken one is said before anything is written
     writer = scaffold.Writer({name: content for name, content in files.items() if not has_content(name, content)})
     writer.prepare()
+    former: dict[Path, str | None] = {}
     try:
         started = start_git_and_dvc(git_root)
-        for source, target in start.links:
+        for source, target in links:
+            former[target] = os.readlink(target) if target.is_symlink() else None
             link(source, target)
         writer.commit()
+    except BaseException:
+        for target, source_text in former.items():
+            target.unlink(missing_ok=True)
+            if source_text is not None:
+                target.symlink_to(source_text)
+        raise
     finally:
         writer.close()
-    for line in start.lines:
-        print(line)
-    for line in started:
-        print(f"started  {line}")
-    report_written(files, edited)
+    return started
 
 
 def has_content(name: str, content: bytes) -> bool:
@@ -171,16 +245,32 @@ def has_content(name: str, content: bytes) -> bool:
 
 
 def find_git_root() -> Path | None:
+    """The root of the git repository that holds the working directory. Raises UserError within git's own folder."""
     if shutil.which("git") is None:
         return None
-    done = subprocess.run(["git", "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=False)
-    return Path(done.stdout.strip()) if done.returncode == 0 else None
+    command = ["git", "rev-parse", "--is-inside-git-dir", "--show-toplevel"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.stdout.startswith("true"):
+        do = "use a folder of a repository's working tree, or a new one"
+        raise UserError("belongs to git itself (.git, or a bare repository)", where=Path.cwd(), do=do)
+    return None if done.returncode else Path(done.stdout.partition("\n")[2].removesuffix("\n"))
 
 
 def find_dvc_root(git_root: Path) -> Path | None:
+    """The DVC project that holds the working directory. Raises UserError where DVC cannot read its settings."""
+    from dvc.config import Config, ConfigError
+
     here = Path.cwd().resolve()
     places = [here, *(place for place in here.parents if place.is_relative_to(git_root.resolve()))]
-    return next((place for place in places if (place / ".dvc").is_dir()), None)
+    root = next((place for place in places if (place / ".dvc").exists()), None)
+    if root is not None and not (root / ".dvc").is_dir():
+        raise UserError("is no folder", where=root / ".dvc", do="DVC keeps its settings there: move it away")
+    try:
+        Config(dvc_dir=str(root / ".dvc")) if root else None
+    except ConfigError as error:
+        what = f"DVC cannot read it ({first_line(error)})"
+        raise UserError(what, where=root and root / ".dvc" / "config", do="correct it, or take it back") from None
+    return root
 
 
 def start_git_and_dvc(git_root: Path | None) -> list[str]:
@@ -189,45 +279,48 @@ def start_git_and_dvc(git_root: Path | None) -> list[str]:
     if git_root is None:
         call("git", "init", "--quiet")
         git_root = Path.cwd()
-        started.append("a git repository (git init)")
+        started.append("started  a git repository (git init)")
     if find_dvc_root(git_root) is None:
         below = git_root.resolve() != Path.cwd().resolve()
         call(sys.executable, "-m", "dvc", "init", "--quiet", *(["--subdir"] if below else []))
         call(sys.executable, "-m", "dvc", "config", "core.analytics", "false")
-        started.append("a DVC project (dvc init" + (" --subdir)" if below else ")"))
+        started.append("started  a DVC project (dvc init" + (" --subdir)" if below else ")"))
     return started
 
 
 def call(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """Raises UserError with the line in which the command says what is wrong."""
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-        raise UserError(
-            lines[-1].removeprefix("ERROR: "), where=" ".join(command[-3:]), do="correct that, and run it again"
-        )
+        lines = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
+        said = [line for line in lines if line.lower().startswith(("error:", "fatal:"))] or lines[-1:] or ["no message"]
+        what = re.sub(r"^(error|fatal):\s*", "", said[0], flags=re.IGNORECASE)[:200]
+        name = "git init" if command[0] == "git" else f"dvc {command[3]}"
+        do = "nothing of Holdfast was written: make that command work by hand, then run this again"
+        raise UserError(what, where=name, do=do)
 
 
-def refuse_foreign_files(pipeline: dict[str, bytes], before: scaffold.Project | None, force: bool) -> None:
+def refuse_foreign_files(pipeline: dict[str, bytes], before: scaffold.Project | None) -> None:
     """Raises UserError where a file would be overwritten that an earlier `init` did not write, or that was edited."""
     ours = before.files if before else {}
     do = "choose a folder of its own: holdfast init --into llm ..."
     pipeline_file = Path(scaffold.PIPELINE)
-    if (
-        pipeline_file.exists()
-        and pipeline_file.name not in ours
-        and not has_content(pipeline_file.name, pipeline[pipeline_file.name])
-    ):
-        raise UserError("another pipeline is here", where=pipeline_file, do=do)
     for name, content in pipeline.items():
         if Path(name).exists() and name not in ours and not has_content(name, content):
+            if name == pipeline_file.name:
+                raise UserError("another pipeline is here", where=pipeline_file, do=do)
+            workflow = name.startswith("../") or name.startswith((".github", ".ci/"))
             raise UserError(
                 "is here already, and not from Holdfast",
-                where=name,
-                do="move it away" if name.startswith("../") else do,
+                where=os.path.normpath(name),
+                do="move it away, or leave --ci out" if workflow else do,
             )
-    profile = PARAMS.is_file() and any(
-        PARAMS.read_bytes() == file.read_bytes() for file in profiles.find_profiles().values()
-    )
+
+
+def refuse_foreign_params(before: scaffold.Project | None, force: bool) -> None:
+    """Raises UserError where a params.yaml would be lost that is neither of `init` nor a profile."""
+    ours = before.files if before else {}
+    profile = PARAMS.is_file() and profiles.find_name(PARAMS.read_bytes())
     if PARAMS.exists() and not profile and not force and not scaffold.is_unedited(PARAMS.as_posix(), before):
         what = (
             "was edited since `holdfast init` wrote it"
@@ -244,23 +337,44 @@ def refuse_foreign_files(pipeline: dict[str, bytes], before: scaffold.Project | 
 
 
 def read_pocket_params() -> str:
-    return profiles.find_profile("pocket").read_text(encoding="utf-8")
+    return profiles.read_profile("pocket")
 
 
 def report_written(files: dict[str, bytes], edited: set[str]) -> None:
     groups: dict[str, int] = {}
     for name in files:
-        parts = name.removeprefix("../").split("/")
+        parts = name.split("/")
         group = (
             name
-            if len(parts) == 1 or name.startswith("../")
+            if len(parts) == 1 or parts[0] in ("..", ".ci", ".github")
             else "/".join(parts[: 2 if parts[0] in ("data", "models") else 1]) + "/"
         )
         groups[group] = groups.get(group, 0) + 1
     print("wrote    " + ", ".join(f"{name} ({n} files)" if n > 1 else name for name, n in sorted(groups.items())))
     for name in sorted(edited):
-        print(f"kept     {name}: edited by hand")
-    print("next     git add . && git commit; holdfast doctor; then: dvc repro")
+        print(f"kept     {os.path.normpath(name)}: edited by hand")
+
+
+def report_data(copies: dict[str, bytes]) -> None:
+    """Says which data git will hold, and how it need not."""
+    for name, content in sorted(copies.items()):
+        print(f"data     {name}: {len(content) / 1e6:,.1f} MB, which `git add .` puts into git")
+        if len(content) > LARGE:
+            print(
+                f"         too large for that? first: dvc add {shlex.quote(name)} (git then holds its hash, DVC the file)"
+            )
+
+
+def report_include(ci: scaffold.Forge | None, git_root: Path, files: dict[str, bytes]) -> None:
+    """Says what a GitLab pipeline of the user's own lacks."""
+    root = next(iter(git_root.glob(scaffold.GITLAB_ROOT)), None)
+    if ci == "gitlab" and root and not any(name.endswith(scaffold.GITLAB_ROOT) for name in files):
+        include = scaffold.gitlab_include(git_root).splitlines()
+        if include[1].strip() not in root.read_text(encoding="utf-8", errors="replace"):
+            print(
+                f"to do    {root.name} is yours: add to it the stages gate and comment, and\n         "
+                + "\n         ".join(include)
+            )
 
 
 def tailor_start(base: str, domain: Path, test: Path | None, revision: str | None, columns: str | None) -> Start:
@@ -309,12 +423,24 @@ def tailor_start(base: str, domain: Path, test: Path | None, revision: str | Non
         return len(mask), sum(mask)
 
     measure = tokens if tokenizer is not None else survey.estimate_tokens
-    train = survey.survey_path(domain, mapped, measure, tokenizer)
-    held_out = survey.survey_path(test, mapped, measure, tokenizer) if test else None
+    with naming_options():
+        train = survey.survey_path(domain, mapped, measure, tokenizer)
+        held_out = survey.survey_path(test, mapped, measure, tokenizer) if test else None
     name = next(name for limit, name in SIZES if shape.parameters <= limit)
     text, notes = tailor.tailor_params(name, model, train, shape, tokenizer, domain, test, mapped)
     lines = describe(train, held_out, base, shape, name, tokenizer is not None, notes)
     return Start(text, [file for file in (domain, test) if file], links, lines)
+
+
+@contextmanager
+def naming_options() -> Iterator[None]:
+    """Remedies within are said in options of `init`: params.yaml is not there yet."""
+    try:
+        yield
+    except UserError as error:
+        do = "give the path of your data" if error.what == "no such file" else error.do
+        do = re.sub(r"correct ingest\.columns\S* in params\.yaml", "correct --columns", do)
+        raise UserError(error.what, where=error.where, do=do) from None
 
 
 def parse_columns(columns: str | None) -> Columns | None:
@@ -340,8 +466,7 @@ def find_model(base: str, revision: str | None) -> tuple[Model, list[tuple[Path,
         source = folder.resolve()
         if source.parent == MODELS.resolve():
             return Model(path=source.name), []
-        files = checkpoint.list_files(source)
-        return Model(path=source.name), [(source / name, MODELS / source.name / name) for name in files]
+        return Model(path=source.name), [(source, MODELS / source.name)]
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", base) or base.startswith("."):
         raise UserError(
             "no such folder, and no hub id", where=base, do="give a model's folder, or OWNER/NAME of the hub"
@@ -364,19 +489,22 @@ def find_latest_commit(hub: str) -> str:
         raise UserError(what, where=hub, do="give --revision: the 40-digit commit hash from the model's page") from None
 
 
-def check_copies(start: Start, force: bool) -> None:
+def place_copies(start: Start) -> dict[Path, Path]:
+    """Where each file goes; not those that are there themselves."""
+    return {file: target for file, target in start.list_copies() if target.resolve() != file.resolve()}
+
+
+def check_copies(start: Start, before: scaffold.Project | None, force: bool) -> None:
     """Raises UserError where another file or model of the same name is there, or params.yaml would not be valid."""
-    for file, target in start.list_copies():
-        if (
-            target.exists()
-            and target.resolve() != file.resolve()
-            and target.read_bytes() != file.read_bytes()
-            and not force
-        ):
+    former = before.data if before else {}
+    for file, target in place_copies(start).items():
+        name = target.as_posix()
+        ours = name in former and bool(find_obsolete([name], former))  # of an earlier init, and unedited
+        if target.exists() and not (ours or force) and not has_content(name, file.read_bytes()):
             raise UserError("another file of this name is there", where=target, do="rename yours, or give --force")
-    for source, target in start.links:
-        if (target.is_symlink() or target.exists()) and target.resolve() != source and not force:
-            raise UserError("another model of this name is there", where=target.parent, do="remove it, or give --force")
+    for source, target in start.links:  # a link loses nothing when it is replaced
+        if target.exists() and not target.is_symlink() and target.resolve() != source:
+            raise UserError("another model of this name is there", where=target, do="rename one of the two folders")
     parse_params(start.params)
 
 
@@ -390,13 +518,17 @@ def parse_params(text: str) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """A link to a model's file, so that its weights are not doubled."""
-    if target.is_symlink() or target.exists():
-        if target.resolve() == source:
-            return
+    """A link to a model's folder, so that its weights are not doubled. Raises UserError where the disk has no links."""
+    if target.is_symlink():
         target.unlink()
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.symlink_to(source)
+    here = Path.cwd().resolve()
+    inside = source.is_relative_to(here)  # the project may be moved with it
+    try:
+        target.symlink_to(os.path.relpath(source, target.parent.resolve()) if inside else source, True)
+    except OSError as error:
+        do = f"copy the model to {target} yourself, and give that as --base"
+        raise UserError(f"cannot be linked ({error.strerror})", where=target, do=do) from None
 
 
 def describe(

@@ -9,6 +9,7 @@ how long texts are. Otherwise its operations are divided by a named device's pea
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,8 +45,32 @@ class Line:
     disk: float  # bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    lines: list[Line]
+    notes: list[str]
+    measured: bool  # on this machine, else reckoned for a named device
+
+
 def main(price: float | None, device: str | None, count: int, as_json: bool) -> None:
-    params = Params.load()
+    plan = make_plan(Params.load(), device, count)
+    if as_json:
+        stages = [as_dict(one) for one in plan.lines]
+        print(json.dumps({"stages": stages, "notes": plan.notes}, indent=2, ensure_ascii=False))
+    else:
+        where = "this machine" if plan.measured else f"{count} x {device or DEFAULT_DEVICE}"
+        print_table(plan.lines, plan.notes, price, where)
+
+
+def find_weights(params: Params) -> dict[str, Path]:
+    """Folders of the panel's models whose weights are on this machine."""
+    folder = Path(params.model_folder)
+    places = {name: shapes.find_folder(params.models[name], folder) for name in params.panel}
+    return {name: place for name, place in places.items() if place and list(place.glob("*.safetensors"))}
+
+
+def make_plan(params: Params, device: str | None = None, count: int = 1) -> Plan:
+    """Every stage of a run with these params: measured where weights are here and no device is named. Raises UserError."""
     if device is not None and device not in devices.DEVICES:
         do = f"known: {', '.join(devices.DEVICES)}; without --device this machine is measured"
         raise UserError(f"no figures for the device '{device}'", where="--device", do=do)
@@ -53,12 +78,8 @@ def main(price: float | None, device: str | None, count: int, as_json: bool) -> 
     if not rubric.is_file():
         raise UserError("no such rubric", where=rubric, do="correct judge.rubric in params.yaml")
     text = rubric.read_text(encoding="utf-8").strip()
+    here = find_weights(params)
     sizes = {name: shapes.find_shape(params.models[name], folder) for name in params.panel}
-    here = {
-        n: f
-        for n in params.panel
-        if (f := shapes.find_folder(params.models[n], folder)) and list(f.glob("*.safetensors"))
-    }
     tokenizer = manifest.load_tokenizer(here[params.base]) if params.base in here else None
     if tokenizer is not None and tokenizer.chat_template:
         from holdfast.chat import template_check
@@ -77,6 +98,11 @@ def main(price: float | None, device: str | None, count: int, as_json: bool) -> 
             f"further judges are asked about {means.undecided:.0%} of the instructions, {earlier.describe_source(params)}"
         )
     if not measured:
+        means = replace(
+            means,
+            turn=min(means.turn, params.reconstruct.max_tokens),
+            answer=min(means.answer, params.respond.max_tokens),
+        )
         notes.append(
             f"texts are not measured: {means.turn:g} tokens an instruction, {means.answer:g} a response are assumed"
         )
@@ -91,11 +117,9 @@ def main(price: float | None, device: str | None, count: int, as_json: bool) -> 
 
     slower = devices.time_yardstick() / devices.YARDSTICK_SECONDS
     works = costs.plan_work(params, domain, means, rubric_tokens)
-    lines = [plan_stage(params, one, rates, sizes, slower, bool(measured), count) for one in works]
-    if as_json:
-        print(json.dumps({"stages": [as_dict(one) for one in lines], "notes": notes}, indent=2))
-    else:
-        print_table(lines, notes, price, "this machine" if measured else f"{count} x {named}")
+    return Plan(
+        [plan_stage(params, one, rates, sizes, slower, bool(measured), count) for one in works], notes, bool(measured)
+    )
 
 
 def count_data(params: Params, tokenizer: Any) -> tuple[Domain, list[str]]:
@@ -144,6 +168,7 @@ def measure_models(
     from holdfast.training import compiling, launch
 
     for name in sorted(here, key=lambda name: name != params.base):
+        say(f"measuring {name}: writes and scores for some seconds")
         member = local_manifest(params, name, here[name], sizes[name])
         rates[name], lengths, instructions, texts = generation_speed.measure_generation(
             member, params, rubric, instructions
@@ -162,9 +187,15 @@ def measure_models(
         compiled = compiling.pays_off(
             params.finetune.compile, manifest.find_device().type, flops
         )  # decided for the longest arm
+        say(f"measuring {params.base}: trains for some seconds" + (", compiled" if compiled else ""))
         train, base = training_speed.measure_training(here[params.base], params, size.parameters, length, compiled)
         rates[params.base] = replace(rates[params.base], train=train, base=base)
     return rates, means
+
+
+def say(text: str) -> None:
+    """A line of progress, apart from what the plan prints."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def local_manifest(params: Params, name: str, folder: Path, size: Shape | None) -> manifest.Manifest:
@@ -194,7 +225,11 @@ def plan_stage(
     here: bool,
     count: int,
 ) -> Line:
-    """One stage's work as time and place. Several processes or devices share a model's work, and finish together."""
+    """One stage's work as time and place. Several processes or devices share a model's work, and finish together.
+
+    Device-hours are the seconds times the devices in use: worker processes on one CPU are one device. A stage that runs
+    no model here uses none.
+    """
     from holdfast.engines import registry
     from holdfast.training import compiling, launch
 
@@ -208,18 +243,20 @@ def plan_stage(
             processes = launch.count_processes(params.finetune, size.parameters, round(one.rows))
     known = not one.model or one.model in rates
     accelerated = not here or manifest.find_device().type != "cpu"
+    in_use = (processes if accelerated else 1) if one.model else 0
     weight_bytes = 2 if accelerated else 4  # bytes of a weight that only runs
     flops = 6.0 * size.parameters * one.trained / processes if size else 0.0
     compiled = compiling.pays_off(params.finetune.compile, "cuda" if accelerated else "cpu", flops)
     libraries = 0 if accelerated else psutil.Process().memory_info().rss  # a CPU's memory holds the process itself, too
     if libraries and name in ("finetune", "pilot"):
         libraries += TRAINER_BYTES
+    seconds = beside + running / processes
     return Line(
         stage=one.stage,
         rows=one.rows,
         tokens=one.tokens,
-        seconds=beside + running / processes if known else None,
-        hours=(running + (beside * processes if one.model else 0)) / 3600 if known else 0.0,
+        seconds=seconds if known else None,
+        hours=in_use * seconds / 3600 if known else 0.0,
         memory=libraries + costs.memory(params, one.stage, size, weight_bytes, processes, compiled)
         if size and one.model
         else 0.0,
@@ -251,8 +288,8 @@ def print_table(lines: list[Line], notes: list[str], price: float | None, where:
         f"{'all':<24}{'':>12}{sum(one.tokens for one in lines):>16,.0f}{seconds:>12}{hours:>10,.2f}{most:>10}{disk:>10}{total:>10}"
     )
     print(
-        "\nmemory: GiB on one device; disk: GiB, DVC's cache included"
-        + ("" if price is not None else "; money: give --price")
+        "\ndevice-h: seconds times the devices in use, where a stage runs a model; memory: GiB on one device; disk: GiB, DVC's "
+        "cache included" + ("" if price is not None else "; money: give --price")
     )
     for note in notes:
         print(f"note: {note}")

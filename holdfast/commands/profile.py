@@ -6,23 +6,21 @@ holdfast profile use NAME [--force]
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from holdfast.params.base import PARAMS
 from holdfast.planning import profiles
 
 
 def show() -> None:
     """Every profile with the first sentence of its comment; the one in use is marked."""
-    present = PARAMS.read_bytes() if PARAMS.is_file() else b""
-    for name, file in profiles.find_profiles().items():
-        mark = "*" if file.read_bytes() == present else " "
-        print(f"{mark} {name:<14} {about(file)}")
+    present = profiles.find_name(PARAMS.read_bytes()) if PARAMS.is_file() else None
+    for name in profiles.find_profiles():
+        mark = "*" if name == present else " "
+        print(f"{mark} {name:<14} {about(profiles.read_profile(name))}")
 
 
 def use(name: str, force: bool) -> None:
     """Replaces params.yaml by a profile. Raises UserError if that would lose edits."""
-    text = profiles.find_profile(name).read_text(encoding="utf-8")
+    text = profiles.read_profile(name)
     profiles.guard(PARAMS, force)
     profiles.write_params(text)
     marked = [number for number, line in enumerate(text.splitlines(), start=1) if "# <-" in line]
@@ -34,6 +32,6 @@ def use(name: str, force: bool) -> None:
         print("next: dvc repro")
 
 
-def about(file: Path) -> str:
+def about(text: str) -> str:
     """The first line of its comment."""
-    return file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip()
+    return text.partition("\n")[0].removeprefix("#").strip()

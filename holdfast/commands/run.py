@@ -1,7 +1,8 @@
 """Runs one stage: `main` of stages/STAGE.py of this project, with its cost written to reports/costs.
 
 holdfast run STAGE [CELL]      CELL: the model or the arm, where the stage has one for each
-holdfast code                  writes .holdfast/code/STAGE: what code each stage can reach (holdfast/core/fingerprint.py)
+holdfast code                  writes .holdfast/code/STAGE: what code each stage can reach (holdfast/core/fingerprint.py),
+                               and models/sources.json: the hashes of local models (holdfast/engines/model_files.py)
 """
 
 from __future__ import annotations
@@ -69,7 +70,10 @@ def load(stage: str) -> ModuleType:
 
 
 def write_code() -> None:
-    """Writes one file a stage: a line for each module that it can reach, with its hash."""
+    """Writes one file a stage: a line for each module that it can reach, with its hash. And the hashes of local models."""
+    from holdfast.engines import model_files
+
+    model_files.write_sources()
     with storage.replacing_folder(CODE) as folder:
         for file in sorted(STAGES.glob("*.py")):
             (folder / file.stem).write_text(describe_code(file), encoding="utf-8")

@@ -21,10 +21,11 @@ from typing import Any
 
 import yaml
 
+from holdfast.commands import explain
 from holdfast.commands.init import find_git_root, has_content
 from holdfast.commands.run import describe_code
 from holdfast.core.errors import UserError, first_line
-from holdfast.params.base import KEYS, PARAMS, Loader
+from holdfast.params.base import KEYS, PARAMS, read_mapping
 from holdfast.params.whole import Params
 from holdfast.planning import scaffold
 
@@ -41,6 +42,7 @@ class Changes:
     conflicts: dict[str, int] = field(default_factory=dict)  # number of conflicts by file
     kept: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)  # what is said of params.yaml
+    params: list[str] = field(default_factory=list)  # dotted names of the parameters that go
 
 
 def main(dry_run: bool = False, yes: bool = False) -> int:
@@ -50,7 +52,7 @@ def main(dry_run: bool = False, yes: bool = False) -> int:
     if git_root is None:
         what, do = "no git repository here", "git init, and commit the project: an upgrade must be undoable"
         raise UserError(what, where=".", do=do)
-    new = scaffold.read(project.pocket, project.ci, git_root)
+    new = scaffold.read(project.pocket, project.ci, git_root, project.files)
     changes = merge_scaffold(project, new)
     tidy_params(changes)
     hashes = {name: scaffold.digest(content) for name, content in new.items()}
@@ -59,7 +61,9 @@ def main(dry_run: bool = False, yes: bool = False) -> int:
         params = {PARAMS.as_posix(): scaffold.digest(changes.files[PARAMS.as_posix()])}
     record = replace(project, holdfast=scaffold.version(), files=dict(sorted((hashes | params).items())))
     scaffold.add_ignore_files(changes.files)
-    refuse_dirty(sorted({*changes.files, *changes.removed}))
+    dirty = find_dirty(sorted({*changes.files, *changes.removed}))
+    if dirty and not dry_run:
+        raise dirty
 
     print(f"made with Holdfast {project.holdfast}; this is {scaffold.version()}")
     show(changes)
@@ -69,6 +73,8 @@ def main(dry_run: bool = False, yes: bool = False) -> int:
         return 0
     for line in describe_reruns(changes):
         print(line)
+    if dirty:
+        print(f"note     {dirty.where}: {dirty.what}; {dirty.do}")
     if dry_run or not (yes or confirm()):
         print("nothing was written; `holdfast upgrade --yes` writes it")
         return 0
@@ -122,6 +128,8 @@ def merge_scaffold(project: scaffold.Project, new: dict[str, bytes]) -> Changes:
             changes.files[name] = content
         elif copy.is_file() or recorded is None:
             text, conflicts = merge(name, copy.read_bytes() if copy.is_file() else b"", content, project.holdfast)
+            if text == there.read_bytes():
+                continue
             changes.files[name] = text
             if conflicts:
                 changes.conflicts[name] = conflicts
@@ -136,32 +144,34 @@ def merge_scaffold(project: scaffold.Project, new: dict[str, bytes]) -> Changes:
 
 
 def merge(name: str, base: bytes, new: bytes, version: str) -> tuple[bytes, int]:
-    """(the merged file, number of conflicts), by `git merge-file`; conflicts stand between git's markers."""
+    """(the merged file, number of conflicts), by `git merge-file`; conflicts stand between git's markers.
+
+    Line endings are those of the user's file: an editor that wrote others has changed no line.
+    """
     labels = ("yours", f"Holdfast {version}", f"Holdfast {scaffold.version()}")
+    mine = Path(name).read_bytes()
+    windows = 2 * mine.count(b"\r\n") > mine.count(b"\n")
     with tempfile.TemporaryDirectory() as folder:
         places = [Path(folder) / part for part in ("yours", "base", "new")]
-        for place, content in zip(places, (Path(name).read_bytes(), base, new), strict=True):
-            place.write_bytes(content)
+        for place, content in zip(places, (mine, base, new), strict=True):
+            place.write_bytes(content.replace(b"\r\n", b"\n"))
         command = ["git", "merge-file", "-p", *(part for label in labels for part in ("-L", label)), *map(str, places)]
         done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode > 127:
         raise UserError("git cannot merge it", where=name, do="move your version away, and merge it by hand afterwards")
-    return done.stdout, done.returncode
+    return done.stdout.replace(b"\n", b"\r\n") if windows else done.stdout, done.returncode
 
 
 def tidy_params(changes: Changes) -> None:
     """Renames and removes parameters that this version names otherwise or has no more; new ones have their defaults."""
-    from ruamel.yaml import YAML, RoundTripRepresenter
+    from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     if not PARAMS.is_file():
         raise UserError("no such file", where=PARAMS, do="take it back from git: git checkout -- params.yaml")
     editor = YAML()
     editor.width, editor.preserve_quotes = 4096, True
-    editor.indent(mapping=2, sequence=4, offset=2)
-    editor.Representer = type("SpelledNull", (RoundTripRepresenter,), {})  # of its own: representers are kept by class
-    editor.Representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
-    read_yaml_mapping(PARAMS)  # says where it is not valid, or no mapping
+    read_mapping(PARAMS)  # says where it is not valid, or no mapping
     text = PARAMS.read_bytes().decode()  # line endings as they are
     try:
         content = editor.load(text)
@@ -175,6 +185,7 @@ def tidy_params(changes: Changes) -> None:
             outer[name] = inner.pop(leaf)
             text = dump(editor, content)
             changes.lines.append(f"params   {old} is now {new}")
+            changes.params += [old, new]
     while unknown := find_unknown(content):
         parent = descend(content, unknown[0][:-1])
         if parent.fa.flow_style() or len(parent) == 1:  # of `{a: 1, b: 2}` a part of a line goes
@@ -184,6 +195,7 @@ def tidy_params(changes: Changes) -> None:
             text = remove_lines(text, *parent.lc.key(unknown[0][-1]))
         content = editor.load(text)
         changes.lines.append(f"params   {'.'.join(unknown[0])} is no more, and is removed")
+        changes.params.append(".".join(unknown[0]))
     if changes.lines:
         changes.files[PARAMS.as_posix()] = text.encode()
         with tempfile.TemporaryDirectory() as folder:
@@ -248,8 +260,8 @@ def leads_somewhere(content: Any, path: list[str]) -> bool:
     return isinstance(parent, dict) and path[-1] in parent
 
 
-def refuse_dirty(names: list[str]) -> None:
-    """Raises UserError where a file that would change has edits that git does not have."""
+def find_dirty(names: list[str]) -> UserError | None:
+    """What is to be said where a file that would change has edits that git does not have."""
     present = [name for name in names if Path(name).exists()]
     done = subprocess.run(
         ["git", "--literal-pathspecs", "status", "--porcelain", "--", *present, str(scaffold.PROJECT)],
@@ -265,14 +277,15 @@ def refuse_dirty(names: list[str]) -> None:
             if len(lines) > 1
             else "has edits that are not committed"
         )
-        raise UserError(what, where=lines[0][3:], do="commit them first, so that the upgrade can be undone")
+        return UserError(what, where=lines[0][3:], do="commit them first, so that the upgrade can be undone")
+    return None
 
 
 def show(changes: Changes) -> None:
     for name, content in changes.files.items():
         if name in changes.conflicts:
             print(f"conflict {name}")
-            for block in re.findall(rb"^<{7} .*?^>{7} .*?$", content, re.DOTALL | re.MULTILINE):
+            for block in re.findall(rb"^<{7} .*?^>{7} .*?\r?$", content, re.DOTALL | re.MULTILINE):
                 print("".join(f"    {line}\n" for line in block.decode(errors="replace").splitlines()), end="")
         else:
             edited = Path(name).exists() and name != PARAMS.as_posix()
@@ -286,11 +299,39 @@ def show(changes: Changes) -> None:
 
 
 def describe_reruns(changes: Changes) -> list[str]:
-    """Which stages run again because of their code, and what of it changed."""
+    """Which stages run again, why, and how long that takes."""
     recorded = read_recorded_code()
     if not recorded:
         return ["runs     nothing has run yet"]
-    lines = []
+    name = scaffold.PIPELINE
+    if name in changes.conflicts:
+        return [f"again    not known before the conflicts in {name} are resolved"]
+    present = Path(name).read_bytes() if Path(name).is_file() else b"stages: {}"
+    try:
+        former, bodies = (explain.read_stages(text.decode()) for text in (present, changes.files.get(name, present)))
+    except UnicodeDecodeError:
+        raise UserError("is not UTF-8", where=name, do=f"take it back from git: git checkout -- {name}") from None
+    why = {stage: reason for stage, reason in find_changed_code(changes, recorded).items() if stage in bodies}
+    for stage, body in bodies.items():
+        if stage not in former:
+            why.setdefault(stage, "is new")
+        elif former[stage] != body and not body.get("always_changed"):
+            why.setdefault(stage, f"its entry in {name}")
+    for parameter in changes.params:
+        for stage in explain.stages_of(parameter)[0]:
+            why.setdefault(stage, f"parameter {parameter}")
+    again = [stage for stage in explain.find_downstream(why, bodies) if stage != "code"]
+    if not again:
+        return ["again    no stage: the code that the stages reach is the same"]
+    after = [stage for stage in again if stage not in why]
+    lines = [f"again    {stage}: {why[stage]}" for stage in again if stage in why]
+    lines += [f"then     {', '.join(after)}: they read what these write"] if after else []
+    return [*lines, estimate_time(changes, again)]
+
+
+def find_changed_code(changes: Changes, recorded: dict[str, str]) -> dict[str, str]:
+    """What of a stage's code changes, by stage of dvc.yaml that has run."""
+    why: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         stages = Path(folder) / "stages"
         stages.mkdir()
@@ -305,20 +346,49 @@ def describe_reruns(changes: Changes) -> list[str]:
             try:
                 text = describe_code(file, Path(folder))
             except UserError:
-                lines.append(f"again    {file.stem}: has a conflict")
+                why[file.stem] = "has a conflict"
                 continue
             if hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() == recorded[file.stem]:
                 continue
             before = CODE / file.stem
             known = before.read_text(encoding="utf-8").splitlines() if before.is_file() else []
             changed = [line.split()[0] for line in text.splitlines() if line not in known] if known else []
-            lines.append(
-                f"again    {file.stem}: "
-                + (", ".join(changed[:3]) + (" ..." if len(changed) > 3 else "") if changed else "its code changed")
-            )
-    if not lines:
-        return ["again    no stage: the code that the stages reach is the same"]
-    return [*lines, "         and every stage that reads what these write; `holdfast plan` says what a run takes"]
+            why[file.stem] = ", ".join(changed[:3]) + (" ..." if len(changed) > 3 else "") if changed else "its code"
+    if "evaluate" in why:  # one script, two stages
+        why["evaluate-base"] = why["evaluate"]
+    return why
+
+
+def estimate_time(changes: Changes, again: list[str]) -> str:
+    """What these stages take on this machine by `holdfast plan`, or why that is not known."""
+    from holdfast.commands import plan
+
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / PARAMS
+            file.write_bytes(changes.files.get(PARAMS.as_posix()) or PARAMS.read_bytes())
+            params = Params.load(file)
+        if params.base not in plan.find_weights(params):
+            return "time     not known: the base's weights are not here; `holdfast plan --device h100` reckons"
+        lines = [line for line in plan.make_plan(params).lines if find_stage(line.stage) in again]
+    except ModuleNotFoundError as error:
+        return f"time     not known: {error.name} is not installed (pip install 'holdfast[pipeline]')"
+    except UserError as error:
+        return f"time     not known: {error.where}: {error.what}"
+    seconds = sum(line.seconds or 0.0 for line in lines)
+    longest = sorted(lines, key=lambda line: -(line.seconds or 0.0))[:3]
+    parts = ", ".join(f"{line.stage} {format_seconds(line.seconds or 0.0)}" for line in longest)
+    return f"time     about {format_seconds(seconds)} on this machine ({parts} ...), by `holdfast plan`"
+
+
+def find_stage(line: str) -> str:
+    """The stage of dvc.yaml that a line of the plan is about."""
+    return "evaluate-base" if line == "evaluate@base" else line.partition("@")[0]
+
+
+def format_seconds(seconds: float) -> str:
+    unit, length = next(((u, n) for u, n in (("h", 3600), ("min", 60)) if seconds >= n), ("s", 1))
+    return f"{seconds / length:,.3g} {unit}"
 
 
 def read_recorded_code() -> dict[str, str]:
@@ -332,22 +402,6 @@ def read_recorded_code() -> dict[str, str]:
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, KeyError) as error:
         do = "take it back from git: git checkout -- dvc.lock"
         raise UserError(f"is not a lock file of DVC ({first_line(error)})", where=LOCK, do=do) from None
-
-
-def read_yaml_mapping(path: Path) -> dict[str, Any]:
-    """A params file whose keys may be of another version. Raises UserError where it is no mapping of texts."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        where = f"{path}, line {line + 1}" if line is not None else path
-        what = f"not valid YAML: {getattr(error, 'problem', None) or first_line(error)}"
-        raise UserError(what, where=where, do="fix that line, or save the file as UTF-8") from None
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UserError(
-            "not a mapping of sections", where=path, do="take it back from git: git checkout -- params.yaml"
-        )
-    return content
 
 
 def confirm() -> bool:

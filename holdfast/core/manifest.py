@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from holdfast.core import checkpoint, storage
 from holdfast.core.errors import UserError
 
@@ -91,16 +93,18 @@ class Manifest:
         return folder
 
 
-ENGINES = {"endpoint": Endpoint, "vllm": Vllm, "ray": Ray}
+ENGINES = ("endpoint", "vllm", "ray")
 
 
 def load(path: Path) -> Manifest:
+    """Raises UserError where there is no manifest, or it is not as `acquire` writes it."""
     content = storage.read_json(path)
-    content.pop("schema")
-    for key, kind in ENGINES.items():
-        if key in content:
-            content[key] = kind(**content[key])
-    return Manifest(**content)
+    try:
+        return TypeAdapter(Manifest).validate_python(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        what = f"is no manifest of a model ({'.'.join(map(str, problem['loc'])) or 'all of it'}: {problem['msg']})"
+        raise UserError(what, where=path, do="run `dvc repro acquire`") from None
 
 
 def save(manifest: Manifest, path: Path) -> None:

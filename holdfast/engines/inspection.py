@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from holdfast.chat.template_check import guard_template
-from holdfast.core import checkpoint, manifest, storage
+from holdfast.core import checkpoint, manifest
 from holdfast.core.errors import UserError, escape_control
+from holdfast.engines import model_files
 from holdfast.params.models import Model
 
 
@@ -82,7 +83,9 @@ def inspect_folder(
         source = folder.as_posix()
         if not folder.is_dir():
             raise UserError(
-                f"model '{name}': no such folder", where=folder, do=f"correct models.{name}.path or model_folder"
+                f"model '{name}': no such folder",
+                where=folder,
+                do=f"link the model there (ln -s FOLDER {folder}), or correct models.{name}.path or model_folder",
             )
     nested = not chats and (folder / "modules.json").is_file()
     served = params.vllm is not None or params.endpoint is not None
@@ -95,9 +98,8 @@ def inspect_folder(
     except UserError as error:
         what = f"model '{name}'{'' if error.where == str(folder) else ':'} {error.what}"
         raise UserError(what, where=error.where, do=error.do) from None
-    names = list_files(folder, nested)
-    files = {n: {"sha256": storage.file_sha256(folder / n), "bytes": (folder / n).stat().st_size} for n in names}
-    digest = hashlib.sha256("".join(f"{n} {files[n]['sha256']}\n" for n in names).encode()).hexdigest()
+    files = model_files.hash_files(folder, model_files.list_files(folder, nested))
+    digest = hashlib.sha256("".join(f"{n} {entry['sha256']}\n" for n, entry in files.items()).encode()).hexdigest()
     return manifest.Manifest(
         name=name,
         source=source,
@@ -128,14 +130,3 @@ def check_tokenizer(folder: Path, vocabulary: int) -> None:
         what = f"has {vocabulary:,} embeddings, and {len(beyond):,} more tokens in its tokenizer ({beyond[0]!r:.60})"
         do = "call model.resize_token_embeddings(len(tokenizer)) and save it, or take them out of the tokenizer"
         raise UserError(what, where=folder, do=do)
-
-
-def list_files(folder: Path, nested: bool) -> list[str]:
-    """Names of a model's files. `nested`: of a sentence-transformers model, which has a folder for each module."""
-    names = set(checkpoint.list_files(folder))
-    if nested:
-        below = (
-            file for pattern in (*checkpoint.OTHER_FILES, checkpoint.WEIGHTS) for file in folder.glob(f"*/**/{pattern}")
-        )
-        names |= {file.relative_to(folder).as_posix() for file in below if file.is_file()}
-    return sorted(names)

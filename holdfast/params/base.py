@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from holdfast.core.errors import UserError
+from holdfast.core.errors import UserError, first_line
 
 PARAMS = Path("params.yaml")
 MODELS = ("model_folder", "models", "base", "embedder", "panel", "arms")  # keys at the top, outside any section
@@ -63,7 +63,7 @@ class Section(BaseModel):
             raise UserError(
                 f"missing section '{cls.section}'",
                 where=path,
-                do="add it; start from the params.yaml of the repository",
+                do=f"add it; `holdfast explain {cls.section}` lists its fields",
             )
         return parse(cls, content.get(cls.section, {}), cls.section, path)
 
@@ -76,7 +76,7 @@ def check_source(path: str | None, hub: str | None, revision: str | None) -> Non
 
 
 class Loader(yaml.SafeLoader):
-    """YAML as DVC reads it: a key stands once (PyYAML lets the last one win), and 1e-3 is a number (for PyYAML, text)."""
+    """YAML 1.2, as DVC reads it: a key stands once (PyYAML lets the last one win), 1e-3 is a number, and off is a text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -94,23 +94,40 @@ Loader.add_implicit_resolver(
 )
 
 
+BOOL = "tag:yaml.org,2002:bool"
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in resolvers if tag != BOOL or first in "tTfF"]
+    for first, resolvers in Loader.yaml_implicit_resolvers.items()
+}
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
+    """params.yaml as a mapping of known sections. Raises UserError."""
+    content = read_mapping(path)
+    if unknown := [k for k in content if k not in KEYS]:
+        raise unknown_key(path, str(unknown[0]), "", list(KEYS))
+    return content
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A params file whose keys may be of another version, or of another pipeline. Raises UserError where it is no mapping."""
     if not path.is_file():
-        raise UserError(
-            "no such file", where=path, do="run this from the project's folder, or `holdfast profile use NAME`"
-        )
+        do = "go to the project's folder; `holdfast init` makes one"
+        raise UserError("no such file", where=path, do=do)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         at = f", line {line + 1}" if line is not None else ""
         raise UserError(
-            f"not valid YAML: {getattr(error, 'problem', error)}", where=f"{path}{at}", do="fix that line"
+            f"not valid YAML: {getattr(error, 'problem', None) or first_line(error)}",
+            where=f"{path}{at}",
+            do="fix that line, or save the file as UTF-8",
         ) from None
-    if not isinstance(content, dict):
-        raise UserError("not a mapping of sections", where=path, do="start from the params.yaml of the repository")
-    if unknown := [k for k in content if k not in KEYS]:
-        raise unknown_key(path, str(unknown[0]), "", list(KEYS))
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(
+            "not a mapping of sections", where=path, do=f"take it back from git: git checkout -- {path.name}"
+        )
     return content
 
 

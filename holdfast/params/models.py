@@ -115,7 +115,7 @@ class Models(Section):
     """What `acquire` reads: the models and who takes part."""
 
     model_folder: str
-    """Folder with the local models, tracked by DVC."""
+    """Folder with the local models, or links to them; DVC depends on their hashes (models/sources.json)."""
     models: dict[Name, Model]
     """Where each model comes from, by the name used here."""
     base: Name

@@ -12,7 +12,7 @@ import yaml
 from pydantic import model_validator
 
 from holdfast.params.balance import Balance
-from holdfast.params.base import PARAMS, parse, read_yaml
+from holdfast.params.base import PARAMS, Loader, parse, read_yaml
 from holdfast.params.consensus import Consensus
 from holdfast.params.curate import Curate
 from holdfast.params.drift import Drift
@@ -58,7 +58,7 @@ class Params(Models):
     @classmethod
     def from_text(cls, text: str) -> Self:
         """From YAML that is not in a file yet."""
-        return parse(cls, yaml.safe_load(text), "", PARAMS)
+        return parse(cls, yaml.load(text, Loader), "", PARAMS)  # noqa: S506 (a SafeLoader)
 
     @model_validator(mode="after")
     def arms_fit(self) -> Params:

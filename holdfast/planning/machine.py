@@ -13,7 +13,7 @@ from holdfast.core import manifest
 from holdfast.params.whole import Params
 from holdfast.planning import shapes
 
-OK, NOTE, NEEDED = "ok", "--", "!!"  # present; would help, or cannot be checked from here; needed
+OK, NOTE, UNKNOWN, NEEDED = "ok", "--", "??", "!!"  # present; would help; could not be checked; needed and missing
 Line = tuple[str, str]  # one of these marks, and the text
 PLUGINS = {
     "s3": "dvc_s3",
@@ -55,10 +55,10 @@ def check_remote() -> Iterator[Line]:
         with Repo(".") as repo:
             remotes, chosen = repo.config["remote"], repo.config["core"].get("remote")
     except NotDvcRepoError:
-        yield NEEDED, "dvc: no DVC project here; run this from the project's folder (or `git init` and `dvc init`)"
+        yield NEEDED, "dvc: no DVC project here; go to the project's folder, or make one with `holdfast init`"
         return
     if not remotes:
-        yield NOTE, "dvc remote: none, so results stay on this machine; `dvc remote add -d NAME URL` (docs/remotes.md)"
+        yield NOTE, "dvc remote: none, so results stay on this machine; `dvc remote add -d NAME URL`"
     elif chosen is None:
         yield NOTE, f"dvc remote: none is the default; `dvc remote default {sorted(remotes)[0]}`"
     for name, settings in remotes.items():
@@ -90,7 +90,7 @@ def check_memory(params: Params) -> Iterator[Line]:
     shape = shapes.find_shape(params.models[params.base], Path(params.model_folder))
     what = f"memory: {total / GIB:,.0f} GiB on {where.type}" + (f", x {count} shared by fsdp2" if count > 1 else "")
     if shape is None:
-        yield NOTE, f"{what}; the base's size is not known before it is downloaded"
+        yield UNKNOWN, f"{what}; the base's size is not known before it is downloaded"
         return
     whole = any(params.finetune.arms[arm].lora_rank is None for arm in params.arms)
     kl = any(params.finetune.arms[arm].objective == "kl" for arm in params.arms)
@@ -113,4 +113,4 @@ def check_disk(params: Params) -> Iterator[Line]:
     if needed < free:
         yield OK, text
     else:
-        yield NEEDED, f"{text}: make room, or `dvc config cache.type reflink,hardlink,copy` (docs/remotes.md)"
+        yield NEEDED, f"{text}: make room, or `dvc config cache.type reflink,hardlink,copy`"

@@ -5,6 +5,7 @@ Used by `holdfast profile` and `holdfast init`.
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -15,9 +16,13 @@ from holdfast.params.whole import Params
 from holdfast.planning import scaffold
 
 OWN_PROFILES = Path("profiles")
-OWN = {  # DVC tracks these folders, so they are there in every clone; weights stay out of git
-    Path("models/local/README.md"): "Folders of your own models go here: config.json, tokenizer.json, *.safetensors.\n",
-    Path("models/local/.gitignore"): "*.safetensors\n",
+OWN = {  # these folders are there in every clone; models stay out of git
+    Path(
+        "models/local/README.md"
+    ): "Folders of your own models go here, or links to them: config.json, tokenizer.json, *.safetensors.\n",
+    Path(
+        "models/local/.gitignore"
+    ): "# git has the models' hashes, in models/sources.json\n/*\n!/README.md\n!/.gitignore\n!/*.dvc\n",
     Path("data/local/README.md"): "Your own data go here: JSONL, JSON, CSV or Parquet, and lm-eval task files.\n",
 }
 
@@ -36,12 +41,24 @@ def find_profile(name: str) -> Path:
     return files[name]
 
 
+def read_profile(name: str) -> str:
+    """A profile as a project has it: without the section that only makes the lab's models, but in Holdfast's own repository."""
+    text = find_profile(name).read_text(encoding="utf-8")
+    return text if scaffold.find_own_repository(Path.cwd()) else re.sub(r"\npocket:\n(?:  .*\n)+", "", text)
+
+
+def find_name(content: bytes) -> str | None:
+    """Which profile this is, as Holdfast has it or as a project does; None: none, or an edited one."""
+    profiles = find_profiles().items()
+    return next((n for n, f in profiles if content in (f.read_bytes(), read_profile(n).encode())), None)
+
+
 def guard(target: Path, force: bool) -> None:
     """Raises UserError if replacing `target` would lose edits: neither a profile nor git has it as it is."""
     if force or not target.exists():
         return
     content = target.read_bytes()
-    if any(content == other.read_bytes() for other in find_profiles().values()):
+    if find_name(content):
         return
     if scaffold.is_unedited(target.as_posix(), scaffold.load_project()):
         return

@@ -14,8 +14,10 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -37,6 +39,12 @@ OWN_INSTALL = (
     'make .venv/.installed && echo "$PWD/.venv/bin" >> "$GITHUB_PATH"',
     '- make .venv/.installed\n    - export PATH="$PWD/.venv/bin:$PATH"',
 )
+GITLAB_JOBS, GITLAB_ROOT = ".ci/gitlab.yml", ".gitlab-ci.yml"
+GITLAB_HEAD = """\
+# The jobs of Holdfast, which the repository's .gitlab-ci.yml includes. HOLDFAST_TOKEN: a project access token with the scope
+# `api`, masked; without it, as in a fork's pipeline, the gate still turns the merge request red or green and only the comment
+# is left out.
+"""
 INSTALL = 'python -m pip install "${HOLDFAST_PACKAGE:-holdfast==%s}"'
 
 Forge = Literal["github", "gitlab"]
@@ -44,12 +52,13 @@ Forge = Literal["github", "gitlab"]
 
 @dataclass(frozen=True)
 class Project:
-    """What Holdfast wrote into a project. `files`: sha256 by path, relative to the project, of what was written."""
+    """What Holdfast wrote into a project: sha256 by path, relative to the project. `data`: copies of the user's own data."""
 
     holdfast: str
     pocket: bool = False
     ci: Forge | None = None
     files: dict[str, str] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
 
 
 def source() -> Path:
@@ -72,13 +81,16 @@ def find_own_repository(folder: Path) -> Path | None:
     return None
 
 
-def read(pocket: bool, ci: Forge | None, git_root: Path) -> dict[str, bytes]:
-    """Content of the scaffold's files by path, for a project in the working directory of the repository `git_root`."""
+def read(pocket: bool, ci: Forge | None, git_root: Path, recorded: Collection[str] = ()) -> dict[str, bytes]:
+    """Content of the scaffold's files by path, for a project in the working directory of the repository `git_root`.
+
+    `recorded`: the files that an earlier `init` of this project wrote.
+    """
     files = {name: content for name, content in _read_files(PATTERNS).items() if name not in LEFT_OUT}
     files[PIPELINE] = _trim_for_users(files[PIPELINE].decode()).encode()
     if pocket:
         files |= _read_files(POCKET)
-    return files | (_read_ci(ci, git_root) if ci else {})
+    return files | (read_workflows(ci, git_root, recorded) if ci else {})
 
 
 def _read_files(patterns: tuple[str, ...]) -> dict[str, bytes]:
@@ -93,27 +105,58 @@ def _trim_for_users(pipeline: str) -> str:
     return re.sub(r" \(tests/[^)]*\)", "", pipeline)
 
 
-def _read_ci(forge: Forge, git_root: Path) -> dict[str, bytes]:
-    """The scripts, and the workflows at the root of the git repository, where the forge looks for them."""
+def read_workflows(forge: Forge, git_root: Path, recorded: Collection[str]) -> dict[str, bytes]:
+    """The scripts in .ci/, and the workflows that call them from the root of the git repository, by path.
+
+    In a subfolder, files, workflows and jobs bear its name, so that several projects fit into one repository. GitLab's
+    own file is among them where there is none, or where an earlier `init` wrote it (`recorded`). Raises UserError for a
+    folder whose name cannot stand in a workflow.
+    """
     below = PurePosixPath(Path.cwd().resolve().relative_to(git_root.resolve()).as_posix())
-    up = "../" * len(below.parts)
-    scripts = f"{below}/.ci/" if below.parts else ".ci/"
+    if re.search(r"[\x00-\x1f\x7f]|\$\{\{", str(below)):
+        do = "rename it; nothing was written"
+        raise UserError("this name cannot stand in a workflow", where=ascii(str(below)), do=do)
+    up, scripts = "../" * len(below.parts), (below / ".ci").as_posix()
+    suffix = "".join(f"-{part}" for part in re.findall(r"[A-Za-z0-9]+", str(below)))
     files = _read_files(CI_FILES)
-    names = {
-        "github": {
-            f".github/workflows/{name}.yml": f".github/workflows/holdfast-{name}.yml" for name in ("gate", "comment")
-        },
-        "gitlab": {".gitlab-ci.example.yml": ".gitlab-ci.yml"},
-    }[forge]
-    for ours, theirs in names.items():
-        text = (source() / ours).read_text(encoding="utf-8")
-        text = re.sub(r"^test:\n(?:  .*\n|\n)+", "", text, flags=re.MULTILINE).replace("stages: [test, ", "stages: [")
-        for command in OWN_INSTALL:
-            start = "- " if command.startswith("- ") else ""
-            text = text.replace(command, start + INSTALL % version())
-        text = re.sub(r"^(name|    workflows): (\[?)(gate|comment)", r"\1: \2holdfast-\3", text, flags=re.MULTILINE)
-        files[up + theirs] = text.replace(".ci/", scripts).encode()
+    if forge == "github":
+        for name in ("gate", "comment"):
+            text = _adapt((source() / f".github/workflows/{name}.yml").read_text(encoding="utf-8"), scripts)
+            renamed = rf"\1: \2holdfast-\3{suffix}"
+            text = re.sub(r"^(name|    workflows): (\[?)(gate|comment)", renamed, text, flags=re.MULTILINE)
+            files[f"{up}.github/workflows/holdfast-{name}{suffix}.yml"] = text.encode()
+        return files
+    text = (source() / ".gitlab-ci.example.yml").read_text(encoding="utf-8")
+    text = re.sub(r"\A(?:#.*\n)+", GITLAB_HEAD, text)
+    text = re.sub(r"^test:\n(?:  .*\n|\n)+", "", text, flags=re.MULTILINE).replace("stages: [test, ", "stages: [")
+    text = re.sub(r"^(gate|comment)(?=:$)|(?<=job: )gate", rf"holdfast-\g<0>{suffix}", text, flags=re.MULTILINE)
+    text = re.sub(r"(^|extends: )\.python", rf"\1.holdfast{suffix}", text, flags=re.MULTILINE)
+    files[GITLAB_JOBS] = _adapt(text, scripts).encode()
+    root = up + GITLAB_ROOT
+    if root in recorded or not Path(root).exists():
+        files[root] = gitlab_include(git_root).encode()
     return files
+
+
+def gitlab_include(git_root: Path) -> str:
+    """What the .gitlab-ci.yml of a repository needs for the project in the working directory."""
+    place = Path(GITLAB_JOBS).absolute().resolve().relative_to(git_root.resolve())
+    return f"include:\n  - local: {json.dumps(f'/{place.as_posix()}', ensure_ascii=False)}\n"
+
+
+def _adapt(text: str, scripts: str) -> str:
+    """A workflow of ours for a user's project: it installs Holdfast by version, and calls the scripts in the folder `scripts`."""
+    for command in OWN_INSTALL:
+        start = "- " if command.startswith("- ") else ""
+        text = text.replace(command, start + INSTALL % version())
+
+    def quote(line: re.Match[str]) -> str:
+        command = re.sub(r"\.ci/([\w.]+)", lambda m: shlex.quote(f"{scripts}/{m[1]}"), line[2])
+        plain = not re.search(r": | #", command)
+        return line[1] + (command if plain else json.dumps(command, ensure_ascii=False))
+
+    text = re.sub(r"^( *- (?:run: )?)(\S.*\.ci/.*)$", quote, text, flags=re.MULTILINE)
+    return re.sub(r"(see )\.ci/", lambda m: f"{m[1]}{scripts}/", text)
 
 
 def ignore_lines(name: str, present: str) -> str:
@@ -147,6 +190,7 @@ def load_project() -> Project | None:
         ) from None
     if (
         not isinstance(project.files, dict)
+        or not isinstance(project.data, dict)
         or not isinstance(project.holdfast, str)
         or project.ci not in (None, "github", "gitlab")
     ):

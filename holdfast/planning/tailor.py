@@ -44,32 +44,28 @@ def tailor_params(
     columns: Columns | None,
 ) -> tuple[str, list[str]]:
     """(the params file, what was decided in words). Raises UserError where nothing fits."""
-    from ruamel.yaml import YAML, RoundTripRepresenter  # keeps the profile's comments
+    from ruamel.yaml import YAML, RoundTripRepresenter
 
-    yaml = YAML()
-    yaml.width = 120
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.Representer = type("SpelledNull", (RoundTripRepresenter,), {})  # of its own: representers are kept by class
-    yaml.Representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
+    yaml = YAML()  # as `dvc exp run -S` writes it, comments included, so that this keeps its shape
+    yaml.default_flow_style = False
+    yaml.Representer = type("SpelledFloat", (RoundTripRepresenter,), {})  # of its own: representers are kept by class
     yaml.Representer.add_representer(
         float, lambda to, value: to.represent_scalar("tag:yaml.org,2002:float", spell_float(value))
     )
     content = yaml.load(profiles.find_profile(profile).read_text(encoding="utf-8"))
-    content["models"] = {"base": flow(model.model_dump(exclude_defaults=True))}
-    content.update(base="base", panel=flow(["base"]), arms=flow(["domain-only", "holdfast"]))
+    content["models"] = {"base": model.model_dump(exclude_defaults=True)}
+    content.update(base="base", panel=["base"], arms=["domain-only", "holdfast"])
     for section in ("mix", "finetune"):  # the second arm keeps the profile's settings under one name
         arms = content[section]["arms"]
         arms["holdfast"] = arms.pop("paper") if "paper" in arms else arms["holdfast"]
     source = content["ingest"]
-    source.update(
-        train=flow({"path": domain.name}), test=flow({"path": test.name}) if test else None, format=survey.form
-    )
+    source.update(train={"path": domain.name}, test={"path": test.name} if test else None, format=survey.form)
     if survey.joined:
         put(source, "same_role", "join")
     if survey.encoding != "utf-8":
         put(source, "encoding", survey.encoding)
     if columns:
-        source["columns"] = flow(columns.model_dump(exclude_none=True))
+        source["columns"] = columns.model_dump(exclude_none=True)
         source.ca.items.pop("columns", None)  # the comment says how to write one
     if test:
         source.ca.items.pop("test")  # the comment says what happens where none is given
@@ -89,7 +85,7 @@ def tailor_params(
     while body.startswith(("#", "\n")):  # the profile's own introduction
         body = body.partition("\n")[2]
     head = f"# {name}: written by `holdfast init`.\n"
-    return f"{head}# Meaning, unit and range of each field say `holdfast explain` and docs/params.md.\n\n{body}", notes
+    return f"{head}# `holdfast explain SECTION` says what each field means, with unit and range.\n\n{body}", notes
 
 
 def spell_float(value: float) -> str:
@@ -108,15 +104,6 @@ def describe_reading(survey: Survey) -> list[str]:
     if survey.joined:
         notes.append("turns of one role that follow one another are joined: ingest.same_role: reject leaves them out")
     return notes
-
-
-def flow(value: Any) -> Any:
-    """The value on one line of YAML, as params.yaml writes short ones."""
-    from ruamel.yaml.comments import CommentedMap, CommentedSeq
-
-    node = CommentedMap(value) if isinstance(value, dict) else CommentedSeq(value)
-    node.fa.set_flow_style()
-    return node
 
 
 def put(section: Any, key: str, value: Any) -> None:

@@ -198,6 +198,41 @@ def test_nothing_is_run_and_nothing_is_written(clone: Path) -> None:
     assert not (clone / "told.txt").exists()
 
 
+def test_where_nothing_has_run_one_line_says_so(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (clone / "dvc.lock").unlink()
+    assert run(clone) == 1
+    assert capsys.readouterr().out == (
+        "not checked, for they are frozen or always_changed: recipe\n"
+        "stale: nothing has run yet, of 4 stages. Run `dvc repro` and commit dvc.lock and reports.\n"
+    )
+
+
+DAMAGED = {
+    "no YAML": (b"names: [a\n", "params.yaml, line 2: not valid YAML"),
+    "a key twice": (b"names: [a]\nnames: [b]\n", "params.yaml, line 2: not valid YAML: the key 'names' appears twice"),
+    "no UTF-8": (b"\xff\xfe", "params.yaml: not valid YAML"),
+    "a text": (b"text\n", "params.yaml: not a mapping"),
+    "a key too few": (b"part: {size: 1}\n", "params.yaml: has no 'names', which dvc.yaml reads in stages.part.matrix"),
+    "no list": (
+        b"model_folder: x\npanel: 3\nnames: 3\n",
+        "params.yaml: unknown parameter 'names'|params.yaml: missing",
+    ),
+    "not there": (None, "params.yaml: no such file"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_broken_params_file_is_what_is_blamed(clone: Path, damage: str) -> None:
+    content, expected = DAMAGED[damage]
+    if content is None:
+        (clone / "params.yaml").unlink()
+    else:
+        (clone / "params.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=expected) as caught:
+        run(clone)
+    assert len(str(caught.value).splitlines()) == 2
+
+
 @pytest.mark.parametrize(
     ("damage", "where"),
     [

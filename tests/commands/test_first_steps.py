@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.utils import hydra
 from fake_server import KEY, Server, says
 from helpers import ROOT, holdfast, repro, run, set_params
 
@@ -76,8 +78,33 @@ def test_init_writes_params_on_which_the_first_stages_run(tmp_path, tiny):
     manifest = storage.read_json(folder / "models" / "manifest" / "base.json")
     assert manifest["source"] == "models/local/base"  # no path of this machine
     assert len(records.read("domain", folder / "data" / "domain" / "train.parquet")) == 36
-    weights = folder / "models" / "local" / "base" / "model.safetensors"
-    assert weights.is_symlink() and weights.resolve() == (tiny / "model.safetensors").resolve()  # not doubled
+    model = folder / "models" / "local" / "base"
+    assert model.is_symlink() and model.resolve() == tiny.resolve()  # no weights are doubled
+
+    # a clone elsewhere has no weights, as CI has none: nothing that ran is stale, and what DVC has need not run again
+    assert run(folder, "dvc", "remote", "add", "-q", "-d", "store", str(tmp_path / "store")).returncode == 0
+    for command in ("git add -A", "git commit -qm results", "dvc push -q"):
+        assert run(folder, *command.split()).returncode == 0
+    clone = tmp_path / "elsewhere" / "clone"
+    assert run(tmp_path, "git", "clone", "-q", str(folder), str(clone)).returncode == 0
+    tracked = run(clone, "git", "ls-files").stdout.splitlines()
+    assert "models/sources.json" in tracked and not any(name.startswith("models/local/base") for name in tracked)
+    assert not any((clone / name).is_symlink() for name in tracked)
+    assert {"acquire", "ingest"} & json.loads(run(clone, "holdfast", "check", "--json").stdout)["stale"].keys() == set()
+    assert run(clone, "dvc", "pull", "-q", "ingest").returncode == 0
+    assert repro(clone, "acquire", "ingest")[0] == []
+    assert run(clone, "git", "status", "--porcelain").stdout == ""
+    assert "ln -s FOLDER models/local/base" in run(clone, "holdfast", "run", "acquire").stderr
+
+    # with the same weights nothing changes; with others acquire runs again, though no name and no size has changed
+    (clone / "models" / "local" / "base").symlink_to(shutil.copytree(tiny, tmp_path / "copy"))
+    assert "acquire" not in json.loads(run(clone, "holdfast", "check", "--json").stdout)["stale"]
+    weights = tmp_path / "copy" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    stale = json.loads(run(clone, "holdfast", "check", "--json").stdout)["stale"]
+    assert stale["acquire"] == ["model files changed: base/model.safetensors"]
+    assert repro(clone, "acquire")[0] == ["acquire"]
 
 
 def test_init_says_what_it_found(place, tiny, capsys):
@@ -189,15 +216,91 @@ def test_init_overwrites_only_when_forced(place, tiny):
     assert (place / "params.yaml").read_text(encoding="utf-8") == "# mine\n"
     assert start(tiny, data, force=True).base == "base"
     other = jsonl(place / "d.jsonl", rows(7))
+    (place / "data/local/d.jsonl").write_text("mine\n", encoding="utf-8")
     with pytest.raises(UserError, match="another file of this name"):
         start(tiny, other)
+
+
+def test_init_says_what_goes_into_git_and_how_large_data_need_not(place, tiny, capsys, monkeypatch):
+    data = jsonl(place / "mine" / "my data.jsonl", rows(30))
+    start(tiny, data)
+    said = capsys.readouterr().out
+    assert (
+        "data     data/local/my data.jsonl: 0.0 MB, which `git add .` puts into git" in said and "dvc add" not in said
+    )
+    monkeypatch.setattr(init, "LARGE", 100)
+    (place / "data/local/my data.jsonl").unlink()
+    start(tiny, data)
+    assert "first: dvc add 'data/local/my data.jsonl'" in capsys.readouterr().out
+
+
+def test_data_that_dvc_holds_are_up_to_date_in_a_clone_without_them(place, tiny, tmp_path_factory):
+    start(tiny, jsonl(place / "mine" / "my.jsonl", rows(30)))
+    assert run(place, "dvc", "add", "-q", "data/local/my.jsonl").returncode == 0
+    assert "ingest" in repro(place, "ingest")[0]
+    for command in ("git add -A", "git commit -qm results"):
+        assert run(place, *command.split()).returncode == 0
+    clone = tmp_path_factory.mktemp("clone") / "clone"
+    assert run(place, "git", "clone", "-q", str(place), str(clone)).returncode == 0
+    assert not (clone / "data/local/my.jsonl").exists()
+    assert "ingest" not in json.loads(run(clone, "holdfast", "check", "--json").stdout)["stale"]
+
+
+def test_another_init_replaces_the_data_of_the_first_but_not_what_was_edited(place, tiny, capsys):
+    first, second = jsonl(place / "mine" / "one.jsonl", rows(5)), jsonl(place / "mine" / "two.jsonl", rows(6))
+    start(tiny, first)
+    start(tiny, second)
+    assert "removed  data/local/one.jsonl: of an earlier init" in capsys.readouterr().out
+    assert not (place / "data/local/one.jsonl").exists() and (place / "data/local/two.jsonl").is_file()
+    jsonl(second, rows(7))  # corrected: the same name, and the copy is as init made it
+    start(tiny, second)
+    assert (place / "data/local/two.jsonl").read_bytes() == second.read_bytes()
+    (place / "data/local/two.jsonl").write_text("mine\n", encoding="utf-8")
+    start(tiny, first)
+    assert (place / "data/local/two.jsonl").read_text(encoding="utf-8") == "mine\n"
+    own = jsonl(place / "data/local/own.jsonl", rows(8))  # where it is: no copy of init's
+    start(tiny, own)
+    assert not (place / "data/local/one.jsonl").exists()
+    start(tiny, first)
+    assert own.is_file()
+
+
+def test_another_base_of_the_same_name_replaces_the_link_and_no_folder(place, tiny):
+    data = jsonl(place / "mine" / "d.jsonl", rows(5))
+    start(tiny, data)
+    other = shutil.copytree(tiny, place / "mine" / "base")
+    start(other, data)
+    link = place / "models/local/base"
+    assert link.resolve() == other and not link.readlink().is_absolute()  # within the project
+    link.unlink()
+    shutil.copytree(tiny, link)
+    with pytest.raises(UserError, match="another model of this name"):
+        start(other, data, force=True)
+    assert start(link, data).models["base"].path == "base" and not link.is_symlink()
+
+
+@pytest.mark.parametrize(
+    "name", ["my.jsonl", "a name so long that no line of eighty columns has room for it, not at all.jsonl"]
+)
+def test_what_init_writes_keeps_its_shape_in_dvc_exp_run(place, tiny, name):
+    content = [{"Q": f"question {n}", "A": "word " * 100} for n in range(30)]
+    start(
+        tiny,
+        jsonl(place / "mine" / name, content),
+        jsonl(place / "mine" / f"t {name}", content[:3]),
+        "prompt=Q,response=A",
+    )
+    text = (place / "params.yaml").read_text(encoding="utf-8")
+    hydra.apply_overrides("params.yaml", ["gate.margin=0.02"])
+    changed = (place / "params.yaml").read_text(encoding="utf-8")
+    assert changed == text.replace("  margin: 0.03\n", "  margin: 0.02\n") != text
 
 
 BAD: dict[str, tuple[dict[str, str], str]] = {
     "no such base": ({"base": "nowhere"}, "give a model's folder, or OWNER/NAME"),
     "folder without weights": ({"base": "mine"}, "has no config.json"),
     "hub model that nobody knows": ({"base": "some/model"}, "give --revision"),
-    "no such data": ({"domain": "mine/nothing.jsonl"}, "no such file"),
+    "no such data": ({"domain": "mine/nothing.jsonl"}, "give the path of your data"),
     "unknown kind of file": ({"domain": "mine/d.txt"}, "unknown kind of file"),
     "unknown format": ({"domain": "mine/odd.jsonl"}, "--columns prompt=FIELD,response=FIELD"),
     "empty file": ({"domain": "mine/empty.jsonl"}, "no rows"),
@@ -220,6 +323,7 @@ def test_bad_input_for_init_is_one_to_three_lines_and_writes_nothing(place, tiny
         init.main(given["base"], Path(given["domain"]), None, None, given.get("columns"), False)
     assert expected in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 3
+    assert "params.yaml" not in str(caught.value)  # it is not there yet
     assert not (place / "params.yaml").exists()
     assert not (place / "data").exists()
     assert not (place / "models").exists()
@@ -236,7 +340,7 @@ def examined(capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
     """(exit code, lines) of doctor; every line but the last bears a mark."""
     code = doctor.main()
     lines = capsys.readouterr().out.splitlines()
-    assert all(line[:3] in ("ok ", "-- ", "!! ") for line in lines[:-1]), lines
+    assert all(line[:3] in ("ok ", "-- ", "?? ", "!! ") for line in lines[:-1]), lines
     assert (code == 1) == any(line.startswith("!!") for line in lines)
     return code, lines
 
@@ -253,6 +357,7 @@ def lab(project: Path) -> Path:
         (project / name).symlink_to(ROOT / name)
     for name in ("data/prompts", ".dvc"):
         (project / name).mkdir(parents=True)
+    (project / "profiles").symlink_to(ROOT / "profiles")
     (project / ".dvc" / "config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
     return project
 
@@ -274,6 +379,65 @@ def test_the_pocket_lab_lacks_nothing(lab, capsys):
     assert (code, needed(lines)) == (0, "")
     assert lines[-1] == "all that params.yaml needs is here"
     assert any(line.startswith("-- dvc remote: none") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"ingest__train": {"hub": "a/b", "revision": "0" * 40}}, "?? ingest.train: a/b is downloaded"),
+    ],
+)
+def test_doctor_does_not_say_that_all_is_here_where_it_could_not_look(lab, capsys, changes, expected):
+    set_params(lab, **changes)
+    code, lines = examined(capsys)
+    assert code == 0 and any(line.startswith(expected) for line in lines), lines
+    assert re.fullmatch(r"nothing was seen to be missing; 1 of \d+ lines could not be checked from here", lines[-1])
+    doctor.main(as_json=True)
+    assert "unchecked" in {line["state"] for line in json.loads(capsys.readouterr().out)}
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+DAMAGE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
+    "weights cut short": ("model.safetensors", cut, "model.safetensors: not a readable safetensors file"),
+    "no weights but a page": (
+        "model.safetensors",
+        lambda f: f.write_text("<html>404</html>"),
+        "not a readable safetensors",
+    ),
+    "a pointer of Git LFS": (
+        "model.safetensors",
+        lambda f: f.write_text("version https://git-lfs"),
+        "not a readable safetensors",
+    ),
+    "garbage for a tokenizer": ("tokenizer.json", lambda f: f.write_text("{"), "the tokenizer cannot be loaded"),
+    "no chat template": ("chat_template.jinja", Path.unlink, "has no chat template"),
+    "no config": ("config.json", Path.unlink, "has no config.json"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_doctor_opens_the_files_of_a_model(lab, capsys, damage):
+    name, break_file, expected = DAMAGE[damage]
+    (lab / "models" / "pocket").unlink()
+    shutil.copytree(ROOT / "models" / "pocket", lab / "models" / "pocket")
+    break_file(lab / "models" / "pocket" / "lexicon" / name)
+    code, lines = examined(capsys)
+    assert code == 1
+    assert [line for line in lines if line.startswith("!! model lexicon") and expected in line], lines
+
+
+def test_an_embedder_outside_of_the_panel_is_looked_at(lab, capsys):
+    set_params(lab, models__embeds={"path": "nothing"}, embedder="embeds")
+    code, lines = examined(capsys)
+    assert code == 1 and "ln -s FOLDER models/pocket/nothing" in needed(lines)
+
+
+def test_in_an_empty_folder_doctor_and_plan_name_init(tmp_path):
+    assert "`holdfast init`" in run(tmp_path, "holdfast", "doctor").stdout
+    assert "`holdfast init`" in holdfast(tmp_path, "plan")
 
 
 def test_doctor_says_what_an_endpoint_offers(server, capsys):
@@ -331,7 +495,7 @@ def test_a_missing_key_is_named_and_no_key_is_shown(server, lab, capsys, monkeyp
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"models__base": {"path": "nothing"}}, "put the model there"),
+        ({"models__base": {"path": "nothing"}}, "link or put the model there"),
         ({"models__base": {"hub": "a/b", "revision": "0" * 40}}, "HF_HUB_OFFLINE is set"),
         ({"ingest__folder": "data/nothing"}, "ingest.folder: data/nothing is not there"),
         ({"ingest__train": {"path": "nothing.jsonl"}}, "ingest.train"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import tempfile
 from pathlib import Path
@@ -127,26 +129,122 @@ def test_correcting_an_init_needs_no_force_and_keeps_edited_stages(folder, capsy
     assert not scaffold.is_unedited("stages/curate.py", scaffold.load_project())
 
 
-def test_workflows_lie_where_the_forge_looks_and_call_the_subfolder_s_scripts(folder):
-    start(into=Path("llm"), ci="github")
-    workflow = yaml.load((folder / ".github/workflows/holdfast-gate.yml").read_text(encoding="utf-8"), yaml.BaseLoader)
+@pytest.mark.parametrize("place", ["llm", "my llm's", "a: b #c", "größe/$HOME"])
+def test_workflows_lie_where_the_forge_looks_and_call_the_subfolder_s_scripts(folder, place):
+    start(into=Path(place), ci="github")
+    suffix = {"llm": "-llm", "my llm's": "-my-llm-s", "a: b #c": "-a-b-c", "größe/$HOME": "-gr-e-HOME"}[place]
+    workflows = folder / ".github/workflows"
+    workflow = yaml.load((workflows / f"holdfast-gate{suffix}.yml").read_text(encoding="utf-8"), yaml.BaseLoader)
     commands = [step.get("run", "") for step in workflow["jobs"]["gate"]["steps"]]
-    assert any(command.startswith("bash llm/.ci/gate.sh ") for command in commands)
+    gate = next(command for command in commands if "gate.sh" in command)
+    assert shlex.split(gate)[:2] == ["bash", f"{place}/.ci/gate.sh"]
     assert any(f"holdfast=={scaffold.version()}" in command for command in commands)
     assert not any("make " in command for command in commands)
-    comment = yaml.load(
-        (folder / ".github/workflows/holdfast-comment.yml").read_text(encoding="utf-8"), yaml.BaseLoader
+    comment = yaml.load((workflows / f"holdfast-comment{suffix}.yml").read_text(encoding="utf-8"), yaml.BaseLoader)
+    assert comment["on"]["workflow_run"]["workflows"] == [workflow["name"]] == [f"holdfast-gate{suffix}"]
+    script = comment["jobs"]["comment"]["steps"][-1]["run"]
+    assert shlex.split(script) == ["python3", f"{place}/.ci/comment.py", "github"]
+    done = run(folder, "bash", "-c", f"{script.removesuffix('github')} x")  # the shell finds it
+    assert "IndexError" in done.stderr
+    assert (folder / place / ".ci" / "gate.sh").stat().st_mode & 0o100
+
+
+def test_a_second_project_in_one_repository_has_workflows_and_a_comment_of_its_own(folder, capsys):
+    for place in ("one", "two"):
+        start(into=Path(place), ci="github")
+    names = sorted(file.name for file in (folder / ".github/workflows").iterdir())
+    assert names == [f"holdfast-{job}-{place}.yml" for job in ("comment", "gate") for place in ("one", "two")]
+    code = "import runpy, sys; print(runpy.run_path(sys.argv[1])['MARK'])"
+    marks = {run(folder, "python3", "-c", code, f"{place}/.ci/comment.py").stdout for place in ("one", "two")}
+    assert marks == {"<!-- holdfast one -->\n", "<!-- holdfast two -->\n"}
+    (folder / ".github/workflows/holdfast-gate-one-b.yml").write_text("theirs\n")
+    with pytest.raises(UserError, match=r"\.github/workflows/holdfast-gate-one-b.yml: is here already"):
+        start(into=Path("one/b"), ci="github")
+    with pytest.raises(UserError, match="cannot stand in a workflow"):
+        start(into=Path("a ${{ b }}"), ci="github")
+
+
+def test_gitlab_gets_jobs_without_our_tests_and_a_file_that_includes_them(folder, capsys):
+    for place in ("one", "my two"):
+        start(into=Path(place), ci="gitlab")
+    jobs = {place: yaml.safe_load((folder / place / ".ci/gitlab.yml").read_text()) for place in ("one", "my two")}
+    assert set(jobs["one"]) == {"stages", ".holdfast-one", "holdfast-gate-one", "holdfast-comment-one"}
+    assert set(jobs["one"]) & set(jobs["my two"]) == {"stages"}
+    content = jobs["my two"]
+    assert content["stages"] == ["gate", "comment"]
+    assert content["holdfast-gate-my-two"]["extends"] == ".holdfast-my-two"
+    assert content["holdfast-comment-my-two"]["needs"][0]["job"] == "holdfast-gate-my-two"
+    assert shlex.split(content["holdfast-gate-my-two"]["script"][1])[1] == "my two/.ci/gate.sh"
+    assert "pip install" in content[".holdfast-my-two"]["before_script"][0] and "make" not in str(content)
+    root = (folder / ".gitlab-ci.yml").read_text(encoding="utf-8")
+    assert yaml.safe_load(root) == {"include": [{"local": "/one/.ci/gitlab.yml"}]}  # it was there when the second came
+    assert '- local: "/my two/.ci/gitlab.yml"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ci", ["github", "gitlab"])
+def test_ci_alone_adds_workflows_to_a_project_and_touches_nothing_else(folder, capsys, ci):
+    start()
+    (folder / "params.yaml").write_text("# mine, whatever it is\n", encoding="utf-8")
+    before = tree(folder)
+    capsys.readouterr()
+    init.main(None, None, ci=ci)
+    after = tree(folder)
+    new = after.keys() - before.keys()
+    assert {name for name in new if not name.startswith(".holdfast/")} == {
+        ".ci/gate.sh",
+        ".ci/comment.py",
+        *(
+            {".github/workflows/holdfast-gate.yml", ".github/workflows/holdfast-comment.yml"}
+            if ci == "github"
+            else {".ci/gitlab.yml", ".gitlab-ci.yml"}
+        ),
+    }
+    assert {name for name in before if before[name] != after[name]} == {".holdfast/project.json"}
+    assert not [line for line in capsys.readouterr().out.splitlines() if "../" in line or "dvc.yaml" in line]
+    project = scaffold.load_project()
+    assert project is not None and project.ci == ci and "dvc.yaml" in project.files and ".ci/gate.sh" in project.files
+    (folder / ".ci/gate.sh").write_text("# mine\n")
+    init.main(None, None, ci=ci)
+    assert (folder / ".ci/gate.sh").read_text() == "# mine\n"
+
+
+def test_ci_alone_needs_a_project(folder, tmp_path):
+    before = tree(folder)
+    for into in (Path(), Path("nowhere")):
+        with pytest.raises(UserError, match="no project is here|no such folder"):
+            init.main(None, None, ci="github", into=into)
+    assert tree(folder) == before and not (folder / "nowhere").exists()
+
+
+def test_another_kind_of_project_replaces_what_the_first_wrote(folder, tiny):
+    start(ci="github")
+    (folder / "data/pocket/rubric.txt").write_text("mine\n")
+    (folder / "my.jsonl").write_text('{"prompt": "q", "completion": "a"}\n' * 3)
+    init.main(str(tiny), Path("my.jsonl"))
+    assert not (folder / "models/pocket/base/model.safetensors").exists()
+    assert (folder / "data/pocket/rubric.txt").read_text() == "mine\n"
+    assert (folder / ".ci/gate.sh").is_file()
+    assert Params.load().model_folder == "models/local"
+
+
+def test_a_user_s_pocket_lab_has_no_section_for_making_the_lab_s_models(folder):
+    start()
+    assert "pocket:" not in (folder / "params.yaml").read_text(encoding="utf-8")
+    assert "pocket:" in (ROOT / "params.yaml").read_text(encoding="utf-8")
+
+
+def test_what_is_written_points_to_nothing_that_a_user_of_the_wheel_lacks(folder, tiny):
+    start(ci="github", into=Path("a"))
+    (folder / "my.jsonl").write_text('{"prompt": "q", "completion": "a"}\n' * 3)
+    init.main(str(tiny), Path("my.jsonl"), into=Path("b"), ci="gitlab")
+    texts = (
+        f
+        for f in folder.rglob("*")
+        if f.is_file() and ".git" not in f.parts and "pocket" not in f.parts and "scaffold" not in f.parts
     )
-    assert comment["on"]["workflow_run"]["workflows"] == [workflow["name"]]
-    assert comment["jobs"]["comment"]["steps"][-1]["run"] == "python3 llm/.ci/comment.py github"
-    assert (folder / "llm" / ".ci" / "gate.sh").stat().st_mode & 0o100
-
-
-def test_gitlab_gets_its_file_without_our_tests(folder):
-    start(ci="gitlab")
-    content = yaml.safe_load((folder / ".gitlab-ci.yml").read_text(encoding="utf-8"))
-    assert content["stages"] == ["gate", "comment"] and "test" not in content
-    assert "pip install" in content[".python"]["before_script"][0] and "make" not in str(content)
+    for file in texts:
+        named = re.findall(r"(?<![\w/.])(?:docs|tests|benchmarks|holdfast)/[\w/.-]+", file.read_text(encoding="utf-8"))
+        assert not [name for name in named if not name.startswith("holdfast/data")], (file, named)
 
 
 FOREIGN = {

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils import hydra
 from helpers import ROOT, holdfast
 
 from holdfast.commands import profile
@@ -145,10 +146,26 @@ def test_the_profiles_suites_are_tasks_of_lm_eval_with_these_metrics():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_use_makes_any_profile_params_yaml_byte_for_byte_and_pocket_leads_back(place, capsys, name):
+def test_dvc_exp_run_changes_the_value_and_nothing_else(tmp_path, name):
+    """DVC writes params.yaml anew: lists in block style, null as nothing, 80 columns. The profiles are written so, too."""
+    text = (ROOT / "profiles" / f"{name}.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    hydra.apply_overrides(str(tmp_path / "params.yaml"), ["gate.margin=0.02", "mix.arms.domain-only.share=0.1"])
+    old = ("  margin: 0.03\n", "domain-only: {share: 0.0}")
+    assert all(text.count(one) == 1 for one in old)
+    expected = text.replace(old[0], "  margin: 0.02\n").replace(old[1], "domain-only: {share: 0.1}")
+    assert (tmp_path / "params.yaml").read_text(encoding="utf-8") == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_use_makes_any_profile_params_yaml_and_pocket_leads_back(place, capsys, name):
+    profile.use("pocket", force=False)
     before = (place / "params.yaml").read_bytes()
     profile.use(name, force=False)
-    assert (place / "params.yaml").read_bytes() == (ROOT / "profiles" / f"{name}.yaml").read_bytes()
+    written = (place / "params.yaml").read_bytes()
+    assert (ROOT / "profiles" / f"{name}.yaml").read_bytes().startswith(written)
+    assert b"\npocket:\n" not in written  # what only makes the lab's models
+    assert (name == "pocket") == ((ROOT / "profiles" / f"{name}.yaml").read_bytes() != written)
     assert Params.load().base == "base"
     assert (place / "data" / "local" / "README.md").is_file() == (name != "pocket")  # a folder that DVC tracks
     assert f"profile '{name}'" in capsys.readouterr().out
@@ -165,7 +182,7 @@ def test_list_marks_the_profile_in_use(place, capsys):
 
 
 def test_use_refuses_to_lose_edits_unless_forced(place):
-    edited = (place / "params.yaml").read_text(encoding="utf-8") + "# mine\n"
+    edited = (ROOT / "params.yaml").read_text(encoding="utf-8") + "# mine\n"
     (place / "params.yaml").write_text(edited, encoding="utf-8")
     said = holdfast(place, "profile", "use", "paper")  # no git has it
     assert "--force" in said

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 import yaml
-from helpers import run
+from helpers import run, set_params
 
 from holdfast.commands import init, upgrade
 from holdfast.commands import run as code
@@ -148,9 +149,16 @@ def test_a_file_that_the_scaffold_has_no_more_goes_unless_it_was_edited(project)
     assert (project / "stages/older.py").read_text() == "# mine\n"
 
 
-def test_it_says_which_stages_run_again_and_why(project, capsys):
-    stage = (project / STAGE).read_text(encoding="utf-8")
-    make_old(project, stages__balance_py=stage.replace("def main(", "def before() -> None: ...\n\n\ndef main("))
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    from holdfast.planning import generation_speed, training_speed
+
+    for module in (generation_speed, training_speed):
+        monkeypatch.setattr(module, "MEASURE_SECONDS", 0.01)
+
+
+def lock(project: Path) -> None:
+    """As after a run: dvc.lock has the code of every stage."""
     code.write_code()
     folder = project / ".holdfast/code"
     stages = {
@@ -159,9 +167,67 @@ def test_it_says_which_stages_run_again_and_why(project, capsys):
     }
     (project / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}), encoding="utf-8")
     commit(project)
+
+
+DOWNSTREAM = "quality, pilot, mix, finetune, evaluate, drift, gate, report"
+
+
+def test_it_says_which_stages_run_again_why_and_how_long_that_takes(project, capsys, quick):
+    set_params(project, panel=["base"], reconstruct__samples=200, respond__k=1, finetune__micro_batch=1)
+    stage = (project / STAGE).read_text(encoding="utf-8")
+    make_old(project, stages__balance_py=stage.replace("def main(", "def before() -> None: ...\n\n\ndef main("))
+    lock(project)
     assert upgrade.main(dry_run=True) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("again")]
-    assert lines == ["again    balance: stages.balance"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("again")] == ["again    balance: stages.balance"]
+    assert f"then     {DOWNSTREAM}: they read what these write" in lines
+    time = next(line for line in lines if line.startswith("time"))
+    assert re.fullmatch(r"time     about [\d.,]+ \w+ on this machine \(\w+.*\.\.\.\), by `holdfast plan`", time), time
+
+
+def test_a_changed_entry_and_a_parameter_that_goes_run_stages_again_too(project, capsys):
+    pipeline = (project / "dvc.yaml").read_text(encoding="utf-8")
+    make_old(project, dvc_yaml=pipeline.replace("params: [balance]", "params: [balance, gate]"))
+    set_params(project, models={"base": {"path": "elsewhere"}}, panel=["base"])
+    edit(project / "params.yaml", "consensus:\n", "consensus:\n  old_knob: 3\n")
+    lock(project)
+    assert upgrade.main(dry_run=True) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("again")] == [
+        "again    consensus: parameter consensus.old_knob",
+        "again    balance: its entry in dvc.yaml",
+    ]
+    assert f"then     {DOWNSTREAM}: they read what these write" in lines
+    assert "time     not known: the base's weights are not here; `holdfast plan --device h100` reckons" in lines
+
+
+def test_line_endings_of_an_editor_are_no_conflict_and_stay(project, capsys):
+    stage = (project / STAGE).read_text(encoding="utf-8")
+    gate = (project / "stages/gate.py").read_bytes()
+    make_old(project, stages__balance_py=as_before(stage))
+    (project / STAGE).write_bytes((as_before(stage) + "# mine\n").replace("\n", "\r\n").encode())
+    (project / "stages/gate.py").write_bytes(gate.replace(b"\n", b"\r\n"))
+    commit(project)
+    assert upgrade.main(yes=True) == 0
+    assert (project / STAGE).read_bytes() == (stage + "# mine\n").replace("\n", "\r\n").encode()
+    assert (project / "stages/gate.py").read_bytes() == gate.replace(b"\n", b"\r\n")
+    commit(project)
+    capsys.readouterr()
+    assert upgrade.main(yes=True) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_conflict_in_a_file_of_other_line_endings_is_of_the_lines_that_differ(project, capsys):
+    text = (project / STAGE).read_text(encoding="utf-8")
+    make_old(project, stages__balance_py=text.replace("def main(", "def older("))
+    (project / STAGE).write_bytes(text.replace("def main(", "def mine(").replace("\n", "\r\n").encode())
+    commit(project)
+    assert upgrade.main(yes=True) == 1
+    merged = (project / STAGE).read_bytes()
+    assert merged.count(b"\n") == merged.count(b"\r\n") < text.count("\n") + 8
+    assert b"<<<<<<< yours\r\ndef mine(" in merged
+    shown = capsys.readouterr().out
+    assert "    def mine(" in shown and "\r" not in shown
 
 
 def md5(file: Path) -> str:
@@ -209,12 +275,17 @@ def test_another_version_is_refused(project, version, expected):
     assert expected in refused(project)
 
 
-def test_a_dirty_tree_is_refused_where_a_file_would_change(project):
+def test_a_dirty_tree_is_refused_where_a_file_would_change(project, capsys):
     text = (project / STAGE).read_text(encoding="utf-8")
     make_old(project, stages__balance_py=as_before(text))
     (project / "notes.txt").write_text("mine", encoding="utf-8")  # no file of the scaffold: no matter
     edit(project / STAGE, "def main(", "def  main(")
     assert "not committed" in refused(project) and STAGE in refused(project)
+    before = tree(project)
+    assert upgrade.main(dry_run=True) == 0  # looking is allowed, and says it
+    shown = capsys.readouterr().out
+    assert f"note     {STAGE}: has edits that are not committed; commit them first" in shown
+    assert "nothing was written" in shown and tree(project) == before
 
 
 def test_without_a_project_it_is_refused(project):
@@ -253,6 +324,9 @@ def test_broken_params_are_refused(project):
         ("params.yaml", b"a: [1\n"),
         ("dvc.lock", b"stages: 3\n"),
         ("dvc.lock", b"stages: {a: 3}\n"),
+        ("dvc.yaml", b"a: [\n"),
+        ("dvc.yaml", b"stages: {a: 3}\n"),
+        ("dvc.yaml", b"\xff"),
         ("dvc.lock", b"stages: {a: {deps: [{md5: x}]}}\n"),
         ("dvc.lock", b"text\n"),
         ("dvc.lock", b"\xff\xfe\x00"),
@@ -260,6 +334,8 @@ def test_broken_params_are_refused(project):
 )
 def test_damaged_files_are_refused_in_a_few_lines(project, file, content):
     make_old(project, stages__balance_py="# older\n")
+    if file == "dvc.yaml":  # read where there is something to run again
+        lock(project)
     (project / file).write_bytes(content)
     commit(project)
     assert Path(file).name in refused(project)

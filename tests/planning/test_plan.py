@@ -265,12 +265,16 @@ def test_a_measured_plan_names_every_stage_and_its_money(lab, capsys, monkeypatc
     for module in (generation_speed, training_speed):
         monkeypatch.setattr(module, "MEASURE_SECONDS", 0.01)
     plan.main(price=3600.0, device=None, count=1, as_json=False)
-    said = capsys.readouterr().out
+    said, progress = capsys.readouterr()
+    assert progress.splitlines() == [
+        "measuring base: writes and scores for some seconds",
+        "measuring base: trains for some seconds",
+    ]
     assert said.startswith("on this machine, before anything has run")
     rows = {
         line.split()[0]: line.split()
         for line in said.splitlines()[3:]
-        if line and not line.startswith(("memory", "note"))
+        if line and not line.startswith(("device-h", "memory", "note"))
     }
     assert {
         "reconstruct",
@@ -284,6 +288,34 @@ def test_a_measured_plan_names_every_stage_and_its_money(lab, capsys, monkeypatc
     assert float(rows["reconstruct"][1].replace(",", "")) == 10_000
     assert float(rows["ingest"][1].replace(",", "")) == 2400
     assert all(float(rows[stage][-1].replace(",", "")) > 0 for stage in ("reconstruct", "finetune@holdfast", "all"))
+
+
+def test_device_hours_are_the_seconds_times_the_devices_in_use(settings, monkeypatch):
+    """Two worker processes on one CPU are one device; eight GPUs that write together are eight; evaluating takes one."""
+    monkeypatch.setattr(devices, "stage_seconds", lambda *_: (10.0, 100.0))
+    monkeypatch.setenv("HOLDFAST_WORKERS", "2")
+    shape = shapes.Shape(parameters=1000, layers=2, hidden=8, heads=4, cache=64, vocabulary=10, context=512)
+    rates, sizes = {"base": Rates(write=1, read=1)}, {"base": shape}
+
+    def plan_one(stage: str, model: str, here: bool, count: int) -> tuple[float | None, float]:
+        line = plan.plan_stage(settings, Work(stage, model, 10_000), rates, sizes, 1.0, here, count)
+        return line.seconds, line.hours * 3600
+
+    assert plan_one("respond@base", "base", here=True, count=1) == (60.0, pytest.approx(60.0))
+    assert plan_one("respond@base", "base", here=False, count=8) == (22.5, pytest.approx(8 * 22.5))
+    assert plan_one("evaluate@base", "base", here=False, count=8) == (110.0, pytest.approx(110.0))
+    assert plan_one("gate", "", here=False, count=8)[1] == 0
+
+
+def test_assumed_lengths_stay_within_the_limits_of_params(lab, capsys):
+    for longest, answer in ((8, 8), (5000, 300)):
+        set_params(lab, respond__max_tokens=longest, reconstruct__max_tokens=longest)
+        plan.main(price=None, device="h100", count=1, as_json=True)
+        found = json.loads(capsys.readouterr().out)
+        line = {one["stage"]: one for one in found["stages"]}["respond@base"]
+        turn = min(60, longest) + 40
+        assert line["tokens"] == pytest.approx(line["rows"] * (answer + turn), rel=1e-4)
+        assert f"{min(60, longest)} tokens an instruction, {answer} a response are assumed" in " ".join(found["notes"])
 
 
 def test_a_plan_for_a_named_device_needs_no_weights(lab, capsys):
