@@ -102,7 +102,7 @@ def test_explain_a_field_says_what_a_change_runs_again(monkeypatch, capsys):
     ]
     explain.main("mix.arms.holdfast.share", markdown=False)
     shown = capsys.readouterr().out
-    assert "  params.yaml: 0.25\n" in shown
+    assert "  params.yaml: 0.35\n" in shown
     again = shown.splitlines()[-1]
     assert "finetune" in again and "ingest" not in again
 
