@@ -87,10 +87,12 @@ def check_memory(params: Params) -> Iterator[Line]:
     spread = params.finetune.processes.strategy == "fsdp2" and where.type != "cpu"
     count = torch.accelerator.device_count() if spread else 1
     total = torch.cuda.get_device_properties(0).total_memory if where.type == "cuda" else psutil.virtual_memory().total
-    shape = shapes.find_shape(params.models[params.base], Path(params.model_folder))
+    base = params.models[params.base]
+    lost = base.path is not None and not (Path(params.model_folder) / base.path).is_dir()  # said beside the models
+    shape = None if lost else shapes.find_shape(base, Path(params.model_folder))
     what = f"memory: {total / GIB:,.0f} GiB on {where.type}" + (f", x {count} shared by fsdp2" if count > 1 else "")
     if shape is None:
-        yield UNKNOWN, f"{what}; the base's size is not known before it is downloaded"
+        yield UNKNOWN, f"{what}; the base's size is not known before it is here"
         return
     whole = any(params.finetune.arms[arm].lora_rank is None for arm in params.arms)
     kl = any(params.finetune.arms[arm].objective == "kl" for arm in params.arms)

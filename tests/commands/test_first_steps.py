@@ -495,7 +495,7 @@ def test_a_missing_key_is_named_and_no_key_is_shown(server, lab, capsys, monkeyp
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"models__base": {"path": "nothing"}}, "link or put the model there"),
+        ({"models__base": {"path": "nothing"}}, "put or link the model there"),
         ({"models__base": {"hub": "a/b", "revision": "0" * 40}}, "HF_HUB_OFFLINE is set"),
         ({"ingest__folder": "data/nothing"}, "ingest.folder: data/nothing is not there"),
         ({"ingest__train": {"path": "nothing.jsonl"}}, "ingest.train"),
