@@ -61,7 +61,7 @@ def test_a_wrong_call_exits_with_3(monkeypatch, line):
 
 @pytest.mark.parametrize("code", [0, 1, 2])
 def test_a_verdict_s_exit_code_is_passed_on_and_quiet_speaks_only_on_failure(monkeypatch, capsys, code):
-    def verdict(_against):
+    def verdict(*_options):
         print("the verdict")
         return code
 
