@@ -352,7 +352,7 @@ def build(root: Path, n: int = 60, arms: dict[str, int] = ARMS) -> Path:
         "read": 2600,
         "kept": 2590,
         "rejected": {"empty turn": 10},
-        "unused": {"messages[].<i>": 7},
+        "unused": {"messages[].name": 7},
         "changed": {},
     }
     storage.write_json(reports / "ingest.json", {"schema": 1, "splits": {"train": domain}})
