@@ -270,7 +270,7 @@ def test_a_known_kind_of_model_is_loaded_although_its_repository_has_code(folder
 def test_doctor_and_init_say_what_acquire_would(folder):
     from holdfast.commands import doctor, init
 
-    assert doctor.find_fault(folder, loaded=True) is None
+    assert doctor.find_fault(folder, loaded=True, chats=True) is None
     change_weights(lambda t: t.pop(UP))(folder)
     assert f"missing {UP}" in str(doctor.find_fault(folder, loaded=True))
     with pytest.raises(UserError, match=f"missing {UP}"):

@@ -826,7 +826,7 @@ def test_a_project_in_a_subfolder_is_compared_with_itself_there(tmp_path: Path, 
 
 def test_an_unknown_revision_is_a_user_error(history: Path) -> None:
     code, shown = ask(history, "--against", "no-such-branch")
-    assert code == 3 and "unknown Git revision" in shown and "Traceback" not in shown
+    assert code == 3 and "no such revision" in shown and "Traceback" not in shown
 
 
 PARAMS = Params.load(ROOT / "params.yaml")

@@ -36,6 +36,6 @@ def test_no_key_follows_a_blank_line_and_no_comment_its_replacement(profile):
     text, notes = tailor_params(profile, Model(path="b"), survey, shape, None, Path("d.csv"), Path("t.csv"), columns)
     lines = text.splitlines()
     assert not [line for before, line in pairwise(lines) if not before and line.startswith(" ")]
-    assert "  columns: {prompt: QUESTION, response: final_decision}" in lines
+    assert "  columns:\n    prompt: QUESTION\n    response: final_decision\n" in text
     assert {"same_role: join", "encoding: cp1252", "max_chars: 9002"} <= {line.strip() for line in lines}
     assert any("read as cp1252, so that it says 'où?'" in note for note in notes)
