@@ -279,7 +279,7 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 def not_finite(key: str, tensor: torch.Tensor, folder: Path) -> UserError:
     kind = str(tensor.dtype).removeprefix("torch.")
-    do = "take it as it was before it broke; no later stage can mend it"
+    do = "take a copy from before it broke: no later stage can repair it"
     return UserError(f"has weights that are NaN or infinite (in {key[:120]}, as {kind})", where=folder, do=do)
 
 

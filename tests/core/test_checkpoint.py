@@ -272,7 +272,7 @@ def test_doctor_and_init_say_what_acquire_would(folder):
 
     assert doctor.find_fault(folder, loaded=True, chats=True) is None
     change_weights(lambda t: t.pop(UP))(folder)
-    assert f"missing {UP}" in str(doctor.find_fault(folder, loaded=True))
+    assert f"missing {UP}" in str(doctor.find_fault(folder, loaded=True, chats=True))
     with pytest.raises(UserError, match=f"missing {UP}"):
         init.find_model(str(folder), None)
 
