@@ -9,13 +9,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import shutil
+import sys
+import venv
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT, describe, instruction, raw, run_stage, set_evaluation_items, set_params
+from helpers import ROOT, describe, environment, instruction, raw, run, run_stage, set_evaluation_items, set_params
 
 from holdfast.core import manifest
+
+PACKAGED = ("holdfast", "stages", "profiles", "data", "models", ".ci", ".github")  # what a wheel is built from
 
 
 @pytest.fixture(scope="session")
@@ -95,3 +100,41 @@ def curated(project: Path, base: Path) -> Any:
         return kept, rejected
 
     return curate
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that hold slow tests come first: a worker that begins one near the end would run alone for minutes."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy of the files that git has, as from a clean clone."""
+    clone, out = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("dist")
+    for name in run(ROOT, "git", "ls-files", "-co", "--exclude-standard").stdout.splitlines():
+        if ("/" not in name or name.split("/")[0] in PACKAGED) and (ROOT / name).is_file():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, clone / name)
+    options = ["-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(out)]
+    done = run(clone, sys.executable, "-m", "pip", "wheel", *options, ".")
+    assert done.returncode == 0, done.stderr
+    return next(out.glob("holdfast-*.whl"))
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a shell in which this wheel is installed, and of Holdfast nothing else."""
+    place = tmp_path_factory.mktemp("venv")
+    venv.create(place, with_pip=False, symlinks=True)
+    site = next((place / "lib").glob("python*")) / "site-packages"
+    with zipfile.ZipFile(wheel) as archive:  # a wheel of pure Python is installed by unpacking it
+        archive.extractall(site)
+    ours = next(Path(entry) for entry in sys.path if entry.endswith("site-packages"))
+    (site / "zz-dependencies.pth").write_text(f"{ours}\n")  # found after the wheel; its .pth files do not run
+    for name, module in (("holdfast", "holdfast.cli"), ("dvc", "dvc.cli")):
+        script = place / "bin" / name
+        script.write_text(f"#!{place}/bin/python\nimport sys\nfrom {module} import main\nsys.exit(main())\n")
+        script.chmod(0o755)
+    inherited = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
+    return {**inherited, "PATH": f"{place}/bin{os.pathsep}{os.environ['PATH']}"}

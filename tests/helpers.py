@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import warm_start
 import yaml
 
 from holdfast.core import manifest, records
@@ -26,10 +27,10 @@ BIN = Path(sys.executable).parent
 
 
 def environment() -> dict[str, str]:
-    """No network, no telemetry, the tools of this interpreter first on the path."""
+    """No network, no telemetry, the tools of this interpreter first on the path (see warm_start.py)."""
     return {
         **os.environ,
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join([str(warm_start.start()), str(BIN), os.environ["PATH"]]),
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "DVC_NO_ANALYTICS": "1",
@@ -64,10 +65,8 @@ def repro(folder: Path, *options: str) -> tuple[list[str], str]:
 
 def holdfast(folder: Path, *arguments: str) -> str:
     """Runs the real command, which must stop with exit code 3 and one to three lines, and returns them."""
-    command = [sys.executable, "-m", "holdfast.cli", *arguments]
-    done = subprocess.run(
-        command, cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True
-    )
+    command = [str(warm_start.start() / "holdfast"), *arguments]
+    done = subprocess.run(command, cwd=folder, env={"PATH": ""}, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
     assert 1 <= len(done.stderr.strip().splitlines()) <= 3, done.stderr
@@ -253,3 +252,10 @@ def read_curves(project: Path) -> dict[str, list[float]]:
         file.stem: [float(line.split("\t")[-1]) for line in file.read_text().splitlines()[1:]]
         for file in (project / "reports/training/arm/plots/metrics/train").glob("*.tsv")
     }
+
+
+def shell(folder: Path, environment: dict[str, str], *command: str) -> str:
+    """Runs a command that must succeed, in another environment than this one, and returns all that it prints."""
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout + done.stderr

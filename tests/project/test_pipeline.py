@@ -1,15 +1,20 @@
-"""The whole DAG at a miniature size in a git repository of its own: cold, no-op, one knob, from scratch again, bad input."""
+"""The whole DAG at a miniature size in a git repository of its own: cold, no-op, one knob, bad input; and with an installed wheel elsewhere."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import os
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from helpers import checkout, repro, run, set_params
+import warm_start
+from helpers import checkout, make_miniature, repro, run, set_params, shell
+
+VERDICTS = ("pass", "fail", "cannot-compare")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +38,6 @@ def outputs(folder: Path) -> dict[str, str]:
     return {f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
-@pytest.mark.slow
 class TestWholePipeline:
     """In order: each test goes on from where the one before left the repository."""
 
@@ -103,27 +107,48 @@ class TestWholePipeline:
             assert "Traceback" not in output
             assert outputs(project) == before
 
-    def test_from_scratch_again_every_byte_is_the_same(self, cold):
-        project, _ = cold
-        before = outputs(project)
-        shutil.rmtree(project / ".cache")
-        ran, _ = repro(project, "--force")
-        assert len(ran) == 23
-        assert outputs(project) == before
 
-    def test_the_base_alone_without_judges_comes_to_a_verdict_too(self, cold):
-        project, _ = cold
-        set_params(project, panel=["base"], consensus__strategy="first")
-        ran, output = repro(project)
-        assert "no judge is asked" in output
-        assert ran[-1] == "report"
-        scores = pq.read_table(project / "data/scores/base.parquet")
-        assert scores.num_rows == 0
-        replay = pq.read_table(project / "data/replay/replay.parquet").to_pylist()
-        assert {row["model"] for row in replay} == {"base"}
-        assert {row["score"] for row in replay} == {None}
-        consensus = json.loads((project / "reports/consensus.json").read_text())
-        assert (consensus["strategy"], consensus["calls"], consensus["judges"]) == ("first", 0, {})
-        report = (project / "reports/report.md").read_text(encoding="utf-8")
-        assert "no judge was asked" in report
-        assert "nan" not in report.lower().split()
+def test_a_wheel_in_an_empty_folder_gives_the_same_bytes(cold, installed, tmp_path):
+    """`holdfast init --pocket` and `dvc repro`, from the first import to the verdict: nothing is shared with the run above."""
+    shell(tmp_path, installed, "holdfast", "init", "--pocket")
+    make_miniature(tmp_path)
+    shell(tmp_path, installed, "git", "add", "-A")
+    shell(tmp_path, installed, "git", "commit", "-qm", "start")
+    output = shell(tmp_path, installed, "dvc", "repro")
+    assert len(re.findall(r"Running stage '(?!code)", output)) == 23, output
+    assert outputs(tmp_path) == outputs(cold[0])
+    assert json.loads((tmp_path / "reports/gate.json").read_text(encoding="utf-8"))["verdict"] in VERDICTS
+
+
+def test_the_base_alone_without_judges_comes_to_a_verdict_in_a_subfolder(installed, tmp_path):
+    """With the wheel, in a DVC project that has a pipeline and a stages package of its own."""
+    python = Path(installed["PATH"].split(os.pathsep)[0]) / "python"
+    warm = {**installed, "PATH": f"{warm_start.start(str(python), '')}{os.pathsep}{installed['PATH']}"}
+    shell(tmp_path, warm, "git", "init", "-q")
+    shell(tmp_path, warm, "dvc", "init", "-q")
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "__init__.py").write_text("raise RuntimeError('not of this project')\n")
+    (tmp_path / "dvc.yaml").write_text("stages:\n  theirs: {cmd: echo theirs > theirs.txt, outs: [theirs.txt]}\n")
+    project = tmp_path / "llm"
+    shell(tmp_path, warm, "holdfast", "init", "--pocket", "--into", "llm")
+    make_miniature(project)
+    set_params(project, panel=["base"], arms=["holdfast"], gate__control=None, consensus__strategy="first")
+    shell(project, warm, "git", "add", "-A")
+    shell(project, warm, "git", "commit", "-qm", "start")
+    output = shell(project, warm, "dvc", "repro")
+    assert len(re.findall(r"Running stage '(?!code|llm/dvc.yaml:code)", output)) == 18, output
+    assert not (tmp_path / "theirs.txt").exists()
+    assert "no judge is asked" in output
+    scores = pq.read_table(project / "data/scores/base.parquet")
+    assert scores.num_rows == 0
+    replay = pq.read_table(project / "data/replay/replay.parquet").to_pylist()
+    assert {row["model"] for row in replay} == {"base"}
+    assert {row["score"] for row in replay} == {None}
+    consensus = json.loads((project / "reports/consensus.json").read_text())
+    assert (consensus["strategy"], consensus["calls"], consensus["judges"]) == ("first", 0, {})
+    report = (project / "reports/report.md").read_text(encoding="utf-8")
+    assert "no judge was asked" in report
+    assert "nan" not in report.lower().split()
+    verdict = json.loads((project / "reports/gate.json").read_text(encoding="utf-8"))
+    assert set(verdict["arms"]) == {"holdfast"}
+    assert verdict["verdict"] in VERDICTS

@@ -48,6 +48,8 @@ def test_pubmedqa_passes_through_a_qwen2_shaped_model(tmp_path: Path):
         model_folder="models/local",
         models={"base": {"path": "base"}},
         panel=["base"],
+        arms=["holdfast"],
+        gate__control=None,
         ingest={
             "folder": "data/local",
             "train": {"path": "pubmedqa.json"},
