@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import gc
 import shutil
 import sys
 import venv
@@ -20,6 +21,7 @@ from helpers import ROOT, describe, environment, instruction, raw, run, run_stag
 
 from holdfast.core import manifest
 
+frozen = [0]  # how many modules there were when the collector was last told to pass over them
 PACKAGED = ("holdfast", "stages", "profiles", "data", "models", ".ci", ".github")  # what a wheel is built from
 
 
@@ -106,6 +108,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that hold slow tests come first: a worker that begins one near the end would run alone for minutes."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_runtest_setup() -> None:
+    """Takes what the libraries have made out of the garbage collector's view: a full collection, as a trainer makes one at
+    each start, else walks a million objects and takes longer than the training."""
+    if len(sys.modules) > frozen[-1] + 200:
+        frozen.append(len(sys.modules))
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

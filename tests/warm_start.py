@@ -25,17 +25,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 COMMANDS = {"holdfast": "holdfast.cli", "dvc": "dvc.cli"}
-LIGHT = ["holdfast.cli", "holdfast.params.whole", "holdfast.core.fingerprint", "holdfast.evaluation.gate", "dvc.cli"]
-LIGHT += ["dvc.repo", "dvc.commands.repro", "dvc.stage", "dvc_data.index", "pandas", "pyarrow.parquet"]
-HEAVY = [
-    "torch",
-    "transformers.models.llama.modeling_llama",
-    "trl",
-    "datasets",
-    "lm_eval.models.huggingface",
-    "evidently",
-]
-HEAVY += ["lm_eval.tasks", "great_expectations", "sklearn.cluster", "sklearn.feature_extraction.text", "scipy.stats"]
+ALWAYS = ["holdfast.cli", "holdfast.params.whole", "holdfast.core.fingerprint", "holdfast.evaluation.gate", "dvc.cli"]
+ALWAYS += ["dvc.repo", "dvc.commands.repro", "dvc.stage", "dvc_data.index", "pandas", "pyarrow.parquet"]
+MODELS = ["torch", "transformers.models.llama.modeling_llama", "transformers.generation", "sklearn.cluster"]
+STAGES = {
+    "finetune": ["trl", "peft"],
+    "drift": ["evidently"],
+    "quality": ["great_expectations"],
+    "ingest": ["datasets"],
+}
+STAGES["evaluate"] = [*MODELS, "lm_eval.models.huggingface", "lm_eval.tasks", "sklearn.feature_extraction.text"]
 LIMITS = ("RLIMIT_FSIZE", "RLIMIT_DATA", "RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_NOFILE")
 
 CLIENT = """#!{python} -IS
@@ -81,7 +80,7 @@ def start(python: str = sys.executable, root: str = str(Path(__file__).resolve()
 
 def serve(listener: socket.socket) -> NoReturn:
     """Forks for each connection, for ever; ends when the process that started it does (its end of our stdin closes)."""
-    load(LIGHT)
+    load(ALWAYS)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the children are not waited for here
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
@@ -93,8 +92,8 @@ def serve(listener: socket.socket) -> NoReturn:
         while len(content) < int.from_bytes(head, "big"):
             content += connection.recv(1 << 20)
         call = json.loads(content)
-        if call[1][1:2] == ["run"]:
-            load(HEAVY)
+        if call[1][1:2] == ["run"] and (Path(call[3]) / "stages" / f"{call[1][2]}.py").is_file():
+            load(STAGES.get(call[1][2], MODELS))
         if os.fork() == 0:
             listener.close()
             attend(connection, descriptors, *call)

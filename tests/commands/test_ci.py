@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import helpers
 import pytest
 import yaml
 from helpers import set_params
@@ -86,16 +87,7 @@ def test_ci_files_call_scripts_that_are_there() -> None:
 
 
 def run(folder: Path, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "DVC_NO_ANALYTICS": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_AUTHOR_NAME": "t",
-        "GIT_AUTHOR_EMAIL": "t@example.org",
-        "GIT_COMMITTER_NAME": "t",
-        "GIT_COMMITTER_EMAIL": "t@example.org",
-        "HOLDFAST_PAGES": "https://ci.example/runs/7",
-    }
+    environment = helpers.environment() | {"HOLDFAST_PAGES": "https://ci.example/runs/7"}
     for name in (
         "GITHUB_STEP_SUMMARY",
         "HOLDFAST_REPRO",
