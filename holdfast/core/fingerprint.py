@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ def of_file(file: Path, root: Path = Path()) -> dict[str, str]:
         current = todo.pop()
         name = _name(current, root)
         if name not in hashes:
-            hashes[name], reached = _read(current, root.resolve())
-            todo += reached
+            source = _read(current)
+            hashes[name] = source.hash
+            todo += sorted(_reach(current, source, root.resolve()))
     return dict(sorted(hashes.items()))
 
 
@@ -44,18 +46,40 @@ def source_hash(*files: str) -> str:
     return digest(repr(trees))
 
 
-def _read(file: Path, root: Path) -> tuple[str, list[Path]]:
-    """(hash, files reached) of a file. Parsed once as long as it does not change."""
+@dataclass(frozen=True)
+class _Source:
+    """What a file says by itself, wherever it is read from."""
+
+    hash: str
+    imports: frozenset[tuple[int, str]] = frozenset()  # (dots before it, dotted name)
+    beside: frozenset[str] = frozenset()  # strings that may name a file in the same folder
+
+
+def _read(file: Path) -> _Source:
+    """Parsed once as long as the file does not change."""
     status = file.stat()
-    return _parse(file, root, status.st_mtime_ns, status.st_size)
+    return _parse(file, status.st_mtime_ns, status.st_size)
 
 
 @cache
-def _parse(file: Path, root: Path, changed: int, size: int) -> tuple[str, list[Path]]:
+def _parse(file: Path, changed: int, size: int) -> _Source:
     if file.suffix != ".py":
-        return digest(file.read_bytes()), []
+        return _Source(digest(file.read_bytes()))
     tree = ast.parse(file.read_text(encoding="utf-8-sig"), str(file))
-    return digest(repr(canonical(tree))), sorted(_reach(file, tree, root))
+    imports, beside = set[tuple[int, str]](), set[str]()
+    for node in _find_running(tree):
+        if isinstance(node, ast.ImportFrom):
+            start = node.module or ""
+            imports.add((node.level, start))
+            imports |= {(node.level, f"{start}.{alias.name}".lstrip(".")) for alias in node.names}
+        elif isinstance(node, ast.Import):
+            imports |= {(0, alias.name) for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 100:
+            if node.value.startswith(f"{PACKAGE.name}.") and node.value.replace(".", "").isidentifier():
+                imports.add((0, node.value))
+            elif "." in node.value and "/" not in node.value:
+                beside.add(node.value)
+    return _Source(digest(repr(canonical(tree))), frozenset(imports), frozenset(beside))
 
 
 def _name(file: Path, root: Path) -> str:
@@ -66,33 +90,16 @@ def _name(file: Path, root: Path) -> str:
     return file.name
 
 
-def _reach(file: Path, tree: ast.Module, root: Path) -> set[Path]:
+def _reach(file: Path, source: _Source, root: Path) -> set[Path]:
     """Files that a module imports, or names: modules of the library and below `root`, and data beside the module."""
-    names: set[str] = set()
-    for node in _find_running(tree):
-        if isinstance(node, ast.ImportFrom):
-            start = node.module or ""
-            if node.level:
-                package = _name(file, root).split(".")[: -node.level]
-                start = ".".join([*package, *filter(None, [start])])
-            names |= {start, *(f"{start}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 100:
-            if node.value.startswith(f"{PACKAGE.name}.") and node.value.replace(".", "").isidentifier():
-                names.add(node.value)
-            elif "." in node.value and "/" not in node.value and (file.parent / node.value).is_file():
-                names.add(str(file.parent / node.value))
-    files: set[Path] = set()
-    for name in names:
-        if Path(name).is_absolute():
-            files.add(Path(name))
-            continue
-        parts = name.split(".")
-        folder = PACKAGE.parent if parts[0] == PACKAGE.name else root
+    package = _name(file, root).split(".")
+    files = {place for name in source.beside if (place := file.parent / name).is_file()}
+    for level, name in source.imports:
+        parts = [*(package[:-level] if level else ()), *filter(None, name.split("."))]
+        folder = PACKAGE.parent if parts[:1] == [PACKAGE.name] else root
         for end in range(1, len(parts) + 1):  # packages on the way run too
             place = folder.joinpath(*parts[:end])
-            files |= {f for f in (place.with_suffix(".py"), place / "__init__.py") if parts[0] and f.is_file()}
+            files |= {f for f in (place.with_suffix(".py"), place / "__init__.py") if f.is_file()}
     return {f.resolve() for f in files}
 
 
