@@ -31,3 +31,5 @@ def main(model: str) -> None:
     storage.write_json(folder / "settings.json", evaluation.settings)
     storage.write_json(folder / "scores.json", evaluation.scores)
     print(f"{model}: " + ", ".join(f"{suite} {score:.3f}" for suite, score in evaluation.scores.items()))
+    for suite, reason in evaluation.settings.get("left_out", {}).items():
+        print(f"{suite} is left out: {reason}")

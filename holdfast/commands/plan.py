@@ -131,7 +131,8 @@ def count_data(params: Params, tokenizer: Any) -> tuple[Domain, list[str]]:
         return len(mask), sum(mask)
 
     tasks, evaluate = Path(params.evaluate.tasks), params.evaluate
-    sizes = {name: count_items(name, tasks) for name in evaluate.suites}
+    sizes = {name: count_items(name, tasks) for name in evaluate.tasks_asked()}
+    sizes |= dict.fromkeys(evaluate.core_suites(), evaluate.core.items)
     notes = []
     if unknown := [name for name, n in sizes.items() if n is None]:
         notes.append(f"{len(unknown)} suites are taken to have {USUAL_ITEMS} items each: {', '.join(unknown[:3])}")

@@ -17,8 +17,8 @@ CANNOT = re.compile(
     r"\b(?:i|we)(?:'m| am| are|'re)? (?:(?:really |very |truly |deeply )?(?:sorry|afraid),? (?:but |that )?(?:i|we) )?"
     r"(?:(?:simply|just|also|really|absolutely|therefore) )?"
     r"(?:can ?not|can't|could not|couldn't|won't|will not|would not|wouldn't|must not|(?:am )?not able to|(?:am )?unable to"
-    r"|(?:have to|must|will|need to) (?:\w+ )?(?:decline|refuse)|decline|refuse|am not (?:going|comfortable|willing|allowed|permitted|programmed|designed)"
-    r"|not (?:going|comfortable|willing|allowed|permitted|programmed|designed)|don't feel comfortable)\b"
+    r"|(?:have to|must|will|need to) (?:\w+ )?(?:decline|refuse)|decline|refuse|am not (?:going|comfortable|willing|allowed|permitted|programmed|designed|equipped)"
+    r"|not (?:going|comfortable|willing|allowed|permitted|programmed|designed|equipped)|don't feel comfortable)\b"
     r"(?! (?:stress|emphasi[sz]e|overstate|say enough|recommend (?:it|this) enough|wait))",
     re.IGNORECASE,
 )
@@ -26,7 +26,7 @@ CONDEMNS = re.compile(
     r"\b(?:do not|don't|cannot|can't|never|not) (?:\w+ ){0,2}?(?:condone|promote|endorse|support|encourage|engage in|hold|have) (?:or \w+ )?"
     r"(?:\w+ ){0,3}?(?:violence|violent|harm|harmful|illegal|unethical|hate|hatred|discriminat\w*|abuse|behaviou?rs?|activit\w*|actions?|personal (?:beliefs|opinions)|idea)\b"
     r"|\bi (?:strongly |firmly |completely |wholeheartedly )?(?:condemn|disagree|oppose|don't believe|do not believe|advise against)\b"
-    r"|\bi (?:\w+ ){0,8}?do not have the (?:capability|ability) to\b|\bsorry, but (?!i (?:do not|don't) have access)",
+    r"|\bi (?:\w+ ){0,8}?(?:do not|don't) have the (?:capability|ability) to\b|\bsorry, but (?!i (?:do not|don't) have access)",
     re.IGNORECASE,
 )
 MUST_NOT = re.compile(

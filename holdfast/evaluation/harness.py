@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.core import manifest, storage
 from holdfast.core.errors import UserError
-from holdfast.evaluation import backends, resume, self_suite, settings, suites
+from holdfast.evaluation import backends, core_answers, resume, self_suite, settings, suites
 from holdfast.params.evaluate import Evaluate, Suite
 
 if TYPE_CHECKING:
@@ -74,21 +74,27 @@ def evaluate_model(
         language_model = resume.make_resumable(language_model, params.batch, identity, base.parameters)
     else:
         tasks = {name: task for name, task in tasks.items() if name in only}
-    chosen = only and {name: find_documents(name, tasks[name], ids) for name, ids in only.items()}
+    chosen = only and {name: find_documents(name, tasks[name], ids) for name, ids in only.items() if name in tasks}
+    results: Any = {"samples": {}}
     with backends.server_errors(params):
-        results = lm_eval.simple_evaluate(
-            model=language_model,
-            tasks=list(tasks.values()),
-            apply_chat_template=True,
-            log_samples=True,
-            bootstrap_iters=0,
-            limit=None if chosen else params.limit,
-            samples=chosen,
-            random_seed=params.seed,
-            numpy_random_seed=params.seed,
-            torch_random_seed=params.seed,
-            fewshot_random_seed=params.seed,
-            task_manager=TaskManager(include_defaults=False),  # else it lists 14,000 names
+        core = core_answers.ask(language_model, params, tokenizer, base.context, only)
+        results = (
+            results
+            if not tasks
+            else lm_eval.simple_evaluate(
+                model=language_model,
+                tasks=list(tasks.values()),
+                apply_chat_template=True,
+                log_samples=True,
+                bootstrap_iters=0,
+                limit=None if chosen else params.limit,
+                samples=chosen,
+                random_seed=params.seed,
+                numpy_random_seed=params.seed,
+                torch_random_seed=params.seed,
+                fewshot_random_seed=params.seed,
+                task_manager=TaskManager(include_defaults=False),  # else it lists 14,000 names
+            )
         )
 
     rows, used = [], {}
@@ -104,12 +110,15 @@ def evaluate_model(
         rows += [item(name, sample, metric) for sample in samples]
         used[name] = {"role": suite.role, "chance": suite.chance, "metric": metric, "items": len(samples)}
         used[name] |= {"filter": samples[0]["filter"], "written": samples_are_written(tasks[name])}
+    rows, used = rows + core.items, used | core.suites
     if self_inputs and self_inputs.questions:
         with backends.server_errors(params):
             asked = self_suite.ask(language_model, params, self_inputs, tokenizer, base_side, base.parameters)
         rows, used = rows + asked.items, used | asked.suites
     weights = base.fingerprint if model == "base" else fingerprint(hashes)
     made_with = {"schema": 1, "model": model, "suites": used, "engine": engine, "weights": weights}
+    if core.left_out:
+        made_with["left_out"] = core.left_out
     if base_settings and same_as:
         refuse_other_settings(base_settings, made_with, same_as)
     scores = {name: sum(r["correct"] for r in rows if r["suite"] == name) / used[name]["items"] for name in used}

@@ -144,12 +144,15 @@ def changed_suites(content: Json, arms: list[str]) -> Iterator[str]:
     wanted: Json = dict(params.all_suites())
     if params.self_suite.rows:  # its suites are not named in params.yaml, and absent where nothing could be held out
         wanted |= {name: None for name, suite in base["suites"].items() if suite["role"] == "self"}
-    for name in sorted(wanted.keys() - base["suites"].keys()):
+    excused = base.get("left_out", {}).keys() & set(params.core_suites())  # the chat template cannot express them
+    for name in sorted(wanted.keys() - base["suites"].keys() - excused):
         yield f"the suite '{name}' of {PARAMS} was not evaluated"
     for name in sorted(base["suites"].keys() - wanted.keys()):
         yield f"the suite '{name}' was evaluated, and {PARAMS} does not name it"
     for name in sorted(base["suites"].keys() & wanted.keys()):
         for key in ("role", "chance"):
+            if key == "chance" and name in params.core_suites():  # the family's own
+                continue
             if wanted[name] and base["suites"][name][key] != getattr(wanted[name], key):
                 yield f"{key} of the suite '{name}' is another in {PARAMS} than in its evaluation"
     for arm in sorted(set(arms) & set(content["arms"])):

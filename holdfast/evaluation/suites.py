@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from holdfast.chat import encoding
 from holdfast.core import records
 from holdfast.core.errors import UserError, first_line
+from holdfast.core_suite import families
 from holdfast.data import answers
-from holdfast.params.evaluate import DOMAIN_TEST, Evaluate, Suite
+from holdfast.params.evaluate import CORE, DOMAIN_TEST, Evaluate, Suite
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -27,10 +28,10 @@ def load_tasks(params: Evaluate, domain_test: Path, tokenizer: Any = None) -> di
     group, and for a metric that says nothing about a single item."""
     manager = make_manager(params)
     check_names(params, manager)
-    tasks: dict[str, Any] = {name: load_task(name, params, manager) for name in params.suites}
+    tasks: dict[str, Any] = {name: load_task(name, params, manager) for name in params.tasks_asked()}
     if any(checks_instructions(task) for task in tasks.values()):
         prepare_ifeval(params)
-    for name, suite in params.suites.items():
+    for name, suite in params.tasks_asked().items():
         check_metric(name, suite, tasks[name])
     if params.domain_test != "off":
         tasks[DOMAIN_TEST] = make_test_split_task(params, records.read("domain", domain_test), tokenizer)
@@ -43,7 +44,7 @@ def list_local(params: Evaluate) -> set[str]:
 
 def make_manager(params: Evaluate) -> TaskManager:
     """lm-eval's index of tasks: those of the folder, and its own where one of them is asked for (6 seconds)."""
-    every_local = params.suites.keys() <= list_local(params)
+    every_local = params.tasks_asked().keys() <= list_local(params)
     if every_local:  # nothing is needed from the network, so nothing may ask for it
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -60,7 +61,7 @@ def make_manager(params: Evaluate) -> TaskManager:
 
 def check_names(params: Evaluate, manager: TaskManager) -> None:
     """Raises UserError for a suite that is no task: with the nearest names, or with the tasks of a group."""
-    for name in params.suites:
+    for name in params.tasks_asked():
         if name in manager.all_subtasks:
             continue
         if name not in manager.all_tasks and name not in list_local(params):
@@ -150,7 +151,7 @@ def is_fraction(value: Any) -> bool:
 def find_problems(params: Evaluate) -> dict[str, str]:
     """What is wrong with each suite, with what to do, by name, for `holdfast doctor`. Asks for nothing from the network."""
     manager, problems = make_manager(params), dict[str, str]()
-    for name, suite in params.suites.items():
+    for name, suite in params.tasks_asked().items():
         one = params.model_copy(update={"suites": {name: suite}, "domain_test": "off"})
         try:
             check_names(one, manager)
@@ -270,6 +271,8 @@ def prompts(params: Evaluate, domain_test: Path) -> dict[str, list[str]]:
     for name, task in load_tasks(params, domain_test).items():
         texts = [task.doc_to_text(doc) for doc in task.eval_docs]
         texts_by_suite[name] = [text for text in texts if isinstance(text, str)]
+    for suite in params.core_suites():
+        texts_by_suite[suite] = families.texts(suite.removeprefix(f"{CORE}/"), params.core.items)
     return texts_by_suite
 
 

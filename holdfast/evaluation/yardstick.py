@@ -160,7 +160,7 @@ def of_suites(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
             looser = after is not None and (before is None or after < before)
             yield Shift(f"items per suite limited to {after or 'all'} instead of {before or 'all'}", looser)
         else:  # base and arm are asked alike with any of these; what is asked must stay
-            yield Shift(f"evaluate.{key} changed from {before} to {after}", key in ("tasks", "domain_test"))
+            yield Shift(f"evaluate.{key} changed from {before} to {after}", key in ("tasks", "domain_test", "core"))
 
 
 def of_items(there: Snapshot, here: Snapshot) -> Iterator[Shift]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,23 @@ SETTLED = {  # arguments of lm-eval's model classes that Holdfast gives, or forb
 
 
 DOMAIN_TEST = "domain_test"  # the suite that the domain's own test split makes
+CORE = "core"  # the suite of Holdfast's own, in families
+Family = Literal[
+    "refusals",
+    "over_refusals",
+    "tools",
+    "instructions",
+    "formats",
+    "languages",
+    "turns",
+    "thinking",
+    "arithmetic",
+    "facts",
+    "copying",
+    "code",
+    "calibration",
+]
+CORE_FAMILIES: tuple[Family, ...] = get_args(Family)
 
 
 class Suite(Section):
@@ -53,11 +70,28 @@ class SelfSuite(Section):
     """Tokens of an answer, at most."""
 
 
+class CoreSuite(Section):
+    """Items made by code of Holdfast: no download, for any chat model, through its own template (docs/core-suite.md)."""
+
+    items: Annotated[int, Field(ge=6, le=150)] = 96
+    """Items of each family; more of them begin with the same ones."""
+    leave_out: list[Family] = []
+    """Families that are not asked."""
+    thought_tokens: Annotated[int, Field(ge=0)] = 512
+    """Tokens beside those of an answer, at most, where the template opens thoughts and has no switch to turn them off,
+    and for the family of thinking."""
+
+    def suites(self) -> list[str]:
+        return [f"{CORE}/{family}" for family in CORE_FAMILIES if family not in self.leave_out]
+
+
 class Evaluate(Section):
     section: ClassVar[str] = "evaluate"
 
     suites: Annotated[dict[str, Suite], Field(min_length=1)]
-    """What is measured: lm-eval task names, each with its role."""
+    """What is measured: lm-eval task names, each with its role; core is Holdfast's own suite, one score for each of its families."""
+    core: CoreSuite = CoreSuite()
+    """How the suite core is asked, where suites names it."""
     self_suite: SelfSuite = SelfSuite()
     """What the base answers to instructions of its own, before against after: sees a lost chat, needs no labels."""
     tasks: str
@@ -92,8 +126,22 @@ class Evaluate(Section):
             raise ValueError(f"'{taken[0]}' is no option: it follows from the model, from batch or from seed")
         return self
 
+    @model_validator(mode="after")
+    def core_is_general(self) -> Evaluate:
+        if CORE in self.suites and self.suites[CORE] != Suite(role="general"):
+            raise ValueError("the suite 'core' takes no more than 'role: general'")
+        return self
+
+    def tasks_asked(self) -> dict[str, Suite]:
+        """The suites that are tasks of lm-eval, by name."""
+        return {name: suite for name, suite in self.suites.items() if name != CORE}
+
+    def core_suites(self) -> list[str]:
+        """The names of the core suite's families, as suites; a template may not express all of them."""
+        return self.core.suites() if CORE in self.suites else []
+
     def all_suites(self) -> dict[str, Suite]:
-        """Every suite that is evaluated, by name, the domain's test split included."""
+        """Every suite that is evaluated, by name, the domain's test split and the core suite's families included."""
         metric = "likelihood" if self.domain_test == "likelihood" else "exact_match"
         extra = {DOMAIN_TEST: Suite(role="domain", metric=metric)} if self.domain_test != "off" else {}
-        return {**self.suites, **extra}
+        return {**self.tasks_asked(), **dict.fromkeys(self.core_suites(), Suite(role="general")), **extra}

@@ -1,0 +1,120 @@
+"""Asks a model the core suite, through its own template, and scores what it writes. docs/core-suite.md.
+
+A family is left out, and the settings say why, where the template cannot express it. One that the base is at chance on is set
+aside by the verdict.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from holdfast.chat import encoding, thinking
+from holdfast.core import records
+from holdfast.core_suite import families
+from holdfast.core_suite.families import FAMILIES, Question
+from holdfast.core_suite.items import CORE_VERSION, Answer
+from holdfast.evaluation.self_suite import end_strings
+from holdfast.params.evaluate import CORE, Evaluate
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
+
+class Asked(NamedTuple):
+    """The suite's part of an evaluation."""
+
+    items: list[dict[str, Any]]  # rows of the contract `items`
+    suites: dict[str, dict[str, Any]]  # as settings.json describes them
+    left_out: dict[str, str]  # suite -> why
+
+
+def ask(model: LM, params: Evaluate, tokenizer: Any, context: int, only: dict[str, list[str]] | None = None) -> Asked:
+    """`context`: tokens that base and arms read, at most; longer items are not asked. `only`: no more than these items, by suite."""
+    rows: list[dict[str, Any]] = []
+    suites: dict[str, dict[str, Any]] = {}
+    left_out: dict[str, str] = {}
+    for suite in params.core_suites():
+        name = suite.removeprefix(f"{CORE}/")
+        if only is not None and suite not in only:
+            continue
+        if reason := families.reason_to_leave_out(tokenizer, name):
+            left_out[suite] = reason
+            continue
+        questions = families.pose(tokenizer, name, min(params.core.items, params.limit or params.core.items))
+        questions = [question for question in questions if fits(params, tokenizer, name, question, context)]
+        if only is not None:
+            questions = [question for question in questions if question.item.id in only[suite]]
+        if not questions:
+            left_out[suite] = (
+                "its items cannot be expressed by the chat template, or are longer than the model's context"
+            )
+            continue
+        rows += score(suite, name, questions, answer(model, params, tokenizer, name, questions))
+        suites[suite] = {"role": "general", "chance": FAMILIES[name].chance, "metric": "score", "filter": "none"}
+        suites[suite] |= {"items": len(questions), "written": not questions[0].item.choices, "version": CORE_VERSION}
+    return Asked(rows, suites, left_out)
+
+
+def answer(
+    model: LM, params: Evaluate, tokenizer: Any, name: str, questions: list[Question]
+) -> list[tuple[str, Answer]]:
+    """What the model writes, and how it is read, one for each question."""
+    from lm_eval.api.instance import Instance
+
+    if questions[0].item.choices:
+        pairs = [(question.prompt, choice) for question in questions for choice in question.item.choices]
+        values = [
+            value
+            for value, _ in model.loglikelihood([Instance("loglikelihood", {}, p, n) for n, p in enumerate(pairs)])
+        ]
+        answers, start = [], 0
+        for question in questions:
+            choices = question.item.choices
+            of_item = tuple(values[start : start + len(choices)])
+            answers.append((choices[of_item.index(max(of_item))], Answer("", None, of_item)))
+            start += len(choices)
+        return answers
+    requests, ends = [], end_strings(tokenizer)
+    for n, question in enumerate(questions):
+        how = {"until": ends, "do_sample": False, "max_gen_toks": count_tokens(params, name, question)}
+        requests.append(Instance("generate_until", {}, (question.prompt, how), n))
+    written = model.generate_until(requests)
+    answers = []
+    for question, text in zip(questions, written, strict=True):
+        thoughts_of, rest = thinking.split_thoughts(text, question.opened)
+        answers.append((text, Answer(rest, thoughts_of)))
+    return answers
+
+
+def count_tokens(params: Evaluate, name: str, question: Question) -> int:
+    """Tokens that the model may write."""
+    thinks = question.opened or bool(question.item.thinking)
+    return FAMILIES[name].max_tokens + thinks * params.core.thought_tokens
+
+
+def fits(params: Evaluate, tokenizer: Any, name: str, question: Question, context: int) -> bool:
+    read = len(encoding.tokenise(tokenizer, question.prompt))
+    return context == 0 or read + count_tokens(params, name, question) <= context
+
+
+def score(suite: str, name: str, questions: list[Question], answers: list[tuple[str, Answer]]) -> list[dict[str, Any]]:
+    rows = []
+    for question, (written, read) in zip(questions, answers, strict=True):
+        item = question.item
+        content = [item.messages, item.tools, item.expected, item.thinking, item.choices]
+        rows.append(
+            dict(
+                id=f"{suite}/{item.id}",
+                suite=suite,
+                item_id=item.id,
+                item_group=None,
+                item_hash=records.text_id(json.dumps(content, sort_keys=True, ensure_ascii=False)),
+                prompt_hash=records.text_id(question.prompt),
+                correct=FAMILIES[name].score(item.expected, read),
+                prompt=question.prompt,
+                target=families.describe(item.expected),
+                response=written,
+            )
+        )
+    return rows
