@@ -3,7 +3,7 @@
 #
 #   bash .ci/gate.sh TARGET OUT     TARGET: revision of the target branch, such as origin/main; OUT: a folder to write to
 #
-# Writes OUT/comment.md and OUT/pages, whatever the verdict. Exit code: 0 pass; 1 the model forgot, or dvc.lock is stale;
+# Writes OUT/comment.md, OUT/junit.xml and OUT/pages, whatever the verdict. Exit code: 0 pass; 1 the model forgot, or dvc.lock is stale;
 # 2 cannot compare; 3 something broke or was called wrongly. Needs no secret, so it works from forks.
 #   HOLDFAST_REPRO=1       run first what has changed (needs holdfast[pipeline]); without it, what is committed is checked and read
 #   HOLDFAST_AGAINST=1     also compare each arm with itself at TARGET; needs holdfast[report] and a DVC remote that has those evaluations
@@ -29,14 +29,17 @@ fi
 lock=$(holdfast check --against "$target" 2>&1); stale=$?
 how=(--check); if [ "${HOLDFAST_AGAINST:-}" = 1 ] || [ "${HOLDFAST_TRUSTED_GATE:-}" = 1 ]; then how=(--against "$target"); fi
 if [ "${HOLDFAST_ALLOW_GATE_CHANGE:-}" = 1 ]; then how+=(--allow-gate-change); fi
+how+=(--junit "$out/junit.xml"); if [ "${GITHUB_ACTIONS:-}" = true ]; then how+=(--github); fi
+gate() { GITHUB_STEP_SUMMARY='' holdfast gate "$@" 2>&1; }  # the comment becomes the summary
 verified="The verdict was checked against the thresholds, dvc.lock and its own numbers, not recomputed: no remote has its items."
 verdict= code=3
 if [ -n "$remote" ]; then
-  verdict=$(holdfast gate --verify "${how[@]}" 2>&1); code=$?
+  verdict=$(gate --verify "${how[@]}"); code=$?
   if [ "$code" -ne 3 ]; then verified="The verdict was recomputed from the items of both models."; fi
 fi
-if [ "$code" -eq 3 ]; then verdict=$(holdfast gate "${how[@]}" 2>&1); code=$?; fi
+if [ "$code" -eq 3 ]; then verdict=$(gate "${how[@]}"); code=$?; fi
 printf '%s\n' "$lock" "$verdict"
+verdict=$(grep -v '^::' <<<"$verdict")  # the annotations were for the forge
 
 said() { printf '\n%s\n\n' "$1"; printf '%s\n' "$2" | tail -n 25 | cut -c1-300 | sed 's/^/    /'; printf '\n'; }
 {

@@ -12,6 +12,7 @@ import sys
 import traceback
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # OpenMP threads that spin slow every busy neighbour down 12 to 45 times
@@ -128,21 +129,34 @@ def gate(
     spot: Annotated[
         int, typer.Option(metavar="N", min=0, help="Also ask the tuned models N random items again; implies --verify.")
     ] = 0,
+    power: Annotated[
+        bool, typer.Option("--power", help="Print what drop the suites can show, and decide nothing.")
+    ] = False,
     allow_gate_change: Annotated[
         bool,
         typer.Option("--allow-gate-change", help="With --against: do not fail for a gate that is looser than there."),
+    ] = False,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="Also write the verdict as JUnit XML.")
+    ] = None,
+    github: Annotated[
+        bool, typer.Option("--github", help="Also print GitHub's annotations, and add to the job's summary.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print reports/gate.json, for programs.")] = False,
 ) -> None:
     """The verdict per arm, as committed. Exit 0 pass, 1 fail, 2 cannot-compare or refused; runs nothing."""
     from holdfast.commands import gate as command
 
+    if power:
+        command.print_power()
+        raise typer.Exit(ExitCode.OK)
     if as_json and against is not None:
         raise UserError("not with --against", where="--json", do="it prints the committed verdict alone")
     if not as_json:
-        raise typer.Exit(command.main(against, verify, spot, allow_gate_change))
+        export = command.Export(junit, github)
+        raise typer.Exit(command.main(against, verify, spot, allow_gate_change, export))
     with redirect_stdout(sys.stderr):
-        code = command.main(None, verify, spot)
+        code = command.main(None, verify, spot, export=command.Export(junit))
     typer.echo(command.as_json(code), nl=False)
     raise typer.Exit(code)
 

@@ -14,6 +14,7 @@ from holdfast.training.fine_tuning import train_arm
 def main(arm: str) -> None:
     params = Finetune.load()
     arm_config = job.arm_config(params, arm)
+    params = job.use_seed(params, arm_config)
     base = manifest.load(Path("models/manifest/base.json"))
     mixture = Path(f"data/mixes/{arm}.parquet")
     rows = records.read("mix", mixture)

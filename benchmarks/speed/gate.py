@@ -4,6 +4,7 @@
     python -m benchmarks.speed.gate scale --items 6000000                  the same with 100,000 items in each of the suites
     python -m benchmarks.speed.gate errors [--runs 1000]                   simulated arms by verdict: true drops, broken ones
     python -m benchmarks.speed.gate clusters [--runs 1000]                 the same where whole passages flip, by groups or not
+    python -m benchmarks.speed.gate trainings [--runs 1000]                one training of a method, and several judged together
     python -m benchmarks.speed.gate detectable                             smallest drop that items can tell from none
 
 `scale` builds its items in a temporary folder, prompts of 400 and answers of 120 characters; --items is the total of
@@ -79,16 +80,40 @@ def errors(runs: int) -> None:
 
 
 def clusters(runs: int) -> None:
-    print(f"{runs} arms a line, no true change, margin {100 * PARAMS.gate.margin:.1f}; 5 suites of 250 items")
-    print("passages x questions  flip as a whole  groups given    pass    fail  cannot compare")
-    for groups, size in ((250, 1), (50, 5)):
-        for given in (False, True) if size > 1 else (False,):
-            found = simulation.simulate_clusters(PARAMS.gate, 5, groups, size, 0.12, runs, given)
-            print(f"{groups:8d} x {size:2d}  {0.12:24.0%}  {'yes' if given else 'no':>12} {line(found)}")
+    margin = PARAMS.gate.margin
+    print(f"{runs} arms a line, margin {100 * margin:.1f}; 5 suites, 12 % of the passages flip as a whole")
+    print("passages x questions  true drop  groups given    pass    fail  cannot compare")
+    for groups, size, drop, grouped in (
+        (250, 1, 0.0, False),
+        (50, 5, 0.0, False),
+        (50, 5, 0.0, True),
+        (100, 5, 0.0, True),
+        (200, 5, 0.0, True),
+        (50, 5, margin, True),
+        (200, 5, margin, True),
+        (50, 5, 3 * margin, True),
+        (200, 5, 2 * margin, True),
+    ):
+        shares = simulation.simulate_clusters(PARAMS.gate, 5, groups, size, 0.12, runs, grouped, drop)
+        given = "-" if size == 1 else "yes" if grouped else "no"
+        print(f"{groups:8d} x {size:2d}  {100 * drop:18.1f}  {given:>12} {line(shares)}", flush=True)
 
 
-def line(found: dict[str, float]) -> str:
-    return f"{found['pass']:7.1%} {found['fail']:7.1%} {found['cannot-compare']:15.1%}"
+def trainings(runs: int) -> None:
+    margin = PARAMS.gate.margin
+    print(
+        f"{runs} methods a line, margin {100 * margin:.1f}; 5 suites of 250 items, of which 6 % change in each training"
+    )
+    print("true drop  between trainings  trainings    pass    fail  cannot compare")
+    for drop in (0.0, 5 / 3 * margin):
+        for between in (0.0, 0.015, 0.03):
+            for count in (1, 3, 5, 10):
+                shares = simulation.simulate_trainings(PARAMS.gate, 5, 250, 0.06, between, count, runs, drop)
+                print(f"{100 * drop:9.1f}  {100 * between:17.1f}  {count:9d} {line(shares)}", flush=True)
+
+
+def line(shares: dict[str, float]) -> str:
+    return f"{shares['pass']:7.1%} {shares['fail']:7.1%} {shares['cannot-compare']:15.1%}"
 
 
 def detectable() -> None:
@@ -108,7 +133,7 @@ def detectable() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["scale", "errors", "clusters", "detectable"])
+    parser.add_argument("what", choices=["scale", "errors", "clusters", "trainings", "detectable"])
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--suites", type=int, default=60)
     parser.add_argument("--runs", type=int, default=1000)
@@ -119,6 +144,8 @@ def main() -> None:
         errors(options.runs)
     elif options.what == "clusters":
         clusters(options.runs)
+    elif options.what == "trainings":
+        trainings(options.runs)
     else:
         detectable()
 

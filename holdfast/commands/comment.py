@@ -15,10 +15,12 @@ import yaml
 
 from holdfast.core.errors import UserError
 from holdfast.evaluation import yardstick
+from holdfast.evaluation.yardstick import part
 from holdfast.params.base import Loader
 from holdfast.reporting.markup import CHANGES, LINKS, Column, Table, is_number, markdown, markdown_table
 from holdfast.reporting.tables import scalar
 
+RESULTS, BARS = 8, "▁▂▃▄▅▆▇█"  # results of the branch's history that are shown, and how
 LIMIT = 60_000  # characters of the whole; GitHub and GitLab take more
 TABLE, DECIDING = 2_500, 20_000  # characters of each of the two tables, and of what decides the verdict in them
 
@@ -39,7 +41,7 @@ def main(report: Path, params: Path, metrics: Path, against: str | None, pages: 
     if pages:
         head, mark, _ = text.partition(LINKS)
         text = f"{head}{mark}\n[Full report and pages: files of this run]({pages})\n" if mark else text
-    text = opening + text + describe_commit()
+    text = opening + text + describe_trend(metrics) + describe_commit()
     if len(text) > LIMIT:
         raise UserError(f"has {len(text):,} characters", where=report, do="remove it and run `dvc repro report`")
     return text
@@ -65,6 +67,47 @@ def describe_shifts(shifts: list[yardstick.Shift], against: str) -> str:
     title = "## GATE LOOSENED" if looser else "**The yardstick moved**"
     lines = [f"- {'**' if s.looser else ''}{markdown(s.text)}{'**' if s.looser else ''}" for s in shifts]
     return f"{title} against {markdown(against, 100)}\n\n" + "\n".join(lines) + "\n\n"
+
+
+def describe_trend(metrics: Path) -> str:
+    """General and domain scores of each arm over the last results in the history of this branch, the newest last; empty where
+    there are fewer than two."""
+    listed = run_git("log", f"-{RESULTS}", "--first-parent", "--format=%h %cs", "--", metrics.as_posix()) or ""
+    revisions = [line.split() for line in reversed(listed.splitlines())]
+    results = [(when, content) for when in revisions if (content := load_former(metrics, when[0]))]
+    if len(results) < 2:
+        return ""
+    revisions, contents = [when for when, _ in results], [content for _, content in results]
+    rows = []
+    for arm in (name for name in contents[-1] if name != "base"):
+        for key in ("general", "domain"):
+            values = [part(content, arm).get(key) for content in contents]
+            if sum(map(is_number, values)) > 1:
+                words = [f"{100 * v:.1f}" if is_number(v) else "–" for v in values]
+                rows.append([f"{arm}, {key}", draw_line(values), " → ".join(words)])
+    if not rows:
+        return ""
+    first, last = (f"{revision} ({date})" for revision, date in (revisions[0], revisions[-1]))
+    table = markdown_table(Table([Column("Score"), Column("Trend"), Column("Points, oldest first")], rows), TABLE)
+    return (
+        f"\n<details><summary>The last {len(contents)} results, {first} to {last}</summary>\n\n{table}\n\n</details>\n"
+    )
+
+
+def load_former(metrics: Path, revision: str) -> dict[str, Any]:
+    """metrics.json at a revision; empty where it is not there or was broken then, which is no fault of this branch."""
+    try:
+        content = load(metrics, revision)
+    except UserError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def draw_line(values: list[Any]) -> str:
+    """Bars from the lowest to the highest of scores (0..1): a line of text that shows the way they went."""
+    known = [value for value in values if is_number(value)]
+    low, span = min(known), max(max(known) - min(known), 0.01)  # less than a point is level
+    return "".join(BARS[round((v - low) / span * (len(BARS) - 1))] if is_number(v) else "·" for v in values)
 
 
 def describe_commit() -> str:

@@ -19,10 +19,11 @@ from pathlib import Path
 
 from holdfast.core import checkpoint, manifest
 from holdfast.core.errors import UserError, escape_control, first_line
+from holdfast.evaluation import power
 from holdfast.params.ingest import Source
 from holdfast.params.models import Model
 from holdfast.params.whole import Params
-from holdfast.planning import machine, shapes
+from holdfast.planning import machine, prospects, shapes
 from holdfast.planning.machine import NEEDED, NOTE, OK, UNKNOWN, Line
 
 PATIENCE = 10.0  # seconds for a server or the hub to answer
@@ -48,6 +49,7 @@ def main(as_json: bool = False) -> int:
             ("memory", lambda: machine.check_memory(params)),
             ("disk", lambda: machine.check_disk(params)),
             ("suites", lambda: check_suites(params)),
+            ("power", lambda: check_power(params)),
         ]
         used = [*params.panel, *({params.embedder or params.base} - {*params.panel})]
         checks += [(f"model {name}", lambda name=name: check_model(name, params)) for name in used]
@@ -138,6 +140,17 @@ def check_suites(params: Params) -> Iterator[Line]:
         yield OK, f"suites: {fine} of {len(params.evaluate.suites)} with their data and metrics"
     if params.evaluate.backend == "vllm" and importlib.util.find_spec("vllm") is None:
         yield NEEDED, "evaluate.backend is vllm, which is not installed: pip install vllm, or set it to transformers"
+
+
+def check_power(params: Params) -> Iterator[Line]:
+    """Whether the suites have enough items for the margins, and whether an arm could pass at all."""
+    outlook = prospects.survey_suites(params.gate, params.evaluate)
+    for score in outlook.power.scores:
+        yield (NOTE if score.missing else OK), power.describe_score(score)
+    for line in [*power.describe_suites(outlook.power), *outlook.sources]:
+        yield NOTE, line
+    for reason in outlook.power.blocked:
+        yield NEEDED, f"no arm can pass: {reason}"
 
 
 def check_model(name: str, params: Params) -> Iterator[Line]:

@@ -186,8 +186,11 @@ def find_downstream(changed: Iterable[str], bodies: dict[str, dict[str, Any]]) -
 
 
 def outputs(body: dict[str, Any]) -> list[str]:
+    """What a stage writes, but for files that are the same whenever it does not stop (`meta: {constant: true}`)."""
     listed = [one for key in ("outs", "metrics", "plots") for one in body.get(key, [])]
-    return expand([next(iter(one)) if isinstance(one, dict) else one for one in listed], body)
+    named = [next(iter(one.items())) if isinstance(one, dict) else (one, {}) for one in listed]
+    changing = [path for path, options in named if not (options.get("meta") or {}).get("constant")]
+    return expand(changing, body)
 
 
 def expand(paths: list[str], body: dict[str, Any]) -> list[str]:

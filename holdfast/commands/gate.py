@@ -4,12 +4,15 @@ git revision, where asked to. Writes nothing.
     holdfast gate                          reads reports/gate.json, params.yaml, dvc.lock and settings: needs no data
     holdfast gate --verify [--spot 100]    decides anew from the items, and asks the tuned models 100 of them once more
     holdfast gate --against main           each arm against itself there
+    holdfast gate --junit FILE --github    the same for a forge: JUnit XML; annotations and a job summary
+    holdfast gate --power                  what drop the suites can show: before anything has run, too
 """
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +25,7 @@ from holdfast.params.base import parse
 from holdfast.params.evaluate import Evaluate
 from holdfast.params.gate import Gate
 from holdfast.params.models import load_arms
+from holdfast.reporting import exports
 
 VERDICT, EVALUATIONS = Path("reports/gate.json"), Path("reports/eval")
 DOMAIN_TEST_SPLIT = Path("data/domain/test.parquet")
@@ -29,7 +33,31 @@ TRUSTED = "HOLDFAST_TRUSTED_GATE"  # environment: 1 decides with the gate settin
 MAX_REASONS = 12  # printed of those for which a verdict is refused
 
 
-def main(against: str | None, verify: bool = False, spot: int = 0, allow_gate_change: bool = False) -> int:
+@dataclass(frozen=True)
+class Export:
+    """Where else the verdict goes."""
+
+    junit: Path | None = None  # a file of JUnit XML
+    github: bool = False  # annotations on stdout, and the job's summary
+
+    def write(self, cases: list[exports.Case], text: str, domain_measured: bool = True) -> None:
+        if self.junit is not None:
+            storage.write_text(self.junit, exports.junit(cases))
+        if self.github:
+            for line in exports.list_annotations(cases, domain_measured):
+                print(line)
+            if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+                with Path(summary).open("a", encoding="utf-8") as file:
+                    file.write(text)
+
+
+def main(
+    against: str | None,
+    verify: bool = False,
+    spot: int = 0,
+    allow_gate_change: bool = False,
+    export: Export = Export(),
+) -> int:
     """Prints the verdict; returns the exit code, the worst of what was asked for.
 
     `against`: a git revision. A gate that is looser than there fails unless `allow_gate_change`; with
@@ -43,9 +71,11 @@ def main(against: str | None, verify: bool = False, spot: int = 0, allow_gate_ch
         refused = ask_again(content, spot)
     if refused:
         print_refusal(refused)
+        export.write(exports.list_refusals(refused), exports.summarise_refusal(refused))
         return ExitCode.CANNOT_COMPARE
     if against is None:
         print(verdict.table(content))
+        export.write(list(exports.list_cases(content)), exports.summary(content), content["domain_measured"])
         return verdict.EXIT_CODES[content["verdict"]]
     if not against.strip():
         raise UserError("is empty", where="--against", do="name a git revision, such as origin/main")
@@ -54,11 +84,28 @@ def main(against: str | None, verify: bool = False, spot: int = 0, allow_gate_ch
         content = decide_as_at(against, content)
         print(f"decided with the gate settings of {against} ({TRUSTED}=1)")
     print(verdict.table(content))
-    exit_code = max(verdict.EXIT_CODES[content["verdict"]], compare_with_revision(against))
+    compared = compare_with_revision(against)
+    exit_code = max(verdict.EXIT_CODES[one["verdict"]] for one in (content, compared))
+    cases = [*exports.list_cases(content), *exports.list_cases(compared, against)]
     if looser and not (trusted or allow_gate_change):
-        print(f"fail: the gate is looser than at {against}; --allow-gate-change accepts that")
-        return max(exit_code, ExitCode.FAIL)
+        reason = f"the gate is looser than at {against}; --allow-gate-change accepts that"
+        print(f"fail: {reason}")
+        cases.append(exports.Case("holdfast", "gate settings", "failure", reason))
+        exit_code = max(exit_code, ExitCode.FAIL)
+    export.write(cases, exports.summary(content), content["domain_measured"])
     return exit_code
+
+
+def print_power() -> None:
+    """What the suites of params.yaml can show, from the base's evaluation and an earlier verdict where they are here."""
+    from holdfast.evaluation import power
+    from holdfast.planning import prospects
+
+    params = Gate.load()
+    outlook = prospects.survey_suites(params, Evaluate.load())
+    print(power.table(outlook.power, params))
+    for source in outlook.sources:
+        print(f"note: {source}")
 
 
 def compare_yardsticks(revision: str) -> bool:
@@ -90,8 +137,8 @@ def decide_as_at(revision: str, content: dict[str, Any]) -> dict[str, Any]:
         ]
         arms[name] = arm | {"problems": [*arm["problems"], *missing]}
         for suite in arm["suites"]:
-            aside = [verdict.is_set_aside(one, arm["suites"], suite) for one in (params, here)]
-            same = same and aside[0] == aside[1]
+            counted = [verdict.is_counted(one, arm["suites"], suite) for one in (params, here)]
+            same = same and counted[0] == counted[1]
     if not same:
         problems = {name: arm["problems"] for name, arm in arms.items()}
         arms = recompute(params)["arms"]
@@ -138,7 +185,7 @@ def ask_again(content: dict[str, Any], number: int) -> list[str]:
     for arm in verdict.deciding_arms(Gate.load(), list(content["arms"])):
         answers = spot.ask_again(Evaluate.load(), arm, EVALUATIONS / arm, number, DOMAIN_TEST_SPLIT)
         other = f", with another {', '.join(answers.engine)}" if answers.engine else ""
-        summary = f"{arm} was asked {answers.asked:,} of its items again{other}"
+        summary = f"{arm} was asked {answers.items:,} of its items again{other}"
         if len(answers.worse) > answers.tolerated:
             named = ", ".join(answers.worse[:5])
             reasons.append(f"{summary}: {len(answers.worse):,} are right in its evaluation and wrong now ({named})")
@@ -165,8 +212,8 @@ def print_refusal(reasons: list[str]) -> None:
     print("verdict: cannot-compare")
 
 
-def compare_with_revision(name: str) -> int:
-    """Prints how each arm that decides compares with itself at a git revision; returns the worst exit code."""
+def compare_with_revision(name: str) -> dict[str, Any]:
+    """Prints how each arm that decides compares with itself at a git revision; returns that verdict."""
     from holdfast.evaluation import gate, revision
 
     params, arms = Gate.load(), load_arms()
@@ -179,4 +226,4 @@ def compare_with_revision(name: str) -> int:
         print(f"{arm}: not evaluated at {name}")
     print(f"before: the arm at {name}; after: the arm as it is now")
     print(verdict.table(content))
-    return verdict.EXIT_CODES[content["verdict"]]
+    return content

@@ -19,16 +19,12 @@ import psutil
 
 from holdfast.core import cache, manifest, storage
 from holdfast.core.errors import UserError
-from holdfast.data import files
 from holdfast.params.whole import Params
-from holdfast.planning import costs, devices, earlier, fit, shapes, survey
+from holdfast.planning import costs, devices, earlier, fit, prospects, shapes, survey
 from holdfast.planning.costs import Domain, Means, Rates, Work
+from holdfast.planning.prospects import USUAL_ITEMS, count_items
 from holdfast.planning.shapes import Shape
 
-ITEMS_BY_SUITE = {"ifeval": 541, "gsm8k_cot_zeroshot": 1319, "arc_challenge_chat": 1172, "gpqa_main_zeroshot": 448}
-USUAL_ITEMS = (
-    860  # items of a suite that is not counted above: the mean over the 14 subjects of MMLU-Pro (12,032 in all)
-)
 DEFAULT_DEVICE = "h100"  # the device that is reckoned with where nothing can be measured and none is named
 TRAINER_BYTES = 300 * 2**20  # bytes more that a CPU needs to train: libraries, growth over a run (docs/performance.md)
 SHARDED = ("reconstruct", "respond", "judge")  # stages that fan their rows over worker processes
@@ -115,6 +111,8 @@ def make_plan(params: Params, device: str | None = None, count: int = 1) -> Plan
     if ruled := [name for name in rates if name not in measured]:
         notes.append(f"{', '.join(ruled)}: {devices.describe_rule(named)}")
 
+    outlook = prospects.survey_suites(params.gate, params.evaluate)
+    notes += [*prospects.summarise(outlook), *outlook.sources]
     slower = devices.time_yardstick() / devices.YARDSTICK_SECONDS
     works = costs.plan_work(params, domain, means, rubric_tokens)
     return Plan(
@@ -147,12 +145,6 @@ def count_data(params: Params, tokenizer: Any) -> tuple[Domain, list[str]]:
         suite_items += round(len(surveyed.lengths) * (1 - part)) or len(surveyed.lengths) // 10
     rows = round(part * len(surveyed.lengths))
     return Domain(rows, round(part * sum(surveyed.lengths)), round(part * sum(surveyed.answers)), suite_items), notes
-
-
-def count_items(suite: str, tasks: Path) -> int | None:
-    """Items of a suite: the lines of its file, or what is known of lm-eval's own."""
-    file = next(iter(sorted(tasks.rglob(f"{suite}.jsonl"))), None)
-    return sum(1 for _ in files.read_jsonl(file, "utf-8", {})) if file else ITEMS_BY_SUITE.get(suite)
 
 
 def measure_models(

@@ -58,6 +58,30 @@ def comment(
     typer.echo(command.main(report, PARAMS, metrics, against, pages), nl=False)
 
 
+@app.command(rich_help_panel=REVIEW)
+def compare(
+    base: Annotated[Path, typer.Argument(help="Results before: a file of items, or a folder of such files.")],
+    tuned: Annotated[Path, typer.Argument(help="Results after, of the same items.")],
+    margin: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest acceptable drop of the mean, as a fraction.")
+    ] = 0.03,
+    suite_margin: Annotated[
+        float, typer.Option("--suite-margin", min=0, max=1, help="Largest acceptable drop of one suite.")
+    ] = 0.1,
+    confidence: Annotated[float, typer.Option(min=0.5, max=1, help="Of bounds and intervals.")] = 0.95,
+    chance: Annotated[
+        list[str] | None, typer.Option(metavar="SUITE=0.25", help="Accuracy of guessing in a suite; repeat it.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="Which number of an item counts; none: the tool's first.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Did a model lose anything, by results of lm-eval (--log_samples), promptfoo or nel? Exit codes as of `gate`."""
+    from holdfast.commands import compare as command
+
+    params, chances = command.parse_options(margin, suite_margin, confidence, chance or [])
+    raise typer.Exit(command.main(base, tuned, params, chances, metric, as_json))
+
+
 @app.command(rich_help_panel=START)
 def template(
     source: Annotated[str, typer.Argument(help="A model folder, a jinja file, or a model's name in params.yaml.")],

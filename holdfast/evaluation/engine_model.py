@@ -120,8 +120,8 @@ class EngineModel(HFLM):
     def batches(self, requests: list[tuple[tuple[str, str], list[int], list[int]]]) -> Iterator[list[Choice]]:
         """Whole questions, the longest first: at most `batch` rows whose logits fit into memory, or one question."""
         questions: dict[tuple[int, ...], list[Choice]] = {}
-        for n, (_, given, answer) in enumerate(requests):
-            questions.setdefault(tuple(given), []).append(Choice(n, tuple(given), answer))
+        for n, (_, context, answer) in enumerate(requests):
+            questions.setdefault(tuple(context), []).append(Choice(n, tuple(context), answer))
         most = logits_at_once() // self.model.config.get_text_config().vocab_size
         most_tokens = local.TOKENS if self.device.type == "cpu" else 2**31
         batch: list[Choice] = []

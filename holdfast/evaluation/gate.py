@@ -32,11 +32,12 @@ def decide_all(params: Gate, names: list[str], evaluations: Path) -> dict[str, A
 
 
 def check_suite_margins(params: Gate, suites: dict[str, Any]) -> None:
-    """Raises UserError where `gate.suite_margins` names a suite that was not evaluated."""
+    """Raises UserError where `gate.suite_margins` or `gate.watched` names a suite that was not evaluated."""
     families = {f"{CORE}/{name}" for name in CORE_FAMILIES}  # a template may not express all of them
-    if unknown := sorted(set(params.suite_margins) - set(suites) - families):
-        what = f"gate.suite_margins names '{unknown[0]}', which is no suite"
-        raise UserError(what, where="params.yaml", do=f"known: {', '.join(sorted(suites))}")
+    for key in ("suite_margins", "watched"):
+        if unknown := sorted(set(getattr(params, key)) - set(suites) - families):
+            what = f"gate.{key} names '{unknown[0]}', which is no suite"
+            raise UserError(what, where="params.yaml", do=f"known: {', '.join(sorted(suites))}")
 
 
 def decide_arm(

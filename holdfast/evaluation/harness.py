@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from holdfast.core import manifest, storage
 from holdfast.core.errors import UserError
 from holdfast.evaluation import backends, core_answers, resume, self_suite, settings, suites
+from holdfast.evaluation.item_groups import digest, find_group
 from holdfast.params.evaluate import Evaluate, Suite
 
 if TYPE_CHECKING:
@@ -113,8 +114,8 @@ def evaluate_model(
     rows, used = rows + core.items, used | core.suites
     if self_inputs and self_inputs.questions:
         with backends.server_errors(params):
-            asked = self_suite.ask(language_model, params, self_inputs, tokenizer, base_side, base.parameters)
-        rows, used = rows + asked.items, used | asked.suites
+            self_answers = self_suite.ask(language_model, params, self_inputs, tokenizer, base_side, base.parameters)
+        rows, used = rows + self_answers.items, used | self_answers.suites
     weights = base.fingerprint if model == "base" else fingerprint(hashes)
     made_with = {"schema": 1, "model": model, "suites": used, "engine": engine, "weights": weights}
     if core.left_out:
@@ -201,21 +202,6 @@ def find_documents(name: str, task: Any, ids: list[str]) -> list[int]:
     return [places[one] for one in ids]
 
 
-GROUP_FIELDS = ("group", "passage", "context", "article", "story", "paragraph")  # what several items may be about
-
-
-def find_group(doc: dict[str, Any]) -> str | None:
-    """What an item shares with others, by which they are right or wrong together; None: nothing known."""
-    for field in GROUP_FIELDS:
-        if isinstance(value := doc.get(field), str | int) and str(value).strip():
-            return digest(str(value))
-    return None
-
-
 def arguments_of(sample: dict[str, Any]) -> list:
     arguments = sample["arguments"]
     return list(arguments.values()) if isinstance(arguments, dict) else list(arguments)
-
-
-def digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

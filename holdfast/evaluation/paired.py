@@ -18,7 +18,7 @@ from holdfast.core import records, storage
 from holdfast.core.errors import UserError
 from holdfast.evaluation import settings, stats
 from holdfast.evaluation.precision import TINY
-from holdfast.evaluation.verdict import MEASURED_SCORE, MEASURED_SUITE, SIDES, Sides, is_set_aside
+from holdfast.evaluation.verdict import MEASURED_SCORE, MEASURED_SUITE, SIDES, Sides, is_counted
 from holdfast.params.gate import Gate
 
 COLUMNS = [
@@ -70,7 +70,7 @@ def measure_arm(
     suites = {name: measure_suite(params, name, described[name], base(name), tuned(name), sides) for name in described}
     numbers = {name: suite.numbers for name, suite in suites.items()}
     counted = {
-        role: [suites[name] for name in settings.of_role(numbers, role) if not is_set_aside(params, numbers, name)]
+        role: [suites[name] for name in settings.of_role(numbers, role) if is_counted(params, numbers, name)]
         for role in ("general", "self", "domain")
     }
     scores = {role: measure_score(params, several) for role, several in counted.items()}

@@ -34,8 +34,8 @@ CLOSE = 2e-6  # by how much numbers may differ that were rounded on the way
 def describe(params: Gate, names: list[str], evaluations: Path) -> Json:
     """What the verdict on these arms is computed from, as gate.json holds it."""
     repeat = [REPEAT] if (evaluations / REPEAT).is_dir() else []
-    found = {name: describe_evaluation(evaluations / name) for name in ("base", *names, *repeat)}
-    return {"gate": params.model_dump(), "code": fingerprint.of_file(SCRIPT), "evaluations": found}
+    described = {name: describe_evaluation(evaluations / name) for name in ("base", *names, *repeat)}
+    return {"gate": params.model_dump(), "code": fingerprint.of_file(SCRIPT), "evaluations": described}
 
 
 def describe_evaluation(folder: Path) -> dict[str, str | None]:
@@ -181,8 +181,8 @@ def changed_models(content: Json, lock: Json, arms: list[str]) -> Iterator[str]:
             yield f"the base in {MANIFEST} is not the model that was evaluated"
     for arm in arms:
         trained = entry(lock.get(f"finetune@{arm}"), "outs", f"models/{arm}")
-        asked = entry(lock.get(f"evaluate@{arm}"), "deps", f"models/{arm}")
-        if trained != asked:
+        evaluated = entry(lock.get(f"evaluate@{arm}"), "deps", f"models/{arm}")
+        if trained != evaluated:
             yield f"{LOCK}: models/{arm} was evaluated as another model than was trained"
 
 
@@ -292,7 +292,7 @@ def read_gate(path: Path) -> Json:
             for suite in arm["suites"].values()
         )
         whole = whole and all(isinstance(arm["problems"], list) and arm["suites"] for arm in content["arms"].values())
-        files = all(set(FILES) <= found.keys() for found in content["provenance"]["evaluations"].values())
+        files = all(set(FILES) <= evaluation.keys() for evaluation in content["provenance"]["evaluations"].values())
         if not (whole and files and isinstance(content["provenance"]["code"], dict)):
             raise ValueError
     except (KeyError, TypeError, AttributeError, ValueError):

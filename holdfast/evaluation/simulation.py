@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from holdfast.core import records, storage
-from holdfast.evaluation import gate, stats
+from holdfast.evaluation import gate, precision, stats, verdict
 from holdfast.params.gate import Gate
 from holdfast.params.whole import Params
 
@@ -61,10 +61,18 @@ def simulate_verdicts(
 
 
 def simulate_clusters(
-    params: Gate, suites: int, groups: int, size: int, changed: float, runs: int, grouped: bool, seed: int = 0
+    params: Gate,
+    suites: int,
+    groups: int,
+    size: int,
+    changed: float,
+    runs: int,
+    grouped: bool,
+    drop: float = 0.0,
+    seed: int = 0,
 ) -> dict[str, float]:
-    """Part of `runs` simulated arms by verdict, without any true change: in each of `suites` general suites a part
-    `changed` of the `groups` of `size` items flips as a whole, half of them lost, half gained.
+    """Part of `runs` simulated arms by verdict: in each of `suites` general suites a part `changed` of the `groups` of
+    `size` items flips as a whole, and the score truly drops by `drop` (0..1, at most `changed`).
 
     `grouped`: whether the gate is told which items belong together.
     """
@@ -72,11 +80,12 @@ def simulate_clusters(
     params = params.model_copy(update={"resamples": 400, "min_domain_gain": -1.0})
     described = general_suites(suites, groups * size)
     numbers = pa.array([str(number) for number in np.repeat(np.arange(groups), size)])
+    lost, gained = (changed + drop) / 2, (changed - drop) / 2
     verdicts: list[str] = []
     for _ in range(runs):
         sides: Sides = ({}, {})
         for name in described:
-            counts = rng.multinomial(groups, [changed / 2, changed / 2, 0.66, 0.34 - changed])
+            counts = rng.multinomial(groups, [lost, gained, 0.66, 0.34 - changed])
             outcomes: Any = (np.repeat([1.0, 0.0, 1.0, 0.0], counts), np.repeat([0.0, 1.0, 1.0, 0.0], counts))
             for correct, side in zip(outcomes, sides, strict=True):
                 table = answers(name, np.repeat(correct, size))
@@ -170,3 +179,61 @@ def write_evaluation(folder: Path, suites: int, items: int, seed: int) -> None:
             described[name] = {"role": "general", "chance": 0.0, "metric": "exact_match", "items": len(numbers)}
     settings = {"schema": 1, "model": folder.name, "engine": {"seed": 1}, "suites": described}
     storage.write_json(folder / "settings.json", settings)
+
+
+def simulate_trainings(
+    params: Gate,
+    suites: int,
+    items: int,
+    changed: float,
+    between: float,
+    trainings: int,
+    runs: int,
+    drop: float = 0.0,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Part of `runs` simulated methods by verdict: `trainings` arms of `suites` general suites each. Every training moves the
+    true accuracy of all suites by a normal amount with mean -`drop` and standard deviation `between`; a part `changed` of
+    the items changes in each. One training: the verdict on that arm. Outcomes are drawn, and measured without bootstrap.
+    """
+    rng = np.random.default_rng(seed)
+    params = params.model_copy(update={"min_domain_gain": -1.0, "control": None, "replicas": {}})
+    names = [f"arm{number}" for number in range(trainings)]
+    if trainings > 1:
+        params = params.model_copy(update={"replicas": {names[0]: names[1:]}})
+    verdicts: list[str] = []
+    for _ in range(runs):
+        right = rng.binomial(items, 0.7, suites)  # of the base, the same for every training
+        arms = {}
+        for name in names:
+            moved = float(rng.normal(-drop, between))
+            part = max(changed, abs(moved))
+            lost = rng.binomial(right, min(1.0, (part - moved) / 2 / 0.7))
+            gained = rng.binomial(items - right, min(1.0, (part + moved) / 2 / 0.3))
+            arms[name] = verdict.decide_arm(params, measured_arm(params, items, right, lost, gained))
+        verdicts.append(verdict.decide_run(params, arms, None)["verdict"])
+    return {word: verdicts.count(word) / runs for word in ("pass", "fail", "cannot-compare")}
+
+
+def measured_arm(params: Gate, items: int, right: Any, lost: Any, gained: Any) -> dict[str, Any]:
+    """What verdict.decide_arm takes, from counts by suite; the bound is the normal one in place of the bootstrap's."""
+    described = {}
+    for number, (before, less, more) in enumerate(zip(right.tolist(), lost.tolist(), gained.tolist(), strict=True)):
+        suite = dict.fromkeys(verdict.MEASURED_SUITE) | {
+            "role": "general",
+            "chance": 0.0,
+            "items": items,
+            "problems": [],
+        }
+        suite |= {"before": before / items, "after": (before - less + more) / items, "lost": less, "gained": more}
+        suite |= {"discordance": (less + more + 1) / (items + 2), "mcnemar_p": 1.0, "low": 0.0, "high": 0.0}
+        suite |= {"guessing_before": 0.0, "guessing_after": 0.0, "constant_before": False, "constant_after": False}
+        described[f"suite{number:02d}"] = suite
+    change = float((gained - lost).mean()) / items
+    error = precision.standard_error(
+        [items] * len(right), [s["discordance"] for s in described.values()], [0.0] * len(right)
+    )
+    width = precision.half_width(error, params.confidence)
+    score: dict[str, Any] = {"low": change - width, "high": change + width, "bound": change - width}
+    score |= {"retention_low": None, "retention_high": None}
+    return {"problems": [], "suites": described, "general": score, "self": None, "domain": None}

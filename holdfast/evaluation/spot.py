@@ -22,8 +22,8 @@ TOLERATED_ELSEWHERE, TOLERATED_OTHERWISE = 0.02, 0.05  # on another device; on a
 
 
 class Spot(NamedTuple):
-    asked: int
-    worse: list[str]  # items that are right in the evaluation and wrong now, as suite/item
+    items: int  # that were asked again
+    worse: list[str]  # items that are right in the evaluation and wrong this time, as suite/item
     tolerated: int  # that many may be worse by rounding alone
     engine: list[str]  # settings of the engine that are others than the evaluation's
 
@@ -51,11 +51,11 @@ def ask_again(params: Evaluate, arm: str, evaluation: Path, number: int, domain_
     again = {(row["suite"], row["item_id"]): row for row in fresh.items}
     worse = []
     for row in chosen:
-        now = again[row["suite"], row["item_id"]]
-        if any(row[key] != now[key] for key in ("item_hash", "prompt_hash", "target")):
+        answer = again[row["suite"], row["item_id"]]
+        if any(row[key] != answer[key] for key in ("item_hash", "prompt_hash", "target")):
             what = f"the item {row['item_id'][:80]} of '{row['suite']}' is not what the suite asks"
             raise UserError(what, where=evaluation / "items.parquet", do=f"evaluate again: `dvc repro evaluate@{arm}`")
-        if row["correct"] > now["correct"] + 1e-3:
+        if row["correct"] > answer["correct"] + 1e-3:
             worse.append(f"{row['suite']}/{row['item_id']}")
     engine = storage.round_floats(fresh.settings["engine"])
     other = sorted(key for key in described["engine"] if described["engine"][key] != engine.get(key))

@@ -37,8 +37,8 @@ def pair(base: pa.Table, tuned: pa.Table, sides: tuple[str, str] = ("base", "tun
     ids, others = base["item_id"], tuned["item_id"]
     aligned = len(ids) == len(others) and pc.all(pc.equal(ids, others)).as_py()  # the rule, and far cheaper
     for whose, items in zip(sides[: 1 if aligned else 2], (ids, others), strict=False):
-        if twice := len(items) - pc.count_distinct(items).as_py():
-            reasons.append(f"{twice} items stand twice in the {whose} evaluation")
+        if repeated := len(items) - pc.count_distinct(items).as_py():
+            reasons.append(f"{repeated} items appear twice in the {whose} evaluation")
     if not len(base):
         reasons.append(f"the {sides[0]} evaluation has no items")
     order = pa.array(np.arange(len(ids), dtype=np.int32)) if aligned else pc.index_in(ids, value_set=others)
@@ -56,8 +56,8 @@ def pair(base: pa.Table, tuned: pa.Table, sides: tuple[str, str] = ("base", "tun
 
 def lost_gained(before: Floats, after: Floats) -> tuple[int, int]:
     """Items right (above 0.5) before and wrong after; items wrong before and right after."""
-    was, now = before > 0.5, after > 0.5
-    return int((was & ~now).sum()), int((~was & now).sum())
+    before_right, after_right = before > 0.5, after > 0.5
+    return int((before_right & ~after_right).sum()), int((~before_right & after_right).sum())
 
 
 def mcnemar(lost: int, gained: int) -> float:

@@ -193,11 +193,11 @@ def make_test_split_task(params: Evaluate, rows: list[dict], tokenizer: Any = No
     from lm_eval.api.task import ConfigurableTask
 
     items = [make_item(row, tokenizer) for row in rows]
-    asked = {item["id"]: item.pop("asked") for item in items}
+    rendered = {item["id"]: item.pop("rendered") for item in items}
 
     class DomainTest(ConfigurableTask):
         def fewshot_context(self, doc: dict, *_: Any, **__: Any) -> str:
-            return asked[doc["id"]]
+            return rendered[doc["id"]]
 
     likelihood = params.domain_test == "likelihood"
     if likelihood:
@@ -223,7 +223,7 @@ def make_test_split_task(params: Evaluate, rows: list[dict], tokenizer: Any = No
 
 
 def make_item(row: dict, tokenizer: Any) -> dict[str, Any]:
-    """id, prompt (the texts of the turns that are asked), answer, and asked: the prompt as the model is given it."""
+    """id, prompt (the texts of the turns that are asked), answer, and rendered: the prompt as the model is given it."""
     messages, tools = row["messages"], row.get("tools")
     if tokenizer is not None:
         controls = encoding.control_strings(tokenizer)
@@ -238,7 +238,7 @@ def make_item(row: dict, tokenizer: Any) -> dict[str, Any]:
         "id": row["id"],
         "prompt": "\n\n".join(m["content"] for m in messages[:last]),
         "answer": answer,
-        "asked": rendered,
+        "rendered": rendered,
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from holdfast.core.errors import ExitCode
-from holdfast.evaluation import precision
+from holdfast.evaluation import precision, trainings
 from holdfast.evaluation.precision import TINY, in_points
 from holdfast.evaluation.settings import CHOICES, of_role, only_choices
 from holdfast.params.gate import Gate
@@ -24,7 +24,7 @@ EXIT_CODES = {  # from best to worst
     "cannot-compare": ExitCode.CANNOT_COMPARE,
 }
 UNMEASURED = "domain not measured"
-SET_ASIDE = "set aside"  # a suite's verdict
+SET_ASIDE, WATCHED = "set aside", "watched"  # verdicts on suites that do not count
 # what is measured; all else in gate.json is derived from it
 MEASURED_SUITE = (
     *("role", "chance", "items", "before", "after", "low", "high", "lost", "gained", "mcnemar_p", "discordance"),
@@ -62,7 +62,8 @@ def margins(params: Gate, suites: Json) -> dict[str, float]:
     """The margin of every suite that has one: general suites, those of the self suite that decide, and what suite_margins names."""
     names = [*of_role(suites, "general"), *of_role(suites, "self")]
     own = {name: margin for name, margin in params.suite_margins.items() if name in suites}
-    return dict.fromkeys(names, params.suite_margin) | own
+    limits = dict.fromkeys(names, params.suite_margin) | own
+    return {name: limit for name, limit in limits.items() if name not in params.watched}
 
 
 def confidences(params: Gate, suites: Json) -> tuple[float, float]:
@@ -88,6 +89,11 @@ def reason_to_set_aside(params: Gate, suite: Json, risk: float, side: str = SIDE
     if suite["guessing_before"] > risk:
         return f"{suite['items']} items do not show that the {side} model does better than guessing"
     return ""
+
+
+def is_counted(params: Gate, suites: Json, name: str) -> bool:
+    """Whether a suite is part of its role's score: neither watched nor set aside."""
+    return name not in params.watched and not is_set_aside(params, suites, name)
 
 
 def is_set_aside(params: Gate, suites: Json, name: str) -> bool:
@@ -116,12 +122,13 @@ def decide_arm(params: Gate, measured: Json, noise: Json | None = None, sides: S
     failed: list[str] = []  # reasons for fail
     unsure: list[str] = []  # reasons for cannot-compare, unless something else fails
     numbers = {name: suite.numbers for name, suite in suites.items()}
+    required = {name: suite for name, suite in numbers.items() if name not in params.watched}
     if all(suite["constant_after"] for suite in numbers.values()):
         broken.append("one answer per suite, whatever the item: a dead endpoint, or nothing is left of the model")
-    general_suites = [suite for suite in numbers.values() if suite["role"] == "general"]
+    general_suites = [suite for suite in required.values() if suite["role"] == "general"]
     counted = [suite for suite in general_suites if suite["verdict"] != SET_ASIDE]
     expected = [
-        name for name, suite in numbers.items() if suite["role"] == "general" and not is_weak_family(name, suite)
+        name for name, suite in required.items() if suite["role"] == "general" and not is_weak_family(name, suite)
     ]
     if 2 * len(counted) < len(expected) or (general_suites and not counted):
         reasons = {name: suite.notes[:1] for name, suite in suites.items() if suite.numbers["verdict"] == SET_ASIDE}
@@ -130,12 +137,12 @@ def decide_arm(params: Gate, measured: Json, noise: Json | None = None, sides: S
     general = pool(params, counted, measured["general"] or {}, params.margin)
     domain = pool(
         params,
-        [suite for suite in numbers.values() if suite["role"] == "domain"],
+        [suite for suite in required.values() if suite["role"] == "domain"],
         measured["domain"] or {},
         abs(params.min_domain_gain),
     )
 
-    deciding = of_role(numbers, "self")
+    deciding = of_role(required, "self")
     own = pool(params, [numbers[name] for name in deciding], measured["self"] or {}, params.self_margin)
 
     if not general_suites:
@@ -163,8 +170,9 @@ def decide_arm(params: Gate, measured: Json, noise: Json | None = None, sides: S
     failed += many_past(list(suites.values()), len(drops), 1 - shares[1])
     unsure += [reason for suite in suites.values() for reason in suite.unsure]
     notes = [note for suite in suites.values() for note in suite.notes]
-    notes += [CHOICES] if only_choices(numbers) else []
+    notes += [CHOICES] if only_choices(required) else []
     return {
+        "comparable": not broken,
         "verdict": "cannot-compare" if broken else "fail" if failed else "cannot-compare" if unsure else "pass",
         "reasons": list(dict.fromkeys(broken + failed + unsure + notes)),
         "problems": list(measured["problems"]),
@@ -185,8 +193,12 @@ def decide_suite(params: Gate, name: str, suites: Json, shares: tuple[float, flo
     numbers = {key: measured[key] for key in MEASURED_SUITE} | dict.fromkeys(DERIVED_SUITE)
     numbers |= {"margin": margin, "verdict": "cannot-compare"}
     broken = list(measured["problems"])
+    if name in params.watched:
+        numbers["verdict"] = WATCHED
     if not broken and any(measured[key] is None for key in ("before", "after", "discordance")):
         broken.append("has no numbers")
+    if broken and name in params.watched:
+        return Judged(numbers, [], [], [], [f"{name} is watched only, and cannot be compared: {broken[0]}"])
     if broken:
         return Judged(numbers, broken, [], [], [])
     items, chance = measured["items"], measured["chance"]
@@ -196,6 +208,9 @@ def decide_suite(params: Gate, name: str, suites: Json, shares: tuple[float, flo
     noise, drop = precision.half_width(error, shares[1]), old - new
     numbers["detectable"] = precision.detectable_drop(error, shares[1])
 
+    if name in params.watched:
+        text = f"{name}, which is watched only, dropped by {in_points(drop)} points (p = {shown_p(measured):.2g})"
+        return Judged(numbers, [], [], [], [text] if drop > noise else [])
     failed: list[str] = []
     unsure: list[str] = []
     notes: list[str] = []
@@ -276,7 +291,7 @@ def drop_reasons(name: str, score: Json, margin: float, confidence: float, alarm
         return [], []
     drop, largest = -score["change"], -score["bound"]
     if largest < margin:
-        largest = max(drop, 0.0) + precision.half_width(score["edge"], confidence)
+        largest = drop + precision.half_width(score["edge"], confidence)
     if largest < margin:
         return [], []
     reason = f"the {name} score {movement(score)}; with {confidence:.0%} confidence the drop may be {in_points(largest)}, past the "
@@ -320,12 +335,40 @@ def decide_run(params: Gate, arms: dict[str, Json], noise: Json | None) -> Json:
     general, suite = confidences(params, suites)
     multiplicity = {"method": "Bonferroni", "suites": len(margins(params, suites))}
     multiplicity |= {"general_confidence": general, "suite_confidence": suite}
-    worst = worst_verdict(arms[name] for name in deciding_arms(params, list(arms)))
-    measured = any(one["role"] == "domain" for one in suites.values())
+    methods = decide_methods(params, arms)
+    together = {name for method in methods.values() for name in method["arms"]}
+    alone = [arms[name] for name in deciding_arms(params, list(arms)) if name not in together]
+    worst = worst_verdict([*alone, *methods.values()])
+    measured = any(one["role"] == "domain" and name not in params.watched for name, one in suites.items())
     content = {"schema": 2, "verdict": worst, "arms": arms, "noise": noise, "multiplicity": multiplicity}
-    content["only_choices"] = only_choices(suites)
+    content["methods"] = methods
+    content["only_choices"] = only_choices({k: v for k, v in suites.items() if k not in params.watched})
     demands = {"control", "margin", "suite_margin", "self_margin", "confidence", "min_domain_gain", "resamples"}
     return content | {"domain_measured": measured} | params.model_dump(include=demands)
+
+
+def decide_methods(params: Gate, arms: dict[str, Json]) -> Json:
+    """The verdict on each method of which several trainings are among the arms (`gate.replicas`)."""
+    methods = {}
+    for method, replicas in params.replicas.items():
+        names = [name for name in (method, *replicas) if name in arms]
+        if len(names) > 1:
+            members = [arms[name] for name in names]
+            scores = [pool_roles(params, arm) for arm in members]
+            suites = members[0]["suites"]
+            shares = confidences(params, suites)
+            methods[method] = trainings.decide(params, names, members, scores, margins(params, suites), shares)
+    return methods
+
+
+def pool_roles(params: Gate, arm: Json) -> dict[str, Json | None]:
+    """The scores of a decided arm by role, with their standard errors."""
+    counted = {n: s for n, s in arm["suites"].items() if s["verdict"] not in (SET_ASIDE, WATCHED)}
+    limits = {"general": params.margin, "self": params.self_margin, "domain": abs(params.min_domain_gain)}
+    return {
+        role: pool(params, [counted[name] for name in of_role(counted, role)], arm[role] or {}, limit)
+        for role, limit in limits.items()
+    }
 
 
 def deciding_arms(params: Gate, names: list[str]) -> list[str]:
@@ -384,6 +427,16 @@ def table(gate: Json) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += [f"{name}: {reason}" for name, arm in sorted(gate["arms"].items()) for reason in arm["reasons"]]
+    for name, method in sorted((gate.get("methods") or {}).items()):  # an earlier version's has none
+        general = method["general"] or dict.fromkeys(("change", "low", "high", "between"))
+        change, low, high, between = (
+            format_number(general[key], "+.1f", 100) for key in ("change", "low", "high", "between")
+        )
+        count = f"{len(method['arms'])} trainings of {name}"
+        lines.append(
+            f"{count}: general {change} [{low}, {high}], between them {between.lstrip('+')}: {method['verdict']}"
+        )
+        lines += [f"{count}: {reason}" for reason in method["reasons"]]
     if noise := gate.get("noise"):
         changed = f"{noise['changed']:,} of {noise['items']:,} outcomes differ"
         lines.append(f"noise floor: {changed} when the base is asked again")

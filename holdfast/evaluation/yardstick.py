@@ -100,7 +100,7 @@ def of_thresholds(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
         return
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
-        if before == after or key in ("control", "suite_margins"):
+        if before == after or key in ("control", "suite_margins", "watched"):
             continue
         sign, name = POINTS.get(key, FRACTIONS.get(key, 0)), NAMES.get(key, key)
         if sign and is_number(before) and is_number(after):
@@ -114,6 +114,11 @@ def of_thresholds(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
             yield Shift(f"{name} {word} {values}", looser)
         else:
             yield Shift(f"gate.{key} changed from {before} to {after}", True)
+    watched = [set(map(str, one.get("watched") or [])) for one in (old, new)]
+    for suite in sorted(watched[1] - watched[0]):
+        yield Shift(f"suite {suite} is watched only, and decides nothing", True)
+    for suite in sorted(watched[0] - watched[1]):
+        yield Shift(f"suite {suite} is no longer watched only", False)
     margins = [part(one, "suite_margins") for one in (old, new)]
     for suite in sorted(set(margins[0]) | set(margins[1])):
         before, after = (m.get(suite, one.get("suite_margin")) for m, one in zip(margins, (old, new), strict=True))

@@ -36,7 +36,13 @@ SECTIONS = (  # in the order of the pipeline
     "pocket",
 )
 KEYS = (*MODELS, *SECTIONS)
-STAGES = ("acquire", "ingest", "amount", *SECTIONS[1:-1])  # of every run, in order; the pocket lab's recipe is none
+_TRAINING = SECTIONS.index("pilot")  # before anything is trained, `baseline` looks at what the suites can show
+STAGES = (  # of every run, in order; the pocket lab's recipe is none
+    *("acquire", "ingest", "amount"),
+    *SECTIONS[1:_TRAINING],
+    "baseline",
+    *SECTIONS[_TRAINING:-1],
+)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]

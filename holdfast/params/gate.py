@@ -18,6 +18,8 @@ class Gate(Section):
     """Largest acceptable drop of one suite's score, general or of the self suite, as a fraction."""
     suite_margins: dict[str, Annotated[float, Field(gt=0, lt=1)]] = {}
     """Exceptions to suite_margin, by suite, as fractions."""
+    watched: list[str] = []
+    """Suites that are measured and shown, and decide nothing: part of no score, without a margin."""
     self_margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Largest acceptable drop of the self score, as a fraction: the mean of self_likelihood and self_chat."""
     min_domain_gain: Annotated[float, Field(ge=-1, le=1)] = 0.0
@@ -25,6 +27,9 @@ class Gate(Section):
     any."""
     control: Name | None = None
     """Arm that is expected to fail: it does not decide the exit code; null: none."""
+    replicas: dict[Name, list[Name]] = {}
+    """Arms that differ from an arm in the seed of their training alone, by that arm: they decide together, on the
+    method, and none of them alone."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Confidence of the intervals, as a fraction."""
     resamples: Annotated[int, Field(ge=200)] = 10_000

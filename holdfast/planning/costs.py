@@ -93,6 +93,7 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
         Work("consensus", rows=answers * len(params.panel)),
         Work("balance", rows=kept_rows),
         Work("quality", rows=kept_rows),
+        Work("baseline", rows=domain.items),
     ]
     for arm in params.arms:
         rows, tokens, replay = training_size(params, arm, domain, means, chosen)

@@ -41,6 +41,7 @@ START_SECONDS = {
     "consensus": 1.1,
     "balance": 0.7,
     "quality": 5.5,
+    "baseline": 0.8,
     "mix": 4.0,
     "pilot": 0.5,
     "finetune": 10.0,

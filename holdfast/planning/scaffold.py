@@ -39,6 +39,7 @@ OWN_INSTALL = (
     'make .venv/.installed && echo "$PWD/.venv/bin" >> "$GITHUB_PATH"',
     '- make .venv/.installed\n    - export PATH="$PWD/.venv/bin:$PATH"',
 )
+OWN_LOCK = "requirements.lock"  # by which pip's cache is found again; a project's own file says its version of Holdfast
 GITLAB_JOBS, GITLAB_ROOT = ".ci/gitlab.yml", ".gitlab-ci.yml"
 GITLAB_HEAD = """\
 # The jobs of Holdfast, which the repository's .gitlab-ci.yml includes. HOLDFAST_TOKEN: a project access token with the scope
@@ -123,6 +124,7 @@ def read_workflows(forge: Forge, git_root: Path, recorded: Collection[str]) -> d
         for name in ("gate", "comment"):
             text = _adapt((source() / f".github/workflows/{name}.yml").read_text(encoding="utf-8"), scripts)
             renamed = rf"\1: \2holdfast-\3{suffix}"
+            text = text.replace(OWN_LOCK, json.dumps((below / PROJECT.as_posix()).as_posix(), ensure_ascii=False))
             text = re.sub(r"^(name|    workflows): (\[?)(gate|comment)", renamed, text, flags=re.MULTILINE)
             files[f"{up}.github/workflows/holdfast-{name}{suffix}.yml"] = text.encode()
         return files

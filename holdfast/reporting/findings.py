@@ -63,14 +63,50 @@ def part(content: Any, *keys: str) -> Any:
     return {} if content is None else content
 
 
+def describe_trainings(run: Run) -> str:
+    """Whether the verdict is on models or on a method, as a sentence."""
+    if methods := part(run.gate, "methods"):
+        counts = [f"{name} over {len(method['arms'])} trainings" for name, method in sorted(methods.items())]
+        return f"The verdict is on {', '.join(counts)}: bounds cover the choice of items and of seeds."
+    return "Intervals cover the choice of items, not another training: the verdict is on the models that were trained."
+
+
+def describe_base(run: Run) -> str:
+    """The base model and the start of its revision, for the head of the page; empty where it is not known."""
+    source, revision = run.base.get("source"), str(run.base.get("revision") or "")[:12]
+    return f" · base {source}{f' @ {revision}' if revision else ''}" if source else ""
+
+
 def headline(run: Run) -> tuple[str, str, str]:
     """The verdict in capitals, the claim, and what backs it: three parts of one sentence, about the arm that decided."""
+    if found := deciding_method(run):
+        return word(run).upper().replace(UNMEASURED.upper(), UNMEASURED), *claim_of_method(run, *found)
     statement, backing = claim(run, deciding_arm(run))
     deciding_arms = [a for a in run.arms() if not run.is_control(a)]
     if len(deciding_arms) > 1 and run.gate["verdict"] != "cannot-compare":
         passed = sum(part(run.gate, "arms", a, "verdict") == "pass" for a in deciding_arms)
         backing += f"; {passed} of {len(deciding_arms)} arms pass"
     return word(run).upper().replace(UNMEASURED.upper(), UNMEASURED), statement, backing
+
+
+def deciding_method(run: Run) -> tuple[str, Json] | None:
+    """The first method of several trainings that has the verdict of the whole; None where one arm alone has it."""
+    methods = part(run.gate, "methods")
+    return next(((n, m) for n, m in sorted(methods.items()) if m["verdict"] == run.gate["verdict"]), None)
+
+
+def claim_of_method(run: Run, name: str, method: Json) -> tuple[str, str]:
+    """(the claim about several trainings of one method, what backs it)."""
+    general, count_of = part(method, "general"), f"{name} over {len(method['arms'])} trainings"
+    reasons = part(method, "reasons") or ["no reason given"]
+    if method["verdict"] == "cannot-compare" or not is_number(general.get("change")):
+        return f"{count_of} cannot be compared with the base", str(reasons[0])
+    moved = "loses" if general["change"] < 0 else "gains"
+    statement = f"{count_of} {moved} {score(abs(general['change']))} points (limit {score(run.gate.get('margin'))})"
+    backing = (
+        f"bound {points(general.get('bound'))}, standard deviation between trainings {score(general.get('between'))}"
+    )
+    return statement, backing + (f"; {reasons[0]}" if method["verdict"] == "fail" else "")
 
 
 def word(run: Run) -> str:
@@ -111,6 +147,8 @@ def claim(run: Run, arm: str) -> tuple[str, str]:
 def explanation(run: Run) -> str:
     """The headline in full sentences, for the page."""
     _, _, backing = headline(run)
+    if deciding_method(run):
+        return f"{backing[:1].upper()}{backing[1:]}. {describe_trainings(run)}"
     arm = deciding_arm(run)
     general, domain = part(run.gate, "arms", arm, "general"), part(run.gate, "arms", arm, "domain")
     if run.gate["verdict"] == "cannot-compare" or not is_number(general.get("change")):
@@ -136,7 +174,9 @@ def explanation(run: Run) -> str:
 
 def deciding_arm(run: Run) -> str:
     """The first arm that has the verdict of the whole, the control left out."""
-    deciding_arms = [a for a in run.arms() if a != run.gate.get("control")] or list(run.arms())
+    together = {name for method in part(run.gate, "methods").values() for name in method["arms"]}
+    deciding_arms = [a for a in run.arms() if a != run.gate.get("control") and a not in together]
+    deciding_arms = deciding_arms or [a for a in run.arms() if a != run.gate.get("control")] or list(run.arms())
     return next(
         (a for a in deciding_arms if part(run.gate, "arms", a, "verdict") == run.gate["verdict"]), deciding_arms[0]
     )

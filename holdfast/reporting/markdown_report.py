@@ -45,10 +45,12 @@ def compose(run: Run, title: str, lost_items: int) -> str:
     bottom: list[str] = []
     level = percent(run.gate.get("confidence"), 0)
     add(top, opening(run, title))
-    noise = markdown(findings.describe_noise(run))
+    noise, trainings = (markdown(text) for text in (findings.describe_noise(run), findings.describe_trainings(run)))
     add(
         top,
-        markdown_table(tables.arms_in_brief(run), room(0.15)) + "\n\n" + f"{NOTE.format(level=level)} {noise}".rstrip(),
+        markdown_table(tables.arms_in_brief(run), room(0.15))
+        + "\n\n"
+        + f"{NOTE.format(level=level)} {trainings} {noise}".rstrip(),
     )
     judged = [arm for arm in run.arms() if not run.is_control(arm)]
     add(top, "\n".join(take_fitting([line for arm in judged for line in reasons(run, arm)], room(0.1))))
@@ -212,11 +214,11 @@ def lost(run: Run, arms: Sequence[str], most: int, budget: int) -> str:
                 f"  - before: {quote(item.before, ANSWER)}\n"
                 f"  - after: {quote(item.after, ANSWER)}"
             )
-        kept = take_fitting(lines, budget // (len(arms) - number) - 250)
-        if not kept:
+        fitting = take_fitting(lines, budget // (len(arms) - number) - 250)
+        if not fitting:
             continue
-        summary = f"{run.title(arm)}: {len(kept):,} of {total:,} lost items, with both answers"
-        block = f"<details><summary>{summary_line(summary)}</summary>\n\n" + "\n".join(kept) + "\n\n</details>"
+        summary = f"{run.title(arm)}: {len(fitting):,} of {total:,} lost items, with both answers"
+        block = f"<details><summary>{summary_line(summary)}</summary>\n\n" + "\n".join(fitting) + "\n\n</details>"
         budget -= len(block) + 2
         blocks.insert(0, block)
     return "\n\n".join(blocks)

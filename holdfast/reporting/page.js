@@ -1,4 +1,4 @@
-// The table of items. Everything a model wrote reaches the page through textContent, so it is text and nothing else.
+// The table of items, and columns that sort. Everything a model wrote reaches the page through textContent, so it is text and nothing else.
 "use strict";
 (function () {
   const data = JSON.parse(document.getElementById("item-data").textContent);
@@ -70,4 +70,35 @@
   window.addEventListener("hashchange", follow);
   document.querySelector(".filter").hidden = false;
   follow();
+})();
+
+// Every other table sorts by a click on a column's title: downwards, upwards, as it was.
+(function () {
+  const number = (text) => parseFloat(text.replace(/[,<\s]/g, "").replace("−", "-"));
+  for (const table of document.querySelectorAll(".scroll table")) {
+    const body = table.tBodies[0], rows = [...body.rows];
+    if (rows.length < 3) continue;
+    [...table.tHead.rows[0].cells].forEach(function (head, column) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "sort";
+      button.textContent = head.textContent;
+      head.replaceChildren(button);
+      button.addEventListener("click", function () {
+        const next = { none: "descending", descending: "ascending", ascending: "none" }[head.ariaSort || "none"];
+        for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+        if (next !== "none") head.setAttribute("aria-sort", next);
+        const sign = next === "ascending" ? 1 : -1, numeric = head.classList.contains("n");
+        const key = (row) => row.cells[column].textContent.trim();
+        const compare = function (one, other) {
+          if (one.className !== other.className) return one.className ? 1 : -1;  // a sum stays at the end
+          const [a, b] = [key(one), key(other)];
+          if (!numeric) return sign * a.localeCompare(b, "en", { numeric: true });
+          const [x, y] = [number(a), number(b)];
+          return Number.isNaN(x) || Number.isNaN(y) ? Number.isNaN(x) - Number.isNaN(y) : sign * (x - y);
+        };
+        body.replaceChildren(...(next === "none" ? rows : [...rows].sort(compare)));
+      });
+    });
+  }
 })();

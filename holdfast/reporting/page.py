@@ -59,7 +59,7 @@ def compose(run: Run, title: str, page_items: int) -> str:
 </head>
 <body>
 <header>
-<p class="eyebrow">{html(title)}</p>
+<p class="eyebrow">{html(title)}{html(findings.describe_base(run))}</p>
 <p class="ruling">{badge(run.gate["verdict"], findings.word(run))}</p>
 <h1>{html(claim)}</h1>
 <p class="lead">{html(findings.explanation(run), 2000)}</p>
@@ -151,7 +151,8 @@ def verdict(run: Run) -> str:
         "</div>",
         f"<p>{html(noise)}</p>" if (noise := findings.describe_noise(run)) else "",
         note="Scores are chance-adjusted and in points of 100. An arm passes when the bound of its general change stays inside the margin, "
-        "no suite drops past its own margin, and the bound of the domain gain reaches what was asked for.",
+        "no suite drops past its own margin, and the bound of the domain gain reaches what was asked for. "
+        + findings.describe_trainings(run),
     )
 
 

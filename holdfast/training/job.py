@@ -73,6 +73,11 @@ def arm_config(params: Finetune, arm: str) -> Arm:
     return params.arms[arm]
 
 
+def use_seed(params: Finetune, arm: Arm) -> Finetune:
+    """The section with the arm's own seed, where it has one."""
+    return params if arm.seed is None else params.model_copy(update={"seed": arm.seed})
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint. Its checksums are written last, so one that a kill cut short has none."""
     checkpoints = [file.parent for file in folder.glob(f"checkpoint-*/{CHECKSUMS_FILE}")]

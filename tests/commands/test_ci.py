@@ -47,7 +47,7 @@ def test_actions_are_pinned_by_commit() -> None:
 
 def test_the_half_that_runs_foreign_code_has_no_rights_and_the_half_with_rights_runs_none() -> None:
     gate, comment = workflow("gate.yml"), workflow("comment.yml")
-    assert list(gate["on"]) == ["pull_request"] or gate["on"] == "pull_request"
+    assert set(gate["on"]) == {"pull_request", "schedule", "workflow_dispatch"}, "never pull_request_target"
     assert gate["permissions"] == {"contents": "read"}
     assert "secrets." not in json.dumps(gate)
     assert "permissions" not in gate["jobs"]["gate"]
@@ -152,6 +152,7 @@ def test_a_branch_that_forgets_goes_red_and_one_that_does_not_goes_green(reposit
     assert "[Full report and pages: files of this run](https://ci.example/runs/7)\n\nCommit " in comment
     assert "checked against the thresholds, dvc.lock and its own numbers, not recomputed" in comment
     assert len(comment) < 60_000
+    assert 'errors="0"' in (repository.parent / "out/junit.xml").read_text(encoding="utf-8")
     assert {p.name for p in (repository.parent / "out/pages/reports").iterdir()} >= {"index.html", "cards", "drift"}
 
     # a stale lock: parameters that nobody ran

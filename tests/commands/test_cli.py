@@ -97,8 +97,8 @@ def test_explain_a_field_says_what_a_change_runs_again(monkeypatch, capsys):
         "  range: number above 0 below 1",
         "  default: 0.03",
         "  params.yaml: 0.03",
-        "  read by: gate",
-        "  a change runs again: gate, report",
+        "  read by: baseline, gate",
+        "  a change runs again: baseline, gate, report",
     ]
     explain.main("mix.arms.holdfast.share", markdown=False)
     shown = capsys.readouterr().out

@@ -148,6 +148,7 @@ def test_the_contract_of_gate_json(tmp_path: Path) -> None:
     harness(tmp_path, {"arm": good()})
     found = run(tmp_path)
     assert set(found) == {
+        "methods",
         "schema",
         "verdict",
         "control",
@@ -166,7 +167,7 @@ def test_the_contract_of_gate_json(tmp_path: Path) -> None:
         "resamples",
     }
     arm = found["arms"]["arm"]
-    assert set(arm) == {"verdict", "reasons", "problems", "general", "self", "domain", "suites"}
+    assert set(arm) == {"comparable", "verdict", "reasons", "problems", "general", "self", "domain", "suites"}
     assert set(arm["domain"]) == {"before", "after", "change", "low", "high", "bound", "items", "lost", "gained"}
     assert set(arm["general"]) == set(arm["domain"]) | {"retention", "retention_low", "retention_high", "detectable"}
     assert set(arm["suites"]["facts"]) == {*verdict.MEASURED_SUITE, *verdict.DERIVED_SUITE}
@@ -928,3 +929,38 @@ def test_whole_passages_that_flip_do_not_fail_an_arm_where_groups_are_given() ->
     found = simulation.simulate_clusters(PARAMS.gate, 5, 50, 5, 0.12, 100, grouped=True)
     assert found["fail"] <= 0.05
     assert simulation.simulate_clusters(PARAMS.gate, 5, 50, 5, 0.12, 100, grouped=False)["fail"] > 0.1
+
+
+def test_a_suite_that_is_watched_is_shown_and_decides_nothing(tmp_path: Path) -> None:
+    """80 of its 240 items are lost: past every margin, and no part of the general score."""
+    harness(tmp_path, {"arm": good() | {"sorting": (80, 0, 100)}})
+    assert run(tmp_path)["verdict"] == "fail"
+    content = run(tmp_path, watched=["sorting"])
+    arm = content["arms"]["arm"]
+    assert (content["verdict"], arm["suites"]["sorting"]["verdict"]) == ("pass", "watched")
+    assert arm["suites"]["sorting"]["change"] == pytest.approx(-1 / 3, rel=1e-4)
+    assert arm["general"]["items"] == 3 * ITEMS and arm["general"]["change"] == 0
+    assert len(arm["reasons"]) == 1 and arm["reasons"][0].startswith("sorting, which is watched only, dropped by 33.3")
+    assert content["multiplicity"]["suites"] == 3, "it takes no part of the risk"
+    measured = {key: arm[key] for key in ("problems", "suites", "general", "self", "domain")}
+    params = Gate(resamples=2000, min_domain_gain=0.2, seed=1, watched=["sorting"])
+    assert storage.round_floats(verdict.decide_arm(params, measured)) == arm, "derived anew without items"
+
+
+def test_a_watched_suite_that_cannot_be_compared_is_a_note(tmp_path: Path) -> None:
+    harness(tmp_path, {"arm": good()})
+    change_items(tmp_path / "eval/arm", lambda rows: [row for row in rows if row["suite"] != "sorting"])
+    assert run(tmp_path)["verdict"] == "cannot-compare"
+    arm = run(tmp_path, watched=["sorting"])["arms"]["arm"]
+    assert arm["verdict"] == "pass"
+    assert arm["reasons"][0].startswith("sorting is watched only, and cannot be compared: 240 of 240 items are missing")
+
+
+def test_what_is_watched_must_be_a_suite_and_not_all_may_be(tmp_path: Path) -> None:
+    harness(tmp_path, {"arm": good()})
+    with pytest.raises(UserError, match=r"gate\.watched names 'sortin', which is no suite"):
+        run(tmp_path, watched=["sortin"])
+    content = run(tmp_path, watched=[*GENERAL])
+    assert content["verdict"] == "cannot-compare"
+    assert any("there is no general suite" in reason for reason in content["arms"]["arm"]["reasons"])
+    assert run(tmp_path, watched=["pharmacy"], min_domain_gain=0)["domain_measured"] is False

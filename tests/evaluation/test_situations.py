@@ -224,7 +224,7 @@ SITUATIONS: dict[str, tuple[Edit, int, str]] = {
     "the arm was evaluated with other settings": (
         run_again(change_settings(ARM, lambda s: s["engine"].update(seed=2))), 2, "evaluated with other settings than the base model",
     ),
-    "items stand twice": (run_again(edit_arm(twice)), 2, "200 items stand twice in the tuned evaluation"),
+    "items appear twice": (run_again(edit_arm(twice)), 2, "200 items appear twice in the tuned evaluation"),
     "items stand in another order": (run_again(edit_arm(lambda rows: rows[::-1])), 0, "verdict: pass"),
     "items of a suite that the settings do not name": (run_again(edit_arm(of_another_suite)), 2, "items of 'easy', a suite that its settings do not name"),
     "a suite's items are missing": (

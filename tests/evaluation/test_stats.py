@@ -46,7 +46,7 @@ def test_pair_finds_each_item_whatever_the_order() -> None:
     [
         (columns(["a", "b"]), "1 of 3 items are missing in the tuned"),
         (columns(["a", "b", "c", "d"]), "1 items of the tuned evaluation are not in the base evaluation"),
-        (columns(["a", "b", "c", "c"]), "1 items stand twice in the tuned"),
+        (columns(["a", "b", "c", "c"]), "1 items appear twice in the tuned"),
         (columns(["a", "b", "c"], item="j"), "3 of 3 items have another content"),
         (columns(["a", "b", "c"], prompt="q"), "3 of 3 items have another prompt"),
         (columns(["a", "b", "c"], target="u"), "3 of 3 items have another target"),

@@ -66,6 +66,7 @@ MOVES: dict[str, tuple[dict[str, Any], bool]] = {
     "the control, which does not count, is arm instead of control": (changed("params.yaml", "gate", "control", to="arm"), True),
     "arm arm removed": (changed("params.yaml", "arms", to=["control"]), True),
     "new new among the arms": (changed("params.yaml", "arms", to=["control", "arm", "new"]), False),
+    "suite judging is watched only, and decides nothing": (changed("params.yaml", "gate", "watched", to=["judging"]), True),
     "suite judging removed": (changed("params.yaml", "evaluate", "suites", "judging", to=...), True),
     "suite more added": (changed("params.yaml", "evaluate", "suites", "more", to={"role": "general"}), False),
     "role of suite facts changed from general to domain": (changed("params.yaml", "evaluate", "suites", "facts", "role", to="domain"), True),

@@ -43,7 +43,7 @@ class TestWholePipeline:
 
     def test_cold_run_goes_from_clone_to_verdict(self, cold):
         project, ran = cold
-        assert len(ran) == len(set(ran)) == 23  # every stage and matrix cell but the frozen recipe
+        assert len(ran) == len(set(ran)) == 24  # every stage and matrix cell but the frozen recipe
         gate = json.loads((project / "reports" / "gate.json").read_text())
         assert set(gate["arms"]) == {"domain-only", "holdfast"}
         assert (project / "reports" / "report.md").stat().st_size > 1000
@@ -71,7 +71,7 @@ class TestWholePipeline:
         project, _ = cold
         set_params(project, gate__margin=0.25)
         ran, _ = repro(project)
-        assert ran == ["gate", "report"]
+        assert ran == ["baseline", "gate", "report"], "and nothing is trained anew"
         set_params(project, consensus__min_score=1.6)
         stale = json.loads(run(project, "dvc", "status", "--json").stdout)
         assert set(stale) == {"code", "consensus"}, "code always looks"

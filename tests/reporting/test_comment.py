@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,35 @@ def test_changes_are_those_of_the_project_s_own_files(tmp_path: Path, monkeypatc
     text = comment.main(Path("reports/report.md"), Path("params.yaml"), Path("reports/metrics.json"), "main", None)
     assert "| gate.margin | 0.03 | 0.1 | +0.07 |" in text
     assert "| arm.general | not set | 0.5 |" in text
+
+
+def test_the_last_results_of_the_branch_are_shown_and_one_alone_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    metrics = Path("metrics.json")
+
+    def commit(content: dict) -> None:
+        metrics.write_text(json.dumps(content), encoding="utf-8")
+        git("add", "-A")
+        git("-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "results")
+
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", *arguments], check=True, capture_output=True)
+
+    git("init", "-q", "-b", "main")
+    commit({"base": {"general": 0.92}, "arm": {"general": 0.9, "domain": 0.5}})
+    assert comment.describe_trend(metrics) == ""
+    commit({"base": {"general": 0.92}, "arm": {"general": 0.8, "domain": 0.5}})
+    commit({"base": {"general": 0.92}, "arm": {"general": 0.85, "domain": None}, "new|arm": {"general": 0.9}})
+    text = comment.describe_trend(metrics)
+    assert "The last 3 results, " in text
+    assert (
+        "| arm, general | █▁▄ | 90.0 → 80.0 → 85.0 |" in text or "| arm, general | █▁▅ | 90.0 → 80.0 → 85.0 |" in text
+    )
+    assert "| arm, domain | ▁▁· | 50.0 → 50.0 → – |" in text, "less than a point is level"
+    assert "new" not in text, "one result is no trend"
+    metrics.write_text("{", encoding="utf-8")
+    git("add", "-A")
+    git("-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "broken")
+    assert isinstance(comment.describe_trend(metrics), str), "a broken file of the past is no crash"

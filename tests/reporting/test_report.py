@@ -644,6 +644,13 @@ def test_page_works_in_chromium(browser: Browser, tmp_path: Path) -> None:
     tab.until(f"{COUNT} !== 'No item fits.'")
     assert tab.run(ROWS) == min(lost, 25), "the count in a table leads to its items"
 
+    table = "document.querySelector('#suites .scroll table')"
+    scores = f"[...{table}.tBodies[0].rows].map(row => parseFloat(row.cells[4].textContent))"
+    title, before = f"{table}.tHead.rows[0].cells[4]", tab.run(scores)
+    for order, state in ((sorted(before, reverse=True), "descending"), (sorted(before), "ascending"), (before, None)):
+        tab.run(f"{title}.firstChild.click()")
+        assert (tab.run(scores), tab.run(f"{title}.ariaSort")) == (order, state), "a title sorts its column"
+
     tab.resize(390, 844, mobile=True)
     assert tab.run("document.documentElement.scrollWidth") <= 390, "a phone scrolls down, not sideways"
     light = tab.run("getComputedStyle(document.documentElement).backgroundColor")

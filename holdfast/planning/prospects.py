@@ -1,0 +1,97 @@
+"""What the suites of params.yaml can show before anything runs, from whatever is here: the base's evaluation, an earlier
+verdict, files of items. Used by `holdfast plan`, `doctor` and `gate --power`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.evaluation import baseline, power
+from holdfast.evaluation.power import Power, Suite
+from holdfast.evaluation.settings import CHAT, LIKELIHOOD
+from holdfast.params.evaluate import DOMAIN_TEST, Evaluate
+from holdfast.params.gate import Gate
+
+EVALUATION, VERDICT = Path("reports/eval/base"), Path("reports/gate.json")
+ITEMS_BY_SUITE = {"ifeval": 541, "gsm8k_cot_zeroshot": 1319, "arc_challenge_chat": 1172, "gpqa_main_zeroshot": 448}
+USUAL_ITEMS = 860  # of a suite not counted above: the mean over the 14 subjects of MMLU-Pro (12,032 in all)
+
+
+@dataclass(frozen=True)
+class Prospects:
+    power: Power
+    sources: list[str]  # where the numbers come from, and what is assumed
+
+
+def survey_suites(params: Gate, evaluate: Evaluate) -> Prospects:
+    """Raises UserError where a file of results or items cannot be read."""
+    wanted, sources = evaluate.all_suites(), []
+    suites: dict[str, Suite] = {}
+    is_evaluated = (EVALUATION / "settings.json").is_file()
+    if is_evaluated:
+        suites = {
+            name: suite
+            for name, suite in baseline.read_suites(EVALUATION).items()
+            if suite.role == "self" or is_same(suite, name, evaluate)
+        }
+        sources.append(f"{len(suites)} suites as {EVALUATION} has them")
+    families = (
+        evaluate.core_suites()
+    )  # of which a template may not express all: those that were not evaluated are not to come
+    if absent := [name for name in wanted if name not in suites and not (is_evaluated and name in families)]:
+        counted, uncounted = count_suites(absent, evaluate)
+        suites |= counted
+        if uncounted:
+            sources.append(f"{len(uncounted)} suites are taken to have {USUAL_ITEMS} items: {', '.join(uncounted)}")
+    if evaluate.self_suite.rows and not is_evaluated:
+        for name in (CHAT, LIKELIHOOD):
+            suites[name] = baseline.assume("self", 0.0, evaluate.self_suite.rows, graded=name == LIKELIHOOD)
+    if VERDICT.is_file():
+        from holdfast.evaluation import provenance
+
+        suites = baseline.take_changes(suites, provenance.read_gate(VERDICT), params)
+    prospects = power.assess(params, suites)
+    if prospects.assumed:
+        what = f"{power.CHANGED:.0%} of the items are assumed to change, half of them lost"
+        sources.append(f"{what}, where no verdict says how many did")
+    return Prospects(prospects, sources)
+
+
+def is_same(suite: Suite, name: str, evaluate: Evaluate) -> bool:
+    """Whether params.yaml still asks for this suite of an evaluation."""
+    wanted = evaluate.all_suites().get(name)
+    return wanted is not None and (wanted.role, wanted.chance) == (suite.role, suite.chance)
+
+
+def count_suites(names: list[str], evaluate: Evaluate) -> tuple[dict[str, Suite], list[str]]:
+    """(suites of which only the size is known, those of which not even that is)."""
+    suites, uncounted = {}, []
+    for name in names:
+        is_core = name in evaluate.core_suites()
+        items = evaluate.core.items if is_core else count_items(name, Path(evaluate.tasks))
+        if items is None and name == DOMAIN_TEST:  # rows of a split that is not made yet
+            continue
+        if items is None:
+            uncounted.append(name)
+        described = evaluate.all_suites()[name]
+        size = items or USUAL_ITEMS
+        suites[name] = baseline.assume(described.role, described.chance, min(size, evaluate.limit or size))
+    return suites, uncounted
+
+
+def count_items(suite: str, tasks: Path) -> int | None:
+    """Items of a suite: the lines of its file, or what is known of lm-eval's own."""
+    file = next(iter(sorted(tasks.rglob(f"{suite}.jsonl"))), None)
+    if file is None:
+        return ITEMS_BY_SUITE.get(suite)
+    from holdfast.data import files
+
+    return sum(1 for _ in files.read_jsonl(file, "utf-8", {}))
+
+
+def summarise(prospects: Prospects) -> list[str]:
+    """A few sentences: what can be shown, what is missing, which suites measure little."""
+    assessed = prospects.power
+    lines = [power.describe_score(score) for score in assessed.scores]
+    return [*lines, *power.describe_suites(assessed), *(f"no arm can pass: {reason}" for reason in assessed.blocked)]
