@@ -56,16 +56,27 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], title: str, capt
     for tick in ticks(x0, x1, 5):
         body.append(text(at_x(tick), bottom + 18, f"{tick:,g}", "tick", "middle"))
     body += [line(left, bottom, right, bottom, "axis"), text(right, bottom + 34, "optimiser step", "tick", "end")]
-    free = top - 14.0
+    ends = place_labels({name: at_y(pts[-1][1]) + 4 for name, pts in series.items()}, 14, bottom + 4)
     looks = {name: f"c{number % 4}" for number, name in enumerate(series)}
     for name, pts in sorted(series.items(), key=lambda item: -item[1][-1][1]):
         path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in thin(pts, 300))
         body.append(
             f'<polyline points="{path}" class="curve {looks[name]}"><title>{html(name)}: ends at {decimal(pts[-1][1], 3)}</title></polyline>'
         )
-        free = max(at_y(pts[-1][1]) + 4, free + 14)
-        body.append(text(right + 8, free, label(name, 16), f"name {looks[name]}"))
+        body.append(text(right + 8, ends[name], label(name, 16), f"name {looks[name]}"))
     return figure(bottom + 42, title, body, caption)
+
+
+def place_labels(wanted: dict[str, float], gap: float, lowest: float) -> dict[str, float]:
+    """Where labels beside their curves' ends go, downwards from the highest: `gap` apart, and none below `lowest`, where the
+    axis has its numbers."""
+    order, places = sorted(wanted, key=wanted.__getitem__), dict[str, float]()
+    for name in order:
+        places[name] = max(wanted[name], max(places.values(), default=-gap) + gap)
+    for name in reversed(order):
+        places[name] = min(places[name], lowest)
+        lowest = places[name] - gap
+    return places
 
 
 def thin(pts: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:

@@ -6,19 +6,44 @@ from holdfast.reporting import charts, findings, share_report, tables
 from holdfast.reporting.findings import Run, part
 from holdfast.reporting.markup import count, decimal, fold, html, html_table, is_number, score, section, titled_table
 
+Curves = dict[str, list[tuple[float, float]]]  # arm -> (step, value)
+
 
 def sections(run: Run) -> list[str]:
     return [training(run), data(run), judges(run), drift(run), method(run)]
+
+
+CURVES = {
+    "train/loss": "Loss, as trained",
+    "train/domain_loss": "Cross-entropy on rows of the domain",
+    "train/replay_loss": "Cross-entropy on replay rows",
+    "train/kl": "KL to the base on replay rows",
+    "train/target_kl": "KL to the base on tokens with cross-entropy",
+    "train/anchor": "Penalty on the distance from the base's weights",
+    "train/learning_rate": "Learning rate",
+    "train/grad_norm": "Norm of the gradient",
+}
+MAX_CURVES = 8  # figures of one page
+
+
+def choose_curves(curves: dict[str, Curves]) -> list[tuple[str, Curves]]:
+    """What is plotted, the loss first, each curve of an arm once: without replay the loss is that on the domain."""
+    chosen: list[tuple[str, Curves]] = []
+    for metric in sorted(curves, key=lambda name: (name != "train/loss", name)):
+        new = {arm: c for arm, c in curves[metric].items() if all(c != other.get(arm) for _, other in chosen)}
+        if new:
+            chosen.append((metric, new))
+    return chosen[:MAX_CURVES]
 
 
 def training(run: Run) -> str:
     plates = "".join(
         charts.curves(
             by_arm,
-            f"{metric}.",
+            f"{CURVES.get(metric, metric)}.",
             "Losses of different objectives do not compare." if "loss" in metric and len(by_arm) > 1 else "",
         )
-        for metric, by_arm in sorted(run.curves.items(), key=lambda item: (item[0] != "train/loss", item[0]))[:8]
+        for metric, by_arm in choose_curves(run.curves)
     )
     examples = [
         fold(

@@ -20,7 +20,7 @@ from report_run import ARMS, SUITES, add_self_suite, build, item, render, replay
 from holdfast.core import records, storage
 from holdfast.core.errors import UserError
 from holdfast.evaluation import outcomes
-from holdfast.reporting import charts, figures, markdown_report, markup, plots
+from holdfast.reporting import charts, evidence, figures, markdown_report, markup, plots
 
 HOSTILE = [
     "<script>document.title='owned'</script><img src=x onerror=alert(1)>",
@@ -710,3 +710,23 @@ def test_a_fail_says_first_how_much_was_lost(tmp_path: Path) -> None:
     text, _ = render(tmp_path)
     said = r"## FAIL: domain-only lost \d+\.\d points \(limit 3\.0\); \d+ of 12 suites past their margin "
     assert re.match(said, text), text[:200]
+
+
+def test_labels_beside_curves_keep_their_distance_and_leave_the_axis_free() -> None:
+    assert charts.place_labels({"a": 20.0, "b": 100.0}, 14, 194) == {"a": 20.0, "b": 100.0}
+    low = charts.place_labels({"a": 192.0, "b": 193.0, "c": 190.0}, 14, 194)
+    assert low == {"c": 166.0, "a": 180.0, "b": 194.0}, "pushed up where the numbers of the axis are"
+
+
+def test_each_curve_of_an_arm_is_plotted_once_and_has_a_name_in_words() -> None:
+    loss, kl = [(0.0, 2.0), (1.0, 1.0)], [(0.0, 0.1), (1.0, 0.2)]
+    curves = {
+        "train/kl": {"holdfast": kl},
+        "train/domain_loss": {"domain-only": loss, "holdfast": kl[:1]},
+        "train/loss": {"domain-only": loss, "holdfast": loss},
+    }
+    chosen = evidence.choose_curves(curves)
+    assert [metric for metric, _ in chosen] == ["train/loss", "train/domain_loss", "train/kl"]
+    assert list(chosen[1][1]) == ["holdfast"], "domain-only trains on the domain alone: its two losses are one"
+    assert not evidence.choose_curves({"a": {"one": loss}, "b": {"one": list(loss)}})[1:]
+    assert evidence.CURVES["train/kl"] == "KL to the base on replay rows"
