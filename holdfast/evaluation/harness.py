@@ -184,9 +184,18 @@ def item(suite: str, sample: dict[str, Any], metric: str) -> dict[str, Any]:
         prompt_hash=digest("\x1f".join(str(r[0]) + "\x1e" + str(r[1]) for r in requests)),
         correct=float(sample[metric]),
         prompt=prompt,
-        target=str(sample["target"]),
+        target=describe_target(sample["target"], [str(request[1]) for request in requests if len(request) > 1]),
         response=str(answer),
     )
+
+
+def describe_target(target: Any, choices: list[str]) -> str:
+    """What is right, in words: of a multiple choice lm-eval holds the places of the right choices, one or several."""
+    places = target if isinstance(target, list) else [target]
+    are_places = all(type(place) is int and 0 <= place < len(choices) for place in places)
+    if len(choices) < 2 or not places or not are_places:
+        return str(target)
+    return " or ".join(choices[place].strip() for place in places)
 
 
 def item_id(doc: Any, number: int) -> str:

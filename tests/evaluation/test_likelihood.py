@@ -74,3 +74,12 @@ def test_graded_scores_of_the_domain_decide_and_an_untouched_base_has_gained_not
     arm = decide(folder)["arms"]["holdfast"]
     assert (arm["verdict"], arm["domain"]["change"]) == (verdict, pytest.approx(gain, abs=1e-6))
     assert gain or "short of the 1.0 asked" in arm["reasons"][0]
+
+
+def test_what_is_right_of_a_choice_is_said_in_words() -> None:
+    choices = [" 1", " 2", " 4", " 5"]
+    assert harness.describe_target(2, choices) == "4"
+    assert harness.describe_target([0, 1], choices) == "1 or 2", "a rating may have several"
+    for target in ("4", 4, [0, 7], [], True, -1):
+        assert harness.describe_target(target, choices) == str(target), "no places of these"
+    assert harness.describe_target(0, []) == "0"
