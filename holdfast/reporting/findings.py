@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from holdfast.evaluation.verdict import UNMEASURED
+from holdfast.params.evaluate import CORE
 from holdfast.reporting.markup import NONE, VERDICTS, count, decimal, is_number, percent, points, score
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def claim(run: Run, arm: str) -> tuple[str, str]:
         backing += f"; self score {points(change)}"
     if run.gate.get("only_choices"):
         backing += f"; {CHOICES}"
+    backing += "".join(f"; {one}" for one in describe_families(run, arm))
     if verdict != "fail":
         return f"{arm} keeps {keeps} of general ability", backing
     limited = [s for s in part(entry, "suites").values() if is_number(part(s, "margin"))]
@@ -142,6 +144,24 @@ def claim(run: Run, arm: str) -> tuple[str, str]:
         lost = f"{arm} keeps {keeps} of general ability, and fails"
         backing += "".join(f"; {reason}" for reason in reasons[:1])
     return lost + (f"; {past} of {len(limited)} suites past their margin" if past else ""), backing
+
+
+def describe_families(run: Run, arm: str) -> list[str]:
+    """The family of the core suite that lost most, where that is past its margin; and what could not be asked."""
+    suites = part(run.gate, "arms", arm, "suites")
+    drops = {
+        name.removeprefix(f"{CORE}/"): (-suite["change"], suite["margin"])
+        for name, suite in suites.items()
+        if name.startswith(f"{CORE}/") and is_number(part(suite, "change")) and is_number(part(suite, "margin"))
+    }
+    lines = []
+    if drops:
+        family, (drop, margin) = max(drops.items(), key=lambda item: item[1][0])
+        lines += [f"of the core suite, {family} lost most, {score(drop)} points"] if drop > margin else []
+    if left_out := part(run.settings, "left_out"):
+        names = ", ".join(str(name).removeprefix(f"{CORE}/") for name in left_out)
+        lines.append(f"not asked, since the chat template cannot express it: {names}")
+    return lines
 
 
 def explanation(run: Run) -> str:
@@ -162,6 +182,7 @@ def explanation(run: Run) -> str:
         text += f"The self score went from {score(own.get('before'))} to {score(own.get('after'))}. "
     if run.gate.get("only_choices"):
         text += f"{CHOICES[0].upper()}{CHOICES[1:]}. "
+    text += "".join(f"{one[0].upper()}{one[1:]}. " for one in describe_families(run, arm))
     if is_number(domain.get("change")):
         text += f"The domain score went from {score(domain.get('before'))} to {score(domain.get('after'))}. "
     if run.gate["verdict"] == "fail" and side(run, arm) == "inside":
