@@ -151,8 +151,6 @@ def changed_suites(content: Json, arms: list[str]) -> Iterator[str]:
         yield f"the suite '{name}' was evaluated, and {PARAMS} does not name it"
     for name in sorted(base["suites"].keys() & wanted.keys()):
         for key in ("role", "chance"):
-            if key == "chance" and name in params.core_suites():  # the family's own
-                continue
             if wanted[name] and base["suites"][name][key] != getattr(wanted[name], key):
                 yield f"{key} of the suite '{name}' is another in {PARAMS} than in its evaluation"
     for arm in sorted(set(arms) & set(content["arms"])):

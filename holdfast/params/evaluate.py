@@ -48,6 +48,7 @@ Family = Literal[
     "calibration",
 ]
 CORE_FAMILIES: tuple[Family, ...] = get_args(Family)
+CORE_CHANCES = {"calibration": 0.625}  # scores of guessing that are not 0
 
 
 class Suite(Section):
@@ -144,4 +145,6 @@ class Evaluate(Section):
         """Every suite that is evaluated, by name, the domain's test split and the core suite's families included."""
         metric = "likelihood" if self.domain_test == "likelihood" else "exact_match"
         extra = {DOMAIN_TEST: Suite(role="domain", metric=metric)} if self.domain_test != "off" else {}
-        return {**self.tasks_asked(), **dict.fromkeys(self.core_suites(), Suite(role="general")), **extra}
+        chances = {name: CORE_CHANCES.get(name.removeprefix(f"{CORE}/"), 0.0) for name in self.core_suites()}
+        families = {name: Suite(role="general", chance=chance) for name, chance in chances.items()}
+        return {**self.tasks_asked(), **families, **extra}

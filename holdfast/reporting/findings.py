@@ -160,7 +160,7 @@ def describe_families(run: Run, arm: str) -> list[str]:
         lines += [f"of the core suite, {family} lost most, {score(drop)} points"] if drop > margin else []
     if left_out := part(run.settings, "left_out"):
         names = ", ".join(str(name).removeprefix(f"{CORE}/") for name in left_out)
-        lines.append(f"not asked, since the chat template cannot express it: {names}")
+        lines.append(f"not asked, since template or context do not allow it: {names}")
     return lines
 
 

@@ -18,7 +18,7 @@ from holdfast.core import manifest, records
 from holdfast.core_suite import constraints, families
 from holdfast.core_suite.items import CORE_VERSION, Answer
 from holdfast.evaluation import gate
-from holdfast.params.evaluate import CORE_FAMILIES, Evaluate
+from holdfast.params.evaluate import CORE_CHANCES, CORE_FAMILIES, Evaluate
 from holdfast.params.gate import Gate
 
 MOST = 150  # items of a family, at most
@@ -31,6 +31,7 @@ def digest(name: str) -> str:
 
 def test_the_params_name_the_families_that_there_are():
     assert tuple(families.FAMILIES) == CORE_FAMILIES
+    assert {name: family.chance for name, family in families.FAMILIES.items() if family.chance} == CORE_CHANCES
 
 
 def test_items_belong_to_a_version():

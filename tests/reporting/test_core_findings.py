@@ -27,4 +27,4 @@ def test_the_family_that_lost_most_is_named_where_it_is_past_its_margin():
 
 def test_what_the_template_cannot_express_is_said():
     run = make_run({"facts": 0.0}, {"core/tools": "no tools", "core/thinking": "no switch"})
-    assert findings.headline(run)[2].endswith("not asked, since the chat template cannot express it: tools, thinking")
+    assert findings.headline(run)[2].endswith("not asked, since template or context do not allow it: tools, thinking")
