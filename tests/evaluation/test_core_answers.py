@@ -11,7 +11,7 @@ from helpers import ROOT, describe, run_stage, set_params
 
 from holdfast.core import records, storage
 from holdfast.core_suite import families
-from holdfast.evaluation import gate, spot, suites, verdict
+from holdfast.evaluation import gate, provenance, spot, suites, verdict
 from holdfast.params.evaluate import CORE_FAMILIES, Evaluate
 from holdfast.params.gate import Gate
 
@@ -81,6 +81,21 @@ def test_what_the_suite_asks_is_kept_out_of_the_replay_set(lab: Path):
     for name in ASKED:
         for item in families.draw_items(name, 6):
             assert item.messages[-1]["content"] in texts[f"core/{name}"]
+
+
+def test_the_verdict_is_refused_where_a_family_is_missing_that_the_template_could_express(lab: Path):
+    file = lab / "reports/eval/base/settings.json"
+    described = storage.read_json(file)
+    judged = {
+        name: {key: suite[key] for key in ("role", "chance", "items")} for name, suite in described["suites"].items()
+    }
+    content = {"arms": {"same": {"suites": judged, "problems": []}}}
+    assert list(provenance.changed_suites(content, ["same"])) == []
+    try:
+        storage.write_json(file, described | {"left_out": {}})
+        assert "the suite 'core/tools' of params.yaml was not evaluated" in provenance.changed_suites(content, [])
+    finally:
+        storage.write_json(file, described)
 
 
 def test_a_family_s_margin_may_be_given_though_the_template_lacks_it():
