@@ -72,7 +72,7 @@ def test_an_arm_with_the_base_s_weights_answers_alike_and_two_runs_have_the_same
 def test_items_can_be_asked_again(lab: Path):
     params = Evaluate.model_validate(SECTION)
     found = spot.ask_again(params, "same", lab / "reports/eval/same", 5, lab / "data/domain/test.parquet")
-    assert (found.asked, found.worse, found.engine) == (5, [], [])
+    assert (found.items, found.worse, found.engine) == (5, [], [])
 
 
 def test_what_the_suite_asks_is_kept_out_of_the_replay_set(lab: Path):
