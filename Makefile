@@ -3,6 +3,7 @@ SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+INSTALL := $(BIN)/python -m pip install --quiet --no-deps --require-hashes
 
 # Nothing here talks to anyone: no analytics, no telemetry; OpenMP threads sleep instead of spinning.
 export DVC_NO_ANALYTICS := 1
@@ -31,8 +32,9 @@ test: $(STAMP)  ## set up if needed, run the test suite
 lint: $(STAMP)  ## check format, lint and types
 	ruff format --check . && ruff check . && mypy
 
-lock: $(STAMP)  ## write requirements.lock from what is installed
-	pip list --format=freeze --exclude holdfast --exclude pip --exclude pandas-stubs | sed 's/+cpu$$//' | LC_ALL=C sort -f > requirements.lock
+lock: $(STAMP)  ## write requirements*.lock and docs/licences.md from what is installed
+	pip install --quiet uv
+	python .ci/lock.py
 
 wheel: $(STAMP)  ## build dist/holdfast-*.whl, with the scaffold of a user's project and the pocket lab in it
 	rm -rf build dist
@@ -43,8 +45,12 @@ wheel: $(STAMP)  ## build dist/holdfast-*.whl, with the scaffold of a user's pro
 clean:  ## remove the caches of finished work; outputs and models stay
 	rm -rf build dist .cache .pytest_cache .mypy_cache .ruff_cache
 
-$(STAMP): requirements.lock pyproject.toml setup.py
+# Every file is checked against the hashes in the locks, setuptools first: it builds the few that have no wheel, and this checkout.
+$(STAMP): requirements.lock requirements-cpu.lock requirements-cuda.lock pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(INSTALL) --only-binary :all: --requirement <(sed -n '/^setuptools==/,/[^\\]$$/p' requirements.lock)
+	$(INSTALL) --requirement requirements-cpu.lock 2>/dev/null || echo "pip finds no CPU build of torch: the index's is taken"
+	$(INSTALL) --no-build-isolation --requirement requirements.lock
+	! $(BIN)/python -m pip show torch | grep -q '^Requires:.*nvidia' || $(INSTALL) --requirement requirements-cuda.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
