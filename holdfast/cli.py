@@ -34,6 +34,7 @@ import typer  # noqa: E402  (the environment comes first: OpenMP reads it when t
 from typer.core import TyperGroup  # noqa: E402
 
 from holdfast.commands import tools  # noqa: E402
+from holdfast.core import terminal  # noqa: E402
 from holdfast.core.errors import ExitCode, UserError, escape_control, first_line  # noqa: E402
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)  # full, read-only or forbidden
@@ -161,11 +162,17 @@ def gate(
     raise typer.Exit(code)
 
 
+for _entry in (*app.registered_commands, *tools.app.registered_commands, *tools.profile_app.registered_commands):
+    if _entry.callback is not None:
+        _entry.callback = terminal.guard_command(_entry.callback)  # their help, which is ours, keeps its colours
+
+
 def main() -> NoReturn:
     code = exit_code()
     try:
         if code != ExitCode.OK:
-            print(silenced.getvalue(), end="")
+            with terminal.guard_streams():
+                print(silenced.getvalue(), end="")
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough: that changes no verdict
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -203,10 +210,10 @@ def exit_code() -> int:
             print(f"error: {error.name}: is not installed", file=sys.stderr)
             print(f"  pip install 'holdfast[{extra}]'", file=sys.stderr)
         elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            print(f"error: {str(error.filename)[:60]}...: the name is too long", file=sys.stderr)
+            print(f"error: {escape_control(str(error.filename)[:60])}...: the name is too long", file=sys.stderr)
             print("  give a shorter one", file=sys.stderr)
         elif isinstance(error, OSError) and error.errno in DISK:  # outputs are replaced only when they are whole
-            print(f"error: {error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
+            print(f"error: {escape_control(str(error.filename or 'disk'))}: {error.strerror or error}", file=sys.stderr)
             print("  make room or allow access, and run it again; earlier outputs are unchanged", file=sys.stderr)
         else:
             print(escape_control(traceback.format_exc()), end="", file=sys.stderr)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.commands import comment
 from holdfast.commands.run import CODE, STAGES, describe_code
+from holdfast.core import yaml_text
 from holdfast.core.errors import UserError
 from holdfast.engines import model_files
 from holdfast.evaluation import yardstick
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 OF_CODE = "code"  # the stage that writes down the code of the others, anew each time
 MAX_MODULES = 6  # named of a stage
+OF_VALUES = (TypeError, ValueError, AttributeError, KeyError, RecursionError)
 NEVER_RUN = "has never run: dvc.lock does not hold it"
 
 
@@ -75,6 +77,7 @@ def inspect_lock() -> tuple[int, dict[str, list[str]], list[str]]:
         raise UserError(
             "no such file", where="dvc.yaml", do="go to the folder that holds it, or make one with `holdfast init`"
         )
+    yaml_text.check_files()
     try:
         with Repo() as repo:  # of this folder, or of one above
             mine = [stage for stage in repo.index.stages if Path(stage.path).absolute() == file]
@@ -86,7 +89,7 @@ def inspect_lock() -> tuple[int, dict[str, list[str]], list[str]]:
     except NotDvcRepoError:
         do = "make one with `git init` and `dvc init`, then run `dvc repro`"
         raise UserError("dvc.yaml belongs to no DVC project", where=".", do=do) from None
-    except (DvcException, TypeError) as error:  # DVC's own parser breaks on a value of another type
+    except (DvcException, *OF_VALUES) as error:  # DVC's own parser breaks on a value of another type
         raise blame_file(error) from None
     if not checked:
         what = f"all {len(unchecked)} stages are frozen: nothing can be checked" if unchecked else "holds no stage"
@@ -104,7 +107,7 @@ def blame_file(error: Exception) -> UserError:
             place, key = missing.groups()
             do = f"add it (`holdfast explain {key}`), or correct dvc.yaml"
             return UserError(f"has no '{key}', which dvc.yaml reads in {place}", where=PARAMS, do=do)
-        if isinstance(error, TypeError):
+        if isinstance(error, OF_VALUES):
             Models.load()
     except UserError as broken:
         return broken

@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
+from holdfast.core import yaml_text
 from holdfast.core.errors import UserError
 from holdfast.evaluation import yardstick
 from holdfast.evaluation.yardstick import part
-from holdfast.params.base import Loader
 from holdfast.reporting.markup import CHANGES, LINKS, Column, Table, is_number, markdown, markdown_table
 from holdfast.reporting.tables import scalar
 
@@ -163,8 +163,8 @@ def load(path: Path, revision: str | None = None) -> Any:
             text = path.read_text(encoding="utf-8") if path.is_file() else ""
         else:
             text = run_git("show", f"{revision}:./{path.as_posix()}") or ""
-        return (json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader)) if text else {}  # noqa: S506
-    except (ValueError, yaml.YAMLError):  # no UTF-8 among them
+        return (json.loads(text) if path.suffix == ".json" else yaml_text.parse(text)) if text else {}
+    except (ValueError, yaml.YAMLError, RecursionError):  # no UTF-8 among them
         kind = "JSON" if path.suffix == ".json" else "YAML"
         where = path if revision is None else f"{path} at commit {revision[:12]}"
         do = "take it back from git" if revision is None else "compare with a revision at which it is whole"

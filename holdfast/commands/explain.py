@@ -21,6 +21,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from holdfast.core import yaml_text
 from holdfast.core.errors import UserError, first_line
 from holdfast.params.base import MODELS, PARAMS, SECTIONS, read_mapping
 from holdfast.params.whole import Params
@@ -163,7 +164,7 @@ def stages_of(name: str) -> tuple[list[str], list[str]]:
 def read_stages(pipeline: str) -> dict[str, dict[str, Any]]:
     """The stages of a dvc.yaml by name. Raises UserError where it is none."""
     try:
-        return {stage: body.get("do", body) for stage, body in yaml.safe_load(pipeline)["stages"].items()}
+        return {stage: body.get("do", body) for stage, body in yaml_text.parse(pipeline)["stages"].items()}
     except (yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
         do = "take it back from git: git checkout -- dvc.yaml"
         raise UserError(f"is not a pipeline of DVC ({first_line(error)})", where=DAG, do=do) from None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from holdfast.core import storage
+from holdfast.core import storage, yaml_text
 from holdfast.core.errors import UserError
 from holdfast.params.base import PARAMS, read_yaml
 
@@ -45,9 +45,9 @@ def read_inputs(stage: str, cell: str | None) -> Inputs | None:
 def find_entry(stage: str, cell: str | None) -> dict[str, Any] | None:
     """The stage of dvc.yaml that runs this: one that names the cell comes before one with a matrix."""
     try:
-        stages = yaml.safe_load(PIPELINE.read_text(encoding="utf-8"))["stages"].values()
+        stages = yaml_text.parse(PIPELINE.read_text(encoding="utf-8"))["stages"].values()
         commands = [(str(entry.get("cmd", "")).split(), entry) for entry in stages if isinstance(entry, dict)]
-    except (yaml.YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (yaml.YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     wanted = ["holdfast", "run", stage]
     exact = [entry for command, entry in commands if command == [*wanted, *([cell] if cell else [])]]

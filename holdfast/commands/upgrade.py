@@ -24,6 +24,7 @@ import yaml
 from holdfast.commands import explain
 from holdfast.commands.init import find_git_root, has_content
 from holdfast.commands.run import describe_code
+from holdfast.core import yaml_text
 from holdfast.core.errors import UserError, first_line
 from holdfast.params.base import KEYS, PARAMS, read_mapping
 from holdfast.params.whole import Params
@@ -396,7 +397,7 @@ def read_recorded_code() -> dict[str, str]:
     if not LOCK.is_file():
         return {}
     try:
-        stages = (yaml.safe_load(LOCK.read_text(encoding="utf-8")) or {}).get("stages") or {}
+        stages = (yaml_text.parse(LOCK.read_text(encoding="utf-8"), yaml_text.FAST) or {}).get("stages") or {}
         deps = [dep for stage in stages.values() for dep in stage.get("deps") or []]
         return {Path(dep["path"]).name: dep["md5"] for dep in deps if Path(dep["path"]).parent == CODE and "md5" in dep}
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, KeyError) as error:

@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import socket
 import sqlite3
 import sys
@@ -90,8 +91,15 @@ def run_shards(
         under_way = run_in_processes(stage, work, jobs, workers)
     else:
         under_way = run_in_turn(work, jobs)
-    for n, shard in under_way:
-        take(todo[n], shard)
+    try:
+        for n, shard in under_way:
+            take(todo[n], shard)
+    except KeyboardInterrupt:
+        progress.close()
+        finished = sum(len(part) for part, file in zip(parts, files, strict=True) if load_shard(file, len(part)))
+        text = f"{stage}: interrupted; {finished:,} of {len(rows):,} {unit} are kept in {FOLDER}"
+        print(f"{text}, and the next run goes on from there", file=sys.stderr)
+        raise
     progress.close()
     return [row for results in cached if results for row in results]
 
@@ -115,7 +123,7 @@ def run_in_processes(
 ) -> Iterator[tuple[int, Shard]]:
     """Run in worker processes; yield (job number, shard) as they are ready."""
     spawn = multiprocessing.get_context("spawn")  # a fork of a process that has used OpenMP threads hangs
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=spawn, initializer=start_worker)
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=spawn, initializer=start_shard_worker)
     try:
         futures = {pool.submit(finish_shard, work, part, file): n for n, (part, file) in enumerate(jobs)}
         for future in as_completed(futures):
@@ -128,6 +136,12 @@ def run_in_processes(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def start_shard_worker() -> None:
+    """Ctrl-C reaches the whole group: the shards under way are finished, and the parent says what is kept."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start_worker()
 
 
 def start_worker() -> None:

@@ -21,7 +21,7 @@ from holdfast.core.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
@@ -235,27 +235,33 @@ def check_keys(config: PretrainedConfig, folder: Path, names: list[str]) -> int:
     """Loads names and shapes alone, and returns the number of parameters, what is shared counted once. Raises UserError where
     the weights are not exactly the tensors of the architecture."""
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         do = "give a chat model that transformers loads as AutoModelForCausalLM"
         raise UserError(f"is no causal language model but '{config.model_type}'", where=folder, do=do)
     staged = [CONFIG, *names, *([INDEX] if names != [WEIGHTS] else [])]
-    with stage_files(folder, staged) as place, quiet_loading(folder):
+    return load_exactly(folder, staged, dtype=torch.float32, device_map={"": "meta"}).num_parameters()
+
+
+def load_exactly(folder: Path, names: list[str], **options: Any) -> PreTrainedModel:
+    """The causal language model in these files of a folder; `options`: transformers' own. Raises UserError where a tensor is
+    missing, left over, or of another shape."""
+    from transformers import AutoModelForCausalLM
+
+    with stage_files(folder, names) as place, quiet_loading(folder):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             place,
-            dtype=torch.float32,
-            device_map={"": "meta"},
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
+            **options,
         )
     model, info = loaded
     refuse_other_keys(info, folder)
-    return model.num_parameters()
+    return model
 
 
 def check_finite(folder: Path) -> None:

@@ -224,25 +224,12 @@ def load_model(
     model does not answer a few tokens with finite logits.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     where = find_device() if device is None else torch.device(device)
     kind = choose_dtype(folder, where.type) if dtype == "auto" else getattr(torch, dtype)
     more: dict[str, Any] = {"attn_implementation": attention} if attention else {}
     checkpoint.check_folder(folder, keys=False)
-    with checkpoint.stage_files(folder, checkpoint.list_files(folder)) as place, checkpoint.quiet_loading(folder):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            place,
-            dtype=kind,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-            output_loading_info=True,
-            **more,
-        )
-    model, info = loaded
-    checkpoint.refuse_other_keys(info, folder)
+    model: Any = checkpoint.load_exactly(folder, checkpoint.list_files(folder), dtype=kind, **more)
     model = model.to(where).eval()
     check_answers(model, folder)
     return model

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from holdfast.core import fingerprint, storage
+from holdfast.core import fingerprint, storage, yaml_text
 from holdfast.core.errors import UserError
 from holdfast.evaluation import settings, verdict
 from holdfast.params.base import PARAMS, parse, read_yaml
@@ -204,9 +204,7 @@ def changed_params(lock: Json, arms: list[str]) -> Iterator[str]:
 
 def before_gate(lock: Json, cells: set[str]) -> set[str]:
     """The gate and all stages whose outputs lead to it, of dvc.yaml as it is: dvc.lock keeps entries of former ones."""
-    stages = (
-        (yaml.safe_load(PIPELINE.read_text(encoding="utf-8")) or {}).get("stages") or {} if PIPELINE.is_file() else {}
-    )
+    stages = read_pipeline()
 
     def is_current(name: str) -> bool:
         stem, _, cell = name.partition("@")
@@ -226,6 +224,18 @@ def before_gate(lock: Json, cells: set[str]) -> set[str]:
                 todo.append(other)
     frozen = {name for name in upstream if isinstance(stages.get(name), dict) and stages[name].get("frozen")}
     return upstream - frozen - {"code"}
+
+
+def read_pipeline() -> Json:
+    """The stages of dvc.yaml by name; empty where there is none. Raises UserError."""
+    if not PIPELINE.is_file():
+        return {}
+    try:
+        content = yaml_text.parse(PIPELINE.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise yaml_text.describe(error, PIPELINE) from None
+    stages = content.get("stages") if isinstance(content, dict) else None
+    return stages if isinstance(stages, dict) else {}
 
 
 def overlap(one: str, other: str) -> bool:
@@ -258,8 +268,8 @@ def read_lock() -> Json:
         return {}
     do = f"take it back from git: git checkout -- {LOCK}"
     try:
-        content = yaml.load(LOCK.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        content = yaml_text.parse(LOCK.read_text(encoding="utf-8"), yaml_text.FAST)
+    except (yaml.YAMLError, UnicodeDecodeError):
         raise UserError("is not valid YAML", where=LOCK, do=do) from None
     stages = content.get("stages") if isinstance(content, dict) else None
     listed = stages.values() if isinstance(stages, dict) else [None]

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeGuard
 import yaml
 from pydantic import ValidationError
 
+from holdfast.core import yaml_text
 from holdfast.evaluation.precision import in_points
-from holdfast.params.base import Loader
 from holdfast.params.evaluate import Evaluate
 from holdfast.params.gate import Gate
 
@@ -60,7 +60,7 @@ def load(text: str | None) -> Json:
     if not text:
         return {}
     try:
-        content = json.loads(text) if text.lstrip().startswith("{") else yaml.load(text, Loader)  # noqa: S506 (a SafeLoader)
+        content = json.loads(text) if text.lstrip().startswith("{") else yaml_text.parse(text)
     except (ValueError, yaml.YAMLError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -216,8 +216,29 @@ def of_stages(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
     for name in exempt(here.pipeline, there.pipeline):
         yield Shift(f"stage {name} is not checked any more: frozen, or always_changed, in dvc.yaml", True)
     for name in sorted(there.pipeline.keys() & here.pipeline.keys()):
-        if there.pipeline[name].get("cmd") != here.pipeline[name].get("cmd"):
+        old, new = unwrap(there.pipeline[name]), unwrap(here.pipeline[name])
+        if any(old.get(key) != new.get(key) for key in ("cmd", "wdir")):
             yield Shift(f"stage {name} runs another command", True)
+        if any(there.pipeline[name].get(key) != here.pipeline[name].get(key) for key in ("matrix", "foreach")):
+            yield Shift(f"stage {name} runs for other cells", True)
+        for kind in ("deps", "params"):  # what a stage does not depend on can change without the stage being stale
+            if lost := sorted(name_entries(old.get(kind)) - name_entries(new.get(kind))):
+                yield Shift(f"stage {name} no longer depends on {list_names(lost)}", True)
+
+
+def unwrap(stage: Json) -> Json:
+    """What a stage does: of one with `foreach`, what it does for each."""
+    inner = stage.get("do")
+    return inner if isinstance(inner, dict) else stage
+
+
+def name_entries(entries: Any) -> set[str]:
+    """Deps or params of a stage, as DVC allows them to be written: PATH, KEY, {PATH: ...}, {FILE: [KEY, ...]}."""
+    names = set()
+    for entry in entries if isinstance(entries, list) else []:
+        for name, keys in entry.items() if isinstance(entry, dict) else [(entry, None)]:
+            names |= {f"{name}: {key}" for key in keys} if isinstance(keys, list) else {str(name)}
+    return names
 
 
 def exempt(here: Json, there: Json) -> list[str]:
@@ -228,9 +249,8 @@ def exempt(here: Json, there: Json) -> list[str]:
 def is_exempt(stage: Json) -> bool:
     """Whether `holdfast check` has nothing to compare: DVC neither runs a frozen stage nor tells whether one that always
     changes is stale."""
-    inner: Json = stage["do"] if isinstance(stage.get("do"), dict) else {}
     return stage.get("cmd") != "holdfast code" and any(
-        one.get(key) for one in (stage, inner) for key in ("frozen", "always_changed")
+        one.get(key) for one in (stage, unwrap(stage)) for key in ("frozen", "always_changed")
     )
 
 

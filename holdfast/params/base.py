@@ -13,7 +13,8 @@ from typing import Annotated, Any, ClassVar, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from holdfast.core.errors import UserError, first_line
+from holdfast.core import yaml_text
+from holdfast.core.errors import UserError
 
 PARAMS = Path("params.yaml")
 MODELS = ("model_folder", "models", "base", "embedder", "panel", "arms")  # keys at the top, outside any section
@@ -81,32 +82,6 @@ def check_source(path: str | None, hub: str | None, revision: str | None) -> Non
         raise ValueError("a hub source needs 'revision': the full 40-digit commit hash, so that a run can be repeated")
 
 
-class Loader(yaml.SafeLoader):
-    """YAML 1.2, as DVC reads it: a key stands once (PyYAML lets the last one win), 1e-3 is a number, and off is a text."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key.value}' appears twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+|\d*\.\d+|\d+\.)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-BOOL = "tag:yaml.org,2002:bool"
-Loader.yaml_implicit_resolvers = {
-    first: [(tag, form) for tag, form in resolvers if tag != BOOL or first in "tTfF"]
-    for first, resolvers in Loader.yaml_implicit_resolvers.items()
-}
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """params.yaml as a mapping of known sections. Raises UserError."""
     content = read_mapping(path)
@@ -121,15 +96,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
         do = "go to the project's folder; `holdfast init` makes one"
         raise UserError("no such file", where=path, do=do)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        at = f", line {line + 1}" if line is not None else ""
-        raise UserError(
-            f"not valid YAML: {getattr(error, 'problem', None) or first_line(error)}",
-            where=f"{path}{at}",
-            do="fix that line, or save the file as UTF-8",
-        ) from None
+        content = yaml_text.parse(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise yaml_text.describe(error, path, do="fix that line, or save the file as UTF-8") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(
             "not a mapping of sections", where=path, do=f"take it back from git: git checkout -- {path.name}"

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-import yaml
 from pydantic import model_validator
 
+from holdfast.core import yaml_text
 from holdfast.params.balance import Balance
-from holdfast.params.base import PARAMS, Loader, parse, read_yaml
+from holdfast.params.base import PARAMS, parse, read_yaml
 from holdfast.params.consensus import Consensus
 from holdfast.params.curate import Curate
 from holdfast.params.drift import Drift
@@ -58,7 +58,7 @@ class Params(Models):
     @classmethod
     def from_text(cls, text: str) -> Self:
         """From YAML that is not in a file yet."""
-        return parse(cls, yaml.load(text, Loader), "", PARAMS)  # noqa: S506 (a SafeLoader)
+        return parse(cls, yaml_text.parse(text), "", PARAMS)
 
     @model_validator(mode="after")
     def arms_fit(self) -> Params:

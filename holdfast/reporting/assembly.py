@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from holdfast.core import records, storage
+from holdfast.core import records, storage, yaml_text
 from holdfast.core.errors import UserError
 from holdfast.evaluation.outcomes import Pairs
 from holdfast.reporting.findings import Json, Run
@@ -118,7 +118,10 @@ def read_models(folder: Path) -> list[Json]:
 
 def read_lock(path: Path) -> Json:
     """dvc.lock. Of it only stages before this one are read: DVC has written their entries when this one runs."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        content = yaml_text.parse(path.read_text(encoding="utf-8"), yaml_text.FAST) if path.is_file() else {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise yaml_text.describe(error, path, do="take it back from git, or remove it and run `dvc repro`") from None
     return content if isinstance(content, dict) else {}
 
 

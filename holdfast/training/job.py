@@ -18,6 +18,7 @@ from holdfast.params.finetune import Arm, Finetune
 
 ROWS_FILE, REPLAY_FILE, HELD_OUT_FILE = "rows.parquet", "replayed.parquet", "held.parquet"  # in the scratch folder
 CHECKSUMS_FILE = "checksums.json"  # in a checkpoint
+WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "adapter_*")  # what transformers might load from one
 RESULT_FILE, MODEL_FOLDER = "result.json", "model"  # likewise
 MAX_PARAMETERS_ON_ONE_THREAD = 10_000_000  # up to which a CPU core does best with one thread
 
@@ -92,9 +93,11 @@ def seal_checkpoint(checkpoint: Path) -> None:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """The first file of a checkpoint that is not as it was written; None where all are."""
+    """The first file of a checkpoint that is not as it was written, or holds weights and was added; None where all are."""
     try:
         sums = json.loads((checkpoint / CHECKSUMS_FILE).read_text(encoding="utf-8"))
+        if added := sorted({f.name for pattern in WEIGHTS for f in checkpoint.glob(pattern)} - sums.keys()):
+            return added[0]
         for name, expected in sums.items():
             if storage.file_sha256(checkpoint / name) != expected:
                 return str(name)

@@ -94,6 +94,8 @@ def train(job: Job) -> None:
     if not params.packing and len(prepared) != rows:
         raise RuntimeError(f"TRL kept {len(prepared)} of {rows} rows")
     earlier = last_checkpoint(job.scratch)
+    if earlier and (earlier / checkpoint.WEIGHTS).is_file():
+        check_resumable(earlier, tuned)
     if earlier and trainer.is_world_process_zero():
         print(f"{job.arm}: resuming from {earlier.name}")
     output = trainer.train(resume_from_checkpoint=str(earlier) if earlier else None)
@@ -121,6 +123,15 @@ def train(job: Job) -> None:
         weighed_tokens=sum(len(ids) for ids, _ in fisher_rows),
         more=more,
     ).write(job.scratch)
+
+
+def check_resumable(folder: Path, model: PreTrainedModel) -> None:
+    """Raises UserError where a checkpoint's weights are not the model's: what is missing would keep its value unsaid."""
+    headers = checkpoint.read_headers(folder, [checkpoint.WEIGHTS])
+    for name, weight in model.named_parameters():
+        if headers.get(name.removeprefix("_orig_mod."), ("", ()))[1] != tuple(weight.shape):
+            what = f"does not hold this model's weights ({name[:120]} is missing or has another shape)"
+            raise UserError(what, where=folder, do="remove that folder: the run goes on from the one before, or anew")
 
 
 def trainer_arguments(job: Job, cpu: bool) -> SFTConfig:

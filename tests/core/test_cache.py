@@ -38,6 +38,16 @@ def test_a_killed_stage_repeats_only_the_shard_it_was_in(project):
     ]  # nothing half-written
 
 
+def test_a_stage_that_is_interrupted_says_what_is_kept(project, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        run(Work(fatal=7))
+    kept = "respond: interrupted; 6 of 10 rows are kept in .cache, and the next run goes on from there\n"
+    assert capsys.readouterr().err == kept
+    with pytest.raises(KeyboardInterrupt):
+        run(Work(fatal=9))
+    assert "9 of 10 rows are kept" in capsys.readouterr().err, "those of earlier runs among them"
+
+
 def test_finished_work_is_not_repeated(project):
     run(Work())
     second = Work()

@@ -10,6 +10,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -77,6 +78,11 @@ def run_stage(stage: str, folder: Path) -> None:
         helpers.run_stage("judge")
         shutil.copyfile("data/scores/base.parquet", "out.part")
         os.replace("out.part", "out.parquet")
+
+
+def run_stage_with_log(stage: str, folder: Path) -> None:
+    with (folder / "log").open("w", encoding="utf-8", buffering=1) as sys.stderr:
+        run_stage(stage, folder)
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +163,26 @@ def test_a_stage_killed_at_random_moments_loses_one_shard_at_most(stage, templat
     assert (killed / "out.parquet").read_bytes() == expected
     assert len(finished(killed)) == shards
     assert in_the_middle  # or the moments were none
+
+
+@pytest.mark.parametrize("stage", ["reconstruct", "judge"])
+def test_a_stage_interrupted_from_the_keyboard_says_what_is_kept_and_goes_on(stage, template, tmp_path):
+    folder = tmp_path / "here"
+    shutil.copytree(template, folder)
+    process = PARTS.Process(target=run_stage_with_log, args=(stage, folder))
+    process.start()
+    while process.is_alive() and len(finished(folder)) < 2:
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    kept = finished(folder)
+    size = 10 if stage == "reconstruct" else 6
+    assert f"{stage}: interrupted; {len(kept) * size} of {ROWS} " in (folder / "log").read_text(encoding="utf-8")
+    assert not (folder / "out.parquet").exists()
+    again = start(stage, folder)
+    again.join()
+    assert again.exitcode == 0
+    assert kept.items() < finished(folder).items(), "what was kept is not done again"
 
 
 @pytest.mark.parametrize("stage", ["respond", "evaluate"])

@@ -24,7 +24,7 @@ PARAMS: dict[str, Any] = {
 }
 FILES: dict[str, Any] = {
     "params.yaml": PARAMS,
-    "dvc.yaml": {"stages": {"code": {"cmd": "holdfast code", "always_changed": True}, "gate": {"cmd": "holdfast run gate"}, "finetune": {"matrix": {}, "cmd": "x"}}},
+    "dvc.yaml": {"stages": {"code": {"cmd": "holdfast code", "always_changed": True}, "gate": {"cmd": "holdfast run gate", "deps": [".holdfast/code/gate", "reports/eval"], "params": ["gate", {"more.yaml": ["a", "b"]}]}, "finetune": {"matrix": {}, "cmd": "x"}, "each": {"foreach": "${arms}", "do": {"cmd": "x", "deps": ["y"]}}}},
     "dvc.lock": {"stages": {"evaluate-base": {"deps": [{"path": "tasks", "md5": "1"}, {"path": ".holdfast/code/evaluate", "md5": "1"}]}}},
     "reports/gate.json": {"provenance": {"code": {"stages.gate": "1", "holdfast.evaluation.stats": "1"}}},
     "reports/eval/base/settings.json": {"suites": {"facts": {"items": 240}, "judging": {"items": 240}}},
@@ -84,6 +84,12 @@ MOVES: dict[str, tuple[dict[str, Any], bool]] = {
     "stage gate is not checked any more: frozen, or always_changed, in dvc.yaml": (changed("dvc.yaml", "stages", "gate", "frozen", to=True), True),
     "stage finetune is not checked any more: frozen, or always_changed, in dvc.yaml": (changed("dvc.yaml", "stages", "finetune", "always_changed", to=True), True),
     "stage gate runs another command": (changed("dvc.yaml", "stages", "gate", "cmd", to="cp good.json reports/gate.json"), True),
+    "stage each runs another command": (changed("dvc.yaml", "stages", "each", "do", "cmd", to="true"), True),
+    "stage each no longer depends on y": (changed("dvc.yaml", "stages", "each", "do", "deps", to=[]), True),
+    "stage finetune runs another command": (changed("dvc.yaml", "stages", "finetune", "wdir", to="elsewhere"), True),
+    "stage finetune runs for other cells": (changed("dvc.yaml", "stages", "finetune", "matrix", to={"arm": ["holdfast"]}), True),
+    "stage gate no longer depends on .holdfast/code/gate": (changed("dvc.yaml", "stages", "gate", "deps", to=["reports/eval", "new"]), True),
+    "stage gate no longer depends on gate, more.yaml: b": (changed("dvc.yaml", "stages", "gate", "params", to=[{"more.yaml": ["a"]}]), True),
     "seed of finetune changed from 1 to 2: other luck": (changed("params.yaml", "finetune", "seed", to=2), False),
 }  # fmt: skip
 

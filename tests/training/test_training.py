@@ -615,6 +615,7 @@ def test_a_second_run_of_the_same_training_is_told_who_is_at_it(train, project, 
         ("optimizer.pt", "altered"),
         ("model.safetensors", "gone"),
         ("checksums.json", "cut short"),
+        ("adapter_model.safetensors", "added"),
     ],
 )
 def test_a_damaged_checkpoint_is_said_and_never_resumed_from(train, project, monkeypatch, capsys, file, damage):
@@ -622,9 +623,11 @@ def test_a_damaged_checkpoint_is_said_and_never_resumed_from(train, project, mon
     settings = dict(checkpoint_steps=3, scheduler="cosine", learning_rate=1e-3)
     killed(monkeypatch, 5, lambda: train(**settings))
     (folder,) = project.glob(".cache/finetune/*/checkpoint-3")
-    content = (folder / file).read_bytes()
+    content = (folder / file).read_bytes() if (folder / file).exists() else b""
     if damage == "gone":
         (folder / file).unlink()
+    elif damage == "added":
+        (folder / file).write_bytes(b"weights")
     else:
         half = len(content) // 2
         altered = content[:half] + bytes([content[half] ^ 4]) + content[half + 1 :]
@@ -635,6 +638,22 @@ def test_a_damaged_checkpoint_is_said_and_never_resumed_from(train, project, mon
     assert "resuming" not in said
     assert "checkpoint-3 is damaged" in said
     assert (project / "models/arm/model.safetensors").is_file()
+
+
+def test_a_checkpoint_of_other_shapes_is_refused_in_two_lines(train, project, monkeypatch):
+    """Sealed anew, as a hand or another program leaves it."""
+    mixture(project, epochs=4)
+    killed(monkeypatch, 5, lambda: train(checkpoint_steps=3))
+    (folder,) = project.glob(".cache/finetune/*/checkpoint-3")
+    whole = load_file(folder / "model.safetensors")
+    name = "model.layers.0.mlp.down_proj.weight"
+    for other in ({**whole, name: whole[name][:3].clone()}, {k: v for k, v in whole.items() if k != name}):
+        save_file(other, folder / "model.safetensors", metadata={"format": "pt"})
+        job.seal_checkpoint(folder)
+        with pytest.raises(UserError, match=f"{name} is missing or has another shape") as caught:
+            train(checkpoint_steps=3)
+        assert len(str(caught.value).splitlines()) == 2
+        assert not (project / "models/arm").exists()
 
 
 def test_the_checkpoint_before_a_damaged_one_is_taken(project):
