@@ -16,7 +16,7 @@ import yaml
 
 from holdfast.core import fingerprint, storage, yaml_text
 from holdfast.core.errors import UserError
-from holdfast.evaluation import settings, verdict
+from holdfast.evaluation import measured, settings, verdict
 from holdfast.params.base import PARAMS, parse, read_yaml
 from holdfast.params.evaluate import Evaluate
 from holdfast.params.gate import Gate
@@ -292,6 +292,7 @@ def read_gate(path: Path) -> Json:
     try:
         if content["schema"] != 2 or content["verdict"] not in verdict.EXIT_CODES or not content["arms"]:
             raise ValueError
+        measured.check(content, path, do)
         verdict.table(content)
         parse(Gate, content["provenance"]["gate"], "gate", path)
         whole = all(

@@ -363,6 +363,7 @@ def test_what_the_pull_request_wrote_is_disarmed(forge: tuple[type[Forge], str])
 SNEAKY = {
     "an encoded mention": "&#x40;octocat &commat;octocat @&#x6f;ctocat &AMP;commat;x",
     "an encoded reference": "&num;12 #&#49;2 GH-12 gh-7 !12",
+    "the address of an issue": "https://forge.example/o/r/issues/12 //forge.example/o/r/-/Merge_Requests/3 x/pull/4 o/r/commit/abc",
     "a quick action": "/merge\n  /approve\n\t/close",
     "hidden and reordering characters": "\u202eevil\u2066 \u200f\u00ad\x07",
 }
@@ -376,7 +377,8 @@ def test_what_a_forge_would_act_on_is_broken(forge: tuple[type[Forge], str], wha
     body = handler.comments[1]["body"].split("## PASS", 1)[1]
     shown = html.unescape(body)
     assert not re.search(
-        r"@\w|#\d|!\d|(?i:GH-\d)|(?m:^\s*/\w)|[\u202a-\u202e\u2066-\u2069\u200e\u200f\u00ad\x07]", shown
+        r"@\w|#\d|!\d|(?i:GH-\d)|(?m:^\s*/\w)|[\u202a-\u202e\u2066-\u2069\u200e\u200f\u00ad\x07]|(?i:/(issues|pull|merge_requests|commit)/)",
+        shown,
     ), shown
 
 
