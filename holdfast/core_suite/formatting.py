@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from holdfast.core import yaml_text
 from holdfast.core_suite.items import Answer, Family, Item, ask
 
 NAMES = ("Ana", "Ben", "Chen", "Dina", "Emil", "Farah", "Goran", "Hana", "Ivo", "Julia")
@@ -58,9 +59,7 @@ def read_json(text: str) -> Any:
 
 
 def read_yaml(text: str) -> Any:
-    if text.count("&") + text.count("*") > 20:  # aliases can grow without bound
-        raise ValueError("aliases")
-    return yaml.safe_load(text)
+    return yaml_text.parse(text, yaml_text.FAST)
 
 
 def read_csv(text: str) -> Any:

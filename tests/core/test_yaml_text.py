@@ -12,6 +12,8 @@ from helpers import ROOT
 from holdfast.commands import check, comment, explain
 from holdfast.core import yaml_text
 from holdfast.core.errors import UserError
+from holdfast.core_suite import formatting
+from holdfast.core_suite.items import Answer
 from holdfast.evaluation import provenance, yardstick
 from holdfast.params.gate import Gate
 from holdfast.params.whole import Params
@@ -107,6 +109,14 @@ def test_every_reader_of_a_project_says_so_in_two_lines(project, monkeypatch, ki
             assert len(str(caught.value).splitlines()) == 2
     assert yardstick.load(text) == {}, "the gate's comparison takes it as empty, and so as changed"
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("kind", [*BOMBS, *VALUES, "a time of nothing"])
+def test_a_model_s_answer_in_yaml_is_wrong_and_no_crash(kind):
+    text = BOMBS[kind][0] if kind in BOMBS else VALUES.get(kind, "- name: !!timestamp x")
+    expected = {"form": "yaml", "rows": [{"name": "Ana"}]}
+    assert formatting.score_form(expected, Answer(text)) in (0.0, 0.5)
+    assert formatting.score_form(expected, Answer("```yaml\n- name: Ana\n```")) == 1.0
 
 
 def test_what_dvc_will_read_is_looked_at_wherever_it_lies(project):
