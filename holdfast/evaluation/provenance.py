@@ -292,7 +292,6 @@ def read_gate(path: Path) -> Json:
     try:
         if content["schema"] != 2 or content["verdict"] not in verdict.EXIT_CODES or not content["arms"]:
             raise ValueError
-        measured.check(content, path, do)
         verdict.table(content)
         parse(Gate, content["provenance"]["gate"], "gate", path)
         whole = all(
@@ -308,6 +307,7 @@ def read_gate(path: Path) -> Json:
         raise UserError("is not a verdict of this version", where=path, do=do) from None
     if not all(map(math.isfinite, numbers(content))):
         raise UserError("holds a number that is not finite", where=path, do=do)
+    measured.check(content, path, do)
     return content
 
 

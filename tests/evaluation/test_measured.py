@@ -88,8 +88,8 @@ SUITE = ("arms", "holdfast", "suites", "facts")
         ((*SUITE, "constant_after"), "no", "constant_after: Input should be a valid boolean"),
         ((*SUITE, "role"), "control", "role: Input should be 'general', 'domain' or 'self'"),
         ((*SUITE, "chance"), 1.0, "chance: Input should be less than 1"),
-        (("arms", "holdfast", "general", "high"), "x", "general.high: Input should be a valid number"),
-        (("arms", "holdfast", "problems"), "none", "problems: Input should be a valid list"),
+        (("arms", "holdfast", "general", "high"), "x", "is not a verdict of this version"),
+        (("arms", "holdfast", "problems"), "none", "is not a verdict of this version"),
         (("noise",), [], "noise: "),
     ],
 )
