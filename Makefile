@@ -45,7 +45,8 @@ wheel: $(STAMP)  ## build dist/holdfast-*.whl, with the scaffold of a user's pro
 clean:  ## remove the caches of finished work; outputs and models stay
 	rm -rf build dist .cache .pytest_cache .mypy_cache .ruff_cache
 
-# Every file is checked against the hashes in the locks, setuptools first: it builds the few that have no wheel, and this checkout.
+# Every file is checked against the hashes in the locks: setuptools first, which builds the few that have no wheel, and this checkout;
+# then torch's CPU build, for of torch==VERSION pip takes the index's, whose hash it is shown.
 $(STAMP): requirements.lock requirements-cpu.lock requirements-cuda.lock pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) --only-binary :all: --requirement <(sed -n '/^setuptools==/,/[^\\]$$/p' requirements.lock)

@@ -172,6 +172,11 @@ def read_headers(folder: Path, names: list[str]) -> dict[str, tuple[str, tuple[i
         try:
             with safe_open(folder / name, framework="numpy") as tensors:
                 for key in tensors.keys():  # noqa: SIM118
+                    if key in headers:
+                        what = f"holds {key[:120]}, which another shard holds too"
+                        raise UserError(
+                            what, where=folder / name, do="download the weights again, or save the model anew"
+                        )
                     part = tensors.get_slice(key)
                     headers[key] = str(part.get_dtype()), tuple(part.get_shape())
         except (SafetensorError, OSError) as error:

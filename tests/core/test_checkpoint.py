@@ -190,6 +190,17 @@ def truncate_a_shard(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-9])
 
 
+def copy_a_tensor_to_another_shard(folder: Path) -> None:
+    """Which of the two is loaded, the index does not decide."""
+    from safetensors.torch import load_file, save_file
+
+    shard(folder)
+    files = sorted(folder.glob("model-*.safetensors"))
+    first, second = load_file(files[0]), load_file(files[1])
+    name = min(first)
+    save_file({**second, name: -first[name]}, files[1], metadata={"format": "pt"})
+
+
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -223,6 +234,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a tensor in no shard": (
         change_index(lambda c: c["weight_map"].update(ghost=next(iter(c["weight_map"].values())))), "(ghost)"
     ),
+    "a tensor in two shards": (copy_a_tensor_to_another_shard, "which another shard holds too"),
     "a shard cut short": (truncate_a_shard, "not a readable safetensors file"),
 }  # fmt: skip
 
