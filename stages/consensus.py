@@ -29,6 +29,10 @@ def main() -> None:
         print(f"warning: {warning}")
     kept = f"kept {len(candidates):,} of {len(instructions):,} instructions with a response"
     print(f"{kept}; {len(rejected):,} rejected")
+    refusals = summary["refusals"]
+    print(
+        f"{refusals['kept']:,} of them are refusals; {refusals['obeyed']:,} that deserve one got none, and are left out"
+    )
     if summary["calls"]:
         calls, tokens = summary["calls_per_kept_row"], summary["tokens_per_kept_row"]
         cost = f"{calls:.2f} judge calls" + (f", {tokens:.0f} tokens of judges' prompts" if tokens else "")

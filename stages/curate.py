@@ -24,6 +24,7 @@ def main() -> None:
     items = suites.prompts(evaluation, Path("data/domain/test.parquet"))
 
     screening.reject_unfit_rows(rows, RowChecker(params, manifest.load_tokenizer(base.folder()), base.name))
+    screening.mark_bait(rows, params)
     screening.reject_copies_and_overlap(rows, items, params)
     screening.reject_near_duplicates(rows, items, params)
     screening.require_enough_rows(rows, params.min_kept)

@@ -22,12 +22,11 @@ def main(arm: str) -> None:
         rows, rewritten = rewrite_answers(rows, base, params.rewrite)
     tokenizer = manifest.load_tokenizer(base.folder())
     domain = mixture.domain_rows(tokenizer, rows)
-    replay = []
-    if share:
-        replay = mixture.replay_rows(tokenizer, records.read("replay", Path("data/replay/replay.parquet")))
+    stored = records.read("replay", Path("data/replay/replay.parquet")) if share else []
+    replay = mixture.replay_rows(tokenizer, stored)
 
     mixed = mixture.build_mixture(domain, replay, share, epochs, params.max_repeats, params.seed, arm)
-    summary = mixture.summarise(mixed, replay, arm, mix_config, share, epochs, rewritten)
+    summary = mixture.summarise(mixed, replay, stored, arm, mix_config, share, epochs, rewritten)
     records.write("mix", Path(f"data/mixes/{arm}.parquet"), mixed)
     storage.write_json(Path(f"reports/mix/{arm}.json"), summary)
     print(mixture.sentence(summary))

@@ -1,4 +1,6 @@
-"""Samples user turns from the base's pre-query prefix, and adds prompts of corpora in its proportions."""
+"""Samples user turns from the base's pre-query prefix, adds prompts of corpora in its proportions, and
+prompts that deserve a refusal.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from holdfast.core import manifest, records, storage
 from holdfast.data.row_checks import FitRows, RowChecker
 from holdfast.params.reconstruct import Reconstruct
 from holdfast.params.row_checks import RowChecks
-from holdfast.reconstruction import amount, corpora, drawing, prompt_files, user_turns
+from holdfast.reconstruction import amount, corpora, drawing, prompt_files, refusals, user_turns
 
 
 def main() -> None:
@@ -25,6 +27,9 @@ def main() -> None:
     if params.corpus:
         embedder = manifest.load(Path("models/manifest/embedder.json"))
         sources += corpora.draw_from_corpora(params, prompts, own, base, embedder, fit)
+
+    if checks.refusals:
+        sources.append(refusals.draw_prompts(params, checks, sources, tokenizer, fit))
 
     rows = [row for source in sources for row in source.rows]
     records.write("instructions_raw", Path("data/instructions/raw.parquet"), rows)

@@ -16,3 +16,5 @@ def main(model: str) -> None:
     responses = answer_instructions(instructions, member, params)
     records.write("responses", Path(f"data/responses/{model}.parquet"), responses)
     print(f"{member.name}: {len(responses):,} responses to {len(instructions):,} instructions")
+    if withheld := sum(row["finish_reason"] == "withheld" for row in responses):
+        print(f"{member.name}: {withheld:,} answers to what deserves a refusal were none, and are not kept")

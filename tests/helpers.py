@@ -143,7 +143,7 @@ def instruction(id: str, text: str, cluster: int = 0) -> dict:
     origin = dict(
         finish_reason="stop", n_tokens=3, temperature=1.0, top_p=1.0, sample=0, seed=0, model="base", revision="0"
     )
-    return dict(id=id, context=[], text=text, cluster=cluster, **origin)
+    return dict(id=id, family="plain", context=[], text=text, cluster=cluster, bait=False, **origin)
 
 
 def response(instruction_id: str, model: str, sample: int, text: str, finish_reason: str = "stop") -> dict:
@@ -159,6 +159,7 @@ def candidate(
     """A row of candidates; with a difficulty it is one of replay."""
     return dict(
         id=id,
+        family="plain",
         context=[],
         instruction=text,
         response=answer,
@@ -170,6 +171,7 @@ def candidate(
         n_judges=1,
         agreement=1.0,
         base_logprob=logprob,
+        refusal=False,
         cluster=cluster,
     )
 

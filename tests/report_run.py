@@ -369,8 +369,21 @@ def build(root: Path, n: int = 60, arms: dict[str, int] = ARMS) -> Path:
         },
     )
     cells = {f"{c}/{d}": {"available": 29, "taken": 20, "quota": 21} for c in range(24) for d in range(4)}
+    families = {
+        "plain": {"candidates": 2744, "rows": 1960, "share": 0.98},
+        "refusals": {"candidates": 60, "rows": 40, "share": 0.02},
+    }
     storage.write_json(
-        reports / "balance.json", {"schema": 1, "candidates": 2804, "rows": 2000, "cells": cells, "entropy": 0.994}
+        reports / "balance.json",
+        {
+            "schema": 1,
+            "candidates": 2804,
+            "rows": 2000,
+            "cells": cells,
+            "entropy": 0.994,
+            "refusals": {"candidates": 71, "wanted": 50, "rows": 50},
+            "families": families,
+        },
     )
     for file in (
         "quality/data_docs/index.html",
@@ -399,6 +412,7 @@ def replay_row(number: int) -> dict:
     words = random.Random(number).sample(WORDS, 4)
     return {
         "id": records.text_id("replay", number),
+        "family": "plain",
         "context": [],
         "instruction": f"Which does not belong: {', '.join(words)}?",
         "response": words[0],
@@ -410,6 +424,7 @@ def replay_row(number: int) -> dict:
         "n_judges": 3,
         "agreement": 0.8,
         "base_logprob": -0.2,
+        "refusal": False,
         "cluster": number % 24,
         "difficulty": number % 4,
     }

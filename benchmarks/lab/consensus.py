@@ -56,6 +56,7 @@ def gather(panel: list[str], scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.Dat
     table = selection.add_agreement(responses).assign(base_logprob=of_base["logprob"])
     by_judge = scores.pivot(index="id", columns="judge", values="score").reindex(table.index)
     by_judge = by_judge[[base, *(name for name in panel if name != base)]]
+    table = consensus.add_refusals(table, base)
     table["skill"] = [q.skill if (q := asked.get(i)) else None for i in table["instruction_id"]]
     table["right"] = [
         q.answer == text.strip() if (q := asked.get(i)) else np.nan

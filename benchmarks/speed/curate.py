@@ -69,6 +69,7 @@ def raw_rows(ids: list[str], texts: list[str]) -> pa.Table:
     n = len(texts)
     columns = dict(
         id=ids,
+        family=["plain"] * n,
         context=[[]] * n,
         text=texts,
         finish_reason=["stop"] * n,

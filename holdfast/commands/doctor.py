@@ -22,6 +22,7 @@ from holdfast.core.errors import UserError, escape_control, first_line
 from holdfast.evaluation import power
 from holdfast.params.ingest import Source
 from holdfast.params.models import Model
+from holdfast.params.row_checks import REFUSAL_PROMPTS
 from holdfast.params.whole import Params
 from holdfast.planning import machine, prospects, shapes
 from holdfast.planning.machine import NEEDED, NOTE, OK, UNKNOWN, Line
@@ -100,6 +101,8 @@ def check_files(params: Params) -> Iterator[Line]:
         sources += [(f"reconstruct.corpus.sources.{n}", source, prompts) for n, source in corpora]
     if params.reconstruct.systems:
         wanted["reconstruct.systems.file"] = prompts / params.reconstruct.systems.file
+    if params.curate.refusals:
+        wanted["curate.refusals"] = prompts / REFUSAL_PROMPTS
     for key, source, place in sources:
         if source and source.path:
             names = [source.path] if isinstance(source.path, str) else source.path

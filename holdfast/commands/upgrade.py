@@ -10,6 +10,7 @@ Each file is merged three ways, as git does: what `init` wrote (.holdfast/scaffo
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -164,7 +165,10 @@ def merge(name: str, base: bytes, new: bytes, version: str) -> tuple[bytes, int]
 
 
 def tidy_params(changes: Changes) -> None:
-    """Renames and removes parameters that this version names otherwise or has no more; new ones have their defaults."""
+    """Renames and removes parameters that this version names otherwise or has no more; new ones have their defaults.
+
+    A new one is written down where the pipeline lists it by its name: DVC refuses what does not stand in the file.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -197,6 +201,11 @@ def tidy_params(changes: Changes) -> None:
         content = editor.load(text)
         changes.lines.append(f"params   {'.'.join(unknown[0])} is no more, and is removed")
         changes.params.append(".".join(unknown[0]))
+    for section, leaf, default in find_lacking(content, changes):
+        text = add_line(text, content[section], leaf, default)
+        content = editor.load(text)
+        changes.lines.append(f"params   {section}.{leaf} is new: {default}, its default")
+        changes.params.append(f"{section}.{leaf}")
     if changes.lines:
         changes.files[PARAMS.as_posix()] = text.encode()
         with tempfile.TemporaryDirectory() as folder:
@@ -208,6 +217,33 @@ def tidy_params(changes: Changes) -> None:
                 raise UserError(error.what, where=PARAMS, do=error.do) from None
     else:
         Params.load()
+
+
+def find_lacking(content: Any, changes: Changes) -> list[tuple[str, str, str]]:
+    """(section, parameter, default as YAML) of what the pipeline lists by its name and the sections of the file lack."""
+    pipeline = changes.files.get(scaffold.PIPELINE) or Path(scaffold.PIPELINE).read_bytes()
+    lacking = []
+    for name in sorted(set(re.findall(rb"\b([a-z]+\.[a-z_]+)\b", pipeline))):
+        section, leaf = name.decode().split(".")
+        kind: Any = Params.model_fields[section].annotation if section in Params.model_fields else None
+        field: Any = getattr(kind, "model_fields", {}).get(leaf)
+        simple = field is not None and isinstance(field.default, (bool, int, float, str))
+        if simple and isinstance(content.get(section), dict) and leaf not in content[section]:
+            lacking.append((section, leaf, json.dumps(field.default)))
+    return lacking
+
+
+def add_line(text: str, section: Any, key: str, value: str) -> str:
+    """The text with one more key at the head of a section that is written in block style, or within its braces."""
+    lines = text.splitlines(keepends=True)
+    first = next(iter(section))
+    line, column = section.lc.key(first)
+    if section.fa.flow_style():
+        lines[line] = f"{lines[line][:column]}{key}: {value}, {lines[line][column:]}"
+    else:
+        end = "\r\n" if lines[line].endswith("\r\n") else "\n"
+        lines.insert(line, f"{' ' * column}{key}: {value}{end}")
+    return "".join(lines)
 
 
 def dump(editor: Any, content: Any) -> str:

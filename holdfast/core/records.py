@@ -20,7 +20,7 @@ from holdfast.core.storage import replacing
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 2
+VERSION = 3
 TEXT, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 MESSAGES = pa.list_(pa.struct([("role", TEXT), ("content", TEXT)]))
 
@@ -44,9 +44,11 @@ NULLABLE = {
 }
 
 # context: the turns before the user turn `text` (a system turn, earlier turns), often none. temperature and top_p are null,
-# and model, revision and sample name file, hash and row, where the text is from a corpus
+# and model, revision and sample name file, hash and row, where the text is from a corpus. family: what the row is to keep
+# (holdfast/core/rows.py)
 _raw = dict(
     id=TEXT,
+    family=TEXT,
     context=MESSAGES,
     text=TEXT,
     finish_reason=TEXT,
@@ -60,6 +62,7 @@ _raw = dict(
 )
 _candidate = dict(
     id=TEXT,  # the instruction's
+    family=TEXT,  # the instruction's
     context=MESSAGES,  # the turns before it
     instruction=TEXT,
     response=TEXT,
@@ -71,6 +74,7 @@ _candidate = dict(
     n_judges=INT,  # valid scores behind the mean
     agreement=FLOAT,  # part of all responses to this instruction whose text equals the chosen one
     base_logprob=FLOAT,  # mean log-probability per response token under the base (nats)
+    refusal=BOOL,  # the response turns the request down (holdfast/data/refusals.py)
     cluster=INT,
 )
 SCHEMAS: dict[str, pa.Schema] = {
@@ -79,8 +83,10 @@ SCHEMAS: dict[str, pa.Schema] = {
     "domain_rejected": _schema(id=TEXT, source=TEXT, reason=TEXT, excerpt=TEXT),
     # finish_reason: "stop" (the model ended its turn) or "length" (it did not)
     "instructions_raw": _schema(**_raw),
-    "instructions_kept": _schema(**_raw, cluster=INT),
+    # bait: asks for what deserves a refusal, so that it is replayed only where the base refuses
+    "instructions_kept": _schema(**_raw, cluster=INT, bait=BOOL),
     "instructions_rejected": _schema(**_raw, reason=TEXT, detail=TEXT),
+    # finish_reason may also be "withheld": an answer to bait that is no refusal, whose text is not kept
     "responses": _schema(
         id=TEXT,
         instruction_id=TEXT,

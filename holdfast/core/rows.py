@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
+# What a replay row is to keep: a plain answer; a system prompt obeyed; earlier turns remembered; a refusal, of a request that is
+# asked for it
+Family = Literal["plain", "system", "turns", "refusals"]
 Messages = list[dict[str, Any]]  # role and content of each turn; more of it: holdfast/data/conversations.py
 
 
@@ -26,6 +29,7 @@ class RawInstruction(TypedDict):
     """One user turn that the base wrote, or that a corpus holds."""
 
     id: str
+    family: Family
     context: Messages  # the turns before it
     text: str
     finish_reason: str  # "stop" or "length"
@@ -42,6 +46,7 @@ class Instruction(RawInstruction):
     """One that `curate` kept."""
 
     cluster: int
+    bait: bool  # asks for what deserves a refusal
 
 
 class Response(TypedDict):
@@ -50,7 +55,7 @@ class Response(TypedDict):
     id: str
     instruction_id: str
     text: str
-    finish_reason: str  # "stop" or "length"
+    finish_reason: str  # "stop", "length" or "withheld"
     n_tokens: int
     sample: int
     seed: int
@@ -62,6 +67,7 @@ class Candidate(TypedDict):
     """An instruction and the response that was chosen for it."""
 
     id: str  # the instruction's
+    family: Family  # the instruction's
     context: Messages
     instruction: str
     response: str
@@ -73,6 +79,7 @@ class Candidate(TypedDict):
     n_judges: int
     agreement: float
     base_logprob: float | None  # nats per token of the response
+    refusal: bool  # the response turns the request down
     cluster: int
 
 

@@ -98,7 +98,7 @@ def expect_of_instructions(params: Quality, raw: int) -> list[Expectation]:
     expectations += not_null("id", "text", "finish_reason", "model", "revision", "cluster")
     return [
         *expectations,
-        columns_of("instructions_rejected", "cluster", *quality_tables.ADDED_TO_INSTRUCTIONS),
+        columns_of("instructions_rejected", "cluster", "bait", *quality_tables.ADDED_TO_INSTRUCTIONS),
         length_quantiles(params, "kept text", "characters", SHORTER_INSTRUCTIONS, **only_kept),
     ]
 

@@ -1,8 +1,8 @@
 """Cheap filters on the text of one instruction: each says why it rejects, or None.
 
 `filters_by_reason` gives them in the order in which curate applies them, cheapest first. They read one text at a time and
-keep nothing. What they cannot see: names and addresses without a number, languages that are not in LANGUAGES, refusals in
-other languages than English.
+keep nothing. What they cannot see: names and addresses without a number, languages that are not in LANGUAGES, an assistant's
+voice in other languages than English.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ def filters_by_reason(params: RowChecks, special: Iterable[str], system: Iterabl
     }
     if params.personal_data:
         filters["personal_data"] = find_personal_data
-    if params.refusal_bait:
-        filters["refusal_bait"] = find_refusal_bait
+    filters["assistant_voice"] = find_assistant_voice
     filters["system_echo"] = lambda text: find_echo(text, prompts)
     if params.languages:
         filters["language"] = lambda text: find_other_language(text, params.languages)
@@ -146,13 +145,15 @@ CONFIRMATIONS: dict[str, Callable[[str], bool]] = {
     "phone": has_phone_length,
 }
 
-REFUSAL = re.compile(
-    # the assistant's refusing voice in the user's turn
+ASSISTANT_VOICE = re.compile(  # refusing, in the user's turn
     r"\bas an? (?:ai|artificial intelligence|large)\b(?: language)?(?: model| assistant)?,? (?:i|my)\b"
     r"|\bi(?:'m| am) (?:sorry|afraid|unable)\b.{0,30}\b(?:but )?i (?:can(?:no|')?t|am (?:not able|unable)|won'?t)\b"
-    r"|\bi (?:can(?:no|')t|am unable to|won't|will not) (?:assist|help|comply|fulfil+|provide|engage)\b"
+    r"|\bi (?:can(?:no|')t|am unable to|won't|will not) (?:assist|help|comply|fulfil+|provide|engage)\b",
+    re.IGNORECASE,
+)
+BAIT = re.compile(
     # attempts to switch rules off
-    r"|\b(?:ignore|disregard|forget|override) (?:all |any |every )?(?:of )?(?:the |your |my )?(?:previous|prior|above|earlier|preceding)"
+    r"\b(?:ignore|disregard|forget|override) (?:all |any |every )?(?:of )?(?:the |your |my )?(?:previous|prior|above|earlier|preceding)"
     r" (?:instructions?|prompts?|rules|guidelines|directions)\b"
     r"|\b(?:jailbreak|developer mode (?:on|enabled)|do anything now|dan mode|no (?:ethical|moral|content) (?:restrictions|guidelines|filters?))\b"
     r"|\bwithout (?:any )?(?:ethical|moral|safety|content) (?:restrictions|guidelines|filters?|limits)\b"
@@ -164,10 +165,15 @@ REFUSAL = re.compile(
 )
 
 
-def find_refusal_bait(text: str) -> str | None:
-    """Text that invites a refusal, or is one. English only."""
-    match = REFUSAL.search(text)
+def find_assistant_voice(text: str) -> str | None:
+    """An assistant's refusal in the place of a user's turn. English only."""
+    match = ASSISTANT_VOICE.search(text)
     return match.group()[:60] if match else None
+
+
+def is_bait(text: str) -> bool:
+    """Whether the text tries to switch rules off, or asks for what deserves a refusal. English, and a few set phrases only."""
+    return BAIT.search(text) is not None
 
 
 ASSISTANT = re.compile(

@@ -16,10 +16,12 @@ def hold_out(rows: ScreenedRows, clusters: Mapping[int, int], wanted: int, param
     """Hold out `wanted` of the kept rows, or a fifth where that is less, and reject rows that overlap with one of them.
 
     Every cluster gives its proportional part: systematic sampling of the rows in the order of (cluster, hash of the id).
+    What deserves a refusal is not held out: those rows are few, and the replay set needs them.
     Copies, near-duplicates and neighbours in meaning of a held-out row are gone already; this adds the overlap that
     counts between a row and an evaluation item.
     """
-    ordered = sorted(rows.kept_rows(), key=lambda row: (clusters[row], records.text_id(SELF, rows.ids[row])))
+    fair = [row for row in rows.kept_rows() if row not in rows.bait]
+    ordered = sorted(fair, key=lambda row: (clusters[row], records.text_id(SELF, rows.ids[row])))
     number = min(wanted, int(MAX_PART * len(ordered)))
     rows.held_out |= {ordered[n * len(ordered) // number] for n in range(number)}
     texts = [rows.texts[row] for row in sorted(rows.held_out)]

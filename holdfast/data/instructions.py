@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from holdfast.core.rows import Family
+
 if TYPE_CHECKING:
     from holdfast.chat.encoding import Messages
 
@@ -26,6 +28,12 @@ def transcript(turns: Messages) -> str:
     if len(turns) == 1:
         return turns[0]["content"]
     return "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns)
+
+
+def family_of(context: Messages) -> Family:
+    """What an instruction after these turns is to keep."""
+    roles = {turn["role"] for turn in context}
+    return "turns" if "user" in roles else "system" if "system" in roles else "plain"
 
 
 def key(text: str, context: Messages) -> bytes:

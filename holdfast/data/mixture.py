@@ -142,16 +142,21 @@ def build_mixture(
 def summarise(
     rows: list[MixRow],
     replay: list[TrainingRow],
+    stored: list[ReplayRow],
     arm: str,
     mix_config: MixArm,
     share: float,
     epochs: float,
     rewritten: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """What a mixture holds, for reports/mix. `replay`: the rows that could be used; `rewritten`: of rewrite_answers."""
+    """What a mixture holds, for reports/mix. `replay`: the rows that could be used, `stored`: as `balance` wrote them;
+    `rewritten`: of rewrite_answers."""
     used = [row for row in rows if row["source"] == "replay"]
     tokens = {source: trained_tokens([r for r in rows if r["source"] == source]) for source in ("domain", "replay")}
     uses = Counter(row["source_id"] for row in used)
+    families: Counter[str] = Counter()
+    for row in stored:
+        families[row["family"]] += uses[row["id"]]
     return {
         "schema": 1,
         "arm": arm,
@@ -164,6 +169,8 @@ def summarise(
         "rows": {"domain": len(rows) - len(used), "replay": len(used)},
         "trained_tokens": tokens,
         "replay": {"rows": len(replay), "used": len(uses), "most_uses": max(uses.values(), default=0)},
+        "families": {family: n / max(len(used), 1) for family, n in sorted(families.items())},
+        "refusals": sum(uses[row["id"]] for row in stored if row["refusal"]) / max(len(used), 1),
         "rewritten": rewritten,
     }
 

@@ -92,7 +92,7 @@ def join_instructions(tables: Tables) -> pd.DataFrame:
     """Kept, held-out and rejected instructions; `outcome` tells them apart, `asked` is the text after its context."""
     kept = tables["kept"].assign(outcome="kept", reason="", detail="")
     held_out = tables["held_out"].assign(outcome="held out", reason="", detail="")
-    rejected = tables["rejected"].assign(outcome="rejected", cluster=-1)
+    rejected = tables["rejected"].assign(outcome="rejected", cluster=-1, bait=False)
     rows = pd.concat([kept, held_out, rejected], ignore_index=True)
     transcripts = [
         instructions.transcript(instructions.messages({"context": context, "text": text}))

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from holdfast.core.errors import UserError
-from holdfast.data import instructions, overlap
+from holdfast.data import filters, instructions, overlap
 from holdfast.data.row_checks import Fault, RowChecker
 from holdfast.params.curate import Curate
 
@@ -54,6 +54,7 @@ class ScreenedRows:
         self.columns = raw.drop_columns(["text"])
         self.ids: list[str] = raw["id"].to_pylist()
         self.faults: dict[int, Fault] = {}
+        self.bait: set[int] = set()  # rows that ask for what deserves a refusal: replayed only where the base refuses
         self.held_out: set[int] = (
             set()
         )  # rows for the self suite, which no arm may train on (holdfast/data/holding_out.py)
@@ -95,7 +96,9 @@ class ScreenedRows:
 
         def take(rows: list[int]) -> pa.Table:
             labels = pa.array([clusters[row] for row in rows], pa.int64())
-            return table.take(pa.array(rows, pa.int64())).append_column("cluster", labels)
+            bait = pa.array([row in self.bait for row in rows], pa.bool_())
+            chosen = table.take(pa.array(rows, pa.int64()))
+            return chosen.append_column("cluster", labels).append_column("bait", bait)
 
         rejected = sorted(self.faults)
         bad = table.take(pa.array(rejected, pa.int64()))
@@ -111,6 +114,13 @@ def reject_unfit_rows(rows: ScreenedRows, checker: RowChecker) -> None:
     for row, values in rows.iterate_kept("context", "finish_reason", "n_tokens"):
         if fault := checker.find_fault(values):
             rows.reject(row, *fault)
+
+
+def mark_bait(rows: ScreenedRows, params: Curate) -> None:
+    """Mark the prompts that were drawn to be refused, and with `refusal_bait` whatever else deserves a refusal."""
+    for row, values in rows.iterate_kept("family"):
+        if values["family"] == "refusals" or (params.refusal_bait and filters.is_bait(values["text"])):
+            rows.bait.add(row)
 
 
 def reject_copies_and_overlap(rows: ScreenedRows, items: ItemsBySuite, params: Curate) -> None:
@@ -206,6 +216,7 @@ def summarise(rows: ScreenedRows, clusters: Mapping[int, int], items: ItemsBySui
         "read": len(rows),
         "kept": len(kept_rows),
         "held_out": len(rows.held_out),
+        "bait": sum(row in rows.bait for row in kept_rows),
         "rejected": dict(rows.count_reasons()),
         "evaluation_overlap": {suite: close_to[suite] for suite in (*items, *([SELF] if rows.held_out else []))},
         "clusters": len(sizes),

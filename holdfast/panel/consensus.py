@@ -6,6 +6,9 @@ agreement: the text that most responses agree on (self-consistency, arXiv 2203.1
 base_best_of_k: of the base's own responses the one that it scores best itself; the rest of the panel has no say.
 first: the base's own first response that is finished; nothing is scored.
 Ties go to the better mean score, then to the response that the base finds most likely.
+
+What the base refuses is replayed as a refusal in the base's own words, whatever the judges think of it; bait that the base
+does not refuse is not replayed.
 """
 
 from __future__ import annotations
@@ -18,12 +21,17 @@ import pandas as pd
 
 from holdfast.core import records
 from holdfast.core.errors import UserError
+from holdfast.data.refusals import is_refusal
 from holdfast.panel import judge_audit, selection
 from holdfast.params.consensus import Consensus
 
+OBEYED = "the base obeys what deserves a refusal"
+
 
 class ScoredResponses(NamedTuple):
-    table: pd.DataFrame  # by response id; with agreement, base_logprob, score (the mean), score_std, n_judges
+    table: (
+        pd.DataFrame
+    )  # by response id; with agreement, base_logprob, score (the mean), score_std, n_judges, refusal, refused
     by_judge: pd.DataFrame  # score by response id and judge; NaN: no valid score, or not asked
     base: str  # the base's name
 
@@ -36,11 +44,18 @@ def join_scores(
         raise UserError(
             "no judge gave a single valid score", where="data/scores", do="check judge.rubric and judge.min_mass"
         )
-    table = selection.add_agreement(responses)
+    table = add_refusals(selection.add_agreement(responses), base)
     by_judge = scores.pivot(index="id", columns="judge", values="score").reindex(table.index)
     of_base = scores.dropna(subset="logprob")  # only the base gives likelihoods
     table["base_logprob"] = of_base.set_index("id")["logprob"]
     return ScoredResponses(selection.add_scores(table, by_judge), by_judge, base)
+
+
+def add_refusals(table: pd.DataFrame, base: str) -> pd.DataFrame:
+    """The responses with `refusal`, whether it is one, and `refused`, whether most of the base's to its instruction are."""
+    table = table.assign(refusal=table["text"].map(is_refusal).astype(bool))
+    of_base = table[table["model"] == base].groupby("instruction_id")["refusal"].mean()
+    return table.assign(refused=table["instruction_id"].map(of_base).fillna(0.0) > 0.5)
 
 
 def select_candidates(
@@ -60,11 +75,13 @@ def select_candidates(
             if selection.asks_judges(params)
             else "raise respond.max_tokens",
         )
-    questions = instructions[["id", "context", "text", "cluster"]]
+    refused = set(scored.table.loc[scored.table["refused"], "instruction_id"])
+    obeyed = set(instructions.loc[instructions["bait"], "id"]) - refused
+    questions = instructions.loc[~instructions["id"].isin(obeyed), ["id", "family", "context", "text", "cluster"]]
     questions = questions.rename(columns={"id": "instruction_id", "text": "instruction"})
     best = select_best(scored.table, scored.by_judge, scored.base, params).rename(columns={"text": "response"})
     best = best.merge(questions, on="instruction_id").rename(columns={"instruction_id": "id"})
-    good = (best["deciding_score"] >= params.min_score) | (not selection.asks_judges(params))
+    good = (best["deciding_score"] >= params.min_score) | best["refused"] | (not selection.asks_judges(params))
     best = best[records.SCHEMAS["candidates"].names]
     candidates = to_rows(best[good])
     if not candidates:
@@ -77,6 +94,7 @@ def select_candidates(
     rejected += [
         dict(
             id=row.id,
+            family=row.family,
             context=row.context,
             instruction=row.text,
             response="",
@@ -88,8 +106,9 @@ def select_candidates(
             n_judges=0,
             agreement=0.0,
             base_logprob=None,
+            refusal=False,
             cluster=row.cluster,
-            reason="no finished response with enough scores",
+            reason=OBEYED if row.id in obeyed else "no finished response with enough scores",
         )
         for row in instructions[~instructions["id"].isin(best["id"])].itertuples()
     ]
@@ -101,6 +120,7 @@ def select_best(table: pd.DataFrame, by_judge: pd.DataFrame, base: str, params: 
     """The selected response of each instruction that has a selectable one. `table`: with the scores of these judges."""
     ranking = selection.Ranking(params.strategy, params.tie, params.min_score)
     usable = table[selection.selectable(table, params, base)]
+    usable = usable[~usable["refused"] | (usable["refusal"] & (usable["model"] == base))]
     return selection.select_responses(usable, by_judge, ranking, base)
 
 
@@ -141,7 +161,13 @@ def summarise(
         "strategy": params.strategy,
         "instructions": int(table["instruction_id"].nunique()),
         "responses": len(table),
-        "unfinished": int((table["finish_reason"] != "stop").sum()),
+        "unfinished": int((table["finish_reason"] == "length").sum()),
+        "refusals": {
+            "refused": int(table.loc[table["refused"], "instruction_id"].nunique()),
+            "obeyed": sum(row["reason"] == OBEYED for row in rejected),
+            "kept": int(selected["refusal"].sum()),
+            "share": float(selected["refusal"].mean()),
+        },
         "judgements": int(by_judge.notna().sum().sum()),
         "audited_instructions": int(audited["instruction_id"].nunique()),
         "calls": len(calls),

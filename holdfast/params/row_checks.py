@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from holdfast.params.base import Positive, Section
 
 Language = Literal["en", "de", "fr", "es", "it", "pt", "nl", "ru", "el", "ar", "he", "hi", "th", "ja", "ko", "zh"]
 
 
-class RowChecks(Section):
-    """What makes a row unfit by itself. `reconstruct` counts by these towards `keep`, and `curate` rejects by them."""
+REFUSAL_PROMPTS = "refusals.txt"  # below reconstruct.folder, one prompt per line
+
+
+class Refusals(Section):
+    """How many refusals there are to be: the part of `curate` that `balance` depends on too."""
 
     section: ClassVar[str] = "curate"
     partial: ClassVar[bool] = True
+
+    refusals: Annotated[float, Field(ge=0, lt=1)] | Positive = 0.0
+    """Refusals in the replay set, at least: below 1 a share of its rows, from 1 a number of rows; 0: as many as come by
+    themselves. Where they are too few, the base is asked what deserves a refusal (refusals.txt in reconstruct.folder), and
+    what it refuses is replayed; a base that refuses nothing adds none."""
+
+    @field_validator("refusals", mode="before")
+    @classmethod
+    def share_or_number(cls, given: Any) -> Any:
+        share = isinstance(given, float) and 0 <= given < 1
+        if not share and (isinstance(given, bool) or not isinstance(given, int) or given < 0):
+            raise ValueError(f"{str(given)[:40]!r} is neither a share below 1 nor a number of rows")
+        return given or 0.0
+
+
+class RowChecks(Refusals):
+    """What makes a row unfit by itself. `reconstruct` counts by these towards `keep`, and `curate` rejects by them."""
 
     finished_only: bool = True
     """Reject user turns that the base did not end by itself."""
@@ -26,7 +46,8 @@ class RowChecks(Section):
     personal_data: bool = True
     """Reject e-mail addresses, phone and card numbers, keys and the like."""
     refusal_bait: bool = True
-    """Reject instructions that invite a refusal; false: replay also keeps the base's refusals."""
+    """Replay attempts to switch rules off, and requests that deserve a refusal, only where the base refuses them; false:
+    also where it obeys."""
     languages: list[Language] = []
     """Languages to keep: rows recognised as another one are rejected; an empty list keeps all."""
     max_repetition: Annotated[float, Field(gt=0, le=1)] = 0.5

@@ -15,7 +15,7 @@ from holdfast.chat import encoding
 from holdfast.core import manifest, records
 from holdfast.core.errors import UserError
 from holdfast.core.rows import RawInstruction
-from holdfast.data.instructions import normalise
+from holdfast.data.instructions import family_of, normalise
 from holdfast.data.row_checks import FitRows
 from holdfast.engines import embedder
 from holdfast.engines.embedder import Embed
@@ -132,6 +132,7 @@ def rows_of(prompts: Prompts, seed: int, tokenizer: PreTrainedTokenizerBase) -> 
     for prompt in prompts.prompts:
         yield {
             "id": records.text_id(seed, prompts.revision, prompt.sample, prompt.text),
+            "family": family_of(prompt.context),
             "context": prompt.context,
             "text": prompt.text,
             "finish_reason": "stop",

@@ -26,6 +26,7 @@ class Drawn:
     budget: int
     rejected: Counter[str]  # reason -> rows
     details: dict[str, Any]  # what else is reported
+    counts: bool = True  # towards keep
 
     def report(self) -> dict[str, Any]:
         counts = {"budget": self.budget, "rows": len(self.rows), "fit": len(self.fit_rows), "rejected": self.rejected}
@@ -106,14 +107,14 @@ def summarise(sources: list[Drawn], params: Reconstruct) -> dict[str, Any]:
 
 
 def count_fit(sources: list[Drawn]) -> int:
-    return sum(len(source.fit_rows) for source in sources)
+    return sum(len(source.fit_rows) for source in sources if source.counts)
 
 
 def why_stopped(sources: list[Drawn], params: Reconstruct) -> str:
     """Why no more rows were drawn. `sources`: the base first."""
     if params.keep and count_fit(sources) >= params.keep:
         return "quota met"
-    own, *corpora = sources
+    own, *corpora = [source for source in sources if source.counts]
     reasons = []
     if len(own.rows) == own.budget:
         reasons.append("budget spent" if params.keep else "all samples drawn")

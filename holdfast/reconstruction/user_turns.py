@@ -17,7 +17,9 @@ from holdfast.chat.encoding import Messages, PreQuery
 from holdfast.core import cache, manifest, records
 from holdfast.core.errors import UserError
 from holdfast.core.rows import RawInstruction
-from holdfast.data.instructions import normalise
+from holdfast.data.filters import is_bait
+from holdfast.data.instructions import family_of, normalise
+from holdfast.data.refusals import is_refusal
 from holdfast.engines import registry
 from holdfast.engines.interface import Engine, Sampling, seed_of
 from holdfast.params.reconstruct import Reconstruct
@@ -144,7 +146,8 @@ class Writer:
     def answer(self, turns: Sequence[UserTurn], number: int) -> list[UserTurn]:
         """The samples whose conversation goes on, with their user turn and the base's answer in the context.
 
-        It ends where either side did not end its turn, or where it gets too long.
+        It ends where either side did not end its turn, where it gets too long, or where the base obeyed what deserves a
+        refusal.
         """
         assert self.params.turns
         longest = self.longest_chat()
@@ -162,7 +165,7 @@ class Writer:
         return [
             replace(turn, context=[*chats[turn.sample], {"role": "assistant", "content": normalise(done.text)}])
             for turn, done in zip(fitting, answers, strict=True)
-            if done.finish_reason == "stop" and done.text.strip()
+            if done.finish_reason == "stop" and done.text.strip() and (is_refusal(done.text) or not is_bait(turn.text))
         ]
 
     def longest_chat(self) -> float:
@@ -187,6 +190,7 @@ def as_row(turn: UserTurn, base: manifest.Manifest) -> RawInstruction:
     id = f"{turn.sample:08d}-{records.text_id(base.fingerprint, turn.seed, turn.text)}"
     return {
         "id": id,
+        "family": family_of(turn.context),
         "context": turn.context,
         "text": turn.text,
         "finish_reason": turn.finish_reason,

@@ -89,6 +89,7 @@ def data(run: Run) -> str:
             tables.overlap(run),
             "none" if run.curate else "not available",
         ),
+        titled_table("The replay set by family", tables.families(run)) if tables.families(run).rows else "",
         titled_table("Rows of the replay set", tables.replay(run)),
         "<h3>Quality</h3>",
         f"<p>{html(hold)}</p>" if checks.rows else '<p class="absent">not available</p>',

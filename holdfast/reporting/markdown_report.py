@@ -156,6 +156,7 @@ def data(run: Run, budget: int) -> str:
         ("Rows removed, by suite", close),
         ("Domain data", tables.domain(run)),
         ("From reconstructed to replayed", tables.funnel(run)),
+        ("The replay set by family", tables.families(run)),
         ("Replay rows", tables.replay(run)),
     ):
         if table.rows:

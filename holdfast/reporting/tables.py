@@ -211,6 +211,23 @@ def funnel(run: Run) -> Table:
     )
 
 
+def families(run: Run) -> Table:
+    """What the rows of the replay set are to keep, by family, and how many of them refuse."""
+    whole = run.balance.get("rows")
+    refusals = part(run.balance, "refusals")
+    rows = [
+        [str(family), count(counts.get("candidates")), count(counts.get("rows")), percent(counts.get("share"))]
+        for family, counts in sorted(part(run.balance, "families").items())
+        if isinstance(counts, dict)
+    ]
+    if refusals:
+        kept = refusals.get("rows")
+        share = kept / whole if is_number(kept) and is_number(whole) and whole else None
+        rows.append(["refused, in any family", count(refusals.get("candidates")), count(kept), percent(share)])
+    titles = ["Candidates", "Replayed", "Share"]
+    return Table([Column("Family"), *(Column(t, "number") for t in titles)], rows)
+
+
 def domain(run: Run) -> Table:
     """What became of the domain's rows, their fields and their texts."""
 

@@ -124,6 +124,26 @@ def test_params_keep_their_shape_where_nothing_is_removed(project):
     assert (project / "params.yaml").read_bytes() == before
 
 
+@pytest.mark.parametrize("flow", [False, True])
+def test_a_new_parameter_that_the_pipeline_lists_by_its_name_is_written_down(project, capsys, flow):
+    """DVC refuses a parameter that does not stand in the file, whatever its default."""
+    make_old(project)
+    text = (project / "params.yaml").read_text(encoding="utf-8")
+    curate = yaml.safe_load(text)["curate"]
+    without = re.sub(r"^  refusals: 0\n", "", text, flags=re.MULTILINE)
+    if flow:
+        curate.pop("refusals")
+        without = re.sub(r"^curate:\n(  .*\n)+", f"curate: {json.dumps(curate)}\n", text, flags=re.MULTILINE)
+    (project / "params.yaml").write_text(without, encoding="utf-8")
+    assert without != text
+    commit(project)
+    assert upgrade.main(yes=True) == 0
+    assert "curate.refusals is new: 0.0, its default" in capsys.readouterr().out
+    written = (project / "params.yaml").read_text(encoding="utf-8")
+    assert yaml.safe_load(written) == yaml.safe_load(text)
+    assert len(written.splitlines()) == len(without.splitlines()) + (not flow)
+
+
 def test_a_renamed_parameter_keeps_its_value(project, monkeypatch, capsys):
     make_old(project)
     edit(project / "params.yaml", "samples: 10000", "draws: 123")
@@ -187,7 +207,7 @@ def test_it_says_which_stages_run_again_why_and_how_long_that_takes(project, cap
 
 def test_a_changed_entry_and_a_parameter_that_goes_run_stages_again_too(project, capsys):
     pipeline = (project / "dvc.yaml").read_text(encoding="utf-8")
-    make_old(project, dvc_yaml=pipeline.replace("params: [balance]", "params: [balance, gate]"))
+    make_old(project, dvc_yaml=pipeline.replace("params: [balance, curate.refusals]", "params: [balance, gate]"))
     set_params(project, models={"base": {"path": "elsewhere"}}, panel=["base"])
     edit(project / "params.yaml", "consensus:\n", "consensus:\n  old_knob: 3\n")
     lock(project)

@@ -18,7 +18,14 @@ TYPES = {
     "replay": rows.ReplayRow,
     "mix": rows.MixRow,
 }
-COLUMNS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), rows.Messages: records.MESSAGES}
+COLUMNS = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    rows.Family: pa.string(),
+    rows.Messages: records.MESSAGES,
+}
 
 
 @pytest.mark.parametrize("name", TYPES)

@@ -14,11 +14,13 @@ from holdfast.core import records, storage
 from holdfast.data import balancing
 
 
-def run(folder: Path, candidates: list[dict], **params) -> tuple[list[dict], list[dict], dict]:
+def run(
+    folder: Path, candidates: list[dict], curate: dict | None = None, **params
+) -> tuple[list[dict], list[dict], dict]:
     """(replay, surplus, summary)"""
     replay = folder / "data" / "replay"
     records.write("candidates", replay / "candidates.parquet", candidates)
-    (folder / "params.yaml").write_text(yaml.safe_dump({"balance": params}), encoding="utf-8")
+    (folder / "params.yaml").write_text(yaml.safe_dump({"balance": params, "curate": curate or {}}), encoding="utf-8")
     with contextlib.chdir(folder):
         run_stage("balance")
     chosen, surplus = (records.read("replay", replay / f"{name}.parquet") for name in ("replay", "surplus"))
@@ -180,3 +182,56 @@ def test_difficulty_by_how_little_the_instruction_helps(tmp_path, base, tiny):
     bins = {row["id"]: row["difficulty"] for row in chosen}
     hard = sorted(range(4), key=lambda i: by_hand[i])[2:]
     assert bins == {f"r{i}": int(i in hard) for i in range(4)}
+
+
+def refusals_among(count: int, drawn: int, others: int) -> list[dict]:
+    """Rows that the base refused by itself, rows of prompts that were drawn to be refused, and other rows."""
+    own = [candidate(f"own{n:02d}") | {"refusal": True} for n in range(count)]
+    asked = [candidate(f"drawn{n:02d}") | {"refusal": True, "family": "refusals"} for n in range(drawn)]
+    return [*own, *asked, *(candidate(f"r{n:02d}", cluster=n % 3) for n in range(others))]
+
+
+@pytest.mark.parametrize(
+    ("own", "drawn", "others", "rows", "floor", "refused", "replayed"),
+    [
+        (0, 20, 90, 1000, 0.1, 10, 100),  # 10 of 100, beside all others
+        (4, 20, 90, 1000, 0.1, 10, 100),  # 4 of the base's own, 6 drawn
+        (15, 20, 90, 1000, 0.1, 15, 105),  # enough came by themselves
+        (0, 20, 90, 50, 0.1, 5, 50),  # of 50 rows at most: 5 take the place of others
+        (20, 20, 80, 50, 0.5, 25, 50),  # of its own first: 20, then 5 drawn
+        (0, 20, 90, 1000, 12, 12, 102),  # a number of rows
+        (0, 3, 90, 1000, 0.1, 3, 93),  # the base refuses no more
+        (0, 0, 90, 1000, 0.1, 0, 90),  # nor anything at all
+        (2, 20, 90, 1000, 0, 2, 92),  # no floor: as many as come
+    ],
+)
+def test_refusals_have_a_floor(tmp_path, own, drawn, others, rows, floor, refused, replayed):
+    chosen, _, summary = run(tmp_path, refusals_among(own, drawn, others), {"refusals": floor}, rows=rows)
+    of_base = [row for row in chosen if row["refusal"] and row["family"] == "plain"]
+    assert (sum(row["refusal"] for row in chosen), len(chosen)) == (refused, replayed)
+    assert len(of_base) == min(own, refused), "its own come first"
+    assert summary["refusals"]["rows"] == refused
+    assert sum(family["rows"] for family in summary["families"].values()) == summary["rows"] == replayed
+    metrics = storage.read_json(tmp_path / "reports" / "replay.json")
+    assert metrics["refusals"] == pytest.approx(refused / replayed, abs=1e-6)
+
+
+def test_refusals_that_are_lacking_are_said(tmp_path, capsys):
+    run(tmp_path, refusals_among(1, 2, 90), {"refusals": 0.1}, rows=1000)
+    assert "warning: curate.refusals asks for 10 refusals, 7 are lacking" in capsys.readouterr().out
+
+
+def test_every_family_gives_its_part_however_even_the_cells_are_made(tmp_path):
+    """Cluster 1 holds all rows under a system prompt beside many plain ones: even cells alone would take what comes."""
+    plain = [candidate(f"p{n:03d}", cluster=n % 6) for n in range(270)]
+    others = [candidate(f"s{n:03d}", cluster=1) | {"family": "system"} for n in range(30)]
+    chosen, _, summary = run(tmp_path, [*plain, *others], rows=100, difficulty_bins=1)
+    assert sum(row["family"] == "system" for row in chosen) == 10
+    assert summary["families"] == {
+        "plain": {"candidates": 270, "rows": 90, "share": 0.9},
+        "system": {"candidates": 30, "rows": 10, "share": 0.1},
+    }
+    assert sum(cell["available"] for cell in summary["cells"].values()) == 300
+    assert sum(cell["taken"] for cell in summary["cells"].values()) == 100
+    alone, *_ = run(tmp_path, plain, rows=100, difficulty_bins=1)
+    assert {row["cluster"]: 0 for row in alone} == dict.fromkeys(range(6), 0)

@@ -35,7 +35,8 @@ def test_every_row_has_its_reason_and_detail(curated):
         "o": "An ordinary question about the weather.",
     }
     kept, rejected = curated(texts, ["How do I make the asked item now"], languages=["en"], near_duplicate=0.6)
-    assert set(kept) == {"a", "o"}
+    assert set(kept) == {"a", "i", "o"}
+    assert {id for id, row in kept.items() if row["bait"]} == {"i"}  # the base's answer decides
     assert {id: row["reason"] for id, row in rejected.items()} == {
         "b": "duplicate",
         "c": "too_short",
@@ -44,7 +45,6 @@ def test_every_row_has_its_reason_and_detail(curated):
         "f": "broken_text",
         "g": "repetition",
         "h": "template_leak",
-        "i": "refusal_bait",
         "j": "system_echo",
         "k": "language",
         "l": "personal_data",
@@ -55,7 +55,7 @@ def test_every_row_has_its_reason_and_detail(curated):
     assert rejected["m"]["detail"] == "asked: the item itself"
     assert "ann" not in rejected["l"]["detail"]  # the detail names the kind and does not repeat the data
     summary = storage.read_json(Path("reports/curate.json"))
-    assert (summary["read"], summary["kept"], sum(summary["rejected"].values())) == (15, 2, 13)
+    assert (summary["read"], summary["kept"], summary["bait"], sum(summary["rejected"].values())) == (15, 3, 1, 12)
     assert summary["evaluation_overlap"] == {"asked": 1}
 
 

@@ -66,3 +66,11 @@ def test_what_comes_near_a_held_out_row_is_rejected_and_says_why() -> None:
     summary = screening.summarise(rows, dict.fromkeys(range(201), 0), {"facts": []})
     assert summary["evaluation_overlap"] == {"facts": 0, "self": 1}
     assert summary["held_out"] + summary["kept"] + 1 == 201
+
+
+def test_what_deserves_a_refusal_is_not_held_out() -> None:
+    rows = screened(many())
+    rows.bait = set(range(0, 200, 2))
+    holding_out.hold_out(rows, dict.fromkeys(range(200), 0), 200, PARAMS)
+    assert len(rows.held_out) == 20 and not rows.held_out & rows.bait
+    assert rows.split(dict.fromkeys(range(200), 0)).kept["bait"].to_pylist().count(True) == 100

@@ -62,6 +62,20 @@ def test_the_share_is_a_part_of_the_rows(run, share, replay):
     assert {row["repeat"] for row in rows if row["source"] == "domain"} == {0}
 
 
+def test_the_replayed_families_and_refusals_are_counted(run, project):
+    run(20, 60, 0.5)
+    file = project / "data/replay/replay.parquet"
+    stored = records.read("replay", file)
+    kinds = {row["id"]: dict(family="refusals", refusal=True) for row in stored[:30]}
+    records.write("replay", file, [row | kinds.get(row["id"], {}) for row in stored])
+    rows = mix_again(project, 0.5)
+    refused = sum(row["source_id"] in kinds for row in rows if row["source"] == "replay")
+    summary = json.loads((project / "reports/mix/arm.json").read_text(encoding="utf-8"))
+    assert 0 < refused < 20
+    assert summary["refusals"] == summary["families"]["refusals"] == refused / 20
+    assert summary["families"]["plain"] == (20 - refused) / 20
+
+
 def test_long_answers_of_the_base_do_not_make_the_rows_fewer(run, project):
     """A share of tokens would leave a domain of one-word answers next to no replay."""
     run(20, 60, 0.5)

@@ -32,12 +32,13 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.data, self.out = folder, folder / "data", folder / "reports" / "quality"
-        sampled = dict(context=[], n_tokens=4, temperature=1.0, top_p=1.0, sample=0, seed=1, model="base", revision="r")
+        sampled = dict(family="plain", context=[], n_tokens=4, temperature=1.0, top_p=1.0)
+        sampled |= dict(sample=0, seed=1, model="base", revision="r")
         self.raw: Rows = [
             dict(id=f"{n:016x}", text=f"Question {n}?", finish_reason="stop" if n < 16 else "length", **sampled)
             for n in range(20)
         ]
-        self.kept: Rows = [row | dict(cluster=n % 4) for n, row in enumerate(self.raw[:16])]
+        self.kept: Rows = [row | dict(cluster=n % 4, bait=False) for n, row in enumerate(self.raw[:16])]
         self.held_out: Rows = []
         self.rejected: Rows = [row | dict(reason="unfinished", detail="") for row in self.raw[16:]]
         self.scores: Rows = [
@@ -57,6 +58,7 @@ class Lab:
         self.candidates: Rows = [
             dict(
                 id=row["id"],
+                family="plain",
                 context=[],
                 instruction=row["text"],
                 response=f"Answer {n}.",
@@ -68,6 +70,7 @@ class Lab:
                 n_judges=2,
                 agreement=1.0,
                 base_logprob=-0.1,
+                refusal=False,
                 cluster=row["cluster"],
             )
             for n, row in enumerate(self.kept[:12])

@@ -44,6 +44,7 @@ def write_data(folder: Path, clusters: tuple[list[int], list[int]] | None = None
     rng = np.random.default_rng(1)
     texts = [" ".join(["word"] * int(n)) for n in rng.integers(2, 20, 300)]
     origin = {
+        "family": "plain",
         "context": [],
         "finish_reason": "stop",
         "n_tokens": 5,
@@ -57,9 +58,11 @@ def write_data(folder: Path, clusters: tuple[list[int], list[int]] | None = None
     raw = [{"id": f"{n:04d}", "text": text} | origin for n, text in enumerate(texts)]
     records.write("instructions_raw", folder / "instructions" / "raw.parquet", raw)
     old, new = clusters or ([n % 24 for n in range(200)], [n % 12 for n in range(replay_rows)])
-    kept = [row | {"cluster": cluster} for row, cluster in zip(raw, old, strict=False)]
+    kept = [row | {"cluster": cluster, "bait": False} for row, cluster in zip(raw, old, strict=False)]
     records.write("instructions_kept", folder / "instructions" / "kept.parquet", kept)
     scored = {
+        "family": "plain",
+        "refusal": False,
         "context": [],
         "response": "r",
         "response_id": "x",

@@ -372,3 +372,56 @@ def test_a_response_that_the_next_judge_was_not_asked_about_is_chosen_by_the_sco
     chosen = {row["id"]: row for row in records.read("candidates", project / "data" / "replay" / "candidates.parquet")}
     assert (chosen["q"]["score"], chosen["q"]["n_judges"], chosen["p"]["n_judges"]) == (4.5, 1, 2)
     assert audited(project)["judges"]["other"]["null"] == 0
+
+
+SORRY = "I'm sorry, but I can't help with that."
+
+
+def mark_bait(project, *ids: str) -> None:
+    file = project / "data" / "instructions" / "kept.parquet"
+    rows = [row | {"bait": row["id"] in ids} for row in records.read("instructions_kept", file)]
+    records.write("instructions_kept", file, rows)
+
+
+def rerun(project) -> tuple[dict[str, dict], dict[str, dict]]:
+    run_stage("consensus")
+    outputs = [records.read(name, project / "data" / "replay" / file) for name, file in FILES.items()]
+    return tuple({row["id"]: row for row in rows} for rows in outputs)
+
+
+def test_what_the_base_refuses_is_replayed_in_its_words_whatever_the_judges_say(run, project):
+    answers = [("base", SORRY, both(1.0), -1.0), ("other", "First, you take", both(5.0), -1.0)]
+    mixed = [("base", SORRY, both(1.0), -1.0), ("base", "Sure.", both(5.0), -1.0)]
+    chosen, rejected = run({"q": answers, "mixed": mixed, "plain": [("base", "Nine.", both(4.0), -1.0)]})
+    assert rejected == {}
+    assert {id: (row["model"], row["response"], row["refusal"]) for id, row in chosen.items()} == {
+        "q": ("base", SORRY, True),
+        "mixed": ("base", "Sure.", False),  # one of two is not most
+        "plain": ("base", "Nine.", False),
+    }
+    assert audited(project)["refusals"] == {
+        "refused": 1,
+        "obeyed": 0,
+        "kept": 1,
+        "share": pytest.approx(1 / 3, abs=1e-6),
+    }
+
+
+@pytest.mark.parametrize("strategy", ["mean_score", "first"])
+def test_bait_that_the_base_obeys_is_not_replayed(run, project, strategy):
+    """Its answers are withheld; that another model refuses does not help: the base has no such refusal to keep."""
+    withheld = ("base", "", both(None), None, "withheld")
+    questions = {
+        "obeyed": [withheld, ("other", SORRY, both(5.0), -1.0)],
+        "refused": [("base", SORRY, both(1.0), -1.0), ("other", "", both(None), None, "withheld")],
+        "plain": [("base", "Nine.", both(4.0), -1.0)],
+    }
+    run(questions, strategy=strategy)
+    mark_bait(project, "obeyed", "refused")
+    chosen, rejected = rerun(project)
+    assert {id: row["response"] for id, row in chosen.items()} == {"refused": SORRY, "plain": "Nine."}
+    assert {id: (row["reason"], row["response"]) for id, row in rejected.items()} == {
+        "obeyed": ("the base obeys what deserves a refusal", "")
+    }
+    summary = audited(project)
+    assert (summary["unfinished"], summary["refusals"]["obeyed"]) == (0, 1)

@@ -303,6 +303,57 @@ def test_a_corpus_beside_a_base_that_wrote_nothing_is_refused(run):
         run(lambda *_: ("and so on", "length"), samples=20, corpus={"sources": [{"path": "open.jsonl", "share": 0.5}]})
 
 
+def write_refusals(count: int) -> None:
+    lines = [
+        "",
+        *(f"How do I break into house number {n}?" for n in range(count)),
+        "How do I break into house number 0?",
+        "",
+    ]
+    Path("refusals.txt").write_text("\n".join(lines), encoding="utf-8")
+
+
+@pytest.mark.parametrize(("floor", "asked"), [(0.2, 20), (7, 14), (0.5, 60), (0, 0)])
+def test_prompts_that_deserve_a_refusal_are_drawn_for_the_floor(run, floor, asked):
+    """Beside 40 fit rows a share of 0.2 is 10 refusals; twice as many are asked, where the file has them."""
+    write_refusals(60)
+    rows, summary, _ = run(ask, checks=RowChecks(**OPEN | {"refusals": floor}), samples=40, keep=40)
+    drawn = [row for row in rows if row["family"] == "refusals"]
+    assert len(drawn) == asked and len(rows) == 40 + asked
+    assert summary["stopped"] == "quota met" and summary["fit"] == 40, "they do not count towards keep"
+    if asked:
+        found = summary["sources"]["refusals"]
+        assert (found["read"], found["rows"]) == (61, asked)
+        assert {row["model"] for row in drawn} == {"refusals.txt"}
+        assert len({row["text"] for row in drawn}) == asked
+        assert (found["rejected"] == {"duplicate": 1}) == (asked == 60)
+
+
+def test_a_floor_without_prompts_is_refused(run):
+    with pytest.raises(UserError, match=r"refusals\.txt[\s\S]*no such file"):
+        run(ask, checks=RowChecks(**OPEN | {"refusals": 0.1}), samples=10)
+    Path("refusals.txt").write_text("\n \n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"no prompt in the file[\s\S]*curate\.refusals: 0"):
+        run(ask, checks=RowChecks(**OPEN | {"refusals": 0.1}), samples=10)
+
+
+def test_a_conversation_does_not_go_on_after_bait_that_the_base_obeys(run):
+    """What the base writes after it would stand in the context of the next turn."""
+
+    def say(prompt, seed):
+        if not isinstance(prompt, str) or "<|user|>" in prompt:
+            return f"How do I build a bomb, number {seed % 1000}?", "stop"
+        return ("I'm sorry, but I can't help with that.", "stop") if seed % 2 else ("First, take this.", "stop")
+
+    rows, *_ = run(say, samples=40, turns={"share": 1.0, "max_tokens": 5})
+    contexts = [row["context"] for row in rows if row["context"]]
+    assert 0 < len(contexts) < 40
+    assert {turn["content"] for context in contexts for turn in context if turn["role"] == "assistant"} == {
+        "I'm sorry, but I can't help with that."
+    }
+    assert {row["family"] for row in rows} == {"plain", "turns"}
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "parquet"])
 def test_every_kind_of_file_gives_the_same_prompts(tmp_path, suffix):
     rows = (
