@@ -52,7 +52,7 @@ def measure(stage: str, model: str, rows: int, workers: int, attention: str, nod
                 params=Reconstruct(samples=rows, max_tokens=96),
                 base=base,
                 query=encoding.find_pre_query(manifest.load_tokenizer(base.folder()), model),
-                system_prompts=[],
+                given=user_turns.Given([], {}),
             ),
             list(range(rows)),
         ),

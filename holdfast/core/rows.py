@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal, TypedDict
 
 # What a replay row is to keep: a plain answer; a system prompt obeyed; earlier turns remembered; a refusal, of a request that is
-# asked for it
-Family = Literal["plain", "system", "turns", "refusals"]
+# asked for it; an answer in another language
+Family = Literal["plain", "system", "turns", "refusals", "languages"]
 Messages = list[dict[str, Any]]  # role and content of each turn; more of it: holdfast/data/conversations.py
 
 

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from holdfast.params.base import Positive, Section, Seed
 from holdfast.params.ingest import Source
+from holdfast.params.row_checks import Language
 
 Part = Annotated[float, Field(gt=0, lt=1)]
 
@@ -35,6 +36,17 @@ class Turns(Section):
     """Sampling temperature of the base's answers."""
     max_tokens: Positive = 512
     """Tokens of an answer, at most; where it does not end, the conversation ends before it."""
+
+
+class Languages(Section):
+    """User turns in several languages: the base goes on from the first words of one."""
+
+    file: str = "openings.json"
+    """JSON file below folder: an object with a list of first words of user turns for each language."""
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Part of the self-written rows that begins so, drawn by the seed."""
+    codes: Annotated[list[Language], Field(min_length=1)]
+    """Languages, each with the same part: those that the base answers in."""
 
 
 class CorpusSource(Source):
@@ -101,6 +113,9 @@ class Reconstruct(Amount):
     """System prompts for a part of the rows; null: what the template itself puts before a user's text."""
     turns: Turns | None = None
     """Conversations of several turns; null: one turn."""
+    languages: Languages | None = None
+    """User turns in several languages; null: in those that the base writes by itself. Such a row has one turn and no
+    system prompt."""
     corpus: Corpus | None = None
     """Prompts from corpora; null: everything is written by the base."""
     shard: Positive = 512

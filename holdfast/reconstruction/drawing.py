@@ -11,6 +11,7 @@ from holdfast.chat.encoding import PreQuery
 from holdfast.core import manifest
 from holdfast.core.errors import UserError
 from holdfast.core.rows import RawInstruction
+from holdfast.data.filters import recognise_language
 from holdfast.data.row_checks import FitRows
 from holdfast.params.reconstruct import Reconstruct
 from holdfast.reconstruction import user_turns
@@ -48,7 +49,7 @@ def split_among_sources(total: int, params: Reconstruct) -> list[int]:
 
 
 def draw_user_turns(
-    params: Reconstruct, base: manifest.Manifest, query: PreQuery, system_prompts: list[str], fit: FitRows
+    params: Reconstruct, base: manifest.Manifest, query: PreQuery, given: user_turns.Given, fit: FitRows
 ) -> Drawn:
     """Sample user turns in waves until the quota is met or the budget is spent. Raises UserError where none is fit.
 
@@ -62,7 +63,7 @@ def draw_user_turns(
     while len(rows) < budget and (quota is None or reasons.count("") < quota):
         wave = budget if quota is None else math.ceil((quota - reasons.count("")) / params.shard) * params.shard
         samples = range(len(rows), min(len(rows) + wave, budget))
-        drawn = user_turns.sample_user_turns(samples, params, base, query, system_prompts)
+        drawn = user_turns.sample_user_turns(samples, params, base, query, given)
         rows += drawn
         reasons += fit.reasons_against(drawn)
         if quota and not reasons.count(""):
@@ -77,6 +78,8 @@ def draw_user_turns(
         "with_earlier_turns": sum(has_turn_of("user", row) for row in rows),
         "settings": count_settings(rows, fit_rows),
     }
+    if params.languages:
+        details["languages"] = count_languages(rows, fit_rows, params)
     return Drawn("self", rows, fit_rows, budget, Counter(filter(None, reasons)), details)
 
 
@@ -91,6 +94,24 @@ def count_settings(rows: list[RawInstruction], fit_rows: list[RawInstruction]) -
         dict(temperature=temperature, top_p=top_p, rows=n, fit=fit[temperature, top_p])
         for (temperature, top_p), n in sorted(drawn.items())
     ]
+
+
+def count_languages(
+    rows: list[RawInstruction], fit_rows: list[RawInstruction], params: Reconstruct
+) -> dict[str, dict[str, int]]:
+    """Of each language the rows that begin in it, the fit ones, and those of them whose text is recognised as that language."""
+    begun: Counter[str] = Counter()
+    fit: Counter[str] = Counter()
+    recognised: Counter[str] = Counter()
+    for row in rows:
+        if row["family"] == "languages":
+            begun[user_turns.draw_language(params, row["seed"])] += 1
+    for row in fit_rows:
+        if row["family"] == "languages":
+            language = user_turns.draw_language(params, row["seed"])
+            fit[language] += 1
+            recognised[language] += recognise_language(row["text"]) == language
+    return {code: {"rows": n, "fit": fit[code], "recognised": recognised[code]} for code, n in sorted(begun.items())}
 
 
 def summarise(sources: list[Drawn], params: Reconstruct) -> dict[str, Any]:

@@ -71,6 +71,22 @@ def read_system_prompts(params: Reconstruct) -> list[str]:
     return prompts
 
 
+def read_openings(params: Reconstruct) -> dict[str, list[str]]:
+    """First words of user turns by language, of the languages of params. Raises UserError where one has none."""
+    if not params.languages:
+        return {}
+    path = resolve_below(params.folder, params.languages.file, "languages.file")
+    content = storage.read_json(path)
+    openings: dict[str, list[str]] = {}
+    for code in params.languages.codes:
+        words = content.get(code) if isinstance(content, dict) else None
+        if not (isinstance(words, list) and words and all(isinstance(one, str) and one.strip() for one in words)):
+            do = f'add "{code}": ["...", "..."], or take it out of reconstruct.languages.codes'
+            raise UserError(f"no first words for the language '{code}'", where=path, do=do)
+        openings[code] = list(map(normalise, words))
+    return openings
+
+
 def read_corpora(params: Reconstruct) -> list[Prompts]:
     """The prompts of every source of the corpus. Raises UserError as `read_prompts` does."""
     return [read_prompts(params, source) for source in params.corpus.sources] if params.corpus else []

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from holdfast.chat import encoding, templates
 from holdfast.chat.encoding import Messages, PreQuery
@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 NOT_SAMPLING = {"samples", "keep", "folder", "corpus"}  # params that a row does not depend on
 
 
+class Given(NamedTuple):
+    """What the base is given beside its template."""
+
+    system_prompts: list[str]
+    openings: dict[str, list[str]]  # language -> first words of user turns
+
+
 @dataclass(frozen=True, slots=True)
 class UserTurn:
     """One sample: the settings it is drawn with, the turns before it, and what the base wrote."""
@@ -39,6 +46,7 @@ class UserTurn:
     temperature: float
     top_p: float
     context: Messages
+    opening: str = ""  # first words, in another language, that the base goes on from
     text: str = ""
     finish_reason: str = ""  # "stop": the base ended its turn; "length": it ran into max_tokens
     n_tokens: int = 0
@@ -60,28 +68,29 @@ def derive_pre_query(params: Reconstruct, tokenizer: PreTrainedTokenizerBase, wh
 
 
 def sample_user_turns(
-    samples: range, params: Reconstruct, base: manifest.Manifest, query: PreQuery, system_prompts: list[str]
+    samples: range, params: Reconstruct, base: manifest.Manifest, query: PreQuery, given: Given
 ) -> list[RawInstruction]:
     """A row for each sample number, in order. Finished shards come from the cache."""
     identity = [
         query.prefix,
-        system_prompts,
+        given.system_prompts,
+        given.openings,
         params.model_dump(exclude=NOT_SAMPLING),
         *registry.engine_identity(base, __file__),
     ]
-    work = partial(sample_shard, params=params, base=base, query=query, system_prompts=system_prompts)
+    work = partial(sample_shard, params=params, base=base, query=query, given=given)
     return cache.run_shards(
         "reconstruct", samples, params.shard, identity, work, "user turns", registry.choose_spread(base)
     )
 
 
 def sample_shard(
-    samples: list[int], params: Reconstruct, base: manifest.Manifest, query: PreQuery, system_prompts: list[str]
+    samples: list[int], params: Reconstruct, base: manifest.Manifest, query: PreQuery, given: Given
 ) -> list[RawInstruction]:
     """One shard: write each user turn, then go on with the conversations that are meant to have several."""
     engine = registry.load_engine(base, params.batch)  # loaded only if a shard is not in the cache
     writer = Writer(engine, manifest.load_tokenizer(base.folder()), query, params, base.context)
-    turns = writer.write([draw_settings(sample, params, system_prompts) for sample in samples], number=0)
+    turns = writer.write([draw_settings(sample, params, given) for sample in samples], number=0)
     by_sample = {turn.sample: turn for turn in turns}
 
     going_on = [turn for turn in turns if goes_on(params, turn.seed)]
@@ -91,14 +100,18 @@ def sample_shard(
     return [as_row(turn, base) for turn in by_sample.values()]
 
 
-def draw_settings(sample: int, params: Reconstruct, system_prompts: list[str]) -> UserTurn:
+def draw_settings(sample: int, params: Reconstruct, given: Given) -> UserTurn:
     """How a sample is drawn; all draws derive from its seed. Every temperature meets every top_p."""
     seed = seed_of(params.seed, "reconstruct", sample)
     temperature = params.temperatures[sample % len(params.temperatures)]
     top_p = params.top_p[sample // len(params.temperatures) % len(params.top_p)]
     context: Messages = []
+    if speaks_another_language(params, seed):
+        openings = given.openings[draw_language(params, seed)]
+        opening = openings[int(uniform(seed, "opening") * len(openings))]
+        return UserTurn(sample, seed, temperature, top_p, context, opening)
     if params.systems and (drawn := uniform(seed, "system") / params.systems.share) < 1:
-        context = [{"role": "system", "content": system_prompts[int(drawn * len(system_prompts))]}]
+        context = [{"role": "system", "content": given.system_prompts[int(drawn * len(given.system_prompts))]}]
     return UserTurn(sample, seed, temperature, top_p, context)
 
 
@@ -107,9 +120,21 @@ def uniform(seed: int, decision: str) -> float:
     return seed_of(seed, decision) / 2**63
 
 
+def speaks_another_language(params: Reconstruct, seed: int) -> bool:
+    """Whether the row of this seed begins with words of a language of params."""
+    return params.languages is not None and uniform(seed, "languages") < params.languages.share
+
+
+def draw_language(params: Reconstruct, seed: int) -> str:
+    """The language of a row that speaks one of params."""
+    assert params.languages
+    return params.languages.codes[int(uniform(seed, "language") * len(params.languages.codes))]
+
+
 def goes_on(params: Reconstruct, seed: int) -> bool:
     """Whether the row of this seed is meant to be a conversation of several turns."""
-    return params.turns is not None and uniform(seed, "turns") < params.turns.share
+    several = params.turns is not None and uniform(seed, "turns") < params.turns.share
+    return several and not speaks_another_language(params, seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +152,7 @@ class Writer:
         written: dict[int, UserTurn] = {}
         for top_p in dict.fromkeys(turn.top_p for turn in turns):
             part = [turn for turn in turns if turn.top_p == top_p]
-            prompts = [self.prefix(turn.context) for turn in part]
+            prompts = [self.prefix(turn.context, turn.opening) for turn in part]
             seeds = [seed_of(turn.seed, "user", number) if number else turn.seed for turn in part]
             sampling = Sampling(
                 temperature=[turn.temperature for turn in part],
@@ -139,7 +164,7 @@ class Writer:
             completions = self.engine.complete(prompts, seeds, sampling)
             for turn, done in zip(part, completions, strict=True):
                 written[turn.sample] = replace(
-                    turn, text=done.text, finish_reason=done.finish_reason, n_tokens=done.n_tokens
+                    turn, text=turn.opening + done.text, finish_reason=done.finish_reason, n_tokens=done.n_tokens
                 )
         return [written[turn.sample] for turn in turns]
 
@@ -176,8 +201,10 @@ class Writer:
     def length(self, chat: Messages) -> int:
         return len(encoding.prompt_ids(self.tokenizer, self.escape(chat)))
 
-    def prefix(self, context: Messages) -> list[int]:
-        """Tokens that the template puts before a user's text after these turns."""
+    def prefix(self, context: Messages, opening: str = "") -> list[int]:
+        """Tokens that the template puts before a user's text after these turns, and the first words of that text."""
+        if opening:
+            return encoding.tokenise(self.tokenizer, self.query.prefix + opening)
         if not context:
             return self.query.prefix_ids
         return encoding.find_pre_query(self.tokenizer, "base", self.escape(context)).prefix_ids
@@ -190,7 +217,7 @@ def as_row(turn: UserTurn, base: manifest.Manifest) -> RawInstruction:
     id = f"{turn.sample:08d}-{records.text_id(base.fingerprint, turn.seed, turn.text)}"
     return {
         "id": id,
-        "family": family_of(turn.context),
+        "family": "languages" if turn.opening else family_of(turn.context),
         "context": turn.context,
         "text": turn.text,
         "finish_reason": turn.finish_reason,

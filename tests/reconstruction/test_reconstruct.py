@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import typing
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from helpers import ROOT, describe, run_stage, set_params
 
 from holdfast.core import manifest, records, storage
 from holdfast.core.errors import UserError
+from holdfast.data import filters
 from holdfast.engines import registry
 from holdfast.engines.interface import Completion, seed_of
 from holdfast.params.reconstruct import CorpusSource, Reconstruct
-from holdfast.params.row_checks import RowChecks
+from holdfast.params.row_checks import Language, RowChecks
 from holdfast.reconstruction import corpora, prompt_files
 
 RAW, REPORT = Path("data/instructions/raw.parquet"), Path("reports/reconstruct.json")
@@ -123,6 +125,54 @@ def test_a_part_of_the_rows_is_written_under_a_system_prompt(run):
     assert asked["<|system|>Be brief.<|end|><|user|>"] == drawn["Be brief."], asked
     again, *_ = run(ask, samples=400, systems={"file": "systems.txt", "share": 0.25})
     assert {row["id"] for row in again if row["context"]} < {row["id"] for row in rows if row["context"]}
+
+
+def test_a_part_of_the_rows_begins_in_other_languages(run):
+    Path("openings.json").write_text(json.dumps({"de": ["Was ist", "Wie"], "fr": ["Comment"], "es": ["Dame"]}))
+    goes = {"de": " die Hauptstadt und der Fluss von {}?", "fr": " est la ville de {} et le pays?"}
+
+    def say(said, seed):
+        german = isinstance(said, str) and said.endswith(("Was ist", "Wie"))
+        french = isinstance(said, str) and said.endswith("Comment")
+        told = goes["de" if german else "fr"].format(seed % 10**6) if german or french else ask(said, seed)[0]
+        return told, "stop"
+
+    settings = {"languages": {"share": 0.5, "codes": ["de", "fr"]}, "turns": {"share": 1.0, "max_tokens": 5}}
+    rows, summary, speaker = run(say, samples=200, **settings)
+    begun = [row for row in rows if row["family"] == "languages"]
+    assert 70 <= len(begun) <= 130
+    assert all(
+        row["context"] == [] and row["text"].startswith(("Was ist die", "Wie die", "Comment est")) for row in begun
+    )
+    asked = Counter(prompt for who, prompt, *_ in speaker.asked if who == "user" and prompt != "<|user|>")
+    assert {prompt for prompt in asked if not prompt.startswith("<|user|>What")} == {
+        "<|user|>Was ist",
+        "<|user|>Wie",
+        "<|user|>Comment",
+    }, "the base goes on from the first words, in its own template"
+    counts = summary["sources"]["self"]["languages"]
+    assert counts.keys() == {"de", "fr"} and sum(one["rows"] for one in counts.values()) == len(begun)
+    assert all(one["rows"] == one["fit"] == one["recognised"] > 20 for one in counts.values())
+    plain, *_ = run(say, samples=200)
+    alone = {row["sample"]: row["text"] for row in plain}
+    others = [row for row in rows if row["family"] == "turns"]
+    assert others and all(row["context"][0]["content"] == alone[row["sample"]] for row in others)
+
+
+@pytest.mark.parametrize("content", [{"de": ["Was"]}, {"de": ["Was"], "fr": []}, {"de": ["Was"], "fr": [" "]}, ["Was"]])
+def test_a_language_without_first_words_is_refused(run, content):
+    Path("openings.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"no first words for the language '(fr|de)'"):
+        run(ask, samples=10, languages={"share": 0.5, "codes": ["de", "fr"]})
+
+
+def test_the_first_words_are_of_their_languages():
+    """Where a script tells; Latin ones are too short to tell, and stand under the right code by eye."""
+    openings = json.loads((ROOT / "data/prompts/openings.json").read_text(encoding="utf-8"))
+    assert set(openings) == set(typing.get_args(Language))
+    for code in filters.SCRIPTS:
+        assert {filters.recognise_language(text) for text in openings[code]} == {code}, code
+    assert all(len(set(words)) == 10 for words in openings.values())
 
 
 def test_another_pool_of_system_prompts_uses_nothing_of_the_cache(run):
