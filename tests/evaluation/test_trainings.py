@@ -143,7 +143,7 @@ def test_replicas_are_arms_and_of_one_method_only() -> None:
 
 
 def test_an_arm_may_have_a_seed_of_its_own() -> None:
-    params = Finetune(arms={"one": Arm(), "two": Arm(seed=7)}, max_length=64, seed=1)
+    params = Finetune(arms={"one": Arm(), "two": Arm(seed=7)}, max_length=64, learning_rate=1e-3, batch_size=8, seed=1)
     assert [job.use_seed(params, params.arms[name]).seed for name in ("one", "two")] == [1, 7]
 
 
