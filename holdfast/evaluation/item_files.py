@@ -90,7 +90,7 @@ def read_file(file: Path, metric: str | None) -> Iterator[Item]:
             item = read(row, file, metric)
             if not 0 <= item.correct <= 1:
                 raise ValueError(f"{item.correct} is not between 0 and 1")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             what = f"row {number:,} cannot be used ({type(error).__name__}: {str(error)[:120]})"
             raise UserError(what, where=file, do="name a metric with a value for each item: --metric NAME") from None
         texts: dict[str, Any] = {

@@ -115,7 +115,7 @@ def test_a_wheel_in_an_empty_folder_gives_the_same_bytes(cold, installed, tmp_pa
     shell(tmp_path, installed, "git", "add", "-A")
     shell(tmp_path, installed, "git", "commit", "-qm", "start")
     output = shell(tmp_path, installed, "dvc", "repro")
-    assert len(re.findall(r"Running stage '(?!code)", output)) == 23, output
+    assert len(re.findall(r"Running stage '(?!code)", output)) == 24, output
     assert outputs(tmp_path) == outputs(cold[0])
     assert json.loads((tmp_path / "reports/gate.json").read_text(encoding="utf-8"))["verdict"] in VERDICTS
 
@@ -136,7 +136,7 @@ def test_the_base_alone_without_judges_comes_to_a_verdict_in_a_subfolder(install
     shell(project, warm, "git", "add", "-A")
     shell(project, warm, "git", "commit", "-qm", "start")
     output = shell(project, warm, "dvc", "repro")
-    assert len(re.findall(r"Running stage '(?!code|llm/dvc.yaml:code)", output)) == 18, output
+    assert len(re.findall(r"Running stage '(?!code|llm/dvc.yaml:code)", output)) == 19, output
     assert not (tmp_path / "theirs.txt").exists()
     assert "no judge is asked" in output
     scores = pq.read_table(project / "data/scores/base.parquet")
