@@ -51,7 +51,7 @@ def main() -> None:
     print(
         "| suite | requests | HFLM, CPU s | ours, CPU s | ratio | answers that differ |\n|---|---:|---:|---:|---:|---|"
     )
-    for name, task in suites.load_tasks(params, Path("none")).items():
+    for name, (task, *_) in suites.load_tasks(params, Path("none")).items():
         task.build_all_requests(
             limit=given.limit, apply_chat_template=True, chat_template=theirs.apply_chat_template, tokenizer_name="x"
         )

@@ -75,7 +75,12 @@ def evaluate_model(
         language_model = resume.make_resumable(language_model, params.batch, identity, base.parameters)
     else:
         tasks = {name: task for name, task in tasks.items() if name in only}
-    chosen = only and {name: find_documents(name, tasks[name], ids) for name, ids in only.items() if name in tasks}
+    chosen = None
+    if only is not None:
+        known = {name: ids for name, ids in only.items() if name in tasks}
+        chosen = {
+            task: places for name, ids in known.items() for task, places in find_documents(name, tasks[name], ids)
+        }
     results: Any = {"samples": {}}
     with backends.server_errors(params):
         core = core_answers.ask(language_model, params, tokenizer, base.context, only)
@@ -84,7 +89,9 @@ def evaluate_model(
             if not tasks
             else lm_eval.simple_evaluate(
                 model=language_model,
-                tasks=list(tasks.values()),
+                tasks=[
+                    task for several in tasks.values() for task in several if not chosen or task.task_name in chosen
+                ],
                 apply_chat_template=True,
                 log_samples=True,
                 bootstrap_iters=0,
@@ -98,19 +105,15 @@ def evaluate_model(
             )
         )
 
-    rows, used = [], {}
+    rows, used = list[dict[str, Any]](), dict[str, dict[str, Any]]()
     for name, suite in params.all_suites().items():
-        if name not in tasks:
-            continue
-        samples = one_filter(name, suite, results["samples"][name])
-        metric = suite.metric or samples[0]["metrics"][0]
-        if odd := [sample for sample in samples if not suites.is_fraction(sample.get(metric))]:
-            what = f"{len(odd)} of {len(samples)} items of suite '{name}' have no '{metric}' from 0 to 1"
-            known = ", ".join(samples[0]["metrics"])
-            raise UserError(what, where=f"evaluate.suites.{name}.metric", do=f"choose another one: {known}")
-        rows += [item(name, sample, metric) for sample in samples]
-        used[name] = {"role": suite.role, "chance": suite.chance, "metric": metric, "items": len(samples)}
-        used[name] |= {"filter": samples[0]["filter"], "written": samples_are_written(tasks[name])}
+        if name in tasks:
+            samples = {
+                t.task_name: results["samples"][t.task_name] for t in tasks[name] if not chosen or t.task_name in chosen
+            }
+            of_suite, used[name] = collect_items(name, suite, samples)
+            used[name]["written"] = any(map(samples_are_written, tasks[name]))
+            rows += of_suite
     rows, used = rows + core.items, used | core.suites
     if self_inputs and self_inputs.questions:
         with backends.server_errors(params):
@@ -124,6 +127,26 @@ def evaluate_model(
         refuse_other_settings(base_settings, made_with, same_as)
     scores = {name: sum(r["correct"] for r in rows if r["suite"] == name) / used[name]["items"] for name in used}
     return Evaluation(rows, made_with, scores)
+
+
+def collect_items(
+    name: str, suite: Suite, samples: dict[str, list[dict]]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(items of a suite, what settings.json says of it). `samples`: lm-eval's by task; those of a group's tasks become items of
+    one suite, called TASK/ITEM. Raises UserError for a value that is not from 0 to 1."""
+    rows, metrics, filters = list[dict[str, Any]](), list[str](), list[str]()
+    for task, several in samples.items():
+        counted = one_filter(name, suite, several)
+        metric = suites.choose_metric(suite, counted[0]["metrics"])
+        if odd := [sample for sample in counted if not suites.is_fraction(sample.get(metric))]:
+            what = f"{len(odd)} of {len(counted)} items of suite '{name}' have no '{metric}' from 0 to 1"
+            known = ", ".join(counted[0]["metrics"])
+            raise UserError(what, where=f"evaluate.suites.{name}.metric", do=f"choose another one: {known}")
+        rows += [item(name, sample, metric, "" if task == name else f"{task}/") for sample in counted]
+        metrics.append(metric)
+        filters.append(counted[0]["filter"])
+    used = {"role": suite.role, "chance": suite.chance, "metric": ", ".join(dict.fromkeys(metrics)), "items": len(rows)}
+    return rows, used | {"filter": ", ".join(dict.fromkeys(filters))}
 
 
 def samples_are_written(task: Task) -> bool:
@@ -161,10 +184,10 @@ def one_filter(name: str, suite: Suite, samples: list[dict]) -> list[dict]:
     return chosen
 
 
-def item(suite: str, sample: dict[str, Any], metric: str) -> dict[str, Any]:
-    """One item's outcome, with hashes of the item and of the prompt as the model saw it."""
+def item(suite: str, sample: dict[str, Any], metric: str, prefix: str = "") -> dict[str, Any]:
+    """One item's outcome, with hashes of the item and of the prompt as the model saw it. `prefix`: of its id, in a group."""
     doc = sample["doc"]
-    key = item_id(doc, sample["doc_id"])
+    key = prefix + item_id(doc, sample["doc_id"])
     requests = [
         list(argument.values()) if isinstance(argument, dict) else list(argument) for argument in arguments_of(sample)
     ]
@@ -202,13 +225,19 @@ def item_id(doc: Any, number: int) -> str:
     return str(doc.get("id", number)) if isinstance(doc, dict) else str(number)
 
 
-def find_documents(name: str, task: Any, ids: list[str]) -> list[int]:
-    """The places of these items in a task. Raises UserError where the task has no such item."""
-    places = {item_id(doc, number): number for number, doc in enumerate(task.eval_docs)}
-    if unknown := [one for one in ids if one not in places]:
-        what = f"the suite '{name}' has no item '{unknown[0][:80]}'"
+def find_documents(name: str, tasks: list[Task], ids: list[str]) -> list[tuple[str, list[int]]]:
+    """(task, places of these items in it) for each task of a suite that has some. Raises UserError for an item that none has."""
+    wanted, places_by_task = set(ids), list[tuple[str, list[int]]]()
+    for task in tasks:
+        prefix = "" if task.task_name == name else f"{task.task_name}/"
+        keys = {prefix + item_id(doc, number): number for number, doc in enumerate(task.eval_docs)}
+        if places := [keys[key] for key in ids if key in keys]:
+            places_by_task.append((task.task_name, places))
+            wanted -= keys.keys()
+    if wanted:
+        what = f"the suite '{name}' has no item '{min(wanted)[:80]}'"
         raise UserError(what, where="reports/eval", do="evaluate again: `dvc repro evaluate`")
-    return [places[one] for one in ids]
+    return places_by_task
 
 
 def arguments_of(sample: dict[str, Any]) -> list:

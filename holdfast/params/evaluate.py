@@ -55,9 +55,9 @@ class Suite(Section):
     role: Literal["general", "domain"]
     """general: what the base knew before; domain: what is new."""
     chance: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Accuracy of guessing, as a fraction."""
+    """Accuracy of guessing, as a fraction; of a group the mean over its items."""
     metric: str | None = None
-    """Metric per item; null: the first of the task."""
+    """Metric per item; null: the first of the task. A task of a group that does not have it is scored by its first."""
     filter: str | None = None
     """Answer filter of the task that counts; null: the first."""
 
@@ -90,7 +90,8 @@ class Evaluate(Section):
     section: ClassVar[str] = "evaluate"
 
     suites: Annotated[dict[str, Suite], Field(min_length=1)]
-    """What is measured: lm-eval task names, each with its role; core is Holdfast's own suite, one score for each of its families."""
+    """What is measured: names of lm-eval's tasks or groups (mmlu, bbh), each with its role, a group as one suite; core is Holdfast's
+    own suite, one score for each of its families."""
     core: CoreSuite = CoreSuite()
     """How the suite core is asked, where suites names it."""
     self_suite: SelfSuite = SelfSuite()
@@ -113,7 +114,7 @@ class Evaluate(Section):
     batch: Positive = 64
     """Requests at once on the device."""
     limit: Positive | None = None
-    """Items per suite, for trials only; null: all."""
+    """Items per task, for trials only; null: all."""
     seed: Seed = 0
     """Seed of lm-eval's random choices."""
 

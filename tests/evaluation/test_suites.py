@@ -10,7 +10,7 @@ import pytest
 from helpers import ROOT, SHARED, holdfast, set_params, task
 
 from holdfast.core.errors import UserError
-from holdfast.evaluation import suites
+from holdfast.evaluation import harness, suites
 from holdfast.params.evaluate import Evaluate
 
 CASES = SHARED / "cases"
@@ -28,17 +28,77 @@ def evaluate(tasks: Path, **named: Any) -> Evaluate:
     return Evaluate(tasks=str(tasks), suites={name: {"role": "general", **more} for name, more in named.items()})
 
 
-def test_a_group_is_refused_with_its_tasks(cases):
+def test_a_group_is_one_suite_of_its_tasks(cases):
+    tasks = suites.load_tasks(evaluate(cases / "suites_group", sums={}), Path("nowhere"))
+    assert [task.task_name for task in tasks["sums"]] == ["sums_a", "sums_b"]
     with pytest.raises(UserError) as caught:
-        suites.load_tasks(evaluate(cases / "suites_group", sums={}), Path("nowhere"))
+        suites.load_tasks(evaluate(cases / "suites_group", sums={}, sums_b={}), Path("nowhere"))
     assert str(caught.value).splitlines() == [
-        "evaluate.suites: 'sums' is a group of 2 tasks",
-        "  name those that you want, each with its role: sums_a, sums_b",
+        "evaluate.suites: the suites 'sums' and 'sums_b' both ask the task 'sums_b'",
+        "  name the group, or some of its tasks",
     ]
-    assert set(suites.load_tasks(evaluate(cases / "suites_group", sums_a={}, sums_b={}), Path())) == {
-        "sums_a",
-        "sums_b",
+
+
+@pytest.fixture
+def own(cases: Path, tmp_path: Path) -> Path:
+    """A folder of tasks in which a group may be written."""
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    for name in ("sums_a", "sums_b"):
+        (folder / f"{name}.yaml").write_text((cases / "suites_group" / f"{name}.yaml").read_text())
+    return folder
+
+
+def test_a_group_whose_tasks_count_alike_is_refused_with_its_tasks(own):
+    aggregate = "aggregate_metric_list: [{metric: exact_match, weight_by_size: false}]"
+    (own / "alike.yaml").write_text(f"group: alike\ntask: [sums_a, sums_b]\n{aggregate}\n")
+    with pytest.raises(UserError, match="count alike") as caught:
+        suites.load_tasks(evaluate(own, alike={}), Path("nowhere"))
+    assert caught.value.do == "name those that you want, each with its role: sums_a, sums_b"
+
+
+def test_a_tag_and_a_group_in_a_group_are_unfolded(own):
+    for name in ("sums_a", "sums_b"):
+        file = own / f"{name}.yaml"
+        file.write_text(file.read_text() + "tag: tagged\n")
+    (own / "outer.yaml").write_text("group: outer\ntask:\n  - group: inner\n    task: [tagged]\n")
+    for name in ("tagged", "outer"):
+        (tasks,) = suites.load_tasks(evaluate(own, **{name: {}}), Path("nowhere")).values()
+        assert sorted(task.task_name for task in tasks) == ["sums_a", "sums_b"]
+
+
+def sample(number: int, metric: str, value: float, **more: Any) -> dict[str, Any]:
+    """As lm-eval logs one item."""
+    return {
+        "doc": {"question": number}, "doc_id": number, "arguments": [("How many?", {})], "filtered_resps": ["7"],
+        "metrics": [metric], "filter": "none", "target": "7", metric: value, **more,
+    }  # fmt: skip
+
+
+def test_each_item_of_a_group_counts_once_under_the_metric_of_its_task():
+    samples = {
+        "small": [sample(0, "acc", 1.0)],
+        "large": [sample(n, "exact_match", 0.0, metrics=["exact_match", "other"], other=1.0) for n in range(3)],
     }
+    suite = Evaluate(tasks="", suites={"both": {"role": "general", "chance": 0.1}}).suites["both"]
+    rows, used = harness.collect_items("both", suite, samples)
+    assert [(row["item_id"], row["correct"]) for row in rows] == [
+        ("small/0", 1.0), ("large/0", 0.0), ("large/1", 0.0), ("large/2", 0.0),
+    ]  # fmt: skip
+    assert len({row["id"] for row in rows}) == 4
+    assert used == {"role": "general", "chance": 0.1, "metric": "acc, exact_match", "items": 4, "filter": "none"}
+    rows, used = harness.collect_items("both", suite.model_copy(update={"metric": "other"}), samples)
+    assert [row["correct"] for row in rows] == [1.0, 1.0, 1.0, 1.0], "small has no metric of that name: its own first"
+
+
+def test_items_of_a_group_are_found_again_in_their_tasks(cases):
+    tasks = suites.load_tasks(evaluate(cases / "suites_group", sums={}), Path("nowhere"))["sums"]
+    names = [harness.item_id(doc, number) for number, doc in enumerate(tasks[0].eval_docs)]
+    assert harness.find_documents("sums", tasks, [f"sums_b/{names[1]}", f"sums_a/{names[0]}"]) == [
+        ("sums_a", [0]), ("sums_b", [1]),
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="has no item 'sums_c/1'"):
+        harness.find_documents("sums", tasks, ["sums_c/1"])
 
 
 def test_groups_in_groups_and_tags_are_unfolded():
@@ -46,13 +106,15 @@ def test_groups_in_groups_and_tags_are_unfolded():
         return SimpleNamespace(cfg=cfg, tags=set(tags))
 
     index = {
-        "all": entry({"task": ["stem", {"task": "extra"}, {"group": "odd"}]}),
-        "stem": entry({"task": ["physics", "all"]}),
+        "all": entry(
+            {"task": ["stem", {"task": "extra"}, {"group": "odd"}, {"group": "here", "task": ["a", "extra"]}]}
+        ),
+        "stem": entry({"task": ["physics", "all", {"task": "new", "dataset_path": "x"}]}),
         "odd": entry(None, ["b", "a"]),
         **{name: entry({"task": name}) for name in ("physics", "extra", "a", "b")},
     }
     manager: Any = SimpleNamespace(task_index=index, all_subtasks=["physics", "extra", "a", "b"])
-    assert suites.list_members("all", manager) == ["physics", "extra", "a", "b"]
+    assert suites.list_members("all", manager) == ["physics", "stem::new", "extra", "a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +166,7 @@ def test_an_unknown_task_is_named_with_the_nearest_by_load_and_by_validate(proje
     assert caught.value.do.startswith("did you mean 'hellaswag'?")
     (project / "suites" / "capitals.yaml").write_text("group: capitals\ntask: [a, b]\n")
     set_params(project, evaluate={"tasks": str(project / "suites"), "suites": {"capitals": {"role": "general"}}})
-    assert "'capitals' is a group of 2 tasks" in holdfast(project, "validate")
+    assert "the group 'capitals' names 'a', which is no task" in holdfast(project, "validate")
 
 
 def test_doctor_says_which_suite_lacks_what(project):

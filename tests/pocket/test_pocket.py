@@ -74,7 +74,7 @@ def test_lm_eval_loads_every_suite_and_asks_its_prompts(miniature, monkeypatch):
 
 def test_the_judging_suite_accepts_the_right_side_of_the_scale_only(miniature, monkeypatch):
     monkeypatch.chdir(miniature)
-    task = suites.load_tasks(evaluate(), Path("nowhere"))["judging"]
+    (task,) = suites.load_tasks(evaluate(), Path("nowhere"))["judging"]
     for row, doc in zip(read(Path("data/pocket/suites/judging.jsonl")), task.eval_docs, strict=True):
         choices, target = task.doc_to_choice(doc), task.doc_to_target(doc)
         accepted = {choices[i] for i in ([target] if isinstance(target, int) else target)}
