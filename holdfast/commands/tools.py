@@ -150,6 +150,21 @@ def initialise(
 
 
 @app.command(rich_help_panel=START)
+def merge(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="The adapter's folder, as PEFT writes it.")],
+    into: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder, for the whole model.")],
+    base: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Its base; none: the one that the adapter names.")
+    ] = None,
+) -> None:
+    """Merge an adapter into its base: a model that `init` and every stage can take."""
+    from holdfast.engines import adapters
+
+    merged_into = adapters.merge_adapter(adapter, base, into)
+    print(f"{into}: {adapter} merged into {merged_into}; use it as --base {into}")
+
+
+@app.command(rich_help_panel=START)
 def upgrade(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Write without asking.")] = False,

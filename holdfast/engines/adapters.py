@@ -1,0 +1,157 @@
+"""Merges an adapter (LoRA and its relatives) into its base, as a model folder that every stage can load.
+
+PEFT computes it. What would be merged in part, or into another base than the adapter was trained on, is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.core import checkpoint, manifest, storage
+from holdfast.core.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+
+WEIGHTS = "adapter_model.safetensors"
+TOKENIZER_FILES = (  # an adapter's folder often brings them; then they are what it was trained with
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model"),
+)
+
+
+def merge_adapter(adapter: Path, base: Path | None, into: Path) -> Path:
+    """Writes base + adapter to the new folder `into`, in the type of numbers that the base has; returns the base's folder.
+
+    `base`: None takes the one that adapter_config.json names, where that is a folder here or in the hub's cache. Raises
+    UserError where the two do not belong together, or the kind of adapter cannot be merged.
+    """
+    refuse_target(into)
+    config = read_config(adapter)
+    base = base or find_base(adapter, config)
+    if not base.is_dir():
+        raise UserError("no such folder", where=base, do="give the folder of the adapter's base: --base FOLDER")
+    stored = str(checkpoint.read_config(base).dtype or "float32").removeprefix("torch.")
+    network = manifest.load_model(base, stored, device="cpu")
+    with warnings.catch_warnings(action="ignore"):  # PEFT's, that the base was loaded from another place
+        model = attach(adapter, network, config, base)
+        try:
+            merged: Any = model.merge_and_unload(safe_merge=True)
+        except (AttributeError, NotImplementedError, ValueError) as error:
+            raise cannot_merge(adapter, config, first_line(error)) from None
+    manifest.check_answers(merged, adapter)
+    with storage.replacing_folder(into) as partial:
+        merged.save_pretrained(partial)
+        copy_files(base, adapter, partial)
+        checkpoint.check_folder(partial)
+    return base
+
+
+def refuse_target(into: Path) -> None:
+    if into.is_symlink() or (into.exists() and not (into.is_dir() and not any(into.iterdir()))):
+        raise UserError("is there already", where=into, do="name a new folder with --into")
+
+
+def read_config(adapter: Path) -> PeftConfig:
+    """The adapter's settings. Raises UserError where the folder holds none, or its weights are pickled."""
+    from peft import PeftConfig
+
+    if not adapter.is_dir() or not (adapter / checkpoint.ADAPTER).is_file():
+        what = f"has no {checkpoint.ADAPTER}" if adapter.is_dir() else "no such folder"
+        raise UserError(what, where=adapter, do="give the folder of an adapter, as PEFT's save_pretrained writes it")
+    if not (adapter / WEIGHTS).is_file():
+        do = "save it again as safetensors: model.save_pretrained(folder); pickled weights are never loaded"
+        raise UserError(f"has no {WEIGHTS}", where=adapter, do=do)
+    try:
+        return PeftConfig.from_pretrained(str(adapter), local_files_only=True)
+    except Exception as error:  # JSON, types and values, in a dozen ways
+        what = f"is not usable ({first_line(error)})"
+        raise UserError(what, where=adapter / checkpoint.ADAPTER, do="save the adapter again") from None
+
+
+def find_base(adapter: Path, config: PeftConfig) -> Path:
+    """The folder of the base that the adapter names. Raises UserError where it is not here."""
+    named = str(config.base_model_name_or_path or "")
+    do = "give its folder: --base FOLDER"
+    if not named:
+        raise UserError("does not say which model is its base", where=adapter / checkpoint.ADAPTER, do=do)
+    if Path(named).is_dir():
+        return Path(named)
+    if named.count("/") == 1 and not named.startswith((".", "/")):
+        from huggingface_hub import try_to_load_from_cache
+
+        if isinstance(file := try_to_load_from_cache(named, checkpoint.CONFIG), str):
+            return Path(file).parent
+    raise UserError(f"its base '{named[:120]}' is not here", where=adapter, do=do)
+
+
+def attach(adapter: Path, model: Any, config: PeftConfig, base: Path) -> PeftModel:
+    """The base with every weight of the adapter in its place. Raises UserError where one has none, or a place has no weight."""
+    from peft import get_peft_model, set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    do = "give the base that it was trained on: --base FOLDER"
+    try:
+        weights = load_file(adapter / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        what = f"not a readable safetensors file ({first_line(error)})"
+        raise UserError(what, where=adapter / WEIGHTS, do="download it again, or save the adapter anew") from None
+    if broken := next((key for key, tensor in weights.items() if not checkpoint.is_finite(tensor)), None):
+        raise checkpoint.not_finite(broken, weights[broken], adapter)
+    if not hasattr(config, "target_modules"):
+        raise cannot_merge(adapter, config, "it adds no weights to those of the model")
+    try:
+        wrapped: Any = get_peft_model(model, config)
+        loaded: Any = set_peft_model_state_dict(wrapped, weights)
+    except (ValueError, RuntimeError, KeyError, TypeError, NotImplementedError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), first_line(error))
+        raise UserError(f"does not fit its base {base} ({reason:.160})", where=adapter, do=do) from None
+    added = (getattr(wrapped.base_model, "prefix", "lora_"), "modules_to_save.")
+    own = [key for key in loaded.missing_keys if any(part in key for part in added)]
+    if odd := sorted([*loaded.unexpected_keys, *own]):
+        kind = "unexpected" if loaded.unexpected_keys else "missing"
+        what = f"does not fit its base {base} ({len(odd)} tensors are {kind}, such as {odd[0][:100]})"
+        raise UserError(what, where=adapter, do=do)
+    return wrapped
+
+
+def cannot_merge(adapter: Path, config: PeftConfig, reason: str) -> UserError:
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    do = "train again with LoRA, or give the whole tuned model"
+    return UserError(f"an adapter of the kind {kind} cannot be merged ({reason})", where=adapter, do=do)
+
+
+def copy_files(base: Path, adapter: Path, into: Path) -> None:
+    """What lies beside the weights: of the base, and the tokenizer of the adapter where it brings one."""
+    weights = {checkpoint.INDEX, *checkpoint.list_weights(base)}
+    for name in checkpoint.list_files(base):
+        if name not in weights and not (into / name).exists():
+            shutil.copyfile(base / name, into / name)
+    if (adapter / "tokenizer.json").is_file():
+        for name in TOKENIZER_FILES:
+            (into / name).unlink(missing_ok=True)
+            if (adapter / name).is_file():
+                shutil.copyfile(adapter / name, into / name)
+        if not (adapter / "chat_template.jinja").is_file() and not has_template(adapter):
+            keep_template(base, into)
+
+
+def has_template(folder: Path) -> bool:
+    """Whether tokenizer_config.json holds a chat template, as older versions wrote it."""
+    try:
+        content = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and bool(content.get("chat_template"))
+
+
+def keep_template(base: Path, into: Path) -> None:
+    """An adapter's tokenizer without a template speaks in that of the base."""
+    tokenizer = manifest.load_tokenizer(base)
+    if isinstance(tokenizer.chat_template, str):
+        (into / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")

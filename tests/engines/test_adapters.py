@@ -1,0 +1,143 @@
+"""holdfast/engines/adapters.py: an adapter becomes a whole model that answers as PEFT's own does, or is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from holdfast.core import manifest
+from holdfast.core.errors import UserError
+from holdfast.engines import adapters
+from holdfast.engines.inspection import inspect_folder
+from holdfast.params.models import Model
+
+IDS = torch.arange(9)[None]
+
+
+def train_adapter(base: Path, into: Path, config: Any, change: bool = True) -> Path:
+    """An adapter with random weights, saved as PEFT does."""
+    from peft import get_peft_model
+
+    torch.manual_seed(0)
+    model = get_peft_model(manifest.load_model(base), config)
+    if change:
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.3)
+    model.save_pretrained(into)
+    return into
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from peft import LoraConfig
+
+    folder = tmp_path_factory.mktemp("adapters") / "lora"
+    return train_adapter(tiny, folder, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+
+
+@pytest.fixture
+def copy(adapter: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(adapter, tmp_path / "adapter")
+
+
+def test_a_merged_model_answers_as_base_and_adapter_do(adapter, tiny, tmp_path):
+    from peft import PeftModel
+
+    assert adapters.merge_adapter(adapter, tiny, tmp_path / "merged") == tiny
+    merged = manifest.load_model(tmp_path / "merged", "float32")(IDS).logits
+    theirs = PeftModel.from_pretrained(manifest.load_model(tiny), adapter)(IDS).logits
+    plain = manifest.load_model(tiny)(IDS).logits
+    assert torch.allclose(merged, theirs, atol=1e-4)
+    assert float((merged - plain).abs().max()) > 0.1
+    assert inspect_folder("merged", Model(path="merged"), tmp_path).architecture == "LlamaForCausalLM"
+
+
+def test_the_base_that_the_adapter_names_is_taken_and_its_own_tokenizer(copy, tiny, tmp_path):
+    manifest.load_tokenizer(tiny).save_pretrained(copy)
+    content = json.loads((copy / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(tiny)}
+    (copy / "adapter_config.json").write_text(json.dumps(content))
+    (copy / "chat_template.jinja").write_text("{{ messages[0]['content'] }}!")
+    assert adapters.merge_adapter(copy, None, tmp_path / "merged") == tiny
+    assert manifest.load_tokenizer(tmp_path / "merged").chat_template == "{{ messages[0]['content'] }}!"
+
+
+def change_config(**changes: Any) -> Any:
+    def apply(folder: Path) -> None:
+        file = folder / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+    return apply
+
+
+def change_weights(change: Any) -> Any:
+    def apply(folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(folder / adapters.WEIGHTS)
+        change(weights)
+        save_file(weights, folder / adapters.WEIGHTS, metadata={"format": "pt"})
+
+    return apply
+
+
+def pickle_weights(folder: Path) -> None:
+    (folder / adapters.WEIGHTS).rename(folder / "adapter_model.bin")
+
+
+def first_of(weights: dict[str, Any]) -> str:
+    return min(weights)
+
+
+FAULTS = {
+    "no settings": (lambda folder: (folder / "adapter_config.json").unlink(), "has no adapter_config.json"),
+    "pickled weights": (pickle_weights, "has no adapter_model.safetensors"),
+    "settings that are no JSON": (lambda f: (f / "adapter_config.json").write_text("{"), "is not usable"),
+    "an unknown kind": (change_config(peft_type="MAGIC"), "is not usable"),
+    "a tensor of another size": (
+        change_weights(lambda w: w.update({first_of(w): torch.zeros(4, 7)})), "does not fit its base"
+    ),
+    "a tensor too few": (change_weights(lambda w: w.pop(first_of(w))), "1 tensors are missing"),
+    "a tensor of a layer that the base lacks": (
+        change_weights(lambda w: w.update({first_of(w).replace("layers.0", "layers.9"): torch.zeros(4, 32)})),
+        "1 tensors are unexpected",
+    ),
+    "other modules": (change_config(target_modules=["c_attn"]), "does not fit its base"),
+    "not a number": (change_weights(lambda w: w[first_of(w)].fill_(float("nan"))), "NaN or infinite"),
+    "weights cut short": (lambda f: (f / adapters.WEIGHTS).write_bytes(b"1234"), "not a readable safetensors file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_adapter_that_does_not_belong_to_the_base_is_refused_and_nothing_is_written(copy, tiny, tmp_path, fault):
+    apply, reason = FAULTS[fault]
+    apply(copy)
+    with pytest.raises(UserError) as caught:
+        adapters.merge_adapter(copy, tiny, tmp_path / "merged")
+    assert reason in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 2
+    assert not (tmp_path / "merged").exists()
+
+
+def test_prompt_tuning_cannot_be_merged(tiny, tmp_path):
+    from peft import PromptTuningConfig
+
+    settings = PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    folder = train_adapter(tiny, tmp_path / "prompts", settings, change=False)
+    with pytest.raises(UserError, match="of the kind PROMPT_TUNING cannot be merged"):
+        adapters.merge_adapter(folder, tiny, tmp_path / "merged")
+
+
+def test_a_base_that_is_not_here_and_a_target_that_is_there_are_named(copy, tiny, tmp_path):
+    for named in ("somewhere/else", "", "/nowhere/at/all"):
+        change_config(base_model_name_or_path=named)(copy)
+        with pytest.raises(UserError) as caught:
+            adapters.merge_adapter(copy, None, tmp_path / "merged")
+        assert caught.value.do == "give its folder: --base FOLDER"
+    with pytest.raises(UserError, match="is there already"):
+        adapters.merge_adapter(copy, tiny, copy)
