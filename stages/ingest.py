@@ -21,9 +21,10 @@ def main() -> None:
     ingestion.require_group([row for split in splits.values() for row in split.kept], params)
     if params.test:
         train, test = splits["train"].kept, splits["test"].kept
+        train, overlapping = ingestion.remove_overlap(train, test, params.folder, params.near_duplicates)
     else:
         train, test = ingestion.split_off_test(splits["train"].kept, params)
-    train, overlapping = ingestion.remove_overlap(train, test, params.folder)
+        train, overlapping = ingestion.remove_overlap(train, test, params.folder)
     splits["train"].rejected.extend(overlapping)
 
     rejected = [row for split in splits.values() for row in split.rejected]

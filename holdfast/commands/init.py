@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from holdfast.core import checkpoint, manifest
 from holdfast.core.errors import UserError, first_line
 from holdfast.params.base import PARAMS
-from holdfast.params.ingest import Columns
+from holdfast.params.ingest import Columns, Ingest
 from holdfast.params.models import Model
 from holdfast.params.whole import Params
 from holdfast.planning import profiles, scaffold, shapes
@@ -561,10 +561,11 @@ def describe(
     lines.append(f"lengths  {unit}: rows {spread(data.lengths)}; answers {spread(data.answers)}")
     lines.append("language " + ", ".join(f"{language} {part:.0%}" for language, part in data.languages))
     if test:
-        both = survey.count_overlap(data.conversations, test.conversations)
+        near = Ingest.model_fields["near_duplicates"].default
+        both = survey.count_overlap(data.conversations, test.conversations, near)
         lines.append(
             f"test     {test.rows:,} rows"
-            + (f"; {both:,} training rows ask the same and will be left out" if both else "")
+            + (f"; {both:,} training rows ask the same, or nearly, and will be left out" if both else "")
         )
     else:
         lines.append("test     none given: a tenth of the rows is split off")

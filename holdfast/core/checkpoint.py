@@ -29,6 +29,7 @@ OTHER_FILES = ("*.json", "*.jinja", "*.model", "*.txt")  # beside the weights: c
 LEFTOVERS = ("adapter_*", "*.index.json")  # of these, what is not loaded; the index of the weights is
 TRAINABLE = {"F64", "F32", "F16", "BF16"}  # safetensors' names of what a weight may be stored in
 MAX_CONTEXT = 2**27  # tokens; more is no context
+POINTER = b"version https://git-lfs"
 TOO_LARGE = 2**40  # for any number in config.json
 QUANTISED = (
     "give its full-precision original, or serve this one: 'endpoint', or 'vllm' for a panel member that is not the base"
@@ -102,7 +103,7 @@ def adapter_error(folder: Path) -> UserError:
         base = str(json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"])[:120]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         base = "its base"
-    do = "merge it first: PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(out), with the tokenizer"
+    do = f"merge it first: holdfast merge {folder} --into NEW-FOLDER, and give that folder"
     return UserError(f"is an adapter for {base}, not a whole model", where=folder, do=do)
 
 
@@ -125,13 +126,15 @@ def read_config(folder: Path) -> PretrainedConfig:
         raise adapter_error(folder) if (folder / ADAPTER).is_file() else no_config(folder)
     do = "download it again, or take it from the model's page"
     try:
+        refuse_pointer(file)
         content = json.loads(file.read_text(encoding="utf-8"))
         check_numbers(content)
-        if not (isinstance(content["architectures"], list) and isinstance(content["architectures"][0], str)):
-            raise ValueError("architectures is no list of names")
-        kind = content.get("model_type")
+        kind, named = content.get("model_type"), content.get("architectures")
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{CONFIG} is not usable ({error!r:.160})", where=file, do=do) from None
+    if not (isinstance(named, list) and named and isinstance(named[0], str)):
+        do = 'name the model\'s class in it, as its page does: "architectures": ["LlamaForCausalLM"]'
+        raise UserError(f"{CONFIG} is not usable (it names no architecture)", where=file, do=do)
     if "transformers_weights" in content:
         raise UserError("names a file of weights of its own", where=file, do="remove transformers_weights from it")
     if (
@@ -144,6 +147,29 @@ def read_config(folder: Path) -> PretrainedConfig:
     except Exception as error:  # it validates in a dozen ways
         what = f"{CONFIG} is not usable ({' '.join(str(error).split()):.200})"
         raise UserError(what, where=file, do=do) from None
+
+
+def refuse_pointer(file: Path) -> None:
+    """Raises UserError where Git has put the pointer of Git LFS in place of a file."""
+    with file.open("rb") as stream:
+        if stream.read(len(POINTER)) == POINTER:
+            do = "fetch it: `git lfs install`, then `git lfs pull` in that repository; or download the file itself"
+            raise UserError("is a pointer of Git LFS, and not the file itself", where=file, do=do)
+
+
+def check_generation_config(folder: Path) -> None:
+    """Raises UserError where generation_config.json cannot be read: it may name the tokens that end an answer."""
+    from transformers import GenerationConfig
+
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+        GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # it validates in a dozen ways
+        do = "correct it, or download it again; without it the config's own end token counts"
+        raise UserError(f"is not usable ({first_line(error)})", where=file, do=do) from None
 
 
 def no_config(folder: Path) -> UserError:
@@ -170,6 +196,7 @@ def read_headers(folder: Path, names: list[str]) -> dict[str, tuple[str, tuple[i
     headers: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name in names:
         try:
+            refuse_pointer(folder / name)
             with safe_open(folder / name, framework="numpy") as tensors:
                 for key in tensors.keys():  # noqa: SIM118
                     if key in headers:
@@ -204,6 +231,7 @@ def check_folder(folder: Path, *, loaded: bool = True, keys: bool = True) -> Che
     """What the model in a folder is. `loaded`: by transformers, so quantised weights are refused too, and with `keys` a tensor
     that has no place, or a place that has none. Raises UserError, with `where` the folder or a file in it."""
     config = read_config(folder)
+    check_generation_config(folder)
     names = list_weights(folder)
     headers = read_headers(folder, names)
     quantised = find_quantisation(config, headers)

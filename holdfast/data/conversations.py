@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from holdfast.data.fields import MORE, Fields, field
+from holdfast.data.fields import ROW_WEIGHTS, Fields, field
 from holdfast.data.turns import (
+    MASKS,
+    UNDESIRED,
     UNTRAINED,
     Turn,
     Unreadable,
@@ -26,6 +28,8 @@ from holdfast.data.turns import (
 )
 from holdfast.params.ingest import Columns
 
+MARKS = frozenset((*ROW_WEIGHTS, *MASKS))
+
 
 class Parsed(NamedTuple):
     turns: list[Turn]
@@ -39,6 +43,7 @@ def parse_row(row: Any, form: str, columns: Columns | None, same_role: str, fiel
         raise Unreadable("not a record of named fields")
     if columns is None:
         refuse_pictures(row)
+        refuse_untrained(row)
     shapes: list[tuple[str, tuple[str, ...]]] = []  # of its turns: what was used of them depends on the names alone
     turns = READERS[form](row, columns, fields, shapes)
     if (system := fields.first(row, "system")) is not None and (said := text({"system": system}, "system")).strip():
@@ -50,25 +55,43 @@ def parse_row(row: Any, form: str, columns: Columns | None, same_role: str, fiel
     return Parsed(turns, tools, changes)
 
 
+def refuse_untrained(row: dict[str, Any]) -> None:
+    """Raises Unreadable for a row that is marked as one that is not to be learnt."""
+    if MARKS.isdisjoint(row):
+        return
+    if is_false(row.get("kto_tag")):
+        raise Unreadable(UNDESIRED)
+    if not is_trained(row, ROW_WEIGHTS[:-1]):
+        raise Unreadable(UNTRAINED)
+
+
+def is_false(value: Any) -> bool:
+    """Whether a label says that the answer is a bad one; 0 may be the number of a class."""
+    return value is False or (isinstance(value, str) and value.strip().lower() == "false")
+
+
 # ---- formats -------------------------------------------------------------------------------------------------------
 
 
 def read_messages(row: dict, columns: Columns | None, fields: Fields, shapes: list) -> list[Turn]:
+    if is_false(row.get("label")):
+        raise Unreadable(UNDESIRED)
     name, turns = fields.find_turns(row)
-    if not is_trained({key: row.get(key) for key in MORE["messages"]}):
-        raise Unreadable(UNTRAINED)
     return parse_turns(turns, name, shapes)
 
 
 def read_alpaca(row: dict, columns: Columns | None, fields: Fields, shapes: list) -> list[Turn]:
     parts = [text(row, "instruction"), "" if row.get("input") is None else text(row, "input")]
     question = "\n\n".join(part for part in parts if part.strip())
-    return [*read_history(row.get("history")), *ask(question, text(row, "output"), fields.first(row, "reasoning"))]
+    return [
+        *read_history(row.get("history"), shapes),
+        *ask(question, text(row, "output"), fields.first(row, "reasoning")),
+    ]
 
 
 def read_prompt_completion(row: dict, columns: Columns | None, fields: Fields, shapes: list) -> list[Turn]:
-    if row.get("label") is False or row.get("label") in ("False", "false"):
-        raise Unreadable("its label is false: no answer to learn")
+    if is_false(row.get("label")):
+        raise Unreadable(UNDESIRED)
     return read_sides(row, "prompt", "completion", fields, shapes)
 
 
@@ -120,11 +143,13 @@ def ask(question: str, answer: str, thoughts: Any = None) -> list[Turn]:
     return turns
 
 
-def read_history(history: Any) -> list[Turn]:
-    """Earlier turns of an Alpaca row: pairs of question and answer."""
+def read_history(history: Any, shapes: list) -> list[Turn]:
+    """Earlier turns of an Alpaca row: pairs of question and answer, or turns with roles."""
     history = decode_json(history, "history that is no list of [question, answer]")
     if not history:
         return []
+    if isinstance(history, list) and all(isinstance(turn, dict) for turn in history):
+        return parse_turns(history, "history", shapes)
     if not isinstance(history, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in history):
         raise Unreadable("history that is no list of [question, answer]")
     values = [value for pair in history for value in pair]

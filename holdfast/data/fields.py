@@ -27,19 +27,22 @@ PURPOSES = {  # of each the first field that a row has
     "group": ("group", "suite"),
 }
 MORE = {  # fields that a format uses where a row has them
-    "messages": ("weight", "train"),
-    "sharegpt": ("weight", "train"),
+    "messages": ("label",),
+    "sharegpt": ("label",),
     "alpaca": ("input", "history"),
     "prompt_completion": ("label",),
     "preference": ("prompt",),
 }
+ROW_WEIGHTS = ("weight", "train", "trainable", "loss_weight", "kto_tag")  # of every format but columns
+QUESTIONS = ("prompt", "question", "query", "instruction", "input", "user")
+ANSWERS = ("response", "answer", "output", "completion", "chosen", "target", "assistant")
 FIRST_ROWS = 100  # that the format is detected from
 
 
 def field(row: Any, path: str) -> Any:
     """The value at a dotted path, or None."""
-    if isinstance(row, dict) and path in row:  # a CSV column may have a dot in its name
-        return row[path]
+    if isinstance(row, dict) and (path in row or "." not in path):  # a CSV column may have a dot in its name
+        return row.get(path)
     for part in path.split("."):
         row = row.get(part) if isinstance(row, dict) else None
     return row
@@ -56,7 +59,8 @@ class Fields:
             self.one_of["group"] = tuple(filter(None, [columns.group])) or ()
             self.always = {name for key, name in mapped.items() if key not in ("role", "content", *PURPOSES)}
         else:
-            self.always = {name for names in NEEDED[form] for name in names if names != TURNS} | {*MORE[form]}
+            self.always = {name for names in NEEDED[form] for name in names if names != TURNS}
+            self.always |= {*MORE[form], *ROW_WEIGHTS}
             if form == "messages":
                 self.one_of["turns"] = TURNS
             if form in ("messages", "sharegpt"):
@@ -64,6 +68,7 @@ class Fields:
         self.always |= {split_by} if split_by else set()
         self.turns = "conversations" if form == "sharegpt" else None
         self.known = self.always | {name for names in self.one_of.values() for name in names}
+        self.names_of = {purpose: frozenset(names) for purpose, names in self.one_of.items()}
         self.inner = {name.rpartition(".")[0] for name in self.known if "." in name}
         self.shapes: Counter[tuple[str, ...]] = Counter()  # rows by the names of their fields
         self.inner_shapes: Counter[tuple[str, tuple[str, ...]]] = (
@@ -72,17 +77,22 @@ class Fields:
 
     def first(self, row: dict[str, Any], purpose: str) -> Any:
         """The value of the first field for a purpose that the row has, or None."""
+        if not self.inner and self.names_of[purpose].isdisjoint(row):
+            return None
         return next((value for name in self.one_of[purpose] if (value := field(row, name)) is not None), None)
 
     def find_turns(self, row: dict[str, Any]) -> tuple[str, Any]:
         """(name, value) of the field that holds the turns."""
-        name = self.turns or next((name for name in TURNS if row.get(name) is not None), TURNS[0])
+        name = self.turns or TURNS[0]
+        if self.turns is None and row.get(name) is None:
+            name = next((name for name in TURNS if row.get(name) is not None), name)
         return name, row.get(name)
 
     def count(self, row: dict[str, Any], shapes: list[tuple[str, tuple[str, ...]]]) -> None:
         """Counts a row that could be read; `shapes`: (where, names) of its turns and their parts."""
-        self.shapes[tuple(self.names(row)) if self.inner else tuple(k for k in row if row[k] is not None)] += 1
-        self.inner_shapes.update(shapes)
+        self.shapes[tuple(self.names(row) if self.inner else [k for k in row if row[k] is not None])] += 1
+        for shape in shapes:
+            self.inner_shapes[shape] += 1
 
     def names(self, row: dict[str, Any], before: str = "") -> list[str]:
         """The names of fields; of records that a mapping reaches into, those of their fields."""
@@ -114,7 +124,7 @@ class Fields:
 
 def printable(text: str) -> str:
     """Half a surrogate pair, which JSON can spell and UTF-8 cannot, in its escaped form."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def list_fields(rows: list[Any]) -> str:
@@ -133,8 +143,15 @@ def detect_format(rows: list[Any], where: object) -> str:
     if len(forms) == 1:
         return forms[0]
     what = f"the rows fit the formats {' and '.join(forms)}" if forms else "the rows fit no known format"
-    do = f"set ingest.format ({', '.join(NEEDED)}), or to columns, with ingest.columns, in params.yaml"
+    do = f"set ingest.format ({', '.join(NEEDED)}), or to columns, with ingest.columns{guess_columns(rows)}, in params.yaml"
     raise UserError(f"{what}; fields found: {list_fields(rows)}", where=where, do=do)
+
+
+def guess_columns(rows: list[Any]) -> str:
+    """What the mapping may be, where names of the fields say so."""
+    named = {name for row in rows[:FIRST_ROWS] if isinstance(row, dict) for name in row}
+    sides = [next((name for name in names if name in named), None) for names in (QUESTIONS, ANSWERS)]
+    return f" (such as prompt: {sides[0]}, response: {sides[1]})" if all(sides) else ""
 
 
 class Wanted:

@@ -23,6 +23,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from holdfast.core.checkpoint import POINTER
 from holdfast.core.errors import UserError, first_line
 from holdfast.params.ingest import Source
 
@@ -39,6 +40,10 @@ DELIMITERS = ",;\t|"
 FIRST_LINES = 20  # of a CSV file, that its delimiter is found from
 UNPACKING = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, pa.ArrowException)
 ENCODING_HELP = "convert it to UTF-8, or name its encoding in params.yaml (ingest.encoding: cp1252, utf-16, ...)"
+
+
+class UnmarkedUTF16(Exception):
+    """A file with zero bytes at its beginning; the text is the encoding that it may have."""
 
 
 def kind_of(path: Path) -> str:
@@ -63,6 +68,9 @@ def read_file(path: Path, encoding: str = "utf-8", facts: dict[str, str] | None 
         raise UserError(f"unknown kind of file '{path.suffix[:20]}'", where=path, do=f"known: {known}")
     try:
         yield from READERS[kind](path, encoding, facts)
+    except UnmarkedUTF16 as error:
+        do = f"set ingest.encoding: {error} in params.yaml, or convert it to UTF-8"
+        raise UserError("seems to be UTF-16 without a byte order mark", where=path, do=do) from None
     except UnicodeError:
         wanted = facts.get("encoding", encoding).upper()
         raise UserError(f"not {wanted} text", where=path, do=ENCODING_HELP) from None
@@ -84,15 +92,21 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
         return
     opener: Any = COMPRESSED.get(suffix) or open
     with opener(path, "rb") as stream:
-        yield stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)
+        buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)
+        if buffered.peek(len(POINTER))[: len(POINTER)] == POINTER:
+            do = "fetch it: `git lfs install`, then `git lfs pull` in that repository; or download the file itself"
+            raise UserError("is a pointer of Git LFS, and not the file itself", where=path, do=do)
+        yield buffered
 
 
 def find_encoding(stream: IO[bytes], encoding: str, facts: dict[str, str]) -> str:
-    """What a byte order mark says, else the encoding that the params name."""
+    """What a byte order mark says, else the encoding that the params name. Raises UnmarkedUTF16."""
     start = stream.peek(4)[:4]  # type: ignore[attr-defined]
     marked = next((name for mark, name in MARKS if start.startswith(mark)), None)
     if marked and marked != "utf-8":
         facts["encoding"] = marked
+    if not marked and b"\0" in start and encoding.lower() == "utf-8":
+        raise UnmarkedUTF16("utf-16-be" if start[:1] == b"\0" else "utf-16-le")
     return {"utf-8": "utf-8-sig"}.get(marked or encoding.lower(), marked or encoding)
 
 
@@ -167,6 +181,7 @@ def read_csv(path: Path, encoding: str, facts: dict[str, str]) -> Rows:
         first = list(itertools.islice(file, FIRST_LINES))
         delimiter = find_delimiter(first, "\t" if kind_of(path) in (".tsv", ".tab") else ",")
         lines = csv.reader(itertools.chain(first, file), strict=True, delimiter=delimiter)
+        place = 1  # of the row that is read
         try:
             header = next(lines, [])
             facts |= {"delimiter": delimiter, "header": ", ".join(header)[:200]}
@@ -180,8 +195,8 @@ def read_csv(path: Path, encoding: str, facts: dict[str, str]) -> Rows:
                     yield str(place), dict(zip(header, cells, strict=True)) if len(cells) == len(header) else cells
                 place = lines.line_num + 1
         except csv.Error as error:
-            do = f"fix the quotes of that line; the cells are taken to be delimited by {delimiter!r}"
-            raise UserError(f"not valid CSV ({error})", where=f"{path}:{lines.line_num}", do=do) from None
+            do = f"fix the quotes of the row that begins there; cells are taken to be delimited by {delimiter!r}"
+            raise UserError(f"not valid CSV ({error})", where=f"{path}:{place}", do=do) from None
 
 
 def find_delimiter(first: list[str], usual: str) -> str:

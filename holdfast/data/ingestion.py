@@ -1,10 +1,11 @@
 """Domain data: read its rows, split off a test set where none is given, remove train/test overlap, account for all of it.
 
-The steps of `ingest`. A row is kept as text (JSON) until it is written, so that a million take half a gigabyte.
+The steps of `ingest`. A row is kept as text (JSON) until it is written, so that a million take one gigabyte.
 """
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -22,13 +23,13 @@ from holdfast.data import conversations, fields, files, sources, splitting
 from holdfast.data.fields import field, printable
 from holdfast.data.ingestion_report import describe_split
 from holdfast.data.template_fit import TemplateFit
-from holdfast.data.turns import HAS_PICTURES, Turn, Unreadable, storable, text
+from holdfast.data.turns import HAS_PICTURES, ROLES, Turn, Unreadable, storable, text
 from holdfast.params.ingest import Columns, Ingest, Source
 
-DUPLICATE, OVERLAP = "duplicate", "overlaps the test split"
+DUPLICATE, OVERLAP, NEAR_COPY = "duplicate", "overlaps the test split", "near-duplicate of a test row"
 MAX_EXCERPT = 200  # characters of a rejected row
-encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder for every row
-CHUNK_ROWS = 65_536  # rows that are objects at once when a file is written
+encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode  # json.dumps makes an encoder for every row
+CHUNK_ROWS = 16_384  # rows that are objects at once when a file is written
 
 
 class Conversation(NamedTuple):
@@ -80,9 +81,10 @@ def read_split(split: str, source: Source, params: Ingest, fit: TemplateFit | No
     rejected: list[Rejected] = []
     changed: Counter[str] = Counter()
     read = 0
-    for place, row in itertools.chain(first, rows):
+    for place, row in without_collector(itertools.chain(first, rows)):
         read += 1
-        wanted.look(row)
+        if read <= fields.FIRST_ROWS or wanted.missing:
+            wanted.look(row)
         try:
             parsed = conversations.parse_row(row, form, params.columns, params.same_role, account)
             turns = fit.adjust(parsed.turns, parsed.tools, parsed.changes) if fit else parsed.turns
@@ -97,14 +99,16 @@ def read_split(split: str, source: Source, params: Ingest, fit: TemplateFit | No
         accepted.append(conversation)
         if fit:
             fit.count_special(turns, parsed.tools, parsed.changes)
-        changed.update(parsed.changes)
+        if parsed.changes:
+            changed.update(parsed.changes)
     assert len(accepted) + len(rejected) == read, "a row got lost"
 
     wanted.require_none(where)
     require_few_unreadable(rejected, read, form, params, where)
     if not accepted:
         reasons = ", ".join(f"{why} {n:,}" for why, n in Counter(row.reason for row in rejected).most_common(3))
-        do = "fix the rows, or see ingest.format and ingest.max_chars in params.yaml"
+        top = Counter(row.reason for row in rejected).most_common(1)[0][0]
+        do = f"fix the rows, or {find_remedy(top, form)}"
         raise UserError(f"empty domain set: no row can be used ({reasons})", where=where, do=do)
     return Split(accepted, rejected, describe_split(form, facts, read, account, changed, fit))
 
@@ -129,20 +133,32 @@ def open_source(split: str, source: Source, params: Ingest) -> tuple[str, dict[s
     return where, {"files": about, "not_read": [file.relative_to(folder).as_posix() for file in left]}, rows()
 
 
+def without_collector(rows: Iterator[Any]) -> Iterator[Any]:
+    """The rows, while Python does not look for cycles: rows have none, and it would go through all that are kept, again and
+    again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield from rows
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def make_conversation(
     source: str, row: Any, turns: list[Turn], tools: list[Any] | None, params: Ingest
 ) -> Conversation:
     """Raises Unreadable."""
-    if sum(len(turn["content"]) for turn in turns) > params.max_chars:
+    if sum([len(turn["content"]) for turn in turns]) > params.max_chars:
         raise Unreadable("longer than max_chars")
     as_json = encode(turns)
     tools_json = json.dumps(tools, ensure_ascii=False) if tools else ""
     if len(turns) > 2 or tools:  # texts are checked turn by turn; what else is in there, here
         storable(as_json + tools_json)
     id = records.text_id(as_json, *([tools_json] if tools else []))
-    key = "" if params.split_by is None or field(row, params.split_by) is None else str(field(row, params.split_by))
-    asked = splitting.contexts(turns)
-    return Conversation(id, as_json, tools_json, read_group(row, params.columns), printable(source), asked, key)
+    key = None if params.split_by is None else field(row, params.split_by)
+    group, asked = read_group(row, params.columns), splitting.contexts(turns)
+    return Conversation(id, as_json, tools_json, group, printable(source), asked, "" if key is None else str(key))
 
 
 def read_group(row: dict[str, Any], columns: Columns | None) -> str:
@@ -163,13 +179,23 @@ def require_few_unreadable(rejected: list[Rejected], rows: int, form: str, param
     listed = ", ".join(f"{reason} {n:,}" for reason, n in reasons)
     what = f"{len(unreadable):,} of {rows:,} rows cannot be used ({listed}), first {unreadable[0].source!r}"
     limit = f"ingest.max_rejected ({params.max_rejected:g})"
-    help = REMEDIES.get(reasons[0][0], f"correct ingest.format ({form})")
+    help = find_remedy(reasons[0][0], form)
     raise UserError(what, where=where, do=f"fix those rows, {help}, or raise {limit} in params.yaml")
+
+
+def find_remedy(reason: str, form: str) -> str:
+    """What to change where rows are rejected for this reason."""
+    if reason.startswith("no field "):
+        return "map their fields with ingest.format: columns and ingest.columns"
+    if "the base's chat template" in reason:
+        return "take a base whose chat template shows what they hold"
+    return REMEDIES.get(reason, f"correct ingest.format ({form})")
 
 
 REMEDIES = {
     "two turns of one role in a row": "set ingest.same_role: join to put such turns together",
     "longer than max_chars": "raise ingest.max_chars",
+    "unknown role": f"spell roles as one of {', '.join(ROLES)}; other fields than role are named by ingest.columns",
     HAS_PICTURES: "leave them out of the file",
 }
 
@@ -187,10 +213,7 @@ def split_off_test(rows: list[Conversation], params: Ingest) -> tuple[list[Conve
     rows = sorted(rows, key=lambda row: row.id)
     contexts, keys = [row.asked for row in rows], [row.split_key for row in rows]
 
-    def texts() -> Iterator[str]:
-        return ("\n".join(turn["content"] for turn in row.turns()) for row in rows)
-
-    groups = splitting.find_groups(contexts, keys, texts(), params.near_duplicates)
+    groups = splitting.find_groups(contexts, keys, map(join_texts, rows), params.near_duplicates)
     if len(groups) < 2:
         where, do = "params.yaml: ingest", "give a test set of its own (ingest.test)"
         if len({row[-1] for row in contexts}) < 2:
@@ -208,17 +231,31 @@ def split_off_test(rows: list[Conversation], params: Ingest) -> tuple[list[Conve
 
 
 def remove_overlap(
-    train: list[Conversation], test: list[Conversation], folder: str
+    train: list[Conversation], test: list[Conversation], folder: str, near_duplicates: float = 1.0
 ) -> tuple[list[Conversation], list[Rejected]]:
-    """Training rows that answer nothing a test row asks, and the others. Raises UserError, naming `folder`, if none is left."""
+    """Training rows that answer nothing a test row asks, and the others.
+
+    `near_duplicates`: similarity from which a row is a copy of a test row; below 1 where both came in files of their own.
+    Raises UserError, naming `folder`, if no row is left.
+    """
     in_test = {row.asked[-1] for row in test}
-    train_only = [row for row in train if in_test.isdisjoint(row.asked)]
-    overlapping = [row for row in train if not in_test.isdisjoint(row.asked)]
-    if not train_only:
-        what = f"empty domain set: all {len(overlapping):,} training rows overlap with the test split"
+    copies = splitting.find_copies(map(join_texts, test), map(join_texts, train), near_duplicates)
+    clean, rejected = list[Conversation](), list[Rejected]()
+    for number, row in enumerate(train):
+        reason = OVERLAP if not in_test.isdisjoint(row.asked) else NEAR_COPY if number in copies else ""
+        if reason:
+            rejected.append(reject("train", row.source, reason, row.turns()))
+        else:
+            clean.append(row)
+    if not clean:
+        what = f"empty domain set: all {len(rejected):,} training rows overlap with the test split"
         do = "give a test set that asks other questions than the training set"
         raise UserError(what, where=folder, do=do)
-    return train_only, [reject("train", row.source, OVERLAP, row.turns()) for row in overlapping]
+    return clean, rejected
+
+
+def join_texts(row: Conversation) -> str:
+    return "\n".join([turn["content"] for turn in row.turns()])
 
 
 def reject(split: str, source: str, reason: str, content: Any) -> Rejected:

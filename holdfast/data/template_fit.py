@@ -37,7 +37,8 @@ class TemplateFit:
         others = [token for token in encoding.special_strings(tokenizer) if token not in self.controls]
         self.control = re.compile(encoding.alternatives(self.controls))
         self.other = re.compile(encoding.alternatives(others))
-        self.first_characters = {token[0] for token in [*self.controls, *others]}
+        first = "".join(sorted({token[0] for token in [*self.controls, *others]}))
+        self.may_spell = re.compile(f"[{re.escape(first)}]" if first else r"(?!)").search
         self.extras = templates.find_extras(self.template)
         self.known: dict[
             tuple[str, ...], str
@@ -108,7 +109,7 @@ class TemplateFit:
         for turn in turns:
             texts = [turn["content"]] if len(turn) == 2 else [str(leaf) for leaf in leaves(turn)]
             for text in texts:
-                if not any(character in text for character in self.first_characters):
+                if not self.may_spell(text):
                     continue
                 controls.update(spelled := self.control.findall(text))
                 others.update(self.other.findall(text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,13 +14,24 @@ from holdfast.data.fields import field
 Turn = dict[str, Any]
 ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "chatbot", "ai"), "assistant"),
+    **dict.fromkeys(("user", "human", "prompter", "customer", "client"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "chatbot", "ai", "agent"), "assistant"),
     **dict.fromkeys(("tool", "function", "observation", "tool_response", "ipython"), "tool"),
     "function_call": "assistant",  # ShareGPT: the text is the call
 }
+PLAIN_ROLES = {
+    name: role for name, role in ROLES.items() if name not in ("function_call", "tool")
+}  # text is all they have
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-WEIGHTS = ("weight", "train", "loss")
+WEIGHTS = ("weight", "train", "training", "trainable", "loss", "loss_weight")
+MASKS = (
+    "mask",
+    "masked",
+    "loss_mask",
+    "train_mask",
+    "train_detail",
+    "mask_ranges",
+)  # what else says what is trained on
 PICTURES = {
     "images",
     "image",
@@ -36,6 +48,10 @@ PLAIN_TURNS = frozenset({("role", "content"), ("content", "role"), ("from", "val
 BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
 HAS_PICTURES = "holds images, video or audio: only text is trained on"
 UNTRAINED = "nothing of it is trained on (weight 0)"
+UNDESIRED = "its label is false: no answer to learn"
+MASKED = (
+    f"a field that says what is trained on in a way that is not read ({', '.join(MASKS)}): give weight: 0 at a turn"
+)
 CUT, JOINED = "last turn not by the assistant cut", "turns of one role joined"
 BLANK = "blank space removed at the end or in blank lines before the text"
 
@@ -63,30 +79,36 @@ def parse_turns(
 ) -> list[Turn]:
     """`name`: of the field that holds the turns. Adds to `shapes` what each turn has. Raises Unreadable."""
     turns = decode_json(turns, "no list of turns") if isinstance(turns, str) and turns.startswith("[") else turns
+    if isinstance(turns, dict):
+        turns = transpose(turns)
     if not isinstance(turns, list) or not turns:
         raise Unreadable("no list of turns")
-    parsed = []
+    parsed, place = [], f"{name}[]"
     for turn in turns:
         if not isinstance(turn, dict):
             raise Unreadable("a turn that is not a record of named fields")
         named = tuple(turn)
         if role_field is None and content_field is None and named in PLAIN_TURNS:  # the usual case, made fast
-            role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-            if (
-                isinstance(content, str)
-                and (known := role_of({"role": role}))
-                and role not in ("function_call", "tool")
-            ):
+            role, content = (turn["role"], turn["content"]) if "role" in turn else (turn["from"], turn["value"])
+            if isinstance(content, str) and (known := PLAIN_ROLES.get(role) if isinstance(role, str) else None):
                 parsed.append({"role": known, "content": content})
-                shapes.append((f"{name}[]", named))
+                shapes.append((place, named))
                 continue
         parsed.append(parse_turn(turn, name, shapes, role_field, content_field))
     return parsed
 
 
+def transpose(fields: dict[str, Any]) -> Any:
+    """Turns out of lists of their fields, as `datasets` gives a sequence of records; anything else as it is."""
+    lists = list(fields.values())
+    if not lists or not all(isinstance(values, list) and len(values) == len(lists[0]) for values in lists):
+        return fields
+    return [dict(zip(fields, values, strict=True)) for values in zip(*lists, strict=True)]
+
+
 def role_of(turn: Turn, role_field: str | None = None) -> str | None:
     role = field(turn, role_field) if role_field else turn.get("role", turn.get("from"))
-    return ROLES.get(role.lower()) if isinstance(role, str) else None
+    return ROLES.get(role.strip().lower()) if isinstance(role, str) else None
 
 
 def parse_turn(turn: Turn, name: str, shapes: list, role_field: str | None, content_field: str | None) -> Turn:
@@ -132,6 +154,7 @@ def read_content(value: Any, name: str, shapes: list) -> tuple[str | None, str]:
     """(text, thoughts) of a turn's content: a text, or a list of parts."""
     if value is None:
         return None, ""
+    value = [value] if isinstance(value, dict) else value
     if not isinstance(value, list):
         return text({"content": value}, "content"), ""
     written, thoughts = [], []
@@ -155,9 +178,11 @@ def read_content(value: Any, name: str, shapes: list) -> tuple[str | None, str]:
     return "".join(written), "\n".join(thoughts)
 
 
-def is_trained(turn: Turn) -> bool:
-    """What weight, train or loss of a turn say. Raises Unreadable for a weight between."""
-    for key in WEIGHTS:
+def is_trained(turn: dict[str, Any], keys: Sequence[str] = WEIGHTS) -> bool:
+    """What weight, train or loss of a turn (or of a row) say. Raises Unreadable for a weight between."""
+    if any(turn.get(key) for key in MASKS):
+        raise Unreadable(MASKED)
+    for key in keys:
         value = turn.get(key)
         if value is None:
             continue

@@ -9,9 +9,10 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+from holdfast.chat import encoding
 from holdfast.chat.template_check import guard_template
 from holdfast.core import checkpoint, manifest
-from holdfast.core.errors import UserError, escape_control
+from holdfast.core.errors import UserError, escape_control, first_line
 from holdfast.engines import model_files
 from holdfast.params.models import Model
 
@@ -124,6 +125,13 @@ def check_tokenizer(folder: Path, vocabulary: int) -> None:
         do = "use a chat (instruct) model, or put its chat_template.jinja beside the tokenizer"
         raise UserError("has no chat template", where=folder, do=do)
     guard_template(folder, tokenizer)
+    try:
+        encoding.render(tokenizer, [{"role": "user", "content": "text"}], respond=True)
+    except UserError:
+        raise
+    except Exception as error:  # a template is a program
+        what = f"has a chat template that cannot render a lone user turn ({first_line(error)})"
+        raise UserError(what, where=folder, do="take the template from the model's page") from None
     special = set(tokenizer.all_special_ids) | {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
     beyond = sorted(token for token, i in tokenizer.get_vocab().items() if i >= vocabulary and i not in special)
     if beyond:  # special ones are written by templates alone: texts that spell them are escaped

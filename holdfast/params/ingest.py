@@ -91,8 +91,8 @@ class Ingest(Section):
     split_by: str | None = None
     """Field whose rows stay on one side of the split (a customer, a document); dots reach into nested objects."""
     near_duplicates: Fraction = 0.8
-    """Similarity of two conversations from which both stay on one side of the split (Jaccard, of the word 3-grams that few
-    rows share); 1: only equal questions do."""
+    """Similarity of two conversations from which both stay on one side of the split, and from which a training row is left
+    out for a test row of a file of its own (Jaccard, of the word 3-grams that few rows share); 1: only equal questions."""
     max_rejected: Fraction = 0.05
     """Part of the rows that may be unreadable; with more the stage stops."""
     max_chars: Positive = 100_000

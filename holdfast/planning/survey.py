@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from holdfast.data import filters, ingestion
 from holdfast.data.files import ENCODING_HELP
 from holdfast.data.ingestion import DUPLICATE
 from holdfast.data.ingestion_report import remarks
-from holdfast.data.splitting import contexts
+from holdfast.data.splitting import contexts, find_copies
 from holdfast.data.template_fit import TemplateFit
 from holdfast.data.turns import JOINED
 from holdfast.params.ingest import Columns, Ingest, Source
@@ -116,7 +116,12 @@ def estimate_tokens(conversation: Conversation, tools: list | None = None) -> tu
     return sum(len(m["content"]) for m in conversation) // CHARS_PER_TOKEN + 1, answers // CHARS_PER_TOKEN + 1
 
 
-def count_overlap(train: list[Conversation], test: list[Conversation]) -> int:
-    """Conversations of `train` that answer what one of `test` asks, as `ingest` compares them."""
+def count_overlap(train: list[Conversation], test: list[Conversation], near_duplicates: float) -> int:
+    """Conversations of `train` that answer what one of `test` asks, or are near-duplicates of it, as `ingest` compares them."""
+
+    def texts(conversations: list[Conversation]) -> Iterator[str]:
+        return ("\n".join(turn["content"] for turn in conversation) for conversation in conversations)
+
     asked = {contexts(conversation)[-1] for conversation in test}
-    return sum(not asked.isdisjoint(contexts(conversation)) for conversation in train)
+    same = {n for n, conversation in enumerate(train) if not asked.isdisjoint(contexts(conversation))}
+    return len(same | find_copies(texts(test), texts(train), near_duplicates))

@@ -90,10 +90,11 @@ def hold_out(rows: Rows, params: Pilot, where: str) -> tuple[Rows, Rows]:
         count = min(params.held_out, len(ordered) // 5)
         held_out[source], train[source] = ordered[:count], ordered[count:]
         if count < MIN_HELD_OUT_ROWS:
-            raise UserError(
-                f"{count} rows of the {source} set can be held out (a fifth of {len(ordered)}), "
-                f"{MIN_HELD_OUT_ROWS} are needed",
-                where=where,
-                do="give more rows, or a share as a number",
-            )
+            what = f"{count} rows of the {source} set can be held out"
+            if len(ordered) // 5 >= MIN_HELD_OUT_ROWS:
+                do = f"raise pilot.held_out to {MIN_HELD_OUT_ROWS} or more"
+                raise UserError(f"{what}, {MIN_HELD_OUT_ROWS} are needed", where=where, do=do)
+            more = "raise reconstruct.samples and balance.rows, or " if source == "replay" else ""
+            do = f"{more}set {where.partition(':')[0]}.share to a number, such as 0.25: then no pilot runs"
+            raise UserError(f"{what} (a fifth of {len(ordered)}), {MIN_HELD_OUT_ROWS} are needed", where=where, do=do)
     return train, held_out

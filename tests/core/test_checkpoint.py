@@ -38,8 +38,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 REFUSED = {
-    "adapter": "is an adapter for models/pocket/base, not a whole model\n  merge it first",
-    "adapter_with_config": "is an adapter for models/pocket/base, not a whole model\n  merge it first",
+    "adapter": "is an adapter for models/pocket/base, not a whole model\n  merge it first: holdfast merge",
+    "adapter_with_config": "is an adapter for models/pocket/base, not a whole model\n  merge it first: holdfast merge",
     "bnb4": "is quantised (bitsandbytes), and is neither trained on nor run by transformers here\n  give its full-precision original",
     "gptq": "is quantised (gptq)",
     "fp8": "is quantised (fp8)",
@@ -210,6 +210,17 @@ def zeros(*shape: int) -> Any:
     return torch.zeros(*shape)
 
 
+def put_pointer(name: str) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n")
+
+    return apply
+
+
+def put_generation_config(text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "generation_config.json").write_text(text) and None
+
+
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a tensor is missing": (change_weights(lambda t: t.pop(UP)), f"do not fit config.json: missing {UP}"),
     "a tensor is left over": (change_weights(lambda t: t.update(more=zeros(2, 2))), "config.json: unexpected more"),
@@ -235,6 +246,11 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
         change_index(lambda c: c["weight_map"].update(ghost=next(iter(c["weight_map"].values())))), "(ghost)"
     ),
     "a tensor in two shards": (copy_a_tensor_to_another_shard, "which another shard holds too"),
+    "a pointer for weights": (put_pointer("model.safetensors"), "model.safetensors: model 'model': is a pointer of Git LFS"),
+    "a pointer for the config": (put_pointer("config.json"), "is a pointer of Git LFS, and not the file itself\n  fetch it"),
+    "generation settings that are no JSON": (put_generation_config("{"), "generation_config.json: model 'model': is not usable"),
+    "generation settings that are none": (put_generation_config('{"max_new_tokens": -5}'), "`max_new_tokens` must be"),
+    "no architecture": (change_config(architectures=None), "it names no architecture"),
     "a shard cut short": (truncate_a_shard, "not a readable safetensors file"),
 }  # fmt: skip
 
@@ -254,6 +270,12 @@ def test_a_damaged_model_is_refused_at_once_and_by_every_loader(folder, fault):
     assert len(str(caught.value).splitlines()) == 2
     with pytest.raises(UserError):
         manifest.load_model(folder)
+
+
+def test_a_chat_template_that_cannot_render_is_refused_before_a_member_of_the_panel_is_asked(folder):
+    (folder / "chat_template.jinja").write_text("{% for %}")
+    with pytest.raises(UserError, match="template"):
+        inspect(folder)
 
 
 def test_a_config_that_does_not_belong_to_the_weights_is_noticed_when_it_is_loaded(folder):

@@ -221,3 +221,30 @@ def test_near_duplicates_and_rows_of_one_customer_stay_on_one_side():
     assert len(groups) >= 40
     keys = ["a", "b"] * (len(asked) // 2)
     assert len(splitting.find_groups(asked, keys, iter(()), 1.0)) == 2
+
+
+def test_near_duplicates_across_a_training_and_a_test_file_are_left_out_and_counted(tmp_path: Path, pocket):
+    asked = (
+        "The pump in hall {0} makes a grinding noise since the {1} was changed on Monday and pressure drops to {0} bar"
+    )
+    parts = ["filter", "valve", "gasket", "hose", "motor"]
+
+    def write(name: str, questions: list[str]) -> None:
+        rows = [{"prompt": question, "completion": f"Look at part {n} first."} for n, question in enumerate(questions)]
+        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+    write("test.jsonl", [asked.format(n, part) for n, part in enumerate(parts)])
+    others = [
+        f"Which shelf holds order {n}, which the {part} team packed in bay {n * 7}?" for n, part in enumerate(parts)
+    ]
+    write("train.jsonl", [asked.format(n, part) + ", please" for n, part in enumerate(parts[:3])] + others)
+    params = {"folder": str(tmp_path), "train": {"path": "train.jsonl"}, "test": {"path": "test.jsonl"}}
+    settings = Ingest.model_validate(params)
+    sides = [
+        ingestion.read_split(s, getattr(settings, s), settings, TemplateFit(pocket)).kept for s in ("train", "test")
+    ]
+    kept, rejected = ingestion.remove_overlap(*sides, "", settings.near_duplicates)
+    assert len(kept) == len(others)
+    assert [row.reason for row in rejected] == [ingestion.NEAR_COPY] * 3
+    kept, rejected = ingestion.remove_overlap(*sides, "", 1.0)
+    assert not rejected

@@ -146,7 +146,7 @@ FAULTS = {
     only_pickles: "no safetensors weights",
     no_template: "no chat template",
     truncated_weights: "not a readable safetensors file",
-    garbage_weights: "not a readable safetensors file",
+    garbage_weights: "is a pointer of Git LFS",
     garbage_config: "config.json is not usable",
     odd_config: "config.json is not usable",
     no_tokenizer: "tokenizer",

@@ -126,11 +126,11 @@ def test_held_out_rows_are_measured_each_by_itself(tiny, project, monkeypatch):
 
 @pytest.fixture
 def run(project: Path, base: Path):
-    """run(share, pilot params, replay rows) -> reports/pilot/arm.json of a tiny model on 60 domain rows."""
+    """run(share, pilot params, replay rows, domain rows) -> reports/pilot/arm.json of a tiny model."""
 
-    def pilot(share: object = "auto", replay: int = 60, **params) -> dict:
+    def pilot(share: object = "auto", replay: int = 60, domain: int = 60, **params) -> dict:
         rows = []
-        for n in range(60):
+        for n in range(domain):
             turns = [{"role": "user", "content": f"Domain {n}?"}, {"role": "assistant", "content": f"{n} red foxes"}]
             rows.append(dict(id=f"d{n:03d}", messages=turns, group="", source=f"train.jsonl:{n + 1}"))
         records.write("domain", project / "data/domain/train.parquet", rows)
@@ -195,7 +195,15 @@ def test_an_arm_with_a_share_of_its_own_runs_nothing_and_loads_nothing_heavy(run
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (dict(replay=20), "4 rows of the replay set can be held out"),
+        (
+            dict(replay=20),
+            "4 rows of the replay set can be held out .*\n  raise reconstruct.samples and balance.rows, or set mix.arms.arm.share",
+        ),
+        (
+            dict(domain=20),
+            "4 rows of the domain set can be held out .*\n  set mix.arms.arm.share to a number, such as 0.25",
+        ),
+        (dict(held_out=4), "4 rows of the replay set can be held out.*\n  raise pilot.held_out to 10 or more"),
         (dict(shares=[0.95, 0.97]), "fewer than two of pilot.shares"),
     ],
 )

@@ -1,0 +1,119 @@
+"""Rows in the spellings that other tools write: read for what they say, or rejected with the reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.core.errors import UserError
+from holdfast.data import ingestion
+from holdfast.data.turns import HAS_PICTURES, MASKED, UNDESIRED, UNTRAINED
+from holdfast.params.ingest import Ingest
+
+USER = {"role": "user", "content": "Where is it?"}
+ANSWER = {"role": "assistant", "content": "On shelf 4."}
+PAIR = [("user", "Where is it?"), ("assistant", "On shelf 4.")]
+ASKED = {"instruction": "Where is it?", "output": "On shelf 4."}
+
+
+def read(folder: Path, content: bytes | list[Any], file: str = "train.jsonl", **params: Any) -> ingestion.Split:
+    content = content if isinstance(content, bytes) else "\n".join(map(json.dumps, content)).encode()
+    (folder / file).write_bytes(content)
+    settings = Ingest.model_validate({"folder": str(folder), "train": {"path": file}, "max_rejected": 1.0, **params})
+    return ingestion.read_split("train", settings.train, settings, None)
+
+
+@pytest.mark.parametrize(
+    ("row", "turns"),
+    [
+        ({"messages": {"role": ["user", "assistant"], "content": ["Where is it?", "On shelf 4."]}}, PAIR),
+        ({"messages": json.dumps([USER, ANSWER])}, PAIR),
+        ({"messages": [{**USER, "role": " Human "}, {**ANSWER, "role": "Assistant"}]}, PAIR),
+        ({"messages": [{**USER, "role": "customer"}, {**ANSWER, "role": "agent"}]}, PAIR),
+        ({"messages": [{**USER, "content": {"type": "text", "text": "Where is it?"}}, ANSWER]}, PAIR),
+        ({"messages": [{**USER, "content": ["Where ", "is it?"]}, ANSWER], "label": True, "kto_tag": True}, PAIR),
+        ({**ASKED, "history": [USER, ANSWER]}, PAIR * 2),
+        ({**ASKED, "history": [["Where is it?", "On shelf 4."]], "weight": 1}, PAIR * 2),
+    ],
+)
+def test_the_same_conversation_in_other_spellings(tmp_path, row, turns):
+    split = read(tmp_path, [row])
+    assert [(turn["role"], turn["content"]) for turn in split.kept[0].turns()] == turns
+    assert not split.report["unused"]
+
+
+@pytest.mark.parametrize("field", ["weight", "train", "training", "trainable", "loss", "loss_weight"])
+def test_a_turn_that_is_not_to_be_trained_on_is_masked_however_that_is_spelled(tmp_path, field):
+    split = read(tmp_path, [{"messages": [USER, {**ANSWER, field: 0}, USER, ANSWER]}])
+    assert [turn.get("train") for turn in split.kept[0].turns()] == [None, False, None, None]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({**ASKED, "weight": 0}, UNTRAINED),
+        ({**ASKED, "train": False}, UNTRAINED),
+        ({"prompt": "Where?", "completion": "There.", "weight": 0.0}, UNTRAINED),
+        ({"prompt": "Where?", "chosen": "There.", "rejected": "No.", "weight": "0"}, UNTRAINED),
+        ({"prompt": "Where?", "completion": "There.", "weight": 0.5}, "a weight that is neither 0 nor 1"),
+        ({"messages": [USER, ANSWER], "label": False}, UNDESIRED),
+        ({"conversations": [USER, ANSWER], "kto_tag": "false"}, UNDESIRED),
+        ({"messages": [USER, {**ANSWER, "train_detail": [{"begin_offset": 0, "end_offset": 3}]}]}, MASKED),
+        ({"messages": [USER, ANSWER], "loss_mask": [0, 1]}, MASKED),
+        ({"messages": [{**USER, "content": {"type": "image_url", "image_url": {"url": "x"}}}, ANSWER]}, HAS_PICTURES),
+        ({"messages": {"role": ["user"], "content": []}}, "no list of turns"),
+        ({**ASKED, "history": [["a", "b", "c"]]}, "history that is no list of [question, answer]"),
+    ],
+)
+def test_a_row_that_teaches_what_cannot_be_read_is_rejected_with_the_reason(tmp_path, row, reason):
+    plain = {
+        key: value for key, value in row.items() if key not in ("weight", "train", "label", "kto_tag", "loss_mask")
+    }
+    if "messages" in plain:
+        plain["messages"] = [USER, ANSWER]
+    split = read(tmp_path, [row, {**plain, "history": []} if "history" in plain else plain])
+    assert [rejected.reason for rejected in split.rejected] == [reason]
+    assert len(split.kept) == 1
+
+
+def test_class_0_of_a_prompt_is_no_bad_answer(tmp_path):
+    assert len(read(tmp_path, [{"prompt": "Where?", "completion": "There.", "label": 0}]).kept) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "file", "says", "do"),
+    [
+        (b'{"question": "q", "answer": "a"}', "a.jsonl", "fit no known format", "(such as prompt: question, response: answer)"),
+        ('{"prompt": "q"}'.encode("utf-16-le"), "a.jsonl", "UTF-16 without a byte order mark", "ingest.encoding: utf-16-le"),
+        ("prompt,completion\n".encode("utf-16-be"), "a.csv", "UTF-16 without a byte order mark", "ingest.encoding: utf-16-be"),
+        (b'prompt,completion\na,b\n"c,d\ne,f\n', "a.csv", "not valid CSV", "fix the quotes of the row that begins there"),
+        (b'{"question": "q", "chosen": "a"}', "a.jsonl", "no field 'prompt'", "ingest.format: columns"),
+        (b'{"messages": [{"role": "visitor", "content": "q"}]}', "a.jsonl", "unknown role", "spell roles as one of system,"),
+        (
+            json.dumps({"messages": [USER, USER, ANSWER]}).encode(), "a.jsonl",
+            "two turns of one role in a row", "set ingest.same_role: join",
+        ),
+    ],
+)  # fmt: skip
+def test_the_second_line_of_an_error_names_what_to_change(tmp_path, content, file, says, do):
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, content, file)
+    assert says in caught.value.what
+    assert do in caught.value.do
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_the_row_with_an_open_quote_is_named_and_not_the_end_of_the_file(tmp_path):
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, b'prompt,completion\na,b\n"c,d\ne,f\ng,h\n', "a.csv")
+    assert caught.value.where.endswith("a.csv:3")
+
+
+@pytest.mark.parametrize("file", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
+def test_a_pointer_of_git_lfs_is_named_as_such(tmp_path, file):
+    with pytest.raises(UserError, match="is a pointer of Git LFS") as caught:
+        read(tmp_path, b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12\n", file)
+    assert "git lfs pull" in caught.value.do
