@@ -116,7 +116,7 @@ def test_forged_outcomes_are_found_when_the_model_is_asked_again(lab: Path) -> N
     run(lab, "base")
     run(lab, "arm")
     honest = spot.ask_again(Evaluate.load(), "arm", evaluation, 10, nowhere)
-    assert (honest.asked, honest.worse, honest.tolerated, honest.engine) == (10, [], 0, [])
+    assert (honest.items, honest.worse, honest.tolerated, honest.engine) == (10, [], 0, [])
     forged = [row | {"correct": 1.0} for row in items(lab, "arm")]
     wrong = sum(row["correct"] == 0 for row in items(lab, "arm"))
     records.write("items", evaluation / "items.parquet", forged)
