@@ -9,7 +9,9 @@ opened and not read.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
+import math
 import os
 import re
 import subprocess
@@ -26,6 +28,7 @@ from holdfast.params.row_checks import REFUSAL_PROMPTS
 from holdfast.params.whole import Params
 from holdfast.planning import machine, prospects, shapes
 from holdfast.planning.machine import NEEDED, NOTE, OK, UNKNOWN, Line
+from holdfast.reconstruction import amount
 
 PATIENCE = 10.0  # seconds for a server or the hub to answer
 
@@ -51,6 +54,7 @@ def main(as_json: bool = False) -> int:
             ("disk", lambda: machine.check_disk(params)),
             ("suites", lambda: check_suites(params)),
             ("power", lambda: check_power(params)),
+            ("replay", lambda: check_replay(params)),
         ]
         used = [*params.panel, *({params.embedder or params.base} - {*params.panel})]
         checks += [(f"model {name}", lambda name=name: check_model(name, params)) for name in used]
@@ -154,6 +158,27 @@ def check_power(params: Params) -> Iterator[Line]:
         yield NOTE, line
     for reason in outlook.power.blocked:
         yield NEEDED, f"no arm can pass: {reason}"
+
+
+def check_replay(params: Params) -> Iterator[Line]:
+    """Arms that would replay too few rows to hold anything. Reads no more rows of the domain than would be enough."""
+    from holdfast.data import ingestion
+
+    train, mix = params.ingest.train, params.mix
+    own = {name: mix.arms[name] for name in params.arms if mix.arms[name].share}
+    if train.path is None or not own:
+        return
+    least = min((arm.epochs or mix.epochs) * (0.01 if arm.share == "auto" else arm.share) for arm in own.values())
+    part = 1.0 if params.ingest.test else 1 - params.ingest.test_fraction
+    try:
+        _, _, rows = ingestion.open_source("train", train, params.ingest)
+        seen = sum(1 for _ in itertools.islice(rows, math.ceil(amount.TOO_FEW / least / part)))
+    except UserError:
+        return  # said above, where a file is missing, or by `ingest`
+    kept = round(seen * part)
+    for name, (replayed, share) in amount.find_starved_arms(mix, params.pilot, params.arms, kept).items():
+        what = f"arm {name} would replay {replayed} rows beside {kept:,} of the domain, too few to hold what the base knows"
+        yield NOTE, f"{what}: raise mix.arms.{name}.share to {share:.2f} or more"
 
 
 def check_model(name: str, params: Params) -> Iterator[Line]:

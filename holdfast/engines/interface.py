@@ -33,6 +33,7 @@ class Sampling:
     max_tokens: int
     stop_ids: Sequence[int] = ()
     stop_strings: Sequence[str] = ()
+    min_p: float = 0.0  # tokens less probable than this part of the most probable one are never drawn
 
     def temperatures(self, rows: int) -> list[float]:
         """The temperature of each row. Raises ValueError where it has as many as there are rows, or one for all."""

@@ -70,7 +70,7 @@ class Engine:
             """The next token of each row, (B,), and the places of the rows that go on after it. logits: (B, V)."""
             drawn = np.array([uniform[i][len(written[i])] for i in who])
             heat = torch.tensor([temperatures[i] for i in who], dtype=torch.float32, device=self.device)
-            tokens = sample(logits.float(), drawn, heat, sampling.top_p)
+            tokens = sample(logits.float(), drawn, heat, sampling.top_p, sampling.min_p)
             for i, token in zip(who, tokens.tolist(), strict=True):
                 if token in stops:
                     finished[i] = self._completion(written[i], "stop")
@@ -285,10 +285,14 @@ class Engine:
         return ids.to(self.device), attention.to(self.device)
 
 
-def sample(logits: torch.Tensor, uniform: np.ndarray, temperature: torch.Tensor, top_p: float) -> torch.Tensor:
+def sample(
+    logits: torch.Tensor, uniform: np.ndarray, temperature: torch.Tensor, top_p: float, min_p: float = 0.0
+) -> torch.Tensor:
     """Inverse-CDF sampling: one uniform number per row decides, (B, V) and (B,) and (B,) to token ids (B,).
 
-    top_p keeps the smallest set of tokens whose probability reaches it (Holtzman et al., arXiv 1904.09751, sec. 3.1).
+    top_p keeps the smallest set of tokens whose probability reaches it (Holtzman et al., arXiv 1904.09751, sec. 3.1);
+    min_p those that have at least this part of the most probable one (Nguyen et al., arXiv 2407.01082, sec. 3).
+    Both look at the probabilities after the temperature.
     """
     greedy = temperature <= 0
     if bool(greedy.all()):
@@ -298,6 +302,8 @@ def sample(logits: torch.Tensor, uniform: np.ndarray, temperature: torch.Tensor,
         ordered, tokens = probabilities.sort(-1, descending=True)
         ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0)
         probabilities = ordered.new_zeros(ordered.shape).scatter(-1, tokens, ordered)
+    if min_p > 0:
+        probabilities = probabilities.masked_fill(probabilities < min_p * probabilities.amax(-1, keepdim=True), 0)
     # Tokens stand by id, not by rank: rounding, which depends on the batch, may swap ranks but not ids.
     u = torch.as_tensor(uniform, dtype=torch.float32, device=logits.device)[:, None].clamp(min=1e-20)  # (B, 1), above 0
     cumulative = probabilities.cumsum(-1)

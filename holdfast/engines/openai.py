@@ -36,6 +36,7 @@ OPTIONAL = (
     "top_logprobs",
     "logprobs",
     "top_p",
+    "min_p",
     "stop",
 )
 
@@ -66,6 +67,7 @@ class Engine:
                 seed=seed,
                 temperature=temperature,
                 top_p=sampling.top_p,
+                min_p=sampling.min_p,
                 max_tokens=sampling.max_tokens,
                 stop=stops[:4],  # the protocol allows no more
                 stop_token_ids=list(sampling.stop_ids),
@@ -181,6 +183,8 @@ class Engine:
         fields["seed"] %= 2**31
         if fields["top_p"] == 1:
             del fields["top_p"]
+        if not fields.get("min_p"):
+            fields.pop("min_p", None)
         if "max_tokens" in self.endpoint.refuses:
             fields["max_completion_tokens"] = fields.pop("max_tokens")
         return {"model": self.endpoint.model, **{k: v for k, v in fields.items() if k not in self.endpoint.refuses}}
@@ -265,6 +269,7 @@ def probe_endpoint(name: str, endpoint: manifest.Endpoint, folder: Any = None) -
             stop = list(tokenizer.all_special_ids)[:1]
             body |= dict(
                 prompt=ids,
+                min_p=0.01,
                 logprobs=20,
                 return_tokens_as_token_ids=True,
                 stop=["\n\n\n"],

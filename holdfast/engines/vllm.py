@@ -63,6 +63,7 @@ class Engine(local.Engine):
                 seed=seed,
                 temperature=temperature,
                 top_p=sampling.top_p,
+                min_p=sampling.min_p,
                 max_tokens=sampling.max_tokens,
                 stop_token_ids=list(sampling.stop_ids),
                 stop=list(sampling.stop_strings),

@@ -107,6 +107,8 @@ class Reconstruct(Amount):
         list[TopP], Field(min_length=1), BeforeValidator(lambda given: given if isinstance(given, list) else [given])
     ] = [1.0]
     """Nucleus sampling: one probability mass or a list; every temperature meets every top_p in turn."""
+    min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Tokens less probable than this part of the most probable one are never drawn: less gibberish, less variety. 0: off."""
     max_tokens: Positive = 256
     """Tokens of a user turn, at most; a longer one is unfinished, and curate rejects it."""
     systems: Systems | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from holdfast.data import mixture
+from holdfast.data import holding_out, mixture
 from holdfast.params.finetune import Arm
 from holdfast.params.whole import Params
 from holdfast.planning.shapes import Shape
@@ -69,7 +69,9 @@ class Work:
 def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list[Work]:
     """Every stage in the order of the DAG. `rubric`: tokens."""
     drawn = count_samples(params, domain, means)
-    kept_rows = drawn * means.kept
+    fit_rows = drawn * means.kept
+    held_out = min(params.evaluate.self_suite.rows, fit_rows * holding_out.MAX_PART)
+    kept_rows = fit_rows - held_out
     turn, both = means.turn + means.prefix, means.turn + means.answer + means.prefix
     stages = [
         Work("acquire"),
@@ -111,12 +113,33 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
             Work(f"mix@{arm}", model, domain.rows + chosen, written=written, read=read if words else 0),
             Work(f"finetune@{arm}", params.base, rows, read=extra, trained=tokens),
         ]
+    own_answer = stretch_answer(means.answer, params.respond.max_tokens, params.evaluate.self_suite.max_tokens)
     for name in ("base", *params.arms):
+        passes = 1  # likelihood of the base's answers
+        if params.evaluate.backend == "transformers" and name != "base":  # KL along them; the base's side is kept
+            passes += 2 if name == params.arms[0] else 1
         evaluation = Work(
-            f"evaluate@{name}", params.base, domain.items, written=domain.items * means.answer, read=domain.items * turn
+            f"evaluate@{name}",
+            params.base,
+            domain.items + held_out,
+            written=domain.items * means.answer + held_out * own_answer,
+            read=domain.items * turn + held_out * (turn + passes * (turn + own_answer)),
         )
         stages.append(evaluation)
     return [*stages, Work("drift", rows=kept_rows), Work("gate", rows=domain.items), Work("report", rows=kept_rows)]
+
+
+def stretch_answer(mean: float, limit: int, other_limit: int) -> float:
+    """Mean tokens of answers cut at `other_limit`, where those cut at `limit` have `mean`: lengths are taken to be geometric."""
+
+    def cut_mean(ends: float, tokens: int) -> float:  # `ends`: probability that an answer ends after any token
+        return (1 - (1 - ends) ** tokens) / ends
+
+    low, high = 1e-6, 1.0
+    for _ in range(50):  # the mean falls as answers end more often
+        ends = (low + high) / 2
+        low, high = (ends, high) if cut_mean(ends, limit) > mean else (low, ends)
+    return cut_mean(high, other_limit)
 
 
 def count_samples(params: Params, domain: Domain, means: Means) -> float:

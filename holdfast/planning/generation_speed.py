@@ -35,7 +35,14 @@ def measure_generation(
             return engine.complete(
                 [query.prefix_ids] * rows,
                 [seed_of("plan", n) for n in range(rows)],
-                Sampling(heats, min(params.reconstruct.top_p), length, query.stop_ids, query.stop_strings),
+                Sampling(
+                    heats,
+                    min(params.reconstruct.top_p),
+                    length,
+                    query.stop_ids,
+                    query.stop_strings,
+                    params.reconstruct.min_p,
+                ),
             )
 
         written, seconds, turn, ended = time_writing(turns, params.reconstruct.max_tokens)

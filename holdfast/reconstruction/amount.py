@@ -17,6 +17,9 @@ from holdfast.params.reconstruct import Reconstruct
 USES = 2  # of each row over all epochs: half as many distinct rows keep as much (docs/log.md, light-half)
 SPARE = 1.25  # for rows that fall out later: near duplicates, unfinished answers, the self suite
 LEAST = 500  # rows, however small the domain: fewer do not stand for what a model knows
+TOO_FEW = (
+    100  # replay rows of all epochs together: beside 1,000 rows of a domain 20 held nothing, 111 a third (docs/log.md)
+)
 STEP = 100  # rows; so that a few rows more of the domain do not move the amount
 BUDGET = 10  # samples for each row that is to be kept, at most
 
@@ -29,6 +32,16 @@ def count_replay_rows(mixing: Mix, pilot: Pilot, arms: list[str], domain_rows: i
         share = max(pilot.shares) if arm.share == "auto" else arm.share
         counts[name] = math.ceil(count_replay(domain_rows * (arm.epochs or mixing.epochs), share))
     return counts
+
+
+def find_starved_arms(mixing: Mix, pilot: Pilot, arms: list[str], domain_rows: int) -> dict[str, tuple[int, float]]:
+    """Arms that replay, but fewer than TOO_FEW rows: (rows, the share that would make them TOO_FEW)."""
+    starved = {}
+    for name, rows in count_replay_rows(mixing, pilot, arms, domain_rows).items():
+        if 0 < rows < TOO_FEW:
+            trained = domain_rows * (mixing.arms[name].epochs or mixing.epochs)
+            starved[name] = rows, math.ceil(100 * TOO_FEW / (TOO_FEW + trained)) / 100
+    return starved
 
 
 def count_instructions(replay_rows: dict[str, int]) -> int:

@@ -160,6 +160,7 @@ class Writer:
                 max_tokens=self.params.max_tokens,
                 stop_ids=self.query.stop_ids,
                 stop_strings=self.query.stop_strings,
+                min_p=self.params.min_p,
             )
             completions = self.engine.complete(prompts, seeds, sampling)
             for turn, done in zip(part, completions, strict=True):

@@ -435,6 +435,20 @@ def test_an_embedder_outside_of_the_panel_is_looked_at(lab, capsys):
     assert code == 1 and "ln -s FOLDER models/pocket/nothing" in needed(lines)
 
 
+def test_doctor_says_which_arm_would_replay_too_few_rows_to_hold_anything(lab):
+    """A quarter of the rows beside 60 in two epochs are 40; 100 beside 120 are 46 %."""
+    rows = [{"prompt": f"What is drug {n} for?", "response": "ache"} for n in range(60)]
+    (lab / "few").mkdir()
+    (lab / "few" / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    ours = {"folder": "few", "train": {"path": "rows.jsonl"}, "test": {"path": "rows.jsonl"}}
+    arms = {"domain-only": {"share": 0.0}, "few": {"share": 0.25}, "enough": {"share": 0.46}}
+    set_params(lab, **{f"ingest__{key}": value for key, value in ours.items()}, arms=list(arms), mix__epochs=2)
+    set_params(lab, mix__arms=arms, finetune__arms={name: {"objective": "ce"} for name in arms})
+    [(mark, text)] = doctor.check_replay(Params.load())
+    assert mark == "--" and text.startswith("arm few would replay 40 rows beside 60 of the domain")
+    assert text.endswith("raise mix.arms.few.share to 0.46 or more")
+
+
 def test_in_an_empty_folder_doctor_and_plan_name_init(tmp_path):
     assert "`holdfast init`" in run(tmp_path, "holdfast", "doctor").stdout
     assert "`holdfast init`" in holdfast(tmp_path, "plan")

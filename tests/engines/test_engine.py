@@ -288,9 +288,9 @@ def test_an_embedding_is_the_mean_state_whatever_it_was_padded_with(engine):
     assert np.isfinite(together).all()
 
 
-def drawn(probabilities: list[float], uniform: float, temperature: float = 1.0, top_p: float = 1.0) -> int:
+def drawn(probabilities: list[float], uniform: float, temperature: float = 1.0, top_p: float = 1.0, min_p: float = 0.0) -> int:
     logits = torch.tensor([probabilities]).log()
-    return int(local.sample(logits, np.array([uniform]), torch.tensor([temperature]), top_p))
+    return int(local.sample(logits, np.array([uniform]), torch.tensor([temperature]), top_p, min_p))
 
 
 @pytest.mark.parametrize(
@@ -305,6 +305,13 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(uniform, token):
     """0.5 + 0.3 reach 0.7; of what is kept, 0.5/0.8 = 0.625 falls to the first."""
     assert drawn([0.2, 0.5, 0.3], uniform, top_p=0.7) == token
     assert drawn([0.2, 0.5, 0.3], uniform, top_p=0.5) == 1  # the first alone reaches it
+
+
+@pytest.mark.parametrize(("uniform", "token"), [(0.0, 1), (0.62, 1), (0.63, 2), (0.99, 2), (1 - 2**-53, 2)])
+def test_min_p_keeps_what_has_that_part_of_the_most_probable_token(uniform, token):
+    """0.3 is more than half of 0.5, 0.2 is less; at temperature 1/2 0.3 is 0.36 of 0.5."""
+    assert drawn([0.2, 0.5, 0.3], uniform, min_p=0.5) == token
+    assert drawn([0.2, 0.5, 0.3], uniform, temperature=0.5, min_p=0.5) == 1
 
 
 def test_rounding_that_swaps_two_ranks_draws_the_same_token():

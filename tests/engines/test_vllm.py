@@ -36,7 +36,7 @@ USED = {  # names of ours; the record holds these and no others
     "EngineArgs": "max_model_len enable_prefix_caching generation_config",
     "generate": "prompts sampling_params use_tqdm",
     "TokensPrompt": "prompt_token_ids",
-    "SamplingParams": "seed temperature top_p max_tokens stop_token_ids stop detokenize skip_special_tokens ignore_eos "
+    "SamplingParams": "seed temperature top_p min_p max_tokens stop_token_ids stop detokenize skip_special_tokens ignore_eos "
     "logprob_token_ids prompt_logprobs",
     "RequestOutput": "outputs prompt_logprobs",
     "CompletionOutput": "token_ids finish_reason logprobs",
@@ -132,7 +132,7 @@ def stand_in(engine: local.Engine) -> types.ModuleType:
         def one(self, prompt: Given, how: Given) -> Given:
             module.seen.append(how)
             ids, written, finish_reason, first = list(prompt.prompt_token_ids), [], "length", None
-            fields = {"temperature": 1.0, "top_p": 1.0, "seed": 0, "stop_token_ids": [], "stop": [], **vars(how)}
+            fields = {"temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "seed": 0, "stop_token_ids": [], "stop": [], **vars(how)}
             assert fields["detokenize"] or not fields["stop"], "vLLM finds stop strings in text alone"
             assert len(ids) + fields["max_tokens"] <= module.started["max_model_len"]
             uniform = np.random.default_rng(fields["seed"]).random(fields["max_tokens"])
@@ -140,7 +140,7 @@ def stand_in(engine: local.Engine) -> types.ModuleType:
                 row = forward(ids + written)[-1:]
                 first = table(row[0], fields.get("logprob_token_ids", [])) if first is None else first
                 heat = torch.tensor([fields["temperature"]], dtype=torch.float32)
-                written.append(int(local.sample(row, uniform[n : n + 1], heat, fields["top_p"])))
+                written.append(int(local.sample(row, uniform[n : n + 1], heat, fields["top_p"], fields["min_p"])))
                 text = engine.tokenizer.decode(written)
                 if written[-1] in fields["stop_token_ids"] or any(s in text for s in fields["stop"]):
                     finish_reason = "stop"

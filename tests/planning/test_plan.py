@@ -38,7 +38,7 @@ def settings(project: Path) -> Params:
         mix__max_repeats=4,
         finetune__arms={"domain-only": {"objective": "ce"}, "holdfast": {"objective": "kl"}},
     )
-    set_params(project, judge={"rubric": "data/pocket/rubric.txt", "adaptive": False})
+    set_params(project, judge={"rubric": "data/pocket/rubric.txt", "adaptive": False}, evaluate__self_suite={"rows": 0})
     return Params.load()
 
 
@@ -63,6 +63,28 @@ def test_rows_and_tokens_of_every_stage_by_hand(settings):
     assert tuned.trained == pytest.approx(6000 + replay * 35)
     assert tuned.read == pytest.approx(replay * 35)  # the base beside it
     assert found["evaluate@base"].written == 40 * 20
+
+
+def test_the_self_suite_is_held_out_answered_and_read(settings, project):
+    """100 of 500 fit instructions are held out. The base writes and reads its answers; an arm is read for the KL, too, and
+    the first arm pays for the base's side of it."""
+    set_params(project, evaluate__self_suite={"rows": 250, "max_tokens": 64}, respond__max_tokens=64)
+    found = by_stage(costs.plan_work(Params.load(), DOMAIN, MEANS, 30))
+    assert found["respond@base"].rows == 400 * 2
+    turn, both, items = 15, 35, DOMAIN.items
+    for name, passes in (("base", 1), ("domain-only", 3), ("holdfast", 2)):
+        evaluation = found[f"evaluate@{name}"]
+        assert evaluation.rows == items + 100
+        assert evaluation.written == pytest.approx((items + 100) * 20, rel=1e-3)
+        assert evaluation.read == pytest.approx(items * turn + 100 * (turn + passes * both), rel=1e-3)
+    assert found["balance"].rows == 400
+
+
+def test_answers_that_a_limit_cuts_are_longer_under_another():
+    half = sum(n * 0.5**n for n in range(1, 4)) + 3 * 0.5**3  # ends after any token with probability 1/2, cut at 3
+    assert costs.stretch_answer(half, 3, 100) == pytest.approx(2.0)
+    assert costs.stretch_answer(32, 32, 64) == pytest.approx(64, rel=1e-3)  # none ended
+    assert costs.stretch_answer(1.0, 32, 64) == pytest.approx(1.0)
 
 
 def test_the_stages_are_those_of_the_dag(settings):

@@ -34,9 +34,11 @@ class Speaker:
 
     def __init__(self, tokenizer: Any, say: Any) -> None:
         self.tokenizer, self.say, self.asked = tokenizer, say, []
+        self.min_p: set[float] = set()
 
     def complete(self, prompts, seeds, sampling):
         asked = [self.tokenizer.decode(prompt).replace("|> ", "|>") for prompt in prompts]
+        self.min_p.add(sampling.min_p)
         self.asked += [("user", p, heat, sampling.top_p) for p, heat in zip(asked, sampling.temperature, strict=True)]
         return [Completion(*self.say(p, seed), 3) for p, seed in zip(asked, seeds, strict=True)]
 
@@ -71,6 +73,7 @@ def test_every_temperature_meets_every_top_p(run):
     pairs = Counter((row["temperature"], row["top_p"]) for row in rows)
     assert set(pairs.values()) == {10} and len(pairs) == 6
     assert [(row["rows"], row["fit"]) for row in summary["sources"]["self"]["settings"]] == [(10, 10)] * 6
+    assert run(ask, samples=1, min_p=0.1)[2].min_p == {0.1}
     assert Reconstruct(samples=1, top_p=1.0) == Reconstruct(samples=1, top_p=[1.0])
 
 
