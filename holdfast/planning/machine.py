@@ -50,13 +50,17 @@ def check_device() -> Iterator[Line]:
 def check_remote() -> Iterator[Line]:
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
+    from dvc.scm import NoSCM
 
     try:
         with Repo(".") as repo:
             remotes, chosen = repo.config["remote"], repo.config["core"].get("remote")
+            empty = not isinstance(repo.scm, NoSCM) and repo.scm.no_commits
     except NotDvcRepoError:
         yield NEEDED, "dvc: no DVC project here; go to the project's folder, or make one with `holdfast init`"
         return
+    if empty:
+        yield NEEDED, "git: no commit yet, and training needs one: `git add . && git commit -m start`"
     if not remotes:
         yield NOTE, "dvc remote: none, so results stay on this machine; `dvc remote add -d NAME URL`"
     elif chosen is None:

@@ -5,14 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from holdfast.core.errors import UserError, first_line
+
 NAMES = ("loss", "domain_loss", "replay_loss", "kl", "target_kl", "anchor", "learning_rate", "grad_norm")
 SPEED_NAMES = ("tokens_per_second", "memory_gib")  # of all processes, of the first; these differ from run to run
 
 
 def open_live(folder: Path) -> Any:
+    """Raises UserError in a git repository without a commit, where DVCLive does not start."""
     from dvclive import Live
+    from scmrepo.exceptions import SCMError
 
-    return Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
+    try:
+        return Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
+    except SCMError as error:
+        do = "`git add . && git commit -m start`; then `dvc repro` goes on where it stopped"
+        raise UserError(f"git: {first_line(error)}: training needs a first commit", where=Path.cwd(), do=do) from None
 
 
 def write_line(live: Any, step: int, logs: dict[str, Any], names: tuple[str, ...] = NAMES) -> None:

@@ -288,7 +288,9 @@ def test_an_embedding_is_the_mean_state_whatever_it_was_padded_with(engine):
     assert np.isfinite(together).all()
 
 
-def drawn(probabilities: list[float], uniform: float, temperature: float = 1.0, top_p: float = 1.0, min_p: float = 0.0) -> int:
+def drawn(
+    probabilities: list[float], uniform: float, temperature: float = 1.0, top_p: float = 1.0, min_p: float = 0.0
+) -> int:
     logits = torch.tensor([probabilities]).log()
     return int(local.sample(logits, np.array([uniform]), torch.tensor([temperature]), top_p, min_p))
 

@@ -443,7 +443,9 @@ class Tiny:
         ids = encoding.tokenise(tokenizer, prompt) if isinstance(prompt, str) else prompt
         stops = body.get("stop_token_ids") or encoding.assistant_stop_ids(tokenizer)
         with self.lock:
-            sampling = Sampling(body["temperature"], body.get("top_p", 1.0), body["max_tokens"], stops, min_p=body.get("min_p", 0.0))
+            sampling = Sampling(
+                body["temperature"], body.get("top_p", 1.0), body["max_tokens"], stops, min_p=body.get("min_p", 0.0)
+            )
             [done] = self.engine.complete([ids], [body["seed"]], sampling)
             p = self.engine.next_token([ids], range(len(tokenizer)))[0]
         best = np.argsort(-p)[:20]

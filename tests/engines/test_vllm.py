@@ -132,7 +132,15 @@ def stand_in(engine: local.Engine) -> types.ModuleType:
         def one(self, prompt: Given, how: Given) -> Given:
             module.seen.append(how)
             ids, written, finish_reason, first = list(prompt.prompt_token_ids), [], "length", None
-            fields = {"temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "seed": 0, "stop_token_ids": [], "stop": [], **vars(how)}
+            fields = {
+                "temperature": 1.0,
+                "top_p": 1.0,
+                "min_p": 0.0,
+                "seed": 0,
+                "stop_token_ids": [],
+                "stop": [],
+                **vars(how),
+            }
             assert fields["detokenize"] or not fields["stop"], "vLLM finds stop strings in text alone"
             assert len(ids) + fields["max_tokens"] <= module.started["max_model_len"]
             uniform = np.random.default_rng(fields["seed"]).random(fields["max_tokens"])

@@ -11,14 +11,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import MIXTURE, describe, mixture, train_arm
+from helpers import MIXTURE, describe, mixture, run, train_arm
 from safetensors.torch import load_file, save_file
 
 from holdfast.chat import encoding
 from holdfast.core import ledger, manifest, records, storage
 from holdfast.core.errors import UserError
 from holdfast.params.finetune import Arm
-from holdfast.training import averaging, compiling, fine_tuning, job, monitoring, process, results, trainer
+from holdfast.planning import machine
+from holdfast.training import averaging, compiling, curves, fine_tuning, job, monitoring, process, results, trainer
 
 
 @pytest.fixture
@@ -682,3 +683,14 @@ def test_a_full_disk_while_a_checkpoint_is_written_is_one_message(train, project
     assert len(str(caught.value).splitlines()) == 2
     assert not (project / "models/arm").exists()
     train(checkpoint_steps=1)
+
+
+def test_a_repository_without_a_commit_is_named_in_one_line(tmp_path, monkeypatch):
+    """DVCLive asks git for the last commit. It took the training down with a traceback, after hours of synthesis."""
+    for command in (["git", "init"], ["dvc", "init"]):
+        run(tmp_path, *command)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="training needs a first commit"):
+        curves.open_live(tmp_path / "curves")
+    [(mark, text), *_] = machine.check_remote()
+    assert (mark, text[:18]) == ("!!", "git: no commit yet")
