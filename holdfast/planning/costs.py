@@ -114,7 +114,7 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
             Work(f"finetune@{arm}", params.base, rows, read=extra, trained=tokens),
         ]
     own_answer = stretch_answer(means.answer, params.respond.max_tokens, params.evaluate.self_suite.max_tokens)
-    asked = min(held_out, params.evaluate.limit or held_out)  # of the self suite
+    questions = min(held_out, params.evaluate.limit or held_out)  # of the self suite
     for name in ("base", *params.arms):
         passes = 1  # likelihood of the base's answers
         if params.evaluate.backend == "transformers" and name != "base":  # KL along them; the base's side is kept
@@ -122,9 +122,9 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
         evaluation = Work(
             f"evaluate@{name}",
             params.base,
-            domain.items + asked,
-            written=domain.items * means.answer + asked * own_answer,
-            read=domain.items * turn + asked * (turn + passes * (turn + own_answer)),
+            domain.items + questions,
+            written=domain.items * means.answer + questions * own_answer,
+            read=domain.items * turn + questions * (turn + passes * (turn + own_answer)),
         )
         stages.append(evaluation)
     return [*stages, Work("drift", rows=kept_rows), Work("gate", rows=domain.items), Work("report", rows=kept_rows)]
