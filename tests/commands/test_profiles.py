@@ -14,7 +14,7 @@ from helpers import ROOT, holdfast
 
 from holdfast.commands import profile
 from holdfast.core.errors import UserError
-from holdfast.params.base import Loader
+from holdfast.core.yaml_text import Loader
 from holdfast.params.whole import Params
 from holdfast.planning import fit, shapes
 from holdfast.reconstruction import amount

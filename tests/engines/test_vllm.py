@@ -69,10 +69,11 @@ if __name__ == "__main__":
 from holdfast.chat import encoding  # noqa: E402
 from holdfast.core import cache, manifest  # noqa: E402
 from holdfast.core.errors import UserError  # noqa: E402
+from holdfast.core.yaml_text import Loader  # noqa: E402
 from holdfast.engines import local, registry, vllm  # noqa: E402
 from holdfast.engines.interface import Sampling  # noqa: E402
 from holdfast.panel import responses  # noqa: E402
-from holdfast.params.base import Loader, parse  # noqa: E402
+from holdfast.params.base import parse  # noqa: E402
 from holdfast.params.models import Model  # noqa: E402
 from holdfast.params.respond import Respond  # noqa: E402
 from holdfast.params.whole import Params  # noqa: E402
