@@ -149,6 +149,15 @@ def test_doctor_says_what_is_missing_and_what_no_arm_can_reach(project: Path) ->
     assert (doctor.NEEDED, lines[-1][1]) == lines[-1] and "no arm can pass" in lines[-1][1]
 
 
+def test_a_domain_whose_test_split_is_not_made_yet_blocks_nothing(tmp_path: Path, monkeypatch) -> None:
+    """A project just made by `holdfast init`: doctor said that no arm could pass, for want of a domain suite."""
+    monkeypatch.chdir(tmp_path)
+    asked = Evaluate(tasks="data", suites={"facts": {"role": "general"}}, domain_test="exact_match")
+    assert not prospects.survey_suites(Gate(min_domain_gain=0.02), asked).power.blocked
+    no_domain = asked.model_copy(update={"domain_test": "off"})
+    assert prospects.survey_suites(Gate(min_domain_gain=0.02), no_domain).power.blocked
+
+
 def test_the_pipeline_stops_before_training_where_no_arm_could_pass(project: Path) -> None:
     run_stage("baseline")
     assert storage.read_json(project / "reports/baseline.json") == {"schema": 1, "measurable": True}
