@@ -7,6 +7,7 @@ holdfast code                  writes .holdfast/code/STAGE: what code each stage
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import inspect
 import os
@@ -73,18 +74,20 @@ def write_code() -> None:
     """Writes one file a stage: a line for each module that it can reach, with its hash. And the hashes of local models."""
     from holdfast.engines import model_files
 
+    gc.disable()  # syntax trees hold no cycles, and the collector would walk through each of them again and again
     model_files.write_sources()
     with storage.replacing_folder(CODE) as folder:
+        known: fingerprint.Reach = {}
         for file in sorted(STAGES.glob("*.py")):
-            (folder / file.stem).write_text(describe_code(file), encoding="utf-8")
+            (folder / file.stem).write_text(describe_code(file, known=known), encoding="utf-8")
 
 
-def describe_code(script: Path, root: Path = Path()) -> str:
+def describe_code(script: Path, root: Path = Path(), known: fingerprint.Reach | None = None) -> str:
     """What `write_code` writes for a stage script of the project in `root`. Raises UserError where a module cannot be parsed."""
     try:
-        modules = fingerprint.of_file(script, root)
+        modules = fingerprint.of_file(script, root, known)
         if script.stem not in NO_COSTS:  # the stage's costs are an output too
-            modules = dict(sorted((modules | fingerprint.of_file(LEDGER)).items()))
+            modules = dict(sorted((modules | fingerprint.of_file(LEDGER, root, known)).items()))
     except SyntaxError as error:
         where = f"{error.filename or script}, line {error.lineno}"
         raise UserError(error.msg, where=where, do="fix it, or take back the edit") from None

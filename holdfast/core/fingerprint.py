@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,16 +19,26 @@ PACKAGE = Path(__file__).parents[1]  # .../holdfast
 SKIPPED = {"ctx", "kind", "type_comment", "type_ignores"}  # fields that say nothing, or not on every Python
 
 
-def of_file(file: Path, root: Path = Path()) -> dict[str, str]:
-    """Hash by name of `file` and of all that it can reach in the library and below `root`. Raises SyntaxError."""
-    todo, hashes = [file.resolve()], dict[str, str]()
+Reach = dict[Path, tuple[str, str, set[Path]]]  # by file: its name, its hash, the files that it reaches by itself
+
+
+def of_file(file: Path, root: Path = Path(), known: Reach | None = None) -> dict[str, str]:
+    """Hash by name of `file` and of all that it can reach in the library and below `root`. Raises SyntaxError.
+
+    `known`: what earlier calls found with the same `root`, while no file changed; it grows.
+    """
+    todo, hashes, known = [file.resolve()], dict[str, str](), {} if known is None else known
+    done = set[Path]()
     while todo:
         current = todo.pop()
-        name = _name(current, root)
-        if name not in hashes:
-            source = _read(current)
-            hashes[name] = source.hash
-            todo += sorted(_reach(current, source, root.resolve()))
+        if current in done:
+            continue
+        done.add(current)
+        if current not in known:
+            source, place = _read(current), root.resolve()
+            known[current] = (_name(current, place), source.hash, _reach(current, source, place))
+        name, hashes[name], reached = known[current]
+        todo += reached - done
     return dict(sorted(hashes.items()))
 
 
@@ -83,7 +94,7 @@ def _parse(file: Path, changed: int, size: int) -> _Source:
 
 
 def _name(file: Path, root: Path) -> str:
-    for folder in (PACKAGE.parent, root.resolve()):
+    for folder in (PACKAGE.parent, root):
         if file.is_relative_to(folder):
             path = file.relative_to(folder)
             return ".".join(path.with_suffix("").parts) if path.suffix == ".py" else path.as_posix()
@@ -93,14 +104,15 @@ def _name(file: Path, root: Path) -> str:
 def _reach(file: Path, source: _Source, root: Path) -> set[Path]:
     """Files that a module imports, or names: modules of the library and below `root`, and data beside the module."""
     package = _name(file, root).split(".")
-    files = {place for name in source.beside if (place := file.parent / name).is_file()}
+    modules: set[tuple[str, ...]] = set()
     for level, name in source.imports:
-        parts = [*(package[:-level] if level else ()), *filter(None, name.split("."))]
-        folder = PACKAGE.parent if parts[:1] == [PACKAGE.name] else root
-        for end in range(1, len(parts) + 1):  # packages on the way run too
-            place = folder.joinpath(*parts[:end])
-            files |= {f for f in (place.with_suffix(".py"), place / "__init__.py") if f.is_file()}
-    return {f.resolve() for f in files}
+        parts = (*(package[:-level] if level else ()), *filter(None, name.split(".")))
+        modules |= {parts[:end] for end in range(1, len(parts) + 1)}  # packages on the way run too
+    candidates = [os.path.join(file.parent, name) for name in source.beside]
+    for parts in modules:
+        place = os.path.join(PACKAGE.parent if parts[0] == PACKAGE.name else root, *parts)
+        candidates += [f"{place}.py", os.path.join(place, "__init__.py")]
+    return {Path(place).resolve() for place in candidates if os.path.isfile(place)}
 
 
 def _find_running(tree: ast.AST) -> list[ast.AST]:
@@ -109,21 +121,36 @@ def _find_running(tree: ast.AST) -> list[ast.AST]:
     while todo:
         node = todo.pop()
         nodes.append(node)
-        typing = isinstance(node, ast.If) and ast.unparse(node.test).removeprefix("typing.") == "TYPE_CHECKING"
-        todo += node.orelse if typing else list(ast.iter_child_nodes(node))  # type: ignore[attr-defined]
+        todo += node.orelse if isinstance(node, ast.If) and _is_typing(node.test) else ast.iter_child_nodes(node)
     return nodes
+
+
+def _is_typing(test: ast.expr) -> bool:
+    """TYPE_CHECKING or typing.TYPE_CHECKING."""
+    if isinstance(test, ast.Attribute):
+        return test.attr == "TYPE_CHECKING" and isinstance(test.value, ast.Name) and test.value.id == "typing"
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
 
 
 def canonical(node: Any) -> Any:
     """A syntax tree as nested tuples, without docstrings, and without what differs from one Python to the next."""
+    if isinstance(node, ast.AST):
+        kind, fields = type(node), []
+        for name in _sort_fields(kind):
+            value = getattr(node, name, None)
+            if kind is ast.JoinedStr and name == "values":  # how an f-string is cut into constants differs
+                value = _join(value)
+            if value is not None and value != []:
+                fields.append((name, canonical(value)))
+        return kind.__name__, fields
     if isinstance(node, list):
         return [canonical(one) for one in node if not _is_text(one)]
-    if not isinstance(node, ast.AST):
-        return type(node).__name__, ascii(node)  # repr escapes what this Python's Unicode tables lack
-    fields = {name: value for name, value in ast.iter_fields(node) if name not in SKIPPED and value not in (None, [])}
-    if isinstance(node, ast.JoinedStr):  # how an f-string is cut into constants differs
-        fields["values"] = _join(node.values)
-    return type(node).__name__, [(name, canonical(fields[name])) for name in sorted(fields)]
+    return type(node).__name__, ascii(node)  # repr escapes what this Python's Unicode tables lack
+
+
+@cache
+def _sort_fields(kind: type[ast.AST]) -> list[str]:
+    return sorted(set(kind._fields) - SKIPPED)
 
 
 def _is_text(node: Any) -> bool:
