@@ -139,8 +139,8 @@ def canonical(node: Any) -> Any:
         for name in _sort_fields(kind):
             value = getattr(node, name, None)
             if kind is ast.JoinedStr and name == "values":  # how an f-string is cut into constants differs
-                value = _join(value)
-            if value is not None and value != []:
+                fields.append((name, canonical(_join(value))))
+            elif value is not None and value != []:
                 fields.append((name, canonical(value)))
         return kind.__name__, fields
     if isinstance(node, list):
