@@ -28,7 +28,6 @@ from holdfast.params.row_checks import REFUSAL_PROMPTS
 from holdfast.params.whole import Params
 from holdfast.planning import machine, prospects, shapes
 from holdfast.planning.machine import NEEDED, NOTE, OK, UNKNOWN, Line
-from holdfast.reconstruction import amount
 
 PATIENCE = 10.0  # seconds for a server or the hub to answer
 
@@ -163,6 +162,7 @@ def check_power(params: Params) -> Iterator[Line]:
 def check_replay(params: Params) -> Iterator[Line]:
     """Arms that would replay too few rows to hold anything. Reads no more rows of the domain than would be enough."""
     from holdfast.data import ingestion
+    from holdfast.reconstruction import amount
 
     train, mix = params.ingest.train, params.mix
     own = {name: mix.arms[name] for name in params.arms if mix.arms[name].share}

@@ -96,7 +96,7 @@ def main(
         else:
             write_project(base, domain, test, revision, columns, force, ci)
     if into != Path():
-        print(f"         in {into}: cd {into}")
+        print(f"         and before that: cd {into}")
 
 
 @contextmanager
@@ -545,18 +545,18 @@ def describe(
 
     def spread(numbers: list[int]) -> str:
         ordered = sorted(numbers)
-        return f"{ordered[len(ordered) // 2]:,} in the middle, {ordered[-1]:,} at most"
+        return f"median {ordered[len(ordered) // 2]:,}, longest {ordered[-1]:,}"
 
     lines: list[str] = []
     unit = "tokens" if exact else "tokens (guessed from characters: the tokenizer is not here)"
     lines.append(f"base     {Path(base).name}: {shape.parameters / 1e6:,.1f} M parameters, context {shape.context:,}")
     lines.append(
-        f"data     {data.rows:,} rows, format {data.form}, {data.systems:,} with a system turn, {data.many_turns:,} of many turns"
+        f"data     {data.rows:,} rows, format {data.form}, {data.systems:,} with a system turn, {data.many_turns:,} multi-turn"
     )
     for reason, n in data.rejected.most_common():
         lines.append(f"         {n:,} cannot be used: {reason}")
     if data.duplicates:
-        lines.append(f"         {data.duplicates:,} are duplicates")
+        lines.append(f"         {data.duplicates:,} left out as duplicates")
     lines += [f"note     {remark}" for remark in data.remarks]
     lines.append(f"lengths  {unit}: rows {spread(data.lengths)}; answers {spread(data.answers)}")
     lines.append("language " + ", ".join(f"{language} {part:.0%}" for language, part in data.languages))

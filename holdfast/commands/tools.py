@@ -27,6 +27,9 @@ def validate() -> None:
         from holdfast.evaluation import suites
 
         suites.check_names(params, suites.make_manager(params))
+        print("params.yaml: valid")
+    else:
+        print("params.yaml: valid; the names of suites were not checked, since lm-eval is not installed")
 
 
 @app.command(rich_help_panel=PIPELINE)

@@ -11,7 +11,7 @@ from holdfast.chat import encoding
 from holdfast.core import manifest
 from holdfast.core.errors import UserError
 from holdfast.data import mixture
-from holdfast.params.ingest import Columns
+from holdfast.params.ingest import Columns, Ingest
 from holdfast.params.models import Model
 from holdfast.params.whole import Params
 from holdfast.planning import costs, fit, profiles, scaffold
@@ -74,6 +74,7 @@ def tailor_params(
         *describe_reading(survey),
         *fit_lengths(content, shape, tokenizer),
         *fit_rows(content, survey, min(shape.context, MAX_ROW_TOKENS), domain),
+        *describe_rejects(content, survey),
     ]
     fit_memory(content, shape, yaml)
     name = "".join(c for c in f"{model.path or model.hub} on {domain.name}" if c.isprintable())
@@ -104,6 +105,18 @@ def describe_reading(survey: Survey) -> list[str]:
     if survey.joined:
         notes.append("turns of one role that follow one another are joined: ingest.same_role: reject leaves them out")
     return notes
+
+
+def describe_rejects(content: Any, survey: Survey) -> list[str]:
+    """A warning where `ingest` would stop because too many rows cannot be used; `fit_rows` has set what it rejects itself."""
+    limit = content["ingest"].get("max_rejected", Ingest.model_fields["max_rejected"].default)
+    n = survey.rejected.total()
+    if n <= limit * survey.rows:
+        return []
+    what = (
+        f"`ingest` will stop: {n:,} of {survey.rows:,} rows cannot be used, and ingest.max_rejected allows {limit:.0%}"
+    )
+    return [f"{what}; fix those rows, or raise it in params.yaml to leave them out"]
 
 
 def put(section: Any, key: str, value: Any) -> None:
@@ -198,7 +211,10 @@ def fit_rows(content: Any, survey: Survey, limit: int, domain: Path) -> list[str
     content["balance"]["rows"] = max(content["balance"]["rows"], drawn)
     content["curate"]["clusters"] = min(content["curate"]["clusters"], max(MIN_CLUSTERS, drawn // ROWS_PER_CLUSTER))
     content["quality"]["min_clusters"] = min(content["quality"]["min_clusters"], MIN_CLUSTERS // 2)
-    notes.append(f"{replayed:,} rows will be replayed beside {len(survey.answers):,} of yours in {epochs:g} epochs")
+    shown = round(len(survey.answers) * epochs)
+    notes.append(
+        f"{replayed:,} replay rows beside {shown:,} of yours: {len(survey.answers):,} rows in {epochs:g} epochs"
+    )
 
     put(content["evaluate"], "max_tokens", min(max([16, *survey.answers]), 1024, limit // 2))
     marked = sum(any(mark in c[-1]["content"] for mark in FINAL_ANSWER_MARKS) for c in survey.conversations)

@@ -96,7 +96,7 @@ def test_comment_prints_the_report_and_what_changed(holdfast, project):
 def test_other_commands_run_too(holdfast, command):
     code, output, errors = holdfast(*command.split())
     assert code == 0, errors
-    assert output or command in ("code", "validate")  # silent where all is well
+    assert output or command == "code"  # silent where all is well
 
 
 def test_a_project_can_be_started_and_looked_at(holdfast, tmp_path):

@@ -114,8 +114,9 @@ def test_init_says_what_it_found(place, tiny, capsys):
     test = jsonl(place / "mine" / "t.jsonl", rows(1))
     start(tiny, jsonl(place / "mine" / "d.jsonl", content), test)
     said = capsys.readouterr().out
-    assert "9 rows, format messages, 1 with a system turn, 1 of many turns" in said
+    assert "9 rows, format messages, 1 with a system turn, 1 multi-turn" in said
     assert "1 cannot be used: no turn of the assistant" in said
+    assert "`ingest` will stop: 1 of 9 rows cannot be used, and ingest.max_rejected allows 5%" in said
     assert "language en 100%" in said
     assert "test     1 rows; 1 training rows ask the same" in said
     assert "context 512" in said
@@ -410,7 +411,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "a pointer of Git LFS": (
         "model.safetensors",
         lambda f: f.write_text("version https://git-lfs"),
-        "not a readable safetensors",
+        "is a pointer of Git LFS",
     ),
     "garbage for a tokenizer": ("tokenizer.json", lambda f: f.write_text("{"), "the tokenizer cannot be loaded"),
     "no chat template": ("chat_template.jinja", Path.unlink, "has no chat template"),
