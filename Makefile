@@ -50,7 +50,8 @@ clean:  ## remove the caches of finished work; outputs and models stay
 $(STAMP): requirements.lock requirements-cpu.lock requirements-cuda.lock pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) --only-binary :all: --requirement <(sed -n '/^setuptools==/,/[^\\]$$/p' requirements.lock)
-	$(INSTALL) --requirement requirements-cpu.lock 2>/dev/null || echo "pip finds no CPU build of torch: the index's is taken"
+	$(INSTALL) --requirement requirements-cpu.lock 2>.venv/torch.log || \
+		{ ! grep -A9 "DO NOT MATCH THE HASHES" .venv/torch.log && echo "pip finds no CPU build of torch: the index's is taken"; }
 	$(INSTALL) --no-build-isolation --requirement requirements.lock
 	! $(BIN)/python -m pip show torch | grep -q '^Requires:.*nvidia' || $(INSTALL) --requirement requirements-cuda.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .

@@ -15,7 +15,7 @@ from typing import Any
 from holdfast.core import storage
 from holdfast.core.errors import UserError, escape_control
 from holdfast.evaluation import gate, item_files, verdict
-from holdfast.params.base import parse
+from holdfast.params.base import MAX_CHANCE, parse
 from holdfast.params.gate import Gate
 
 ARM = "tuned"
@@ -44,8 +44,8 @@ def parse_options(
             by_suite[name] = float(value)
         except ValueError:
             by_suite[name] = -1.0
-        if not name or not 0 <= by_suite[name] < 1:
-            do = "write it like --chance arc_challenge=0.25, a fraction below 1"
+        if not name or not 0 <= by_suite[name] <= MAX_CHANCE:
+            do = f"write it like --chance arc_challenge=0.25, a fraction, at most {MAX_CHANCE}"
             raise UserError(f"'{option[:60]}' is no suite and its chance", where="--chance", do=do)
     return params, by_suite
 
@@ -60,6 +60,10 @@ def compare(base: Path, tuned: Path, params: Gate, chances: dict[str, float], me
     if unknown := sorted(chances.keys() - items[0].keys()):
         raise UserError(f"no suite '{unknown[0]}'", where="--chance", do=f"known: {', '.join(list(items[0])[:12])}")
     shared = sorted(items[0].keys() & items[1].keys())
+    for name in shared:
+        measures = [item_files.measure_of(one[name]) for one in items]
+        if measures[0] != measures[1]:
+            problems.append(f"{name}: one was measured by {measures[0]}, the other by {measures[1]}")
     suites = {
         name: {"role": "general", "chance": chances.get(name, 0.0), "items": len(items[0][name])} for name in shared
     }

@@ -28,6 +28,7 @@ from holdfast.data.turns import (
 )
 from holdfast.params.ingest import Columns
 
+OTHER_PROMPT = "its prompt is not in its chosen side, which begins with a user's turn"
 MARKS = frozenset((*ROW_WEIGHTS, *MASKS))
 
 
@@ -98,8 +99,24 @@ def read_prompt_completion(row: dict, columns: Columns | None, fields: Fields, s
 def read_preference(row: dict, columns: Columns | None, fields: Fields, shapes: list) -> list[Turn]:
     chosen = row.get("chosen")
     if isinstance(chosen, list) and any(isinstance(t, dict) and role_of(t) == "user" for t in chosen):
-        return parse_turns(chosen, "chosen", shapes)  # it holds the prompt, too
+        return put_before(row, parse_turns(chosen, "chosen", shapes), shapes)
     return read_sides(row, "prompt", "chosen", fields, shapes)
+
+
+def put_before(row: dict, turns: list[Turn], shapes: list) -> list[Turn]:
+    """The turns of a chosen side that holds its prompt, after what of the prompt it does not hold. Raises Unreadable."""
+    if row.get("prompt") is None:
+        return turns
+    if not isinstance(row["prompt"], list):
+        prompt = text(row, "prompt").strip()
+        if not any(prompt in turn["content"] for turn in turns):
+            raise Unreadable(OTHER_PROMPT)
+        return turns
+    before = parse_turns(row["prompt"], "prompt", shapes)
+    if all(turn in turns for turn in before):
+        return turns
+    shared = next(n for n in range(min(len(before), len(turns)), -1, -1) if before[len(before) - n :] == turns[:n])
+    return [*before, *turns[shared:]]
 
 
 def read_sides(row: dict, before: str, after: str, fields: Fields, shapes: list) -> list[Turn]:
@@ -158,12 +175,14 @@ def read_history(history: Any, shapes: list) -> list[Turn]:
 
 
 def parse_tools(row: dict[str, Any], fields: Fields) -> list[Any] | None:
-    tools = decode_json(fields.first(row, "tools"), "tools that are not JSON")
+    given = fields.first(row, "tools")
+    tools = decode_json(given, "tools that are not JSON")
     if not tools:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise Unreadable("tools that are no list of records")
-    tools = [drop_nulls(tool) for tool in tools]
+    if not isinstance(given, str):
+        tools = [drop_nulls(tool) for tool in tools]
     tools = [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
     if not all(isinstance(tool["function"], dict) and isinstance(tool["function"].get("name"), str) for tool in tools):
         raise Unreadable("a tool without a name")

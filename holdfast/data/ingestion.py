@@ -28,7 +28,9 @@ from holdfast.params.ingest import Columns, Ingest, Source
 
 DUPLICATE, OVERLAP, NEAR_COPY = "duplicate", "overlaps the test split", "near-duplicate of a test row"
 MAX_EXCERPT = 200  # characters of a rejected row
-encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode  # json.dumps makes an encoder for every row
+encode = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, allow_nan=False
+).encode  # json.dumps makes an encoder for every row
 CHUNK_ROWS = 16_384  # rows that are objects at once when a file is written
 
 
@@ -89,8 +91,9 @@ def read_split(split: str, source: Source, params: Ingest, fit: TemplateFit | No
             parsed = conversations.parse_row(row, form, params.columns, params.same_role, account)
             turns = fit.adjust(parsed.turns, parsed.tools, parsed.changes) if fit else parsed.turns
             conversation = make_conversation(place, row, turns, parsed.tools, params)
-        except Unreadable as error:
-            rejected.append(reject(split, place, str(error), row))
+        except (Unreadable, RecursionError) as error:
+            reason = str(error) if isinstance(error, Unreadable) else "nested too deeply"
+            rejected.append(reject(split, place, reason, row))
             continue
         if conversation.id in ids:
             rejected.append(reject(split, place, DUPLICATE, row))
@@ -151,8 +154,10 @@ def make_conversation(
     """Raises Unreadable."""
     if sum([len(turn["content"]) for turn in turns]) > params.max_chars:
         raise Unreadable("longer than max_chars")
-    as_json = encode(turns)
-    tools_json = json.dumps(tools, ensure_ascii=False) if tools else ""
+    try:
+        as_json, tools_json = encode(turns), encode(tools) if tools else ""
+    except (TypeError, ValueError):  # NaN; of Parquet, dates, bytes and decimals
+        raise Unreadable("a tool or a call with a value that JSON does not have") from None
     if len(turns) > 2 or tools:  # texts are checked turn by turn; what else is in there, here
         storable(as_json + tools_json)
     id = records.text_id(as_json, *([tools_json] if tools else []))
@@ -196,6 +201,7 @@ REMEDIES = {
     "two turns of one role in a row": "set ingest.same_role: join to put such turns together",
     "longer than max_chars": "raise ingest.max_chars",
     "unknown role": f"spell roles as one of {', '.join(ROLES)}; other fields than role are named by ingest.columns",
+    conversations.OTHER_PROMPT: "set ingest.format: columns and ingest.columns: {messages: chosen}",
     HAS_PICTURES: "leave them out of the file",
 }
 

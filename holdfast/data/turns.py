@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from holdfast.data.fields import field
+from holdfast.data.files import unique_keys
 
 Turn = dict[str, Any]
 ROLES = {
@@ -78,7 +79,8 @@ def parse_turns(
     turns: Any, name: str, shapes: list, role_field: str | None = None, content_field: str | None = None
 ) -> list[Turn]:
     """`name`: of the field that holds the turns. Adds to `shapes` what each turn has. Raises Unreadable."""
-    turns = decode_json(turns, "no list of turns") if isinstance(turns, str) and turns.startswith("[") else turns
+    if isinstance(turns, str) and turns.lstrip().startswith("["):
+        turns = decode_json(turns, "no list of turns")
     if isinstance(turns, dict):
         turns = transpose(turns)
     if not isinstance(turns, list) or not turns:
@@ -107,8 +109,13 @@ def transpose(fields: dict[str, Any]) -> Any:
 
 
 def role_of(turn: Turn, role_field: str | None = None) -> str | None:
-    role = field(turn, role_field) if role_field else turn.get("role", turn.get("from"))
+    role = field(turn, role_field) if role_field else turn.get(role_name(turn))
     return ROLES.get(role.strip().lower()) if isinstance(role, str) else None
+
+
+def role_name(turn: Turn) -> str:
+    """The field that says who speaks. Parquet gives each turn the fields of all, as nulls."""
+    return "from" if turn.get("role") is None and turn.get("from") is not None else "role"
 
 
 def parse_turn(turn: Turn, name: str, shapes: list, role_field: str | None, content_field: str | None) -> Turn:
@@ -116,7 +123,7 @@ def parse_turn(turn: Turn, name: str, shapes: list, role_field: str | None, cont
     role = role_of(turn, role_field)
     if role is None:
         raise Unreadable("unknown role")
-    given = turn.get("role", turn.get("from")) if role_field is None else None
+    given = turn[role_name(turn)] if role_field is None else None
     by_value = turn.get("content") is None and "value" in turn
     content_name: str = content_field or ("value" if by_value else "content")
     calls = decode_json(turn.get("tool_calls"), "tool calls that are no list")
@@ -126,11 +133,13 @@ def parse_turn(turn: Turn, name: str, shapes: list, role_field: str | None, cont
         calls, result["content"] = decode_json(content, "a function call that is not JSON"), ""
         calls = calls if isinstance(calls, list) else [calls]
     elif turn.get("function_call"):
+        if calls:
+            raise Unreadable("both tool_calls and a function_call in one turn")
         calls = [decode_json(turn["function_call"], "a function call that is not JSON")]
     elif content is None and not calls:
         raise Unreadable(f"no field '{content_name}'")
     if role == "assistant":
-        add_thoughts(result, next((turn[key] for key in THOUGHTS if turn.get(key) is not None), thoughts or None))
+        add_thoughts(result, choose_thoughts([*(turn.get(key) for key in THOUGHTS), thoughts]))
         if calls:
             result["tool_calls"] = [parse_call(call) for call in calls] if isinstance(calls, list) else refuse_calls()
         if not is_trained(turn):
@@ -138,12 +147,20 @@ def parse_turn(turn: Turn, name: str, shapes: list, role_field: str | None, cont
     elif calls:
         raise Unreadable("a tool call by another than the assistant")
     if role == "tool":
-        result |= {key: turn[key] for key in ("name", "tool_call_id") if isinstance(turn.get(key), str)}
-    used = {role_field or ("role" if "role" in turn else "from"), content_name, "tool_calls", "function_call", *WEIGHTS}
+        result |= {key: identifier(turn[key]) for key in ("name", "tool_call_id") if turn.get(key) is not None}
+    used = {role_field or role_name(turn), content_name, "tool_calls", "function_call", *WEIGHTS}
     used |= {*THOUGHTS} if role == "assistant" else {"name", "tool_call_id"} if role == "tool" else set()
     names = tuple(key for key in turn if turn[key] is not None)
     shapes.append((f"{name}[]", tuple(key if key in used else f"?{key}" for key in names)))
     return result
+
+
+def choose_thoughts(several: Sequence[Any]) -> Any:
+    """The one thought that fields and parts hold, or None. Raises Unreadable where they hold different ones."""
+    told = [one for one in several if one is not None and (not isinstance(one, str) or one.strip())]
+    if any(other != told[0] for other in told):
+        raise Unreadable("two thoughts of one turn that differ")
+    return told[0] if told else None
 
 
 def refuse_calls() -> Any:
@@ -183,14 +200,25 @@ def is_trained(turn: dict[str, Any], keys: Sequence[str] = WEIGHTS) -> bool:
     if any(turn.get(key) for key in MASKS):
         raise Unreadable(MASKED)
     for key in keys:
-        value = turn.get(key)
+        value = read_weight(turn.get(key))
         if value is None:
             continue
-        if value in (0, False, "0", "false", "False"):
+        if value in (0, False):
             return False
-        if value not in (1, True, "1", "true", "True"):
+        if value not in (1, True):
             raise Unreadable(f"a {key} that is neither 0 nor 1")
     return True
+
+
+def read_weight(value: Any) -> Any:
+    """A weight that is text, as in a CSV file ("0.0", "TRUE", an empty cell), as the number or truth value that it spells."""
+    if not isinstance(value, str):
+        return value
+    word = value.strip().lower()
+    try:
+        return {"": None, "true": True, "false": False}[word] if word in ("", "true", "false") else float(word)
+    except ValueError:
+        return value
 
 
 def parse_call(call: Any) -> dict[str, Any]:
@@ -199,11 +227,19 @@ def parse_call(call: Any) -> dict[str, Any]:
     if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"]:
         raise Unreadable("a tool call without a name")
     arguments = inner.get("arguments", inner.get("parameters"))
-    arguments = decode_json(arguments, "arguments of a tool call that are not JSON")
+    if isinstance(arguments, str):  # a null in there was written by someone, and not by Parquet
+        arguments = decode_json(arguments, "arguments of a tool call that are not JSON")
+    else:
+        arguments = drop_nulls(arguments)
     if arguments is not None and not isinstance(arguments, dict):
         raise Unreadable("arguments of a tool call that are no object")
-    parsed = {"type": "function", "function": {"name": inner["name"], "arguments": drop_nulls(arguments or {})}}
-    return {**parsed, "id": call["id"]} if isinstance(call.get("id"), str) else parsed
+    parsed = {"type": "function", "function": {"name": inner["name"], "arguments": arguments or {}}}
+    return parsed if call.get("id") is None else {**parsed, "id": identifier(call["id"])}
+
+
+def identifier(value: Any) -> str:
+    """The name or id of a tool or call, which may be a number."""
+    return text({"id": value}, "id")
 
 
 def drop_nulls(value: Any) -> Any:
@@ -218,7 +254,7 @@ def decode_json(value: Any, reason: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value) if value.strip() else None
+        return json.loads(value, object_pairs_hook=unique_keys) if value.strip() else None
     except (ValueError, RecursionError):
         raise Unreadable(reason) from None
 

@@ -23,6 +23,8 @@ def decide_all(params: Gate, names: list[str], evaluations: Path) -> dict[str, A
     base's cannot be read."""
     base, described = paired.load_evaluation(evaluations / "base")
     check_suite_margins(params, described["suites"])
+    if fault := params.find_fault_of_replicas(names):
+        raise UserError(fault, where="params.yaml", do="name other arms, trained with another seed each")
     repeat = evaluations / provenance.REPEAT
     noise = paired.noise_floor(base, described, repeat) if repeat.is_dir() else None
     noise = storage.round_floats(noise)  # as gate.json has it: all words follow from what is written

@@ -13,6 +13,7 @@ What a file says of prompts and targets is compared, so that other questions are
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,12 +39,14 @@ class Item(NamedTuple):
     target: str = ""
     response: str | None = None  # None: the file does not say
     group: str | None = None
+    measure: str = ""  # what says that it is right, where a file holds several of them
 
 
 def read_items(path: Path, metric: str | None = None) -> dict[str, pa.Table]:
     """Items by suite, from one file or from all of a folder. Raises UserError where one cannot be read."""
-    files = sorted(f for f in path.rglob("*.json*") if f.suffix in (".json", ".jsonl")) if path.is_dir() else [path]
-    if path.is_dir():  # what these tools write beside their items
+    is_folder = os.path.isdir(path)  # Path.is_dir raises for a name that is too long
+    files = sorted(f for f in path.rglob("*.json*") if f.suffix in (".json", ".jsonl")) if is_folder else [path]
+    if is_folder:  # what these tools write beside their items
         files = [f for f in files if f.suffix == ".jsonl" and f.name != "trajectories.jsonl"] or files
     items = [item for file in files for item in read_file(file, metric)]
     if not items:
@@ -55,7 +58,8 @@ def read_items(path: Path, metric: str | None = None) -> dict[str, pa.Table]:
 
 
 def tabulate(items: list[Item]) -> pa.Table:
-    """As holdfast/evaluation/paired.py reads them, sorted by id. Without answers, an item's own id stands for them."""
+    """As holdfast/evaluation/paired.py reads them, sorted by id. Without answers, an item's own id stands for them.
+    What they were measured by is in the schema's metadata (measure_of)."""
     rows = [
         {
             "suite": item.suite,
@@ -68,7 +72,13 @@ def tabulate(items: list[Item]) -> pa.Table:
         for item in sorted(items, key=lambda item: item.item_id)
     ]
     schema = pa.schema([(key, pa.float64() if key == "correct" else pa.string()) for key in rows[0]])
-    return pa.Table.from_pylist(rows, schema=schema)
+    measures = ", ".join(sorted({item.measure for item in items}))
+    return pa.Table.from_pylist(rows, schema=schema.with_metadata({"measure": measures}))
+
+
+def measure_of(table: pa.Table) -> str:
+    """The metric, and the filter of answers, of a table of `read_items`; "" where its file holds one alone."""
+    return table.schema.metadata[b"measure"].decode()
 
 
 def read_file(file: Path, metric: str | None) -> Iterator[Item]:
@@ -90,7 +100,7 @@ def read_file(file: Path, metric: str | None) -> Iterator[Item]:
             item = read(row, file, metric)
             if not 0 <= item.correct <= 1:
                 raise ValueError(f"{item.correct} is not between 0 and 1")
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             what = f"row {number:,} cannot be used ({type(error).__name__}: {str(error)[:120]})"
             raise UserError(what, where=file, do="name a metric with a value for each item: --metric NAME") from None
         texts: dict[str, Any] = {
@@ -102,13 +112,13 @@ def read_file(file: Path, metric: str | None) -> Iterator[Item]:
 def read_rows(file: Path) -> Iterator[Json]:
     """The rows of a JSONL file, or those of promptfoo's JSON."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
         if file.suffix == ".json":
             content = json.loads(text)
             inner = content.get("results") if isinstance(content, dict) else content
             lines = inner.get("results", []) if isinstance(inner, dict) else inner
         else:
-            lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+            lines = [json.loads(line) for line in text.split("\n") if line.strip()]  # splitlines cuts texts, too
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror})", where=file, do="give a file of results") from None
     except (ValueError, RecursionError):
@@ -131,16 +141,19 @@ def from_lm_eval(row: Json, file: Path, metric: str | None) -> Item:
         target=text(row.get("target")),
         response=text(row.get("filtered_resps")),
         group=find_group(row["doc"]) if isinstance(row.get("doc"), dict) else None,
+        measure=f"{name} of the filter {row.get('filter') or 'none'}",
     )
 
 
 def from_promptfoo(row: Json, file: Path, metric: str | None) -> Item:
+    if not isinstance(row["success"], bool):
+        raise ValueError("success is no truth value")  # bool("false") is True
     prompt, output = row.get("prompt"), (row.get("response") or {}).get("output")
     prompt = prompt.get("raw") if isinstance(prompt, dict) else prompt
     return Item(
         suite=ONLY if not row.get("promptIdx") else f"{ONLY} of prompt {int(row['promptIdx'])}",
         item_id=f"{int(row['testIdx']):09d}",
-        correct=float(bool(row["success"])),
+        correct=float(row["success"]),
         content=text(row.get("vars") or (row.get("testCase") or {}).get("vars")),
         prompt=text(prompt),
         response=None if output is None else text(output),

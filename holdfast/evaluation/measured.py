@@ -16,7 +16,7 @@ from holdfast.core.errors import UserError
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Change = Annotated[float, Field(ge=-1000, le=1000)]  # chance-adjusted, so beyond 1 where chance is near 1
 LACKS = "has some of its numbers, and lacks others"
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
 class Numbers(BaseModel):

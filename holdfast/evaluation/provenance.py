@@ -57,7 +57,7 @@ def find_mismatches(content: Json) -> list[str]:
     """Why gate.json is not the verdict on what is checked out; empty where it is. Raises UserError where params.yaml or
     dvc.lock cannot be read."""
     params, arms, lock = Gate.load(), load_arms(), read_lock()
-    reasons = [*changed_thresholds(content, params), *changed_arms(content, arms), *changed_code(content)]
+    reasons = [*changed_thresholds(content, params, arms), *changed_arms(content, arms), *changed_code(content)]
     if not reasons:
         reasons += contradictions(content, params)
     reasons += changed_evaluations(content, lock)
@@ -69,8 +69,10 @@ def find_mismatches(content: Json) -> list[str]:
     return list(dict.fromkeys(reasons))
 
 
-def changed_thresholds(content: Json, params: Gate) -> Iterator[str]:
+def changed_thresholds(content: Json, params: Gate, arms: list[str]) -> Iterator[str]:
     written, present = content["provenance"]["gate"], params.model_dump()
+    if fault := params.find_fault_of_replicas(arms):
+        yield fault
     for key in sorted(written.keys() | present.keys()):
         if written.get(key) != present.get(key):
             yield f"gate.{key} is {present.get(key)} in {PARAMS}, and the verdict was decided with {written.get(key)}"
@@ -175,7 +177,7 @@ def changed_models(content: Json, lock: Json, arms: list[str]) -> Iterator[str]:
     written = content["provenance"]["evaluations"].get("base", {}).get("weights")
     if written is not None and MANIFEST.is_file():
         manifest = storage.read_json(MANIFEST)
-        if manifest.get("fingerprint") != written:
+        if not isinstance(manifest, dict) or manifest.get("fingerprint") != written:
             yield f"the base in {MANIFEST} is not the model that was evaluated"
     for arm in arms:
         trained = entry(lock.get(f"finetune@{arm}"), "outs", f"models/{arm}")

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from holdfast.core import storage
 from holdfast.core.errors import UserError
+from holdfast.params.base import MAX_CHANCE
 
 # The suites of the self suite (self_suite.py). The first two decide; the others are shown (docs/verdict.md).
 LIKELIHOOD, CHAT, AGREEMENT, OVERLAP = "self_likelihood", "self_chat", "self_agreement", "self_overlap"
@@ -22,8 +23,8 @@ class Suite(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     role: Literal["general", "self", "domain"]
-    chance: Annotated[float, Field(ge=0, lt=1)]
-    items: Annotated[int, Field(ge=1)]
+    chance: Annotated[float, Field(ge=0, le=MAX_CHANCE)]
+    items: Annotated[int, Field(ge=1, le=10**9)]
 
 
 class Settings(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from holdfast.params.base import Positive, Section, Seed
+from holdfast.params.base import MAX_CHANCE, Positive, Section, Seed
 
 SETTLED = {  # arguments of lm-eval's model classes that Holdfast gives, or forbids
     "pretrained",
@@ -54,7 +54,7 @@ CORE_CHANCES = {"calibration": 0.625}  # scores of guessing that are not 0
 class Suite(Section):
     role: Literal["general", "domain"]
     """general: what the base knew before; domain: what is new."""
-    chance: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    chance: Annotated[float, Field(ge=0, le=MAX_CHANCE)] = 0.0
     """Accuracy of guessing, as a fraction; of a group the mean over its items."""
     metric: str | None = None
     """Metric per item; null: the first of the task. A task of a group that does not have it is scored by its first."""

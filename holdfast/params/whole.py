@@ -78,12 +78,8 @@ class Params(Models):
                     f"arm '{arm}' would learn to stop where the length limit cut an answer: set consensus.finished_only: "
                     f"true, or finetune.arms.{arm}.objective: kl, which teaches no token of a replay row"
                 )
-        replicas = [name for several in self.gate.replicas.values() for name in several]
-        for name in (*self.gate.replicas, *replicas):
-            if name not in self.arms:
-                raise ValueError(f"gate.replicas names '{name}', which is not one of arms")
-        if twice := [n for n in replicas if replicas.count(n) > 1 or n in self.gate.replicas or n == self.gate.control]:
-            raise ValueError(f"gate.replicas: '{twice[0]}' can be a training of one method only")
+        if fault := self.gate.find_fault_of_replicas(self.arms):
+            raise ValueError(fault)
         if self.gate.control and self.gate.control not in self.arms:
             raise ValueError(f"gate.control '{self.gate.control}' is not one of arms")
         return self

@@ -112,6 +112,31 @@ def test_chance_and_a_metric_that_is_named(tmp_path: Path) -> None:
     assert suite["before_adjusted"] == pytest.approx((0.9 - 0.25) / 0.75, rel=1e-5)
 
 
+@pytest.mark.parametrize("other", [{"filter": "flexible"}, {"metrics": ["acc"], "acc": 1.0}])
+def test_another_metric_or_filter_cannot_be_compared(tmp_path: Path, other: Json) -> None:
+    def measured_otherwise(number: int, right: bool) -> Json:
+        return lm_eval(number, right) | other
+
+    name = "samples_x_2026-01-05T10-00-00.jsonl"
+    base = write(tmp_path / "a" / name, lm_eval, set())
+    tuned = write(tmp_path / "b" / name, measured_otherwise, set())
+    content = compare.compare(base, tuned, PARAMS, {}, None)
+    assert content["verdict"] == "cannot-compare"
+    assert "x: one was measured by exact_match of the filter strict" in content["arms"]["tuned"]["problems"][0]
+
+
+def test_a_text_with_a_line_separator_is_one_row_and_a_byte_order_mark_is_none(tmp_path: Path) -> None:
+    rows = [plain(number, number % 4 != 0) | {"response": "a\u2028b\x85c\x0cd"} for number in range(ITEMS)]
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8-sig")
+    assert len(item_files.read_items(file)["items"]) == ITEMS
+
+
+def test_a_chance_that_leaves_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match="is no suite and its chance"):
+        compare.parse_options(0.03, 0.1, 0.95, ["items=0.9999999"])
+
+
 def test_of_several_filters_the_first_counts(tmp_path: Path) -> None:
     rows = [lm_eval(n, n > 3) for n in range(20)] + [lm_eval(n, True) | {"filter": "flexible"} for n in range(20)]
     file = tmp_path / "samples_gsm8k_2026-01-05T10-00-00.jsonl"
@@ -133,6 +158,10 @@ def test_of_several_filters_the_first_counts(tmp_path: Path) -> None:
         ('{"id": 1, "correct": "often"}', "row 1 cannot be used"),
         ('{"doc_id": 1, "metrics": []}', "row 1 cannot be used"),
         ('{"testIdx": 1, "success": true, "response": "x"}', "row 1 cannot be used"),
+        ('{"testIdx": 1, "success": "false"}', "success is no truth value"),
+        ('{"testIdx": Infinity, "success": true}', "row 1 cannot be used"),
+        ('{"doc_id": 1e999, "metrics": ["acc"], "acc": 1}', "row 1 cannot be used"),
+        (f'{{"id": 1, "correct": 1{"0" * 400}}}', "row 1 cannot be used"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, content: str, words: str) -> None:

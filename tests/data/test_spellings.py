@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from holdfast.core.errors import UserError
@@ -15,7 +20,10 @@ from holdfast.params.ingest import Ingest
 
 USER = {"role": "user", "content": "Where is it?"}
 ANSWER = {"role": "assistant", "content": "On shelf 4."}
+SYSTEM = {"role": "system", "content": "Be brief."}
 PAIR = [("user", "Where is it?"), ("assistant", "On shelf 4.")]
+ASKED_IN_TURNS = {"messages": [{**USER, "content": "Which shelf?"}, ANSWER]}
+CALLING = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "find", "arguments": "{}"}}]}
 ASKED = {"instruction": "Where is it?", "output": "On shelf 4."}
 
 
@@ -37,6 +45,21 @@ def read(folder: Path, content: bytes | list[Any], file: str = "train.jsonl", **
         ({"messages": [{**USER, "content": ["Where ", "is it?"]}, ANSWER], "label": True, "kto_tag": True}, PAIR),
         ({**ASKED, "history": [USER, ANSWER]}, PAIR * 2),
         ({**ASKED, "history": [["Where is it?", "On shelf 4."]], "weight": 1}, PAIR * 2),
+        ({"messages": " " + json.dumps([USER, ANSWER])}, PAIR),
+        (
+            {
+                "messages": [
+                    {"role": None, "from": "human", "content": None, "value": "Where is it?"},
+                    {"role": None, "from": "gpt", "content": None, "value": "On shelf 4."},
+                ]
+            },
+            PAIR,
+        ),
+        ({**ASKED, "weight": "1.0", "train": "TRUE", "trainable": ""}, PAIR),
+        ({"prompt": "Where is it?", "chosen": [USER, ANSWER]}, PAIR),
+        ({"prompt": [SYSTEM], "chosen": [USER, ANSWER]}, [("system", "Be brief."), *PAIR]),
+        ({"prompt": [SYSTEM, USER], "chosen": [USER, ANSWER]}, [("system", "Be brief."), *PAIR]),
+        ({"prompt": [USER], "chosen": [SYSTEM, USER, ANSWER]}, [("system", "Be brief."), *PAIR]),
     ],
 )
 def test_the_same_conversation_in_other_spellings(tmp_path, row, turns):
@@ -56,6 +79,8 @@ def test_a_turn_that_is_not_to_be_trained_on_is_masked_however_that_is_spelled(t
     [
         ({**ASKED, "weight": 0}, UNTRAINED),
         ({**ASKED, "train": False}, UNTRAINED),
+        ({**ASKED, "train": "FALSE"}, UNTRAINED),
+        ({"prompt": "Where?", "completion": "There.", "weight": "0.0"}, UNTRAINED),
         ({"prompt": "Where?", "completion": "There.", "weight": 0.0}, UNTRAINED),
         ({"prompt": "Where?", "chosen": "There.", "rejected": "No.", "weight": "0"}, UNTRAINED),
         ({"prompt": "Where?", "completion": "There.", "weight": 0.5}, "a weight that is neither 0 nor 1"),
@@ -77,6 +102,77 @@ def test_a_row_that_teaches_what_cannot_be_read_is_rejected_with_the_reason(tmp_
     split = read(tmp_path, [row, {**plain, "history": []} if "history" in plain else plain])
     assert [rejected.reason for rejected in split.rejected] == [reason]
     assert len(split.kept) == 1
+
+
+def test_a_null_that_someone_wrote_stays_and_one_that_parquet_adds_goes(tmp_path):
+    def row(question: str, arguments: Any, tools: Any) -> dict[str, Any]:
+        call = {"id": 7, "function": {"name": "find", "arguments": arguments}}
+        turns = [{**USER, "content": question}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+        return {"messages": [*turns, {"role": "tool", "tool_call_id": 7, "content": "4"}, ANSWER], "tools": tools}
+
+    tool = {"name": "find", "default": None}
+    split = read(tmp_path, [row("a", '{"x": null}', json.dumps([tool])), row("b", {"x": None}, [tool])])
+    calls = [kept.turns()[1]["tool_calls"][0] for kept in split.kept]
+    assert [call["function"]["arguments"] for call in calls] == [{"x": None}, {}]
+    assert ["default" in json.loads(kept.tools)[0]["function"] for kept in split.kept] == [True, False]
+    assert [call["id"] for call in calls] == [kept.turns()[2]["tool_call_id"] for kept in split.kept] == ["7", "7"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "thoughts"),
+    [
+        ({**ANSWER, "reasoning_content": "", "thinking": "It was moved."}, "It was moved."),
+        ({**ANSWER, "reasoning_content": "Moved.", "reasoning": "Moved."}, "Moved."),
+        ({**ANSWER, "reasoning_content": "Moved.", "reasoning": "Not moved."}, None),
+        ({**ANSWER, "reasoning": "Moved.", "content": [{"type": "thinking", "thinking": "No."}, "On shelf 4."]}, None),
+    ],
+)
+def test_of_several_thoughts_none_is_lost_without_a_word(tmp_path, answer, thoughts):
+    split = read(tmp_path, [{"messages": [USER, answer]}, ASKED_IN_TURNS])
+    if thoughts:
+        assert split.kept[0].turns()[-1]["reasoning_content"] == thoughts
+    else:
+        assert [row.reason for row in split.rejected] == ["two thoughts of one turn that differ"]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (
+            {"prompt": "Be brief.", "chosen": [USER, ANSWER]},
+            "its prompt is not in its chosen side, which begins with a user's turn",
+        ),
+        (
+            {"messages": [USER, {**CALLING, "function_call": {"name": "put", "arguments": "{}"}}, ANSWER]},
+            "both tool_calls and a function_call in one turn",
+        ),
+    ],
+)
+def test_a_row_of_which_a_part_would_be_dropped_is_rejected(tmp_path, row, reason):
+    good = {"prompt": "Where?", "chosen": "There."} if "chosen" in row else ASKED_IN_TURNS
+    split = read(tmp_path, [row, good])
+    assert [rejected.reason for rejected in split.rejected] == [reason] and len(split.kept) == 1
+
+
+@pytest.mark.parametrize("value", [datetime.date(2026, 1, 5), b"x", decimal.Decimal("1.5"), float("nan")])
+def test_what_json_does_not_have_is_a_reason_and_no_traceback(tmp_path, value):
+    call = {"function": {"name": "find", "arguments": {"x": value}}}
+    result = {"role": "tool", "content": "4"}
+    turns = [[USER, {"role": "assistant", "content": "", "tool_calls": [call]}, result, ANSWER], [USER, ANSWER]]
+    tools = [[{"name": "find", "default": value}], None]
+    for column in ({"messages": turns}, {"messages": [[USER, ANSWER], [USER, ANSWER]], "tools": tools}):
+        with io.BytesIO() as file:
+            pq.write_table(pa.table(column), file)
+            split = read(tmp_path, file.getvalue(), "train.parquet")
+        reason = "a tool or a call with a value that JSON does not have"
+        assert [row.reason for row in split.rejected] == [reason]
+
+
+def test_a_row_nested_too_deeply_for_the_reader_is_rejected(tmp_path):
+    tools = '[{"name": "f", "x": ' + "[" * 480 + "]" * 480 + "}]"
+    row = {"messages": [USER, ANSWER], "tools": json.loads(tools)}
+    split = read(tmp_path, [row, ASKED_IN_TURNS])
+    assert [row.reason for row in split.rejected] == ["nested too deeply"] and len(split.kept) == 1
 
 
 def test_class_0_of_a_prompt_is_no_bad_answer(tmp_path):

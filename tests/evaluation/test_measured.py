@@ -84,6 +84,7 @@ SUITE = ("arms", "holdfast", "suites", "facts")
         ((*SUITE, "lost"), None, "has some of its numbers, and lacks others"),
         ((*SUITE, "low"), 0.5, "low 0.5 is above high"),
         ((*SUITE, "mcnemar_p"), -1, "mcnemar_p: Input should be greater than or equal to 0"),
+        ((*SUITE, "items"), 10**400, "items: Input should be less than"),
         ((*SUITE, "gained"), 10**6, "1000000 gained of 200 items"),
         ((*SUITE, "constant_after"), "no", "constant_after: Input should be a valid boolean"),
         ((*SUITE, "role"), "control", "role: Input should be 'general', 'domain' or 'self'"),
@@ -96,6 +97,17 @@ SUITE = ("arms", "holdfast", "suites", "facts")
 def test_a_number_that_cannot_have_been_measured_is_named(verdict, tmp_path, path, value, reason):
     said = refuse(change(verdict, path, value), tmp_path)
     assert said is not None and "is not a verdict of this version" in said and reason in said, said
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "1", '"x"'])
+def test_a_manifest_that_is_no_object_is_another_base_and_no_crash(content, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    provenance.MANIFEST.parent.mkdir(parents=True)
+    provenance.MANIFEST.write_text(content, encoding="utf-8")
+    gate = {"provenance": {"evaluations": {"base": {"weights": "w"}}}}
+    assert list(provenance.changed_models(gate, {}, [])) == [
+        f"the base in {provenance.MANIFEST} is not the model that was evaluated"
+    ]
 
 
 def test_what_the_stage_measures_is_what_is_checked():

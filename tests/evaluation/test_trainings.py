@@ -24,6 +24,10 @@ from holdfast.training import job
 PARAMS = Gate(min_domain_gain=-1.0)
 
 
+def decided_with(params: Gate) -> dict[str, Any]:
+    return {"provenance": {"gate": params.model_dump()}}
+
+
 @pytest.mark.parametrize("freedom", [1.0, 1.5, 2.0, 4.0, 9.0, 33.3, 1e3])
 def test_student_s_quantiles_are_scipy_s(freedom: float) -> None:
     for probability in (0.8, 0.95, 0.975, 0.9995):
@@ -108,6 +112,16 @@ def test_a_training_that_cannot_be_compared_spoils_the_method(project: Path) -> 
     content = replicate(project, margin=0.4, suite_margin=0.5)
     assert content["methods"]["holdfast"]["verdict"] == "cannot-compare"
     assert content["methods"]["holdfast"]["reasons"] == ["trainings that cannot be compared with the base: holdfast-2"]
+
+
+def test_the_gate_counts_no_training_twice_and_none_that_is_not_there(project: Path) -> None:
+    for replicas, words in (({"holdfast": ["holdfast"]}, "one method only"), ({"holdfast": ["x"]}, "not one of arms")):
+        with pytest.raises(UserError, match=words):
+            replicate(project, replicas=replicas)
+        params = Gate.load()
+        assert any(
+            words in reason for reason in provenance.changed_thresholds(decided_with(params), params, list(ARMS))
+        )
 
 
 def test_a_number_of_the_method_that_is_edited_is_found(project: Path) -> None:
