@@ -122,6 +122,14 @@ class Fields:
         }
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs as an object. Raises ValueError for two equal keys: json.loads would keep the last and say nothing."""
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        raise ValueError("a key appears twice in one object")
+    return row
+
+
 def printable(text: str) -> str:
     """Half a surrogate pair, which JSON can spell and UTF-8 cannot, in its escaped form."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from holdfast.core.checkpoint import POINTER
 from holdfast.core.errors import UserError, first_line
+from holdfast.data.fields import unique_keys
 from holdfast.params.ingest import Source
 
 Rows = Iterator[tuple[str, Any]]  # place (line, number from 1, or key), row
@@ -291,14 +292,6 @@ def read_hub(source: Source, where: str) -> Rows:
         what = f"cannot load the data set '{source.hub}' ({type(error).__name__}: {reason_of(error)})"
         do = "check its id, revision, config and split, and the network (HF_HUB_OFFLINE=1 sees only the local cache)"
         raise UserError(what, where=where, do=do) from None
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The pairs as an object. Raises ValueError for two equal keys: json.loads would keep the last and say nothing."""
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        raise ValueError("a key appears twice in one object")
-    return row
 
 
 def reason_of(error: Exception) -> str:

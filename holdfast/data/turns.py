@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from holdfast.data.fields import field
-from holdfast.data.files import unique_keys
+from holdfast.data.fields import field, unique_keys
 
 Turn = dict[str, Any]
 ROLES = {
