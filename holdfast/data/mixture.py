@@ -19,7 +19,7 @@ from holdfast.chat import encoding
 from holdfast.core import records, storage
 from holdfast.core.errors import UserError, first_line
 from holdfast.core.rows import DomainRow, MixRow, ReplayRow, TrainingRow
-from holdfast.params.mix import Mix, MixArm
+from holdfast.params.mix import Mix, MixArm, count_replay
 
 
 def arm_config(params: Mix, arm: str) -> MixArm:
@@ -91,11 +91,6 @@ def mixture_row(
 
 def trained_tokens(rows: Sequence[TrainingRow]) -> int:
     return sum(row["trained_tokens"] for row in rows)
-
-
-def count_replay(domain_rows: float, share: float) -> float:
-    """Replay rows beside so many domain rows, for a share (0 to below 1) of all rows."""
-    return domain_rows * share / (1 - share)
 
 
 def build_mixture(

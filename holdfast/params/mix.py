@@ -62,3 +62,8 @@ class Mix(Section):
     """How the base rewrites the domain's answers, for arms with targets: rewritten."""
     seed: Seed = 0
     """Seed of the draw and order of rows."""
+
+
+def count_replay(domain_rows: float, share: float) -> float:
+    """Replay rows beside so many domain rows, for a share (0 to below 1) of all rows."""
+    return domain_rows * share / (1 - share)

@@ -9,8 +9,7 @@ import math
 from pathlib import Path
 
 from holdfast.core import storage
-from holdfast.data.mixture import count_replay
-from holdfast.params.mix import Mix
+from holdfast.params.mix import Mix, count_replay
 from holdfast.params.pilot import Pilot
 from holdfast.params.reconstruct import Reconstruct
 
