@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from holdfast.evaluation.verdict import UNMEASURED
+from holdfast.evaluation.verdict import SET_ASIDE, UNMEASURED
 from holdfast.params.evaluate import CORE
 from holdfast.reporting.markup import NONE, VERDICTS, count, decimal, is_number, percent, points, score
 
@@ -147,12 +147,13 @@ def claim(run: Run, arm: str) -> tuple[str, str]:
 
 
 def describe_families(run: Run, arm: str) -> list[str]:
-    """The family of the core suite that lost most, where that is past its margin; and what could not be asked."""
+    """The family of the core suite that lost most, where that is past its margin and it counts; and what could not be asked."""
     suites = part(run.gate, "arms", arm, "suites")
     drops = {
         name.removeprefix(f"{CORE}/"): (-suite["change"], suite["margin"])
         for name, suite in suites.items()
-        if name.startswith(f"{CORE}/") and is_number(part(suite, "change")) and is_number(part(suite, "margin"))
+        if name.startswith(f"{CORE}/") and part(suite, "verdict") != SET_ASIDE
+        if is_number(part(suite, "change")) and is_number(part(suite, "margin"))
     }
     lines = []
     if drops:

@@ -25,6 +25,12 @@ def test_the_family_that_lost_most_is_named_where_it_is_past_its_margin():
     assert "core suite" not in findings.headline(make_run({}))[2]
 
 
+def test_a_family_that_is_set_aside_has_lost_nothing():
+    run = make_run({"calibration": -0.43, "over_refusals": -0.25})
+    run.gate["arms"]["arm"]["suites"]["core/calibration"]["verdict"] = "set aside"
+    assert "of the core suite, over_refusals lost most, 25.0 points" in findings.headline(run)[2]
+
+
 def test_what_the_template_cannot_express_is_said():
     run = make_run({"facts": 0.0}, {"core/tools": "no tools", "core/thinking": "no switch"})
     assert findings.headline(run)[2].endswith("not asked, since template or context do not allow it: tools, thinking")
