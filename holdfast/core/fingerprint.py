@@ -117,7 +117,7 @@ def _reach(file: Path, source: _Source, root: Path) -> set[Path]:
 
 def _find_running(tree: ast.AST) -> list[ast.AST]:
     """Every node but those that only a type checker sees."""
-    todo, nodes = [tree], []
+    todo, nodes = [tree], list[ast.AST]()
     while todo:
         node = todo.pop()
         nodes.append(node)
@@ -135,7 +135,7 @@ def _is_typing(test: ast.expr) -> bool:
 def canonical(node: Any) -> Any:
     """A syntax tree as nested tuples, without docstrings, and without what differs from one Python to the next."""
     if isinstance(node, ast.AST):
-        kind, fields = type(node), []
+        kind, fields = type(node), list[tuple[str, Any]]()
         for name in _sort_fields(kind):
             value = getattr(node, name, None)
             if kind is ast.JoinedStr and name == "values":  # how an f-string is cut into constants differs
