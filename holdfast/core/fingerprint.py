@@ -135,21 +135,21 @@ def _is_typing(test: ast.expr) -> bool:
 def canonical(node: Any) -> Any:
     """A syntax tree as nested tuples, without docstrings, and without what differs from one Python to the next."""
     if isinstance(node, ast.AST):
-        kind, fields = type(node), list[tuple[str, Any]]()
-        for name in _sort_fields(kind):
-            value = getattr(node, name, None)
-            if kind is ast.JoinedStr and name == "values":  # how an f-string is cut into constants differs
+        fields = list[tuple[str, Any]]()
+        for name in _sort_fields(type(node)):
+            value: Any = getattr(node, name, None)
+            if name == "values" and isinstance(node, ast.JoinedStr):  # how an f-string is cut into constants differs
                 fields.append((name, canonical(_join(value))))
             elif value is not None and value != []:
                 fields.append((name, canonical(value)))
-        return kind.__name__, fields
+        return type(node).__name__, fields
     if isinstance(node, list):
         return [canonical(one) for one in node if not _is_text(one)]
     return type(node).__name__, ascii(node)  # repr escapes what this Python's Unicode tables lack
 
 
 @cache
-def _sort_fields(kind: type[ast.AST]) -> list[str]:
+def _sort_fields(kind: Any) -> list[str]:
     return sorted(set(kind._fields) - SKIPPED)
 
 
