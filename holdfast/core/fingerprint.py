@@ -136,7 +136,7 @@ def canonical(node: Any) -> Any:
     """A syntax tree as nested tuples, without docstrings, and without what differs from one Python to the next."""
     if isinstance(node, ast.AST):
         fields = list[tuple[str, Any]]()
-        for name in _sort_fields(type(node)):
+        for name in _sort_fields(type(node).__name__):
             value: Any = getattr(node, name, None)
             if name == "values" and isinstance(node, ast.JoinedStr):  # how an f-string is cut into constants differs
                 fields.append((name, canonical(_join(value))))
@@ -149,8 +149,8 @@ def canonical(node: Any) -> Any:
 
 
 @cache
-def _sort_fields(kind: Any) -> list[str]:
-    return sorted(set(kind._fields) - SKIPPED)
+def _sort_fields(kind: str) -> list[str]:
+    return sorted(set(getattr(ast, kind)._fields) - SKIPPED)
 
 
 def _is_text(node: Any) -> bool:
