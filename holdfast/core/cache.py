@@ -19,6 +19,7 @@ import socket
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -233,6 +234,20 @@ def hold_lock(file: Path, what: str) -> Iterator[None]:
         os.close(handle)
 
 
+def _write_ahead(database: sqlite3.Connection, seconds: float = 60) -> None:
+    """A kill at any moment leaves whole rows. Where two processes open a new file at once, the mode is set by one: SQLite does
+    not wait for it by itself, whatever the connection's time-out."""
+    ends = time.monotonic() + seconds
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > ends:
+                raise
+            time.sleep(0.01)
+
+
 class Entries:
     """Values by key in an SQLite file, each with a checksum: safe for several processes, whole after a kill.
 
@@ -300,7 +315,7 @@ class Entries:
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 database = sqlite3.connect(self.file, timeout=60, isolation_level=None)
-                database.execute("PRAGMA journal_mode=WAL")  # a kill at any moment leaves whole rows
+                _write_ahead(database)
                 database.execute("PRAGMA synchronous=NORMAL")
                 columns = "key TEXT PRIMARY KEY, value BLOB NOT NULL, digest BLOB NOT NULL"
                 database.execute(f"CREATE TABLE IF NOT EXISTS entries ({columns})")

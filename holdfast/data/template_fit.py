@@ -71,10 +71,16 @@ class TemplateFit:
         return turns
 
     def find_fault(self, roles: tuple[str, ...]) -> str:
+        """Why the template cannot show a conversation of these roles, each turn of it; '' where it can."""
         if roles not in self.known:
+            words = [f"word{place:04d}" for place in range(len(roles))]
+            talk = [{"role": role, "content": word} for role, word in zip(roles, words, strict=True)]
             try:
-                self.template.render([{"role": role, "content": "text"} for role in roles], respond=False)
-                self.known[roles] = ""
+                text = self.template.render(talk, respond=False)
+                lost = [role for role, word in zip(roles, words, strict=True) if not shows(text, word)]
+                self.known[roles] = (
+                    f"the base's chat template does not show the turn of role '{lost[0]}'" if lost else ""
+                )
             except Exception as error:  # a template is a program: no system role, no second turn, ...
                 self.known[roles] = f"the base's chat template cannot render it ({first_line(error)})"
         return self.known[roles]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from holdfast.core import cache
@@ -187,3 +192,21 @@ def test_replies_of_an_earlier_version_are_taken_over(project):
     database.close()
     assert cache.Replies("m").get("a") == {"text": "x"}
     assert cache.Replies("m").get("a") == {"text": "x"}
+
+
+def open_entries(file: Path, barrier: Any) -> None:
+    barrier.wait()
+    cache.Entries(file).put([(str(os.getpid()), b"value")])
+
+
+def test_processes_that_open_a_new_file_at_once_wait_for_each_other(tmp_path):
+    """Training processes share the base's log-probabilities: without the wait, about one start in two ended with "locked"."""
+    fork = multiprocessing.get_context("fork")
+    for attempt in range(40):
+        barrier = fork.Barrier(4)
+        opened = [fork.Process(target=open_entries, args=(tmp_path / f"{attempt}.sqlite", barrier)) for _ in range(4)]
+        for process in opened:
+            process.start()
+        for process in opened:
+            process.join()
+        assert [process.exitcode for process in opened] == [0] * 4
