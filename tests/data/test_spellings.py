@@ -12,9 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import SHARED
 
 from holdfast.core.errors import UserError
 from holdfast.data import ingestion
+from holdfast.data.template_fit import TemplateFit
 from holdfast.data.turns import HAS_PICTURES, MASKED, UNDESIRED, UNTRAINED
 from holdfast.params.ingest import Ingest
 
@@ -213,3 +215,19 @@ def test_a_pointer_of_git_lfs_is_named_as_such(tmp_path, file):
     with pytest.raises(UserError, match="is a pointer of Git LFS") as caught:
         read(tmp_path, b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12\n", file)
     assert "git lfs pull" in caught.value.do
+
+
+def test_a_turn_that_the_template_leaves_out_is_said_and_the_row_refused(tokenizer):
+    tokenizer.chat_template = "{% set messages = messages[-2:] %}" + tokenizer.chat_template
+    fit = TemplateFit(tokenizer)
+    assert fit.find_fault(("user", "assistant")) == ""
+    fault = fit.find_fault(("user", "assistant", "user", "assistant"))
+    assert fault == "the base's chat template does not show the turn of role 'user'"
+
+
+@pytest.mark.skipif(not (SHARED / "templates").is_dir(), reason="../shared with real templates is not there")
+def test_a_real_template_that_leaves_out_the_system_turn(tokenizer):
+    tokenizer.chat_template = (SHARED / "templates" / "axolotl__pixtral.jinja").read_text(encoding="utf-8")
+    assert "does not show the turn of role 'system'" in TemplateFit(tokenizer).find_fault(
+        ("system", "user", "assistant")
+    )
