@@ -81,6 +81,7 @@ def run_stage(stage: str, folder: Path) -> None:
 
 
 def run_stage_with_log(stage: str, folder: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job has ignored
     with (folder / "log").open("w", encoding="utf-8", buffering=1) as sys.stderr:
         run_stage(stage, folder)
 
