@@ -200,7 +200,7 @@ def open_entries(file: Path, barrier: Any) -> None:
 
 
 def test_processes_that_open_a_new_file_at_once_wait_for_each_other(tmp_path):
-    """Training processes share the base's log-probabilities: without the wait, about one start in two ended with "locked"."""
+    """Training processes share the base's log-probabilities: without the wait, some of them ended with "database is locked"."""
     fork = multiprocessing.get_context("fork")
     for attempt in range(40):
         barrier = fork.Barrier(4)
