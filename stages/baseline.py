@@ -6,8 +6,9 @@ from pathlib import Path
 
 from holdfast.core import storage
 from holdfast.core.errors import UserError
-from holdfast.evaluation import baseline, power, settings
+from holdfast.evaluation import settings
 from holdfast.params.gate import Gate
+from holdfast.verdict import baseline, power
 
 
 def main() -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from holdfast.core import manifest, records, storage
-from holdfast.evaluation import drift, paired
+from holdfast.evaluation import drift, results
 from holdfast.params.drift import Drift
 from holdfast.params.models import load_arms
 
 
 def main() -> None:
     params = Drift.load()
-    base, settings = paired.load_evaluation(Path("reports/eval/base"))
+    base, settings = results.load(Path("reports/eval/base"))
     sets = drift.describe_instructions(
         params,
         manifest.load(Path("models/manifest/base.json")),
@@ -26,7 +26,7 @@ def main() -> None:
     answers = {}
     with storage.replacing_folder(Path("reports/drift/html")) as html:
         for arm in load_arms():
-            tuned, _ = paired.load_evaluation(Path(f"reports/eval/{arm}"))
+            tuned, _ = results.load(Path(f"reports/eval/{arm}"))
             answers[arm] = drift.compare_answers(params, base, tuned, sorted(settings["suites"]), html / f"{arm}.html")
         instructions = drift.compare_instructions(params, sets, html / "instructions.html")
     methods = params.model_dump(exclude={"rows"})

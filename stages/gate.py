@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from holdfast.core import storage
-from holdfast.evaluation import gate, verdict
 from holdfast.params.gate import Gate
 from holdfast.params.models import load_arms
+from holdfast.verdict import gate, summary
 
 
 def main() -> None:
     content = gate.decide_all(Gate.load(), load_arms(), Path("reports/eval"))
 
     storage.write_json(Path("reports/gate.json"), content)
-    storage.write_json(Path("reports/metrics.json"), verdict.compute_metrics(content["arms"]))
-    print(verdict.table(content))
+    storage.write_json(Path("reports/metrics.json"), summary.compute_metrics(content["arms"]))
+    print(summary.table(content))

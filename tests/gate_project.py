@@ -12,7 +12,7 @@ import yaml
 from helpers import ROOT, run_stage
 
 from holdfast.core import records, storage
-from holdfast.evaluation import provenance
+from holdfast.verdict import provenance
 
 SUITES = {  # role, chance, parts right before
     "facts": ("general", 0.0, 0.9),

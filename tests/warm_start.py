@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 COMMANDS = {"holdfast": "holdfast.cli", "dvc": "dvc.cli"}
-ALWAYS = ["holdfast.cli", "holdfast.params.whole", "holdfast.core.fingerprint", "holdfast.evaluation.gate", "dvc.cli"]
+ALWAYS = ["holdfast.cli", "holdfast.params.whole", "holdfast.core.fingerprint", "holdfast.verdict.gate", "dvc.cli"]
 ALWAYS += ["dvc.repo", "dvc.commands.repro", "dvc.stage", "dvc_data.index", "pandas", "pyarrow.parquet"]
 MODELS = ["torch", "transformers.models.llama.modeling_llama", "transformers.generation", "sklearn.cluster"]
 STAGES = {

@@ -26,9 +26,9 @@ from typing import Any
 
 import yaml
 
-from holdfast.evaluation import precision, simulation
-from holdfast.evaluation.simulation import BROKEN, Suites
 from holdfast.params.whole import Params
+from holdfast.verdict import precision, simulation
+from holdfast.verdict.simulation import BROKEN, Suites
 
 ROOT = Path(__file__).parents[2]
 PARAMS = Params.load(ROOT / "params.yaml")

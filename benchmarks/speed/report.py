@@ -19,8 +19,8 @@ from pathlib import Path
 
 import yaml
 
-from holdfast.evaluation.simulation import write_evaluation
 from holdfast.params.whole import Params
+from holdfast.verdict.simulation import write_evaluation
 
 ROOT = Path(__file__).parents[2]
 PARAMS = Params.load(ROOT / "params.yaml")

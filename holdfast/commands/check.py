@@ -23,9 +23,9 @@ from holdfast.commands.run import CODE, STAGES, describe_code
 from holdfast.core import yaml_text
 from holdfast.core.errors import UserError
 from holdfast.engines import model_files
-from holdfast.evaluation import yardstick
 from holdfast.params.base import PARAMS, read_mapping
 from holdfast.params.models import Models
+from holdfast.verdict import yardstick
 
 if TYPE_CHECKING:
     from dvc.output import Output

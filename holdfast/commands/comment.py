@@ -15,10 +15,10 @@ import yaml
 
 from holdfast.core import yaml_text
 from holdfast.core.errors import UserError
-from holdfast.evaluation import yardstick
-from holdfast.evaluation.yardstick import part
 from holdfast.reporting.markup import CHANGES, LINKS, Column, Table, is_number, markdown, markdown_table
 from holdfast.reporting.tables import scalar
+from holdfast.verdict import yardstick
+from holdfast.verdict.yardstick import part
 
 RESULTS, BARS = 8, "▁▂▃▄▅▆▇█"  # results of the branch's history that are shown, and how
 LIMIT = 60_000  # characters of the whole; GitHub and GitLab take more

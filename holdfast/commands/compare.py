@@ -14,9 +14,9 @@ from typing import Any
 
 from holdfast.core import storage
 from holdfast.core.errors import UserError, escape_control
-from holdfast.evaluation import gate, item_files, verdict
 from holdfast.params.base import MAX_CHANCE, parse
 from holdfast.params.gate import Gate
+from holdfast.verdict import decision, fields, gate, item_files, run, summary
 
 ARM = "tuned"
 
@@ -28,7 +28,7 @@ def main(base: Path, tuned: Path, params: Gate, chances: dict[str, float], metri
         print(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False))
     else:
         print(escape_control(describe(content)))
-    return verdict.EXIT_CODES[content["verdict"]]
+    return fields.EXIT_CODES[content["verdict"]]
 
 
 def parse_options(
@@ -68,7 +68,7 @@ def compare(base: Path, tuned: Path, params: Gate, chances: dict[str, float], me
         name: {"role": "general", "chance": chances.get(name, 0.0), "items": len(items[0][name])} for name in shared
     }
     arm = gate.compare(params, suites, items[0].__getitem__, items[1].__getitem__, problems)
-    return storage.round_floats(verdict.decide_run(params, {ARM: arm}, None))
+    return storage.round_floats(run.decide_run(params, {ARM: arm}, None))
 
 
 def describe(content: dict[str, Any]) -> str:
@@ -77,19 +77,19 @@ def describe(content: dict[str, Any]) -> str:
     suites = content["arms"][ARM]["suites"]
     for name in sorted(suites, key=lambda name: (suites[name]["change"] or 0.0, name)):
         suite = suites[name]
-        numbers = [verdict.format_number(suite[key], ".1f", 100) for key in ("before_adjusted", "after_adjusted")]
-        p_value = verdict.shown_p(suite)
+        numbers = [summary.format_number(suite[key], ".1f", 100) for key in ("before_adjusted", "after_adjusted")]
+        p_value = decision.shown_p(suite)
         rows.append(
             [
                 name[:60],
                 f"{suite['items']:,}",
                 *numbers,
-                verdict.format_number(suite["change"], "+.1f", 100),
-                f"{verdict.format_number(suite['lost'], 'd')}/{verdict.format_number(suite['gained'], 'd')}",
-                verdict.format_number(p_value, ".2g"),
+                summary.format_number(suite["change"], "+.1f", 100),
+                f"{summary.format_number(suite['lost'], 'd')}/{summary.format_number(suite['gained'], 'd')}",
+                summary.format_number(p_value, ".2g"),
                 suite["verdict"],
             ]
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, "", verdict.table(content | {"domain_measured": True})])  # there is none to measure
+    return "\n".join([*lines, "", summary.table(content | {"domain_measured": True})])  # there is none to measure

@@ -21,13 +21,13 @@ from pathlib import Path
 
 from holdfast.core import checkpoint, manifest
 from holdfast.core.errors import UserError, escape_control, first_line
-from holdfast.evaluation import power
 from holdfast.params.ingest import Source
 from holdfast.params.models import Model
 from holdfast.params.row_checks import REFUSAL_PROMPTS
 from holdfast.params.whole import Params
 from holdfast.planning import machine, prospects, shapes
 from holdfast.planning.machine import NEEDED, NOTE, OK, UNKNOWN, Line
+from holdfast.verdict import power
 
 PATIENCE = 10.0  # seconds for a server or the hub to answer
 

@@ -20,12 +20,12 @@ from typing import Any
 from holdfast.commands import comment
 from holdfast.core import storage
 from holdfast.core.errors import ExitCode, UserError
-from holdfast.evaluation import provenance, verdict, yardstick
 from holdfast.params.base import parse
 from holdfast.params.evaluate import Evaluate
 from holdfast.params.gate import Gate
 from holdfast.params.models import load_arms
 from holdfast.reporting import exports
+from holdfast.verdict import decision, fields, gate_file, provenance, run, summary, thresholds, yardstick
 
 VERDICT, EVALUATIONS = Path("reports/gate.json"), Path("reports/eval")
 DOMAIN_TEST_SPLIT = Path("data/domain/test.parquet")
@@ -46,8 +46,8 @@ class Export:
         if self.github:
             for line in exports.list_annotations(cases, domain_measured):
                 print(line)
-            if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-                with Path(summary).open("a", encoding="utf-8") as file:
+            if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
+                with Path(summary_file).open("a", encoding="utf-8") as file:
                     file.write(text)
 
 
@@ -63,7 +63,7 @@ def main(
     `against`: a git revision. A gate that is looser than there fails unless `allow_gate_change`; with
     HOLDFAST_TRUSTED_GATE=1 the thresholds of the revision decide. Raises UserError where there is no verdict, or the evaluations that are asked for are not available.
     """
-    content = provenance.read_gate(VERDICT)
+    content = gate_file.read_gate(VERDICT)
     refused = provenance.find_mismatches(content)
     if not refused and (verify or spot):
         refused = find_differences(content)
@@ -74,18 +74,18 @@ def main(
         export.write(exports.list_refusals(refused), exports.summarise_refusal(refused))
         return ExitCode.CANNOT_COMPARE
     if against is None:
-        print(verdict.table(content))
+        print(summary.table(content))
         export.write(list(exports.list_cases(content)), exports.summary(content), content["domain_measured"])
-        return verdict.EXIT_CODES[content["verdict"]]
+        return fields.EXIT_CODES[content["verdict"]]
     if not against.strip():
         raise UserError("is empty", where="--against", do="name a git revision, such as origin/main")
     looser = compare_yardsticks(against)
     if trusted := os.environ.get(TRUSTED) == "1":
         content = decide_as_at(against, content)
         print(f"decided with the gate settings of {against} ({TRUSTED}=1)")
-    print(verdict.table(content))
+    print(summary.table(content))
     compared = compare_with_revision(against)
-    exit_code = max(verdict.EXIT_CODES[one["verdict"]] for one in (content, compared))
+    exit_code = max(fields.EXIT_CODES[one["verdict"]] for one in (content, compared))
     cases = [*exports.list_cases(content), *exports.list_cases(compared, against)]
     if looser and not (trusted or allow_gate_change):
         reason = f"the gate is looser than at {against}; --allow-gate-change accepts that"
@@ -98,8 +98,8 @@ def main(
 
 def print_power() -> None:
     """What the suites of params.yaml can show, from the base's evaluation and an earlier verdict where they are here."""
-    from holdfast.evaluation import power
     from holdfast.planning import prospects
+    from holdfast.verdict import power
 
     params = Gate.load()
     outlook = prospects.survey_suites(params, Evaluate.load())
@@ -137,7 +137,7 @@ def decide_as_at(revision: str, content: dict[str, Any]) -> dict[str, Any]:
         ]
         arms[name] = arm | {"problems": [*arm["problems"], *missing]}
         for suite in arm["suites"]:
-            counted = [verdict.is_counted(one, arm["suites"], suite) for one in (params, here)]
+            counted = [thresholds.is_counted(one, arm["suites"], suite) for one in (params, here)]
             same = same and counted[0] == counted[1]
     if not same:
         problems = {name: arm["problems"] for name, arm in arms.items()}
@@ -146,8 +146,8 @@ def decide_as_at(revision: str, content: dict[str, Any]) -> dict[str, Any]:
     for name in there.params.get("arms") or []:
         if name not in arms:
             raise UserError(f"the arm '{name}' is judged there, and not here", where=revision, do="evaluate it")
-    decided = {name: verdict.decide_arm(params, arm, content["noise"]) for name, arm in arms.items()}
-    return storage.round_floats(verdict.decide_run(params, decided, content["noise"]))
+    decided = {name: decision.decide_arm(params, arm, content["noise"]) for name, arm in arms.items()}
+    return storage.round_floats(run.decide_run(params, decided, content["noise"]))
 
 
 def find_differences(content: dict[str, Any]) -> list[str]:
@@ -165,7 +165,7 @@ def find_differences(content: dict[str, Any]) -> list[str]:
 
 def recompute(params: Gate) -> dict[str, Any]:
     """The content of gate.json from the items, which are here, in DVC's cache or on its remote."""
-    from holdfast.evaluation import gate, revision
+    from holdfast.verdict import gate, revision
 
     arms = load_arms()
     names = ["base", *arms, *([provenance.REPEAT] if (EVALUATIONS / provenance.REPEAT).is_dir() else [])]
@@ -182,22 +182,22 @@ def ask_again(content: dict[str, Any], number: int) -> list[str]:
     from holdfast.evaluation import spot
 
     reasons = []
-    for arm in verdict.deciding_arms(Gate.load(), list(content["arms"])):
+    for arm in thresholds.deciding_arms(Gate.load(), list(content["arms"])):
         answers = spot.ask_again(Evaluate.load(), arm, EVALUATIONS / arm, number, DOMAIN_TEST_SPLIT)
         other = f", with another {', '.join(answers.engine)}" if answers.engine else ""
-        summary = f"{arm} was asked {answers.items:,} of its items again{other}"
+        outcome = f"{arm} was asked {answers.items:,} of its items again{other}"
         if len(answers.worse) > answers.tolerated:
             named = ", ".join(answers.worse[:5])
-            reasons.append(f"{summary}: {len(answers.worse):,} are right in its evaluation and wrong now ({named})")
+            reasons.append(f"{outcome}: {len(answers.worse):,} are right in its evaluation and wrong now ({named})")
         else:
-            print(f"verified: {summary}: {len(answers.worse):,} came out worse, {answers.tolerated:,} may by rounding")
+            print(f"verified: {outcome}: {len(answers.worse):,} came out worse, {answers.tolerated:,} may by rounding")
     return reasons
 
 
 def as_json(exit_code: int) -> str:
     """gate.json for programs; its verdict is cannot-compare where it was refused."""
     content = storage.read_json(VERDICT)
-    if exit_code != verdict.EXIT_CODES[content["verdict"]]:
+    if exit_code != fields.EXIT_CODES[content["verdict"]]:
         content |= {"verdict": "cannot-compare", "refused": True}
     return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
@@ -214,7 +214,7 @@ def print_refusal(reasons: list[str]) -> None:
 
 def compare_with_revision(name: str) -> dict[str, Any]:
     """Prints how each arm that decides compares with itself at a git revision; returns that verdict."""
-    from holdfast.evaluation import gate, revision
+    from holdfast.verdict import gate, revision
 
     params, arms = Gate.load(), load_arms()
     with TemporaryDirectory() as temporary:
@@ -225,5 +225,5 @@ def compare_with_revision(name: str) -> dict[str, Any]:
     for arm in new_arms:
         print(f"{arm}: not evaluated at {name}")
     print(f"before: the arm at {name}; after: the arm as it is now")
-    print(verdict.table(content))
+    print(summary.table(content))
     return content

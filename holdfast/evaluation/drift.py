@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from holdfast.core.manifest import Manifest
-from holdfast.evaluation import paired, shifts
+from holdfast.evaluation import shifts
+from holdfast.evaluation.results import Items
 from holdfast.evaluation.shifts import Column
 from holdfast.params.drift import Drift
 
@@ -33,14 +34,14 @@ class InstructionSet(NamedTuple):
 
 
 def compare_answers(
-    params: Drift, base: paired.Items, tuned: paired.Items, suites: list[str], html: Path
+    params: Drift, base: Items, tuned: Items, suites: list[str], html: Path
 ) -> dict[str, dict[str, Any]]:
     """Compares scores and answer lengths of one arm with the base's, and writes Evidently's page; the numbers by suite."""
     numbers = shifts.compare(answer_columns(params, base, tuned, suites), html)
     return {suite: {"score": numbers[f"{suite}: score"], "length": numbers[f"{suite}: characters"]} for suite in suites}
 
 
-def answer_columns(params: Drift, base: paired.Items, tuned: paired.Items, suites: list[str]) -> dict[str, Column]:
+def answer_columns(params: Drift, base: Items, tuned: Items, suites: list[str]) -> dict[str, Column]:
     """Scores and answer lengths (characters) of each suite, before and after."""
     columns = {}
     for suite in suites:

@@ -7,11 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.evaluation import baseline, power
-from holdfast.evaluation.power import Power, Suite
 from holdfast.evaluation.settings import CHAT, LIKELIHOOD
 from holdfast.params.evaluate import Evaluate
 from holdfast.params.gate import Gate
+from holdfast.verdict import baseline, power
+from holdfast.verdict.power import Power, Suite
 
 EVALUATION, VERDICT = Path("reports/eval/base"), Path("reports/gate.json")
 ITEMS_BY_SUITE = {"ifeval": 541, "gsm8k_cot_zeroshot": 1319, "arc_challenge_chat": 1172, "gpqa_main_zeroshot": 448}
@@ -48,9 +48,9 @@ def survey_suites(params: Gate, evaluate: Evaluate) -> Prospects:
         for name in (CHAT, LIKELIHOOD):
             suites[name] = baseline.assume("self", 0.0, evaluate.self_suite.rows, graded=name == LIKELIHOOD)
     if VERDICT.is_file():
-        from holdfast.evaluation import provenance
+        from holdfast.verdict import gate_file
 
-        suites = baseline.take_changes(suites, provenance.read_gate(VERDICT), params)
+        suites = baseline.take_changes(suites, gate_file.read_gate(VERDICT), params)
     prospects = power.assess(params, suites)
     if prospects.assumed:
         what = f"{power.CHANGED:.0%} of the items are assumed to change, half of them lost"

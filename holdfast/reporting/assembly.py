@@ -9,9 +9,9 @@ import yaml
 
 from holdfast.core import records, storage, yaml_text
 from holdfast.core.errors import UserError
-from holdfast.evaluation.outcomes import Pairs
 from holdfast.reporting.findings import Json, Run
 from holdfast.reporting.markup import VERDICTS
+from holdfast.verdict.outcomes import Pairs
 
 REPLAY_ROWS = 8  # shown as examples
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from holdfast.evaluation.verdict import UNMEASURED
 from holdfast.reporting import findings, tables
 from holdfast.reporting.findings import Json, Run, part
 from holdfast.reporting.markup import (
@@ -21,6 +20,7 @@ from holdfast.reporting.markup import (
     points,
     score,
 )
+from holdfast.verdict.fields import UNMEASURED
 
 LIMIT = 100_000  # characters of one table; more suites than that belong in the report
 SOURCES = {  # stage of dvc.lock -> what its output is; {arm} is filled in

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from holdfast.evaluation.verdict import SET_ASIDE, UNMEASURED, WATCHED, deciding_arms
 from holdfast.params.gate import Gate
 from holdfast.reporting.markup import markdown, points, score
+from holdfast.verdict.fields import SET_ASIDE, UNMEASURED, WATCHED
+from holdfast.verdict.thresholds import deciding_arms
 
 Json = dict[str, Any]
 ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # not allowed in XML 1.0, escaped or not

@@ -6,12 +6,12 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from holdfast.evaluation.verdict import SET_ASIDE, UNMEASURED
 from holdfast.params.evaluate import CORE
 from holdfast.reporting.markup import NONE, VERDICTS, count, decimal, is_number, percent, points, score
+from holdfast.verdict.fields import SET_ASIDE, UNMEASURED
 
 if TYPE_CHECKING:
-    from holdfast.evaluation.outcomes import Pairs
+    from holdfast.verdict.outcomes import Pairs
 from holdfast.evaluation.settings import CHOICES
 
 Json = dict[str, Any]

@@ -22,7 +22,7 @@ from holdfast.reporting.markup import (
 )
 
 LIMIT = 54_000  # characters; a comment takes 60,000, of which `holdfast comment` uses the rest
-LOST = "lost"  # kind of an item (holdfast/evaluation/outcomes.py, which reads Parquet; this module needs none)
+LOST = "lost"  # kind of an item (holdfast/verdict/outcomes.py, which reads Parquet; this module needs none)
 CONTROL = 2  # lost items of the control: that it loses many is expected
 ANSWER = 240  # characters shown of a prompt or an answer
 

@@ -6,7 +6,6 @@ import base64
 import hashlib
 from pathlib import Path
 
-from holdfast.evaluation.outcomes import GAINED, KINDS, LOST, Item
 from holdfast.reporting import evidence, figures, findings, self_report, tables
 from holdfast.reporting.findings import Json, Run, part
 from holdfast.reporting.markup import (
@@ -25,6 +24,7 @@ from holdfast.reporting.markup import (
     section,
 )
 from holdfast.reporting.plots import Point
+from holdfast.verdict.outcomes import GAINED, KINDS, LOST, Item
 
 HERE = Path(__file__).parent
 TEXT = 1500  # characters of a prompt or an answer in the table of items

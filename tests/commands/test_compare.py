@@ -11,8 +11,8 @@ import pytest
 
 from holdfast.commands import compare
 from holdfast.core.errors import UserError
-from holdfast.evaluation import item_files
 from holdfast.params.gate import Gate
+from holdfast.verdict import item_files
 
 PARAMS = Gate(min_domain_gain=-1.0, resamples=500)
 ITEMS = 300

@@ -45,7 +45,7 @@ def test_core_and_report_need_no_torch(installed, tmp_path):
     modules = [
         f"holdfast.commands.{name}" for name in ("gate", "check", "comment", "init", "upgrade", "costs", "doctor")
     ]
-    modules += ["holdfast.reporting.page", "holdfast.reporting.card", "holdfast.evaluation.gate", "holdfast.cli"]
+    modules += ["holdfast.reporting.page", "holdfast.reporting.card", "holdfast.verdict.gate", "holdfast.cli"]
     code = f"import importlib, sys; [importlib.import_module(m) for m in {modules}]; print([m for m in {heavy} if m in sys.modules])"
     assert shell(tmp_path, installed, "python", "-c", code).strip() == "[]"
 

@@ -14,10 +14,10 @@ from holdfast.core import yaml_text
 from holdfast.core.errors import UserError
 from holdfast.core_suite import formatting
 from holdfast.core_suite.items import Answer
-from holdfast.evaluation import provenance, yardstick
 from holdfast.params.gate import Gate
 from holdfast.params.whole import Params
 from holdfast.reporting import assembly
+from holdfast.verdict import lock, yardstick
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
@@ -95,8 +95,8 @@ def test_every_reader_of_a_project_says_so_in_two_lines(project, monkeypatch, ki
         "from_text": lambda: Params.from_text(text),
         "a section": Gate.load,
         "comment": lambda: comment.load(Path("params.yaml")),
-        "gate, lock": provenance.read_lock,
-        "gate, pipeline": provenance.read_pipeline,
+        "gate, lock": lock.read_lock,
+        "gate, pipeline": lock.read_pipeline,
         "report": lambda: assembly.read_lock(Path("dvc.lock")),
         "explain": lambda: explain.stages_of("gate.margin"),
         "check": check.inspect_lock,

@@ -17,9 +17,9 @@ from holdfast.chat import calls, encoding, thinking
 from holdfast.core import manifest, records
 from holdfast.core_suite import constraints, families
 from holdfast.core_suite.items import CORE_VERSION, Answer
-from holdfast.evaluation import gate
 from holdfast.params.evaluate import CORE_CHANCES, CORE_FAMILIES, Evaluate
 from holdfast.params.gate import Gate
+from holdfast.verdict import gate
 
 MOST = 150  # items of a family, at most
 

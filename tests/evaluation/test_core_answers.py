@@ -11,9 +11,10 @@ from helpers import ROOT, describe, run_stage, set_params
 
 from holdfast.core import records, storage
 from holdfast.core_suite import families
-from holdfast.evaluation import gate, provenance, spot, suites, verdict
+from holdfast.evaluation import spot, suites
 from holdfast.params.evaluate import CORE_FAMILIES, Evaluate
 from holdfast.params.gate import Gate
+from holdfast.verdict import fields, gate, provenance, thresholds
 
 POCKET = ROOT / "models" / "pocket" / "base"
 ASKED = ("over_refusals", "tools", "arithmetic", "facts", "calibration")
@@ -101,7 +102,7 @@ def test_the_verdict_is_refused_where_a_family_is_missing_that_the_template_coul
 def test_a_family_s_margin_may_be_given_though_the_template_lacks_it():
     described = {"core/facts": {"role": "general", "chance": 0.0, "items": 6}}
     gate.check_suite_margins(Gate(suite_margins={"core/tools": 0.05, "core/facts": 0.05}), described)
-    assert set(verdict.margins(Gate(suite_margins={"core/tools": 0.05}), described)) == {"core/facts"}
+    assert set(thresholds.margins(Gate(suite_margins={"core/tools": 0.05}), described)) == {"core/facts"}
 
 
 def family_items(name: str, right: int, items: int = 96) -> list[dict[str, Any]]:
@@ -146,7 +147,7 @@ def test_families_that_a_weak_base_cannot_do_are_set_aside_and_do_not_stop_the_v
     before = {"refusals": 2, "tools": 1, "arithmetic": 0, "turns": 1, "facts": 70, "over_refusals": 90}
     arm = decide(before, before)
     assert arm["verdict"] == "pass"
-    assert arm["suites"]["core/refusals"]["verdict"] == verdict.SET_ASIDE
+    assert arm["suites"]["core/refusals"]["verdict"] == fields.SET_ASIDE
     assert any("core/refusals is set aside" in reason for reason in arm["reasons"])
     assert decide(dict.fromkeys(before, 1), dict.fromkeys(before, 1))["verdict"] == "cannot-compare"
 

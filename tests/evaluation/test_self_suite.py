@@ -14,8 +14,9 @@ from helpers import ROOT, describe, instruction, run_stage, set_params, task
 from holdfast.chat import encoding
 from holdfast.core import manifest, records, storage
 from holdfast.engines import local
-from holdfast.evaluation import gate, paired, self_outcomes, self_suite
+from holdfast.evaluation import results, self_outcomes, self_suite
 from holdfast.params.gate import Gate
+from holdfast.verdict import gate, paired
 
 POCKET = ROOT / "models" / "pocket" / "base"
 ASKED = [f"What is {a} + {b}?" for a in (11, 24, 37) for b in (2, 5, 8, 30)]
@@ -103,7 +104,7 @@ def test_a_damaged_arm_is_asked_the_base_s_answers_and_fails(lab: Path) -> None:
 
 
 def decide(lab: Path, arm: str) -> dict[str, Any]:
-    base, settings = paired.load_evaluation(lab / "reports/eval/base")
+    base, settings = results.load(lab / "reports/eval/base")
     return gate.decide_arm(Gate(resamples=500, self_margin=0.1), base, settings, lab / "reports/eval" / arm)
 
 
@@ -137,7 +138,7 @@ def test_an_answer_that_was_cut_is_scored_without_an_end(lab: Path) -> None:
 def test_the_base_asked_again_is_a_second_evaluation_of_it(lab: Path) -> None:
     run(lab, "base")
     run(lab, "base-repeat")
-    base, settings = paired.load_evaluation(lab / "reports/eval/base")
+    base, settings = results.load(lab / "reports/eval/base")
     floor = paired.noise_floor(base, settings, lab / "reports/eval/base-repeat")
     assert (floor["changed"], floor["items"]) == (0, 1 + len(SUITES) * len(ASKED))
 

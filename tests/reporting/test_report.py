@@ -19,8 +19,8 @@ from report_run import ARMS, SUITES, add_self_suite, build, item, render, replay
 
 from holdfast.core import records, storage
 from holdfast.core.errors import UserError
-from holdfast.evaluation import outcomes
 from holdfast.reporting import charts, evidence, figures, markdown_report, markup, plots
+from holdfast.verdict import outcomes
 
 HOSTILE = [
     "<script>document.title='owned'</script><img src=x onerror=alert(1)>",

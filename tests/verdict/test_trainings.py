@@ -14,12 +14,12 @@ from scipy import stats
 
 from holdfast.commands import gate as command
 from holdfast.core.errors import UserError
-from holdfast.evaluation import provenance, simulation, trainings, verdict
 from holdfast.params.finetune import Arm, Finetune
 from holdfast.params.gate import Gate
 from holdfast.params.whole import Params
 from holdfast.reporting import exports, findings
 from holdfast.training import job
+from holdfast.verdict import provenance, simulation, summary, trainings
 
 PARAMS = Gate(min_domain_gain=-1.0)
 
@@ -164,4 +164,4 @@ def test_an_arm_may_have_a_seed_of_its_own() -> None:
 def test_the_verdict_s_table_reads_a_verdict_of_before(project: Path) -> None:
     content = decide(project)
     del content["methods"]
-    assert "verdict: fail" in verdict.table(content)
+    assert "verdict: fail" in summary.table(content)

@@ -19,9 +19,9 @@ from helpers import run_stage, set_params
 
 from holdfast.core import records, storage
 from holdfast.core.errors import UserError
-from holdfast.evaluation import gate, provenance, simulation, stats, verdict
 from holdfast.params.gate import Gate
 from holdfast.params.whole import Params
+from holdfast.verdict import decision, fields, gate, gate_file, simulation, stats, summary
 
 ROOT = Path(__file__).parents[2]
 ENGINE = {"engine": "hf", "dtype": "float32", "seed": 1}
@@ -170,7 +170,7 @@ def test_the_contract_of_gate_json(tmp_path: Path) -> None:
     assert set(arm) == {"comparable", "verdict", "reasons", "problems", "general", "self", "domain", "suites"}
     assert set(arm["domain"]) == {"before", "after", "change", "low", "high", "bound", "items", "lost", "gained"}
     assert set(arm["general"]) == set(arm["domain"]) | {"retention", "retention_low", "retention_high", "detectable"}
-    assert set(arm["suites"]["facts"]) == {*verdict.MEASURED_SUITE, *verdict.DERIVED_SUITE}
+    assert set(arm["suites"]["facts"]) == {*fields.MEASURED_SUITE, *fields.DERIVED_SUITE}
     assert set(found["provenance"]) == {"gate", "code", "evaluations"}
 
 
@@ -541,7 +541,7 @@ def test_something_else_than_a_verdict_is_a_user_error(tmp_path: Path, text: str
     if text is not None:
         (tmp_path / "gate.json").write_text(text)
     with pytest.raises(UserError):
-        provenance.read_gate(tmp_path / "gate.json")
+        gate_file.read_gate(tmp_path / "gate.json")
 
 
 def repeat(root: Path, edit: Any, engine: dict[str, Any] = ENGINE) -> None:
@@ -675,7 +675,7 @@ def revisions(root: Path, before: dict[str, tuple[int, int, int]], after: dict[s
 def against(root: Path, names: list[str], **knobs: Any) -> tuple[str, str, list[str]]:
     """(the worst verdict against the former revision, the table, the arms that are new)."""
     content, new = gate.decide_against(Gate(**knobs), names, root / "former", root / "eval", "main")
-    return content["verdict"], verdict.table(content), new
+    return content["verdict"], summary.table(content), new
 
 
 def test_an_arm_as_good_as_at_the_revision_passes_against_it(tmp_path: Path) -> None:
@@ -944,7 +944,7 @@ def test_a_suite_that_is_watched_is_shown_and_decides_nothing(tmp_path: Path) ->
     assert content["multiplicity"]["suites"] == 3, "it takes no part of the risk"
     measured = {key: arm[key] for key in ("problems", "suites", "general", "self", "domain")}
     params = Gate(resamples=2000, min_domain_gain=0.2, seed=1, watched=["sorting"])
-    assert storage.round_floats(verdict.decide_arm(params, measured)) == arm, "derived anew without items"
+    assert storage.round_floats(decision.decide_arm(params, measured)) == arm, "derived anew without items"
 
 
 def test_a_watched_suite_that_cannot_be_compared_is_a_note(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Groups = NDArray[np.int64]  # the number of each item's group, (N,)
 Score = TypeVar("Score", float, Floats)
-KEY = {"item_hash": "content", "prompt_hash": "prompt", "target": "target"}  # what one item has in both evaluations
 MAX_CELLS = 64  # distinct (before, after) pairs up to which the bootstrap draws counts instead of items
 CHUNK = 2_000_000  # items drawn at once when it draws items: some 50 MB
 
@@ -25,33 +24,6 @@ CHUNK = 2_000_000  # items drawn at once when it draws items: some 50 MB
 def chance_adjusted(accuracy: Score, chance: float) -> Score:
     """(accuracy - chance) / (1 - chance): 0 is guessing, 1 is perfect (arXiv 2510.17776)."""
     return (accuracy - chance) / (1 - chance)
-
-
-def pair(base: pa.Table, tuned: pa.Table, sides: tuple[str, str] = ("base", "tuned")) -> tuple[pa.Array, list[str]]:
-    """Joins one suite's items on item_id: row i of `base` belongs to row `order[i]` of `tuned`.
-
-    Both hold item_id and the columns of KEY. A non-empty list of reasons means: these are not the same questions, or not marked by
-    the same key, so do not compare them (`order` is then empty). `sides` is what the reasons call the two evaluations.
-    """
-    reasons = []
-    ids, others = base["item_id"], tuned["item_id"]
-    aligned = len(ids) == len(others) and pc.all(pc.equal(ids, others)).as_py()  # the rule, and far cheaper
-    for whose, items in zip(sides[: 1 if aligned else 2], (ids, others), strict=False):
-        if repeated := len(items) - pc.count_distinct(items).as_py():
-            reasons.append(f"{repeated} items appear twice in the {whose} evaluation")
-    if not len(base):
-        reasons.append(f"the {sides[0]} evaluation has no items")
-    order = pa.array(np.arange(len(ids), dtype=np.int32)) if aligned else pc.index_in(ids, value_set=others)
-    if order.null_count:
-        reasons.append(f"{order.null_count} of {len(base)} items are missing in the {sides[1]} evaluation")
-    if not aligned and (surplus := pc.index_in(others, value_set=ids).null_count):
-        reasons.append(f"{surplus} items of the {sides[1]} evaluation are not in the {sides[0]} evaluation")
-    both = pc.is_valid(order)
-    mine, theirs = (base, tuned) if aligned else (base.filter(both), tuned.take(order.drop_null()))
-    for column, what in KEY.items():
-        if different := pc.sum(pc.not_equal(mine[column], theirs[column])).as_py():
-            reasons.append(f"{different} of {len(base)} items have another {what} than in the {sides[0]} evaluation")
-    return (order.slice(0, 0) if reasons else order), reasons
 
 
 def lost_gained(before: Floats, after: Floats) -> tuple[int, int]:

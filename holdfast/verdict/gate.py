@@ -12,16 +12,17 @@ from typing import Any
 
 from holdfast.core import storage
 from holdfast.core.errors import UserError
-from holdfast.evaluation import paired, provenance, settings, verdict
-from holdfast.evaluation.verdict import SIDES, Sides
+from holdfast.evaluation import results, settings
 from holdfast.params.evaluate import CORE, CORE_FAMILIES
 from holdfast.params.gate import Gate
+from holdfast.verdict import decision, paired, provenance, run, thresholds
+from holdfast.verdict.fields import SIDES, Sides
 
 
 def decide_all(params: Gate, names: list[str], evaluations: Path) -> dict[str, Any]:
     """The content of gate.json, from the evaluations of base and arms. Raises UserError where the
     base's cannot be read."""
-    base, described = paired.load_evaluation(evaluations / "base")
+    base, described = results.load(evaluations / "base")
     check_suite_margins(params, described["suites"])
     if fault := params.find_fault_of_replicas(names):
         raise UserError(fault, where="params.yaml", do="name other arms, trained with another seed each")
@@ -29,7 +30,7 @@ def decide_all(params: Gate, names: list[str], evaluations: Path) -> dict[str, A
     noise = paired.noise_floor(base, described, repeat) if repeat.is_dir() else None
     noise = storage.round_floats(noise)  # as gate.json has it: all words follow from what is written
     arms = {arm: decide_arm(params, base, described, evaluations / arm, noise) for arm in names}
-    content = verdict.decide_run(params, arms, noise)
+    content = run.decide_run(params, arms, noise)
     return content | {"provenance": provenance.describe(params, names, evaluations)}
 
 
@@ -44,7 +45,7 @@ def check_suite_margins(params: Gate, suites: dict[str, Any]) -> None:
 
 def decide_arm(
     params: Gate,
-    base: paired.Items,
+    base: results.Items,
     described: dict[str, Any],
     folder: Path,
     noise: dict[str, Any] | None = None,
@@ -55,7 +56,7 @@ def decide_arm(
     `described`: the settings of the base's evaluation. `noise`: the noise floor, where the base was evaluated twice.
     """
     try:
-        tuned, tuned_settings = paired.load_evaluation(folder)
+        tuned, tuned_settings = results.load(folder)
         problems = different_settings(described, tuned_settings, sides)
         return compare(params, described["suites"], base, tuned, problems, noise, sides)
     except UserError as error:
@@ -68,15 +69,15 @@ def decide_arm(
 def compare(
     params: Gate,
     described: dict[str, Any],
-    base: paired.Items,
-    tuned: paired.Items,
+    base: results.Items,
+    tuned: results.Items,
     problems: list[str],
     noise: dict[str, Any] | None = None,
     sides: Sides = SIDES,
 ) -> dict[str, Any]:
     """The verdict on one arm from the items of both models; `described` are the suites of the settings."""
     measured = paired.measure_arm(params, described, base, tuned, problems, sides)
-    return verdict.decide_arm(params, measured, noise, sides)
+    return decision.decide_arm(params, measured, noise, sides)
 
 
 def different_settings(base: dict[str, Any], tuned: dict[str, Any], sides: Sides = SIDES) -> list[str]:
@@ -96,13 +97,13 @@ def decide_against(
     """
     arms, sides = {}, ("former", "present")
     demands = params.model_copy(update={"min_domain_gain": -params.margin})
-    deciding = verdict.deciding_arms(params, names)
+    deciding = thresholds.deciding_arms(params, names)
     for name in deciding:
         if (former / name).is_dir():
-            old, described = paired.load_evaluation(former / name)
+            old, described = results.load(former / name)
             arms[name] = decide_arm(demands, old, described, present / name, None, sides)
     if not arms:
         do = "compare with a revision that has one of the arms that decide"
         raise UserError("no arm of the present was evaluated there: nothing to compare", where=revision, do=do)
-    content = verdict.decide_run(params.model_copy(update={"control": None}), arms, None)
+    content = run.decide_run(params.model_copy(update={"control": None}), arms, None)
     return content, [name for name in deciding if name not in arms]

@@ -16,9 +16,9 @@ import math
 from statistics import NormalDist, fmean, stdev
 from typing import Any, NamedTuple
 
-from holdfast.evaluation import precision
-from holdfast.evaluation.precision import TINY, in_points
 from holdfast.params.gate import Gate
+from holdfast.verdict import precision
+from holdfast.verdict.precision import TINY, in_points
 
 Json = dict[str, Any]
 DECIDED = ("pass", "fail", "cannot-compare")  # verdicts of suites that count

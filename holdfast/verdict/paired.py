@@ -1,12 +1,10 @@
 """Two evaluations side by side: the same items, answered by base and by tuned model.
 
-Here the differences are measured; holdfast/evaluation/verdict.py decides on them.
+Here the differences are measured; holdfast/verdict/decision.py decides on them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,20 +14,13 @@ import pyarrow.compute as pc
 
 from holdfast.core import records, storage
 from holdfast.core.errors import UserError
-from holdfast.evaluation import settings, stats
-from holdfast.evaluation.precision import TINY
-from holdfast.evaluation.verdict import MEASURED_SCORE, MEASURED_SUITE, SIDES, Sides, is_counted
+from holdfast.evaluation import results, settings
+from holdfast.evaluation.results import KEY, Items
 from holdfast.params.gate import Gate
-
-COLUMNS = [
-    "suite",
-    "item_id",
-    "item_group",
-    *stats.KEY,
-    "response",
-    "correct",
-]  # no prompts: they are most of the bytes
-Items = Callable[[str], pa.Table]  # a suite's name -> its items; millions of them would not fit into memory together
+from holdfast.verdict import stats
+from holdfast.verdict.fields import MEASURED_SCORE, MEASURED_SUITE, SIDES, Sides
+from holdfast.verdict.precision import TINY
+from holdfast.verdict.thresholds import is_counted
 
 
 class Suite(NamedTuple):
@@ -39,22 +30,6 @@ class Suite(NamedTuple):
     draws: stats.Floats | None = (
         None  # chance-adjusted means before and after, (resamples, 2); None: it cannot be compared
     )
-
-
-def load_evaluation(folder: Path) -> tuple[Items, dict[str, Any]]:
-    """(one model's items, read a suite at a time, and the settings of its evaluation). Raises UserError where a file is
-    missing or holds something else, and where there are items of a suite that the settings do not name."""
-    described, file = settings.read(folder), folder / "items.parquet"
-    present = pc.unique(records.read_table("items", file, ["suite"])["suite"]).to_pylist()
-    if surplus := sorted(set(present) - set(described["suites"])):
-        what = f"holds items of '{surplus[0][:80]}', a suite that its settings do not name"
-        raise UserError(what, where=file, do="remove it and run `dvc repro`")
-    return partial(one_suite, file), described
-
-
-def one_suite(file: Path, name: str) -> pa.Table:
-    """Without the prompts, which are most of the bytes. Rows are sorted by suite, so little else is read."""
-    return records.read_table("items", file, COLUMNS, [("suite", "==", name)])
 
 
 def measure_arm(
@@ -83,7 +58,7 @@ def measure_suite(
     """One suite, from both models' items of it; `suite` is what the base's settings say of it."""
     numbers = dict.fromkeys(MEASURED_SUITE) | {key: suite[key] for key in ("role", "chance", "items")}
     numbers |= {"written": suite.get("written"), "constant_before": False, "constant_after": False, "problems": []}
-    order, problems = stats.pair(base, tuned, sides)
+    order, problems = pair(base, tuned, sides)
     if not problems and len(order) != suite["items"]:
         problems.append(f"{len(order)} items, where the settings say {suite['items']}")
     if problems:
@@ -111,6 +86,33 @@ def measure_suite(
     return Suite(storage.round_floats(numbers), draws)
 
 
+def pair(base: pa.Table, tuned: pa.Table, sides: Sides = SIDES) -> tuple[pa.Array, list[str]]:
+    """Joins one suite's items on item_id: row i of `base` belongs to row `order[i]` of `tuned`.
+
+    Both hold item_id and the columns of KEY. A non-empty list of reasons means: these are not the same questions, or not marked by
+    the same key, so do not compare them (`order` is then empty). `sides` is what the reasons call the two evaluations.
+    """
+    reasons = []
+    ids, others = base["item_id"], tuned["item_id"]
+    aligned = len(ids) == len(others) and pc.all(pc.equal(ids, others)).as_py()  # the rule, and far cheaper
+    for whose, items in zip(sides[: 1 if aligned else 2], (ids, others), strict=False):
+        if repeated := len(items) - pc.count_distinct(items).as_py():
+            reasons.append(f"{repeated} items appear twice in the {whose} evaluation")
+    if not len(base):
+        reasons.append(f"the {sides[0]} evaluation has no items")
+    order = pa.array(np.arange(len(ids), dtype=np.int32)) if aligned else pc.index_in(ids, value_set=others)
+    if order.null_count:
+        reasons.append(f"{order.null_count} of {len(base)} items are missing in the {sides[1]} evaluation")
+    if not aligned and (surplus := pc.index_in(others, value_set=ids).null_count):
+        reasons.append(f"{surplus} items of the {sides[1]} evaluation are not in the {sides[0]} evaluation")
+    both = pc.is_valid(order)
+    mine, theirs = (base, tuned) if aligned else (base.filter(both), tuned.take(order.drop_null()))
+    for column, what in KEY.items():
+        if different := pc.sum(pc.not_equal(mine[column], theirs[column])).as_py():
+            reasons.append(f"{different} of {len(base)} items have another {what} than in the {sides[0]} evaluation")
+    return (order.slice(0, 0) if reasons else order), reasons
+
+
 def measure_score(params: Gate, suites: list[Suite]) -> dict[str, Any] | None:
     """Interval, bound and retention of several suites together; None where there are none or one has no numbers."""
     if not suites or any(suite.draws is None for suite in suites):
@@ -131,14 +133,14 @@ def noise_floor(base: Items, settings: dict[str, Any], folder: Path) -> dict[str
     The second may hold a part of the items, and may differ in the engine's settings, which `differs` then names.
     Raises UserError where it asks other questions.
     """
-    again, described = load_evaluation(folder)
+    again, described = results.load(folder)
     other = sorted(key for key, value in settings["engine"].items() if described["engine"].get(key) != value)
     floor: dict[str, Any] = {"items": 0, "lost": 0, "gained": 0, "differs": other}
     changes = []
     for name, suite in sorted(described["suites"].items()):
         first, second = base(name), again(name)
         first = first.filter(pc.is_in(first["item_id"], second["item_id"].combine_chunks()))
-        order, reasons = stats.pair(first, second)
+        order, reasons = pair(first, second)
         if reasons:
             where = folder / "items.parquet"
             raise UserError(f"is no second evaluation of the base ({name}: {reasons[0]})", where=where, do="remove it")

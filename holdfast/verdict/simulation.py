@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from holdfast.core import records, storage
-from holdfast.evaluation import gate, precision, stats, verdict
+from holdfast.evaluation.results import KEY
 from holdfast.params.gate import Gate
 from holdfast.params.whole import Params
+from holdfast.verdict import decision, fields, gate, precision, run
 
 Suites = dict[str, dict[str, Any]]
 Sides = tuple[dict[str, pa.Table], dict[str, pa.Table]]  # items by suite: the base's, the arm's
@@ -101,7 +102,7 @@ def answers(suite: str, correct: Any) -> pa.Table:
     response = pc.if_else(pa.array(correct > 0.5), ids, "wrong")
     texts = {"suite": [suite] * len(correct), "response": response, "correct": correct}
     texts["item_group"] = pa.nulls(len(correct), pa.string())
-    return pa.table(dict.fromkeys(("item_id", *stats.KEY), ids) | texts)
+    return pa.table(dict.fromkeys(("item_id", *KEY), ids) | texts)
 
 
 def swap(table: pa.Table, column: str, values: Any) -> pa.Table:
@@ -210,16 +211,16 @@ def simulate_trainings(
             part = max(changed, abs(moved))
             lost = rng.binomial(right, min(1.0, (part - moved) / 2 / 0.7))
             gained = rng.binomial(items - right, min(1.0, (part + moved) / 2 / 0.3))
-            arms[name] = verdict.decide_arm(params, measured_arm(params, items, right, lost, gained))
-        verdicts.append(verdict.decide_run(params, arms, None)["verdict"])
+            arms[name] = decision.decide_arm(params, measured_arm(params, items, right, lost, gained))
+        verdicts.append(run.decide_run(params, arms, None)["verdict"])
     return {word: verdicts.count(word) / runs for word in ("pass", "fail", "cannot-compare")}
 
 
 def measured_arm(params: Gate, items: int, right: Any, lost: Any, gained: Any) -> dict[str, Any]:
-    """What verdict.decide_arm takes, from counts by suite; the bound is the normal one in place of the bootstrap's."""
+    """What decision.decide_arm takes, from counts by suite; the bound is the normal one in place of the bootstrap's."""
     described = {}
     for number, (before, less, more) in enumerate(zip(right.tolist(), lost.tolist(), gained.tolist(), strict=True)):
-        suite = dict.fromkeys(verdict.MEASURED_SUITE) | {
+        suite = dict.fromkeys(fields.MEASURED_SUITE) | {
             "role": "general",
             "chance": 0.0,
             "items": items,

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from holdfast.core.errors import UserError
-from holdfast.evaluation import stats
 from holdfast.evaluation.item_groups import digest, find_group
+from holdfast.evaluation.results import KEY
 
 Json = dict[str, Any]
 ONLY = "items"  # the suite of files that name none
@@ -58,14 +58,14 @@ def read_items(path: Path, metric: str | None = None) -> dict[str, pa.Table]:
 
 
 def tabulate(items: list[Item]) -> pa.Table:
-    """As holdfast/evaluation/paired.py reads them, sorted by id. Without answers, an item's own id stands for them.
+    """As holdfast/evaluation/results.py reads ours, sorted by id. Without answers, an item's own id stands for them.
     What they were measured by is in the schema's metadata (measure_of)."""
     rows = [
         {
             "suite": item.suite,
             "item_id": item.item_id,
             "item_group": item.group,
-            **dict(zip(stats.KEY, (digest(item.content), digest(item.prompt), item.target), strict=True)),
+            **dict(zip(KEY, (digest(item.content), digest(item.prompt), item.target), strict=True)),
             "response": item.item_id if item.response is None else item.response,
             "correct": item.correct,
         }

@@ -283,14 +283,14 @@ VERIFIED: dict[str, tuple[Edit, int, str]] = {
 
 def follow() -> None:
     """What a careful forger does: every word derived anew from the edited numbers, metrics.json too."""
-    from holdfast.evaluation import verdict
     from holdfast.params.gate import Gate
+    from holdfast.verdict import decision, run, summary
 
     content = storage.read_json(GATE)
     params = Gate.load()
-    arms = {name: verdict.decide_arm(params, arm, content["noise"]) for name, arm in content["arms"].items()}
-    storage.write_json(GATE, content | verdict.decide_run(params, arms, content["noise"]))
-    storage.write_json(METRICS, verdict.compute_metrics(arms))
+    arms = {name: decision.decide_arm(params, arm, content["noise"]) for name, arm in content["arms"].items()}
+    storage.write_json(GATE, content | run.decide_run(params, arms, content["noise"]))
+    storage.write_json(METRICS, summary.compute_metrics(arms))
 
 
 @pytest.mark.parametrize("what", VERIFIED)

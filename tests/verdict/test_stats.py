@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from scipy.stats import binomtest
 
-from holdfast.evaluation import precision, stats
+from holdfast.verdict import paired, precision, stats
 
 
 def columns(ids: list[str], item: str = "i", prompt: str = "p", target: str = "t") -> pa.Table:
@@ -36,7 +36,7 @@ def test_chance_adjusted_by_hand() -> None:
 
 def test_pair_finds_each_item_whatever_the_order() -> None:
     base, tuned = columns(["a", "b", "c"]), columns(["c", "a", "b"])
-    order, reasons = stats.pair(base, tuned)
+    order, reasons = paired.pair(base, tuned)
     assert reasons == []
     assert tuned["item_id"].take(order).to_pylist() == ["a", "b", "c"]
 
@@ -54,7 +54,7 @@ def test_pair_finds_each_item_whatever_the_order() -> None:
     ],
 )
 def test_pair_refuses_other_questions(tuned: pa.Table, reason: str) -> None:
-    order, reasons = stats.pair(columns(["a", "b", "c"]), tuned)
+    order, reasons = paired.pair(columns(["a", "b", "c"]), tuned)
     assert len(order) == 0
     assert any(reason in found for found in reasons), reasons
 
@@ -62,11 +62,11 @@ def test_pair_refuses_other_questions(tuned: pa.Table, reason: str) -> None:
 def test_pair_refuses_shuffled_ids() -> None:
     base, tuned = columns(["a", "b", "c"]), columns(["a", "b", "c"])
     tuned = tuned.set_column(0, "item_id", tuned["item_id"].take(pa.array([1, 2, 0])))
-    assert stats.pair(base, tuned)[1]
+    assert paired.pair(base, tuned)[1]
 
 
 def test_pair_refuses_an_empty_base() -> None:
-    assert "the base evaluation has no items" in stats.pair(columns([]), columns([]))[1]
+    assert "the base evaluation has no items" in paired.pair(columns([]), columns([]))[1]
 
 
 def test_lost_and_gained_by_hand() -> None:

@@ -13,8 +13,8 @@ import gate_project
 import pytest
 
 from holdfast.core.errors import UserError
-from holdfast.evaluation import measured, provenance
 from holdfast.params.gate import Gate
+from holdfast.verdict import gate_file, measured, provenance
 
 NASTY: list[Any] = [None, True, -1, 10**40, 0.5, 1e308, "", "0.5", "\x1b]0;t\x07", [], {}, ["x"], {"a": 1}]
 
@@ -51,7 +51,7 @@ def refuse(content: Any, tmp_path: Path) -> str | None:
     file = tmp_path / "gate.json"
     file.write_text(json.dumps(content), encoding="utf-8")
     try:
-        read = provenance.read_gate(file)
+        read = gate_file.read_gate(file)
         reasons = list(provenance.contradictions(read, Gate(**gate_project.GATE)))
     except UserError as error:
         check_message(str(error))
@@ -111,7 +111,7 @@ def test_a_manifest_that_is_no_object_is_another_base_and_no_crash(content, tmp_
 
 
 def test_what_the_stage_measures_is_what_is_checked():
-    from holdfast.evaluation.verdict import MEASURED_SCORE, MEASURED_SUITE
+    from holdfast.verdict.fields import MEASURED_SCORE, MEASURED_SUITE
 
     assert set(MEASURED_SUITE) <= measured.Suite.model_fields.keys()
     assert set(MEASURED_SCORE) <= measured.Score.model_fields.keys()

@@ -14,9 +14,9 @@ import yaml
 from pydantic import ValidationError
 
 from holdfast.core import yaml_text
-from holdfast.evaluation.precision import in_points
 from holdfast.params.evaluate import Evaluate
 from holdfast.params.gate import Gate
+from holdfast.verdict.precision import in_points
 
 Json = dict[str, Any]
 Read = Callable[[str], str | None]  # a path relative to the project -> its text; None where there is no such file

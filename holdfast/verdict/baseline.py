@@ -8,11 +8,12 @@ from statistics import fmean
 from typing import Any
 
 from holdfast.core import storage
-from holdfast.evaluation import power, precision, settings
-from holdfast.evaluation.power import Suite
+from holdfast.evaluation import settings
 from holdfast.evaluation.settings import DECIDING, LIKELIHOOD
-from holdfast.evaluation.verdict import deciding_arms
 from holdfast.params.gate import Gate
+from holdfast.verdict import power, precision
+from holdfast.verdict.power import Suite
+from holdfast.verdict.thresholds import deciding_arms
 
 GRADED = 0.01  # mean squared change that is assumed of a graded score: a tenth of a point up or down
 
@@ -40,7 +41,7 @@ def assume(role: str, chance: float, items: int, graded: bool = False) -> Suite:
 def measure(suite: Suite, name: str, file: Path) -> Suite:
     """With the base's outcomes of its items. Of items that come in groups, whole groups are assumed to change."""
     from holdfast.core import records
-    from holdfast.evaluation import stats
+    from holdfast.verdict import stats
 
     rows = records.read_table("items", file, ["item_group", "correct"], [("suite", "==", name)])
     correct, groups = rows["correct"].to_numpy(), stats.number_groups(rows["item_group"])

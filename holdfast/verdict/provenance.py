@@ -12,18 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from holdfast.core import fingerprint, storage, yaml_text
+from holdfast.core import fingerprint, storage
 from holdfast.core.errors import UserError
-from holdfast.evaluation import measured, settings, verdict
-from holdfast.params.base import PARAMS, parse, read_yaml
+from holdfast.evaluation import settings
+from holdfast.params.base import PARAMS
 from holdfast.params.evaluate import Evaluate
 from holdfast.params.gate import Gate
-from holdfast.params.models import load_arms, load_panel
+from holdfast.params.models import load_arms
+from holdfast.verdict import decision, run, summary
+from holdfast.verdict.fields import Json
+from holdfast.verdict.lock import LOCK, changed_params, entry, read_lock
 
-Json = dict[str, Any]
-SCRIPT, LOCK, PIPELINE = Path("stages/gate.py"), Path("dvc.lock"), Path("dvc.yaml")
+SCRIPT = Path("stages/gate.py")
 REPORTS = Path("reports")
 MANIFEST = Path("models/manifest/base.json")
 FILES = ("items.parquet", "settings.json")
@@ -97,8 +97,8 @@ def changed_code(content: Json) -> Iterator[str]:
 
 def contradictions(content: Json, params: Gate) -> Iterator[str]:
     """Each word and each number that follows from others, derived anew from what was measured."""
-    derived = {name: verdict.decide_arm(params, arm, content["noise"]) for name, arm in content["arms"].items()}
-    whole = verdict.decide_run(params, derived, content["noise"])
+    derived = {name: decision.decide_arm(params, arm, content["noise"]) for name, arm in content["arms"].items()}
+    whole = run.decide_run(params, derived, content["noise"])
     for path, written, expected in differences(content | {"provenance": None}, storage.round_floats(whole)):
         if path != "provenance":
             yield f"{path} is {quote(written)}, where its own numbers and the thresholds give {quote(expected)}"
@@ -186,70 +186,6 @@ def changed_models(content: Json, lock: Json, arms: list[str]) -> Iterator[str]:
             yield f"{LOCK}: models/{arm} was evaluated as another model than was trained"
 
 
-def entry(stage: Json | None, part: str, path: str) -> str | None:
-    return next((one.get("md5") for one in (stage or {}).get(part) or [] if one.get("path") == path), None)
-
-
-def changed_params(lock: Json, arms: list[str]) -> Iterator[str]:
-    """Parameters of params.yaml that are others than those that the stages before the gate ran with."""
-    if "gate" not in lock:
-        return
-    present = read_yaml(PARAMS)
-    for name in sorted(before_gate(lock, {*arms, *load_panel()} if "panel" in present else set(arms))):
-        for file, keys in sorted((lock[name].get("params") or {}).items()):
-            if file != PARAMS.as_posix():
-                continue
-            for key, value in sorted(keys.items()):
-                if lookup(present, key) != value:
-                    yield f"{key} changed since {name} ran: the verdict is on another run"
-
-
-def before_gate(lock: Json, cells: set[str]) -> set[str]:
-    """The gate and all stages whose outputs lead to it, of dvc.yaml as it is: dvc.lock keeps entries of former ones."""
-    stages = read_pipeline()
-
-    def is_current(name: str) -> bool:
-        stem, _, cell = name.partition("@")
-        many = isinstance(stages.get(stem), dict) and ("matrix" in stages[stem] or "foreach" in stages[stem])
-        return stem in stages and bool(cell) == many and (not cell or cell in cells)
-
-    current, upstream, todo = {name for name in lock if is_current(name)}, set[str](), ["gate"]
-    while todo:
-        name = todo.pop()
-        if name in upstream or name not in lock:
-            continue
-        upstream.add(name)
-        read = [dep["path"] for dep in lock[name].get("deps") or []]
-        for other in current - upstream:
-            written = [out["path"] for out in lock[other].get("outs") or []]
-            if any(overlap(one, out) for one in read for out in written):
-                todo.append(other)
-    frozen = {name for name in upstream if isinstance(stages.get(name), dict) and stages[name].get("frozen")}
-    return upstream - frozen - {"code"}
-
-
-def read_pipeline() -> Json:
-    """The stages of dvc.yaml by name; empty where there is none. Raises UserError."""
-    if not PIPELINE.is_file():
-        return {}
-    try:
-        content = yaml_text.parse(PIPELINE.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise yaml_text.describe(error, PIPELINE) from None
-    stages = content.get("stages") if isinstance(content, dict) else None
-    return stages if isinstance(stages, dict) else {}
-
-
-def overlap(one: str, other: str) -> bool:
-    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
-
-
-def lookup(content: Any, key: str) -> Any:
-    for part in key.split("."):
-        content = content.get(part) if isinstance(content, dict) else None
-    return content
-
-
 def changed_reports(content: Json, lock: Json) -> Iterator[str]:
     """gate.json and metrics.json that were edited since the stage wrote them."""
     recorded = entry(lock.get("gate"), "outs", "reports/gate.json")
@@ -260,63 +196,5 @@ def changed_reports(content: Json, lock: Json) -> Iterator[str]:
         yield f"{metrics} is missing, which is written with the verdict"
         return
     written = storage.read_json(metrics)
-    for path, value, expected in differences(written, verdict.compute_metrics(content["arms"]), close=CLOSE):
+    for path, value, expected in differences(written, summary.compute_metrics(content["arms"]), close=CLOSE):
         yield f"{metrics}: {path} is {quote(value)}, where the verdict gives {quote(expected)}"
-
-
-def read_lock() -> Json:
-    """The stages of dvc.lock by name; empty where there is none. Raises UserError."""
-    if not LOCK.is_file():
-        return {}
-    do = f"take it back from git: git checkout -- {LOCK}"
-    try:
-        content = yaml_text.parse(LOCK.read_text(encoding="utf-8"), yaml_text.FAST)
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError("is not valid YAML", where=LOCK, do=do) from None
-    stages = content.get("stages") if isinstance(content, dict) else None
-    listed = stages.values() if isinstance(stages, dict) else [None]
-    entries = [
-        e for stage in listed if isinstance(stage, dict) for part in ("deps", "outs") for e in stage.get(part) or []
-    ]
-    if not all(isinstance(stage, dict) for stage in listed) or not all(
-        isinstance(e, dict) and "path" in e for e in entries
-    ):
-        raise UserError("is no lock file of DVC", where=LOCK, do=do)
-    return stages or {}
-
-
-def read_gate(path: Path) -> Json:
-    """gate.json, of this version and whole enough to be compared. Raises UserError."""
-    content, do = (
-        storage.read_json(path),
-        "remove it and run `dvc repro`: it is written from the evaluations, never by hand",
-    )
-    try:
-        if content["schema"] != 2 or content["verdict"] not in verdict.EXIT_CODES or not content["arms"]:
-            raise ValueError
-        verdict.table(content)
-        parse(Gate, content["provenance"]["gate"], "gate", path)
-        whole = all(
-            set(verdict.MEASURED_SUITE) <= suite.keys() and suite["problems"] is not None
-            for arm in content["arms"].values()
-            for suite in arm["suites"].values()
-        )
-        whole = whole and all(isinstance(arm["problems"], list) and arm["suites"] for arm in content["arms"].values())
-        files = all(set(FILES) <= evaluation.keys() for evaluation in content["provenance"]["evaluations"].values())
-        if not (whole and files and isinstance(content["provenance"]["code"], dict)):
-            raise ValueError
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise UserError("is not a verdict of this version", where=path, do=do) from None
-    if not all(map(math.isfinite, numbers(content))):
-        raise UserError("holds a number that is not finite", where=path, do=do)
-    measured.check(content, path, do)
-    return content
-
-
-def numbers(content: Any) -> Iterator[float]:
-    """Every number in a JSON value."""
-    if isinstance(content, dict | list):
-        for value in content.values() if isinstance(content, dict) else content:
-            yield from numbers(value)
-    elif isinstance(content, float):
-        yield content

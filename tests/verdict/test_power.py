@@ -14,11 +14,11 @@ from holdfast.commands import doctor
 from holdfast.commands import gate as command
 from holdfast.core import records, storage
 from holdfast.core.errors import UserError
-from holdfast.evaluation import baseline, power, precision, verdict
-from holdfast.evaluation.power import Suite
 from holdfast.params.evaluate import Evaluate
 from holdfast.params.gate import Gate
 from holdfast.planning import prospects
+from holdfast.verdict import baseline, pooling, power, precision
+from holdfast.verdict.power import Suite
 
 PARAMS = Gate(min_domain_gain=-1.0)
 
@@ -60,7 +60,7 @@ def test_the_probability_to_pass_is_that_of_simulated_arms(drop: float, changed:
         edge = precision.standard_error([250] * 5, discordances, [0.0] * 5, 0.03)
         score = {"change": change, "bound": change - precision.half_width(error, 0.95), "before": 0.7, "items": 1250}
         score |= {"after": 0.7 + change, "error": error, "edge": edge}
-        passed += verdict.drop_reasons("general", score, 0.03, 0.95, 0.975) == ([], [])
+        passed += pooling.drop_reasons("general", score, 0.03, 0.95, 0.975) == ([], [])
     error = precision.standard_error([250] * 5, [changed] * 5, [0.0] * 5)
     assert passed / 4000 == pytest.approx(power.passing(drop, 0.03, error, error, 0.95), abs=0.03)
 
@@ -68,9 +68,9 @@ def test_the_probability_to_pass_is_that_of_simulated_arms(drop: float, changed:
 def test_an_arm_that_rose_holds_however_wide_the_interval() -> None:
     """Few groups, a standard error above the margin, and a score that rose by more than that makes up for."""
     score = {"change": 0.05, "bound": 0.01, "before": 0.7, "after": 0.75, "items": 250, "error": 0.024, "edge": 0.024}
-    assert verdict.drop_reasons("general", score, 0.03, 0.95, 0.975) == ([], [])
+    assert pooling.drop_reasons("general", score, 0.03, 0.95, 0.975) == ([], [])
     level = score | {"change": 0.0, "bound": -0.04, "after": 0.7}
-    assert verdict.drop_reasons("general", level, 0.03, 0.95, 0.975)[1], "and one that did not is not shown to hold"
+    assert pooling.drop_reasons("general", level, 0.03, 0.95, 0.975)[1], "and one that did not is not shown to hold"
 
 
 def test_passages_are_fewer_than_their_questions() -> None:

@@ -2,7 +2,7 @@
 
     holdfast gate --power        prints it; `plan` and `doctor` say the same in a few lines
 
-The test is that of holdfast/evaluation/verdict.py: an arm holds when -change + z(confidence) x the standard error of a drop of
+The test is that of holdfast/verdict/decision.py: an arm holds when -change + z(confidence) x the standard error of a drop of
 just the margin stays below the margin. So with a true drop d it passes with probability
 Phi((margin - d - z(confidence) x edge) / error): non-inferiority of paired outcomes (Liu et al. 2002, Statistics in Medicine
 21:231; Miller 2024, arXiv 2411.00640). How many items will change is known only afterwards: it is that of the verdict that is
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
-from holdfast.evaluation import precision, verdict
-from holdfast.evaluation.precision import in_points
 from holdfast.evaluation.settings import DECIDING
 from holdfast.params.gate import Gate
+from holdfast.verdict import fields, pooling, precision, thresholds
+from holdfast.verdict.precision import in_points
 
 Json = dict[str, Any]
 CHANGED = 0.1  # part of the items that change, where no verdict says it: typical of fine-tuning that did not forget
@@ -75,13 +75,13 @@ def assess(params: Gate, suites: dict[str, Suite]) -> Power:
     guessing in is left out, as the gate does."""
     suites = {name: suite for name, suite in suites.items() if name not in params.watched}
     described = {name: describe(suite) for name, suite in suites.items()}
-    shares = verdict.confidences(params, described)
+    shares = thresholds.confidences(params, described)
     aside = {
         name: reason
         for name, suite in described.items()
         if suite["role"] == "general"
         and suite["before"] is not None
-        and (reason := verdict.reason_to_set_aside(params, suite, 1 - shares[0]))
+        and (reason := thresholds.reason_to_set_aside(params, suite, 1 - shares[0]))
     }
     general = [name for name, suite in suites.items() if suite.role == "general"]
     counted = [name for name in general if name not in aside]
@@ -144,8 +144,8 @@ def find_blocks(
 ) -> list[str]:
     """Reasons for which no arm could pass, whatever it is trained on."""
     reasons = []
-    weak = {"verdict": verdict.SET_ASIDE}
-    expected = [name for name in general if name in counted or not verdict.is_weak_family(name, weak)]
+    weak = {"verdict": fields.SET_ASIDE}
+    expected = [name for name in general if name in counted or not thresholds.is_weak_family(name, weak)]
     if not general:
         reasons.append("there is no general suite: nothing measures what the base knew")
     elif not counted or 2 * len(counted) < len(expected):
@@ -156,7 +156,7 @@ def find_blocks(
     if gain > 0 and not domain:
         reasons.append(f"a domain gain of {in_points(gain)} points is asked for, and there is no domain suite")
     elif gain > 0 and all(before is not None for before, _ in known):
-        score = sum(verdict.adjust(before or 0.0, chance) for before, chance in known) / len(known)
+        score = sum(pooling.adjust(before or 0.0, chance) for before, chance in known) / len(known)
         if 1 - score < gain:
             room = f"the base already has {in_points(score)} points in the domain suites"
             reasons.append(f"{room}, and gate.min_domain_gain asks for {in_points(gain)} more")
@@ -191,7 +191,7 @@ def describe_suites(power: Power) -> list[str]:
 def table(power: Power, params: Gate) -> str:
     """Aligned plain text: a line per suite, then the scores, then what stands in the way."""
     described = {name: describe(suite) for name, suite in power.suites.items()}
-    margins, share = verdict.margins(params, described), verdict.confidences(params, described)[1]
+    margins, share = thresholds.margins(params, described), thresholds.confidences(params, described)[1]
     rows = [["suite", "role", "items", "chance", "base", "items that change", "smallest drop shown", "margin"]]
     for name, suite in power.suites.items():
         error = precision.standard_error([suite.items], [suite.changed], [suite.chance])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.evaluation import yardstick
+from holdfast.verdict import yardstick
 
 PARAMS: dict[str, Any] = {
     "arms": ["control", "arm"],
@@ -26,7 +26,7 @@ FILES: dict[str, Any] = {
     "params.yaml": PARAMS,
     "dvc.yaml": {"stages": {"code": {"cmd": "holdfast code", "always_changed": True}, "gate": {"cmd": "holdfast run gate", "deps": [".holdfast/code/gate", "reports/eval"], "params": ["gate", {"more.yaml": ["a", "b"]}]}, "finetune": {"matrix": {}, "cmd": "x"}, "each": {"foreach": "${arms}", "do": {"cmd": "x", "deps": ["y"]}}}},
     "dvc.lock": {"stages": {"evaluate-base": {"deps": [{"path": "tasks", "md5": "1"}, {"path": ".holdfast/code/evaluate", "md5": "1"}]}}},
-    "reports/gate.json": {"provenance": {"code": {"stages.gate": "1", "holdfast.evaluation.stats": "1"}}},
+    "reports/gate.json": {"provenance": {"code": {"stages.gate": "1", "holdfast.verdict.stats": "1"}}},
     "reports/eval/base/settings.json": {"suites": {"facts": {"items": 240}, "judging": {"items": 240}}},
     ".ci/gate.sh": "exit 1",
 }  # fmt: skip
@@ -78,7 +78,7 @@ MOVES: dict[str, tuple[dict[str, Any], bool]] = {
     "evaluate.batch changed from 64 to 8": (changed("params.yaml", "evaluate", "batch", to=8), False),
     "suite facts has 30 items instead of 240": (changed("reports/eval/base/settings.json", "suites", "facts", "items", to=30), True),
     "the items in tasks changed": (changed("dvc.lock", "stages", "evaluate-base", "deps", to=[{"path": "tasks", "md5": "2"}]), True),
-    "the code of the gate changed: holdfast.evaluation.stats": (changed("reports/gate.json", "provenance", "code", "holdfast.evaluation.stats", to="2"), True),
+    "the code of the gate changed: holdfast.verdict.stats": (changed("reports/gate.json", "provenance", "code", "holdfast.verdict.stats", to="2"), True),
     ".ci/gate.sh changed, which runs the gate": (changed(".ci/gate.sh", to="exit 0"), True),
     "stage finetune removed from dvc.yaml": (changed("dvc.yaml", "stages", "finetune", to=...), True),
     "stage gate is not checked any more: frozen, or always_changed, in dvc.yaml": (changed("dvc.yaml", "stages", "gate", "frozen", to=True), True),
