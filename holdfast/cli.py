@@ -111,7 +111,7 @@ def run(
 @app.command(rich_help_panel=tools.PIPELINE)
 def code() -> None:
     """Write down which code each stage can reach; `dvc repro` does."""
-    from holdfast.commands import run as command
+    from holdfast.commands import code as command
 
     command.write_code()
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.commands import comment
-from holdfast.commands.run import CODE, STAGES, describe_code
+from holdfast.commands.code import CODE, describe_code
+from holdfast.commands.run import STAGES
 from holdfast.core import yaml_text
 from holdfast.core.errors import UserError
 from holdfast.engines import model_files

@@ -1,13 +1,10 @@
 """Runs one stage: `main` of stages/STAGE.py of this project, with its cost written to reports/costs.
 
 holdfast run STAGE [CELL]      CELL: the model or the arm, where the stage has one for each
-holdfast code                  writes .holdfast/code/STAGE: what code each stage can reach (holdfast/core/fingerprint.py),
-                               and models/sources.json: the hashes of local models (holdfast/engines/model_files.py)
 """
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import inspect
 import os
@@ -18,12 +15,10 @@ from pathlib import Path
 from types import ModuleType
 
 from holdfast.commands import inputs
-from holdfast.core import fingerprint, storage
-from holdfast.core.errors import UserError, first_line
+from holdfast.core.errors import UserError
 
-STAGES, CODE, COSTS = Path("stages"), Path(".holdfast/code"), Path("reports/costs")
+STAGES, COSTS = Path("stages"), Path("reports/costs")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"  # of a stage, a model or an arm
-LEDGER = fingerprint.PACKAGE / "core" / "ledger.py"
 NO_COSTS = ("report", "pocket")  # the report reads the costs; the lab's recipe is frozen
 
 
@@ -68,31 +63,3 @@ def load(stage: str) -> ModuleType:
     if not callable(getattr(module, "main", None)):
         raise UserError("has no function `main`", where=file, do="define it: a stage does its work there")
     return module
-
-
-def write_code() -> None:
-    """Writes one file a stage: a line for each module that it can reach, with its hash. And the hashes of local models."""
-    from holdfast.engines import model_files
-
-    gc.disable()  # syntax trees hold no cycles, and the collector would walk through each of them again and again
-    model_files.write_sources()
-    with storage.replacing_folder(CODE) as folder:
-        known: fingerprint.Reach = {}
-        for file in sorted(STAGES.glob("*.py")):
-            (folder / file.stem).write_text(describe_code(file, known=known), encoding="utf-8")
-
-
-def describe_code(script: Path, root: Path = Path(), known: fingerprint.Reach | None = None) -> str:
-    """What `write_code` writes for a stage script of the project in `root`. Raises UserError where a module cannot be parsed."""
-    try:
-        modules = fingerprint.of_file(script, root, known)
-        if script.stem not in NO_COSTS:  # the stage's costs are an output too
-            modules = dict(sorted((modules | fingerprint.of_file(LEDGER, root, known)).items()))
-    except SyntaxError as error:
-        where = f"{error.filename or script}, line {error.lineno}"
-        raise UserError(error.msg, where=where, do="fix it, or take back the edit") from None
-    except ValueError as error:  # bytes that are no UTF-8, or NUL
-        raise UserError(
-            f"is not readable Python ({first_line(error)})", where=script, do="take back the edit"
-        ) from None
-    return "".join(f"{name} {code}\n" for name, code in modules.items())

@@ -23,8 +23,8 @@ from typing import Any
 import yaml
 
 from holdfast.commands import explain
+from holdfast.commands.code import describe_code
 from holdfast.commands.init import find_git_root, has_content
-from holdfast.commands.run import describe_code
 from holdfast.core import yaml_text
 from holdfast.core.errors import UserError, first_line
 from holdfast.params.base import KEYS, PARAMS, read_mapping

@@ -58,7 +58,7 @@ def source_hash(*files: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """What a file says by itself, wherever it is read from."""
 
     hash: str
@@ -66,17 +66,30 @@ class _Source:
     beside: frozenset[str] = frozenset()  # strings that may name a file in the same folder
 
 
-def _read(file: Path) -> _Source:
-    """Parsed once as long as the file does not change."""
+parsed: dict[
+    bytes, Source
+] = {}  # by the SHA-256 of a module's bytes; `holdfast code` keeps it from one run to the next
+
+
+def _read(file: Path) -> Source:
+    """Read once as long as the file does not change."""
     status = file.stat()
-    return _parse(file, status.st_mtime_ns, status.st_size)
+    return _read_version(file, status.st_mtime_ns, status.st_size)
 
 
 @cache
-def _parse(file: Path, changed: int, size: int) -> _Source:
+def _read_version(file: Path, changed: int, size: int) -> Source:
+    content = file.read_bytes()
     if file.suffix != ".py":
-        return _Source(digest(file.read_bytes()))
-    tree = ast.parse(file.read_text(encoding="utf-8-sig"), str(file))
+        return Source(digest(content))
+    key = hashlib.sha256(content).digest()
+    if key not in parsed:
+        parsed[key] = _parse(content.decode("utf-8-sig"), file)
+    return parsed[key]
+
+
+def _parse(text: str, file: Path) -> Source:
+    tree = ast.parse(text, str(file))
     imports, beside = set[tuple[int, str]](), set[str]()
     for node in _find_running(tree):
         if isinstance(node, ast.ImportFrom):
@@ -90,7 +103,7 @@ def _parse(file: Path, changed: int, size: int) -> _Source:
                 imports.add((0, node.value))
             elif "." in node.value and "/" not in node.value:
                 beside.add(node.value)
-    return _Source(digest(repr(canonical(tree))), frozenset(imports), frozenset(beside))
+    return Source(digest(repr(canonical(tree))), frozenset(imports), frozenset(beside))
 
 
 def _name(file: Path, root: Path) -> str:
@@ -101,7 +114,7 @@ def _name(file: Path, root: Path) -> str:
     return file.name
 
 
-def _reach(file: Path, source: _Source, root: Path) -> set[Path]:
+def _reach(file: Path, source: Source, root: Path) -> set[Path]:
     """Files that a module imports, or names: modules of the library and below `root`, and data beside the module."""
     package = _name(file, root).split(".")
     modules: set[tuple[str, ...]] = set()

@@ -19,7 +19,7 @@ from holdfast.params.base import SECTIONS
 
 COMMANDS = {  # command line -> (module, the function it calls)
     "run balance": ("run", "main"),
-    "code": ("run", "write_code"),
+    "code": ("code", "write_code"),
     "gate": ("gate", "main"),
     "check": ("check", "main"),
     "comment": ("comment", "main"),

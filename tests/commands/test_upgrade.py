@@ -12,8 +12,7 @@ import pytest
 import yaml
 from helpers import run, set_params
 
-from holdfast.commands import init, upgrade
-from holdfast.commands import run as code
+from holdfast.commands import code, init, upgrade
 from holdfast.core.errors import UserError
 from holdfast.params.whole import Params
 from holdfast.planning import scaffold

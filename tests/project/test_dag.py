@@ -13,7 +13,7 @@ import pytest
 import yaml
 from helpers import ROOT
 
-from holdfast.commands.run import describe_code
+from holdfast.commands.code import describe_code
 from holdfast.core import fingerprint
 from holdfast.params.base import MODELS, SECTIONS, Section
 from holdfast.params.whole import Params
