@@ -7,6 +7,7 @@ may have `name` and `tool_call_id`. Texts are kept letter by letter; what is cha
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 from holdfast.data.fields import ROW_WEIGHTS, Fields, field
@@ -29,6 +30,7 @@ from holdfast.data.turns import (
 from holdfast.params.ingest import Columns
 
 OTHER_PROMPT = "its prompt is not in its chosen side, which begins with a user's turn"
+SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 MARKS = frozenset((*ROW_WEIGHTS, *MASKS))
 
 
@@ -97,10 +99,24 @@ def read_prompt_completion(row: dict, columns: Columns | None, fields: Fields, s
 
 
 def read_preference(row: dict, columns: Columns | None, fields: Fields, shapes: list) -> list[Turn]:
-    chosen = row.get("chosen")
+    chosen = split_transcript(row.get("chosen"))
+    if (prompt := split_transcript(row.get("prompt"))) is not row.get("prompt"):
+        row = {**row, "prompt": prompt}
     if isinstance(chosen, list) and any(isinstance(t, dict) and role_of(t) == "user" for t in chosen):
         return put_before(row, parse_turns(chosen, "chosen", shapes), shapes)
     return read_sides(row, "prompt", "chosen", fields, shapes)
+
+
+def split_transcript(value: Any) -> Any:
+    """The turns of a text "\\n\\nHuman: ...\\n\\nAssistant: ...", as hh-rlhf spells a conversation; anything else as it is."""
+    if not isinstance(value, str) or not value.startswith("\n\nHuman:"):
+        return value
+    _, *parts = SPEAKER.split(value)
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [
+        {"role": roles[name], "content": content.removeprefix(" ")}
+        for name, content in zip(parts[::2], parts[1::2], strict=True)
+    ]
 
 
 def put_before(row: dict, turns: list[Turn], shapes: list) -> list[Turn]:

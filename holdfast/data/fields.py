@@ -33,7 +33,7 @@ MORE = {  # fields that a format uses where a row has them
     "prompt_completion": ("label",),
     "preference": ("prompt",),
 }
-ROW_WEIGHTS = ("weight", "train", "trainable", "loss_weight", "kto_tag")  # of every format but columns
+ROW_WEIGHTS = ("weight", "train", "training", "trainable", "loss_weight", "kto_tag")  # of every format but columns
 QUESTIONS = ("prompt", "question", "query", "instruction", "input", "user")
 ANSWERS = ("response", "answer", "output", "completion", "chosen", "target", "assistant")
 FIRST_ROWS = 100  # that the format is detected from

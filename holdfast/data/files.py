@@ -15,6 +15,7 @@ import io
 import itertools
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ import pyarrow.parquet as pq
 
 from holdfast.core.checkpoint import POINTER
 from holdfast.core.errors import UserError, first_line
-from holdfast.data.fields import unique_keys
+from holdfast.data.fields import TURNS, unique_keys
 from holdfast.params.ingest import Source
 
 Rows = Iterator[tuple[str, Any]]  # place (line, number from 1, or key), row
@@ -158,11 +159,18 @@ def read_json(path: Path, encoding: str, facts: dict[str, str]) -> Rows:
             for key, row in content.items():
                 yield key, row | {"_key": key} if isinstance(row, dict) else row
             return
-        content = lists[0] if len(lists) == 1 else content
+        if len(lists) == 1:
+            content = [content] if is_conversation(content) else lists[0]
     if not isinstance(content, list):
         do = "give a list of rows, an object of rows keyed by id, or an object with a single list"
         raise UserError("no rows in this JSON", where=path, do=do)
     yield from ((str(number), row) for number, row in enumerate(content, start=1))
+
+
+def is_conversation(content: dict[str, Any]) -> bool:
+    """Whether an object is one row with its turns, and no list of rows under some name."""
+    turns = next((content[name] for name in (*TURNS, "conversations") if isinstance(content.get(name), list)), [])
+    return bool(turns) and all(isinstance(turn, dict) and not {"role", "from"}.isdisjoint(turn) for turn in turns)
 
 
 def is_jsonl(text: str) -> bool:
@@ -180,21 +188,27 @@ def read_csv(path: Path, encoding: str, facts: dict[str, str]) -> Rows:
         found = find_encoding(stream, encoding, facts)
         file = io.TextIOWrapper(stream, encoding=found, newline="")
         first = list(itertools.islice(file, FIRST_LINES))
-        delimiter = find_delimiter(first, "\t" if kind_of(path) in (".tsv", ".tab") else ",")
+        named = re.fullmatch(r"\ufeff?\"?sep=(.)\"?[,;\s]*", first[0]) if first else None  # Excel's own first line
+        if named:
+            del first[0]
+        delimiter = named[1] if named else find_delimiter(first, "\t" if kind_of(path) in (".tsv", ".tab") else ",")
         lines = csv.reader(itertools.chain(first, file), strict=True, delimiter=delimiter)
-        place = 1  # of the row that is read
+        above = 1 if named else 0
+        place = above + 1  # of the row that is read
         try:
             header = next(lines, [])
             facts |= {"delimiter": delimiter, "header": ", ".join(header)[:200]}
             if len(set(header)) != len(header):
-                raise UserError("two columns have the same name", where=f"{path}:1", do="rename one in the header line")
-            place = lines.line_num + 1
+                raise UserError(
+                    "two columns have the same name", where=f"{path}:{place}", do="rename one in the header line"
+                )
+            place = above + lines.line_num + 1
             for cells in lines:
                 if (
                     cells
                 ):  # else a blank line. More or fewer cells than the header: stays a list, and is rejected as such
                     yield str(place), dict(zip(header, cells, strict=True)) if len(cells) == len(header) else cells
-                place = lines.line_num + 1
+                place = above + lines.line_num + 1
         except csv.Error as error:
             do = f"fix the quotes of the row that begins there; cells are taken to be delimited by {delimiter!r}"
             raise UserError(f"not valid CSV ({error})", where=f"{path}:{place}", do=do) from None

@@ -46,6 +46,8 @@ PICTURES = {
 }
 PLAIN_TURNS = frozenset({("role", "content"), ("content", "role"), ("from", "value"), ("value", "from")})
 BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
+CHANNELS = ("analysis", "commentary", "final")  # of the harmony format
+EMPTY = "empty turn"
 HAS_PICTURES = "holds images, video or audio: only text is trained on"
 UNTRAINED = "nothing of it is trained on (weight 0)"
 UNDESIRED = "its label is false: no answer to learn"
@@ -96,7 +98,26 @@ def parse_turns(
                 shapes.append((place, named))
                 continue
         parsed.append(parse_turn(turn, name, shapes, role_field, content_field))
-    return parsed
+    return move_analysis(parsed)
+
+
+def move_analysis(turns: list[Turn]) -> list[Turn]:
+    """Turns of the channel `analysis` (the harmony format of gpt-oss) as thoughts of the answer or call after them."""
+    if not any("analysis" in turn for turn in turns):
+        return turns
+    result, thoughts = list[Turn](), list[str]()
+    for turn in turns:
+        if "analysis" in turn:
+            thoughts += filter(str.strip, [turn["analysis"]])
+            continue
+        if thoughts:
+            if turn["role"] != "assistant" or "reasoning_content" in turn:
+                raise Unreadable("a turn of the channel analysis that no answer follows")
+            turn, thoughts = {**turn, "reasoning_content": "\n".join(thoughts)}, []
+        result.append(turn)
+    if thoughts:
+        raise Unreadable("a turn of the channel analysis that no answer follows")
+    return result
 
 
 def transpose(fields: dict[str, Any]) -> Any:
@@ -135,23 +156,39 @@ def parse_turn(turn: Turn, name: str, shapes: list, role_field: str | None, cont
         if calls:
             raise Unreadable("both tool_calls and a function_call in one turn")
         calls = [decode_json(turn["function_call"], "a function call that is not JSON")]
-    elif content is None and not calls:
-        raise Unreadable(f"no field '{content_name}'")
+    elif content is None and not calls and role != "tool":  # a tool may have nothing to say
+        raise Unreadable(EMPTY if content_name in turn else f"no field '{content_name}'")
+    channel = turn.get("channel") if role == "assistant" else None
+    if channel not in (None, "", *CHANNELS):
+        raise Unreadable(f"a channel that is none of {', '.join(CHANNELS)}")
     if role == "assistant":
         add_thoughts(result, choose_thoughts([*(turn.get(key) for key in THOUGHTS), thoughts]))
         if calls:
             result["tool_calls"] = [parse_call(call) for call in calls] if isinstance(calls, list) else refuse_calls()
         if not is_trained(turn):
             result["train"] = False
+        if channel == "analysis":
+            result = read_analysis(result)
     elif calls:
         raise Unreadable("a tool call by another than the assistant")
     if role == "tool":
         result |= {key: identifier(turn[key]) for key in ("name", "tool_call_id") if turn.get(key) is not None}
     used = {role_field or role_name(turn), content_name, "tool_calls", "function_call", *WEIGHTS}
-    used |= {*THOUGHTS} if role == "assistant" else {"name", "tool_call_id"} if role == "tool" else set()
+    used |= {*THOUGHTS, "channel"} if role == "assistant" else {"name", "tool_call_id"} if role == "tool" else set()
     names = tuple(key for key in turn if turn[key] is not None)
     shapes.append((f"{name}[]", tuple(key if key in used else f"?{key}" for key in names)))
     return result
+
+
+def read_analysis(turn: Turn) -> Turn:
+    """A turn of the channel `analysis`: its text is a thought, of its calls or (`analysis`) of the turn after it."""
+    if "reasoning_content" in turn:
+        raise Unreadable("two thoughts of one turn that differ")
+    if "tool_calls" in turn:
+        return {**turn, "content": "", "reasoning_content": turn["content"]}
+    if turn.get("train") is False:
+        raise Unreadable("a turn of the channel analysis that has a weight of its own")
+    return {"role": turn["role"], "content": "", "analysis": turn["content"]}
 
 
 def choose_thoughts(several: Sequence[Any]) -> Any:
@@ -271,7 +308,7 @@ def normalise_turns(turns: list[Turn], same_role: str, changes: set[str]) -> lis
         if not content and turn["role"] == "system":
             continue
         if not content and not turn.get("tool_calls") and turn["role"] != "tool":
-            raise Unreadable("empty turn")
+            raise Unreadable(EMPTY)
         if result and result[-1]["role"] == turn["role"] != "tool":
             turn = join_turns(result.pop(), turn, same_role)
             changes.add(JOINED)

@@ -26,6 +26,8 @@ SYSTEM = {"role": "system", "content": "Be brief."}
 PAIR = [("user", "Where is it?"), ("assistant", "On shelf 4.")]
 ASKED_IN_TURNS = {"messages": [{**USER, "content": "Which shelf?"}, ANSWER]}
 CALLING = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "find", "arguments": "{}"}}]}
+TRANSCRIPT = "\n\nHuman: Where is it?\n\nAssistant: On shelf 4." * 2
+THINKING = {"role": "assistant", "channel": "analysis", "content": "Shelf 4 holds it."}
 ASKED = {"instruction": "Where is it?", "output": "On shelf 4."}
 
 
@@ -62,6 +64,13 @@ def read(folder: Path, content: bytes | list[Any], file: str = "train.jsonl", **
         ({"prompt": [SYSTEM], "chosen": [USER, ANSWER]}, [("system", "Be brief."), *PAIR]),
         ({"prompt": [SYSTEM, USER], "chosen": [USER, ANSWER]}, [("system", "Be brief."), *PAIR]),
         ({"prompt": [USER], "chosen": [SYSTEM, USER, ANSWER]}, [("system", "Be brief."), *PAIR]),
+        ({"chosen": TRANSCRIPT}, PAIR * 2),
+        (
+            {"chosen": TRANSCRIPT, "prompt": TRANSCRIPT.removesuffix(" On shelf 4.").removesuffix("\n\nAssistant:")},
+            PAIR * 2,
+        ),
+        ({"prompt": TRANSCRIPT.removesuffix("\n\nAssistant: On shelf 4."), "chosen": "On shelf 4."}, PAIR * 2),
+        ({"messages": [USER, {**ANSWER, "channel": "final"}], "training": True}, PAIR),
     ],
 )
 def test_the_same_conversation_in_other_spellings(tmp_path, row, turns):
@@ -82,6 +91,7 @@ def test_a_turn_that_is_not_to_be_trained_on_is_masked_however_that_is_spelled(t
         ({**ASKED, "weight": 0}, UNTRAINED),
         ({**ASKED, "train": False}, UNTRAINED),
         ({**ASKED, "train": "FALSE"}, UNTRAINED),
+        ({"messages": [USER, ANSWER], "training": False}, UNTRAINED),
         ({"prompt": "Where?", "completion": "There.", "weight": "0.0"}, UNTRAINED),
         ({"prompt": "Where?", "completion": "There.", "weight": 0.0}, UNTRAINED),
         ({"prompt": "Where?", "chosen": "There.", "rejected": "No.", "weight": "0"}, UNTRAINED),
@@ -97,7 +107,9 @@ def test_a_turn_that_is_not_to_be_trained_on_is_masked_however_that_is_spelled(t
 )
 def test_a_row_that_teaches_what_cannot_be_read_is_rejected_with_the_reason(tmp_path, row, reason):
     plain = {
-        key: value for key, value in row.items() if key not in ("weight", "train", "label", "kto_tag", "loss_mask")
+        key: value
+        for key, value in row.items()
+        if key not in ("weight", "train", "training", "label", "kto_tag", "loss_mask")
     }
     if "messages" in plain:
         plain["messages"] = [USER, ANSWER]
@@ -202,6 +214,54 @@ def test_the_second_line_of_an_error_names_what_to_change(tmp_path, content, fil
     assert says in caught.value.what
     assert do in caught.value.do
     assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_analysis_of_the_harmony_format_is_a_thought_and_no_answer(tmp_path):
+    call = {**CALLING, "channel": "commentary"}
+    tool = {"role": "tool", "content": None}
+    rows = [
+        {"messages": [USER, THINKING, {**ANSWER, "channel": "final"}]},
+        {"messages": [USER, THINKING, THINKING, call, tool, THINKING, ANSWER]},
+        {"messages": [USER, {**THINKING, "tool_calls": CALLING["tool_calls"]}, tool, ANSWER]},
+    ]
+    split = read(tmp_path, rows)
+    assert [[turn.get("reasoning_content") for turn in row.turns()] for row in split.kept] == [
+        [None, "Shelf 4 holds it."],
+        [None, "Shelf 4 holds it.\nShelf 4 holds it.", None, "Shelf 4 holds it."],
+        [None, "Shelf 4 holds it.", None, None],
+    ]
+    assert {turn["content"] for row in split.kept for turn in row.turns()} == {USER["content"], "", ANSWER["content"]}
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        ([USER, THINKING], "a turn of the channel analysis that no answer follows"),
+        ([USER, THINKING, USER, ANSWER], "a turn of the channel analysis that no answer follows"),
+        ([USER, THINKING, {**ANSWER, "thinking": "x"}], "a turn of the channel analysis that no answer follows"),
+        ([USER, {**THINKING, "thinking": "x"}, ANSWER], "two thoughts of one turn that differ"),
+        ([USER, {**THINKING, "weight": 0}, ANSWER], "a turn of the channel analysis that has a weight of its own"),
+        ([USER, {**ANSWER, "channel": "aside"}], "a channel that is none of analysis, commentary, final"),
+        ([{**USER, "content": None}, ANSWER], "empty turn"),
+    ],
+)
+def test_what_a_channel_says_is_never_dropped(tmp_path, turns, reason):
+    split = read(tmp_path, [{"messages": turns}, {"messages": [USER, ANSWER]}])
+    assert [row.reason for row in split.rejected] == [reason]
+
+
+def test_a_json_file_with_one_conversation_is_one_row(tmp_path):
+    split = read(tmp_path, json.dumps({"id": 7, "messages": [USER, ANSWER]}).encode(), "a.json")
+    assert [(turn["role"], turn["content"]) for turn in split.kept[0].turns()] == PAIR
+    split = read(tmp_path, json.dumps({"turns": [ASKED, {**ASKED, "instruction": "When?"}]}).encode(), "a.json")
+    assert len(split.kept) == 2
+
+
+@pytest.mark.parametrize("line", ["sep=;\n", '"sep=;"\r\n', "\ufeffsep=;\n"])
+def test_the_line_that_excel_puts_first_names_the_delimiter(tmp_path, line):
+    split = read(tmp_path, (line + "prompt;completion\nWhere, is it?;On shelf 4.\nx;y;z\n").encode(), "a.csv")
+    assert [(row.source, row.turns()[0]["content"]) for row in split.kept] == [("a.csv:3", "Where, is it?")]
+    assert [row.source for row in split.rejected] == ["a.csv:4"]
 
 
 def test_the_row_with_an_open_quote_is_named_and_not_the_end_of_the_file(tmp_path):
