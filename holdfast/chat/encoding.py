@@ -129,6 +129,13 @@ def escape_controls(controls: Sequence[str], value: Any) -> Any:
     return [escape_controls(controls, inner) for inner in value] if isinstance(value, list) else value
 
 
+def advise_on(error: Exception) -> str:
+    """What to do about a template that raised this."""
+    if missing := re.search(r"'(\w+_token)' is undefined", str(error)):
+        return f'add "{missing[1]}", which the template writes, to tokenizer_config.json'
+    return "take chat_template.jinja and tokenizer_config.json from the model's page"
+
+
 def find_pre_query(
     tokenizer: PreTrainedTokenizerBase, where: object, before: Sequence[dict[str, str]] = ()
 ) -> PreQuery:
@@ -150,7 +157,7 @@ def find_pre_query(
         raise UserError(
             f"the chat template cannot render a lone user turn ({first_line(error)})",
             where=where,
-            do="check chat_template.jinja",
+            do=advise_on(error),
         ) from None
     if text.count(SENTINEL) != 1:
         raise UserError(

@@ -169,7 +169,9 @@ def read_json(path: Path, encoding: str, facts: dict[str, str]) -> Rows:
 
 def is_conversation(content: dict[str, Any]) -> bool:
     """Whether an object is one row with its turns, and no list of rows under some name."""
-    turns = next((content[name] for name in (*TURNS, "conversations") if isinstance(content.get(name), list)), [])
+    turns: list[Any] = next(
+        (content[name] for name in (*TURNS, "conversations") if isinstance(content.get(name), list)), []
+    )
     return bool(turns) and all(isinstance(turn, dict) and not {"role", "from"}.isdisjoint(turn) for turn in turns)
 
 

@@ -131,7 +131,7 @@ def check_tokenizer(folder: Path, vocabulary: int) -> None:
         raise
     except Exception as error:  # a template is a program
         what = f"has a chat template that cannot render a lone user turn ({first_line(error)})"
-        raise UserError(what, where=folder, do="take the template from the model's page") from None
+        raise UserError(what, where=folder, do=encoding.advise_on(error)) from None
     special = set(tokenizer.all_special_ids) | {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
     beyond = sorted(token for token, i in tokenizer.get_vocab().items() if i >= vocabulary and i not in special)
     if beyond:  # special ones are written by templates alone: texts that spell them are escaped

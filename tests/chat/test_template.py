@@ -6,6 +6,7 @@ not the templates themselves). `taught` is what is trained on in a conversation 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -168,6 +169,14 @@ def test_a_template_that_cannot_be_used_gets_one_clear_line(tmp_path, source, sa
         template_check.examine_source(str(template(tmp_path, source)))
     assert says in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_special_token_that_the_tokenizer_lacks_is_named(qwen):
+    qwen = copy.deepcopy(qwen)
+    qwen.chat_template = "{{ bos_token + messages[0].content }}"
+    with pytest.raises(UserError, match="'bos_token' is undefined") as caught:
+        encoding.find_pre_query(qwen, "models/base")
+    assert caught.value.do == 'add "bos_token", which the template writes, to tokenizer_config.json'
 
 
 def test_the_command_says_what_is_wrong_and_exits_with_3(tmp_path):
