@@ -17,7 +17,7 @@ from helpers import ROOT, run
 from holdfast.commands import init
 from holdfast.core.errors import UserError
 from holdfast.params.whole import Params
-from holdfast.planning import scaffold
+from holdfast.planning import file_writer, scaffold
 
 
 @pytest.fixture
@@ -381,7 +381,7 @@ def test_a_write_that_is_stopped_puts_back_what_it_replaced(folder, monkeypatch,
             raise stop
         replace(source, target)
 
-    writer = scaffold.Writer({"a.txt": b"new", "one/b.txt": b"new", "two/c.txt": b"new", "two/d.txt": b"new"})
+    writer = file_writer.Writer({"a.txt": b"new", "one/b.txt": b"new", "two/c.txt": b"new", "two/d.txt": b"new"})
     writer.prepare()
     monkeypatch.setattr(os, "replace", third_fails)
     with pytest.raises(KeyboardInterrupt if stop is KeyboardInterrupt else UserError):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from helpers import run, set_params
 
-from holdfast.commands import code, init, upgrade
+from holdfast.commands import code, init, params_upgrade, upgrade
 from holdfast.core.errors import UserError
 from holdfast.params.whole import Params
 from holdfast.planning import scaffold
@@ -147,7 +147,7 @@ def test_a_renamed_parameter_keeps_its_value(project, monkeypatch, capsys):
     make_old(project)
     edit(project / "params.yaml", "samples: 10000", "draws: 123")
     commit(project)
-    monkeypatch.setattr(upgrade, "RENAMED", {"reconstruct.draws": "reconstruct.samples"})
+    monkeypatch.setattr(params_upgrade, "RENAMED", {"reconstruct.draws": "reconstruct.samples"})
     assert upgrade.main(yes=True) == 0
     assert "reconstruct.draws is now reconstruct.samples" in capsys.readouterr().out
     assert Params.load().reconstruct.samples == 123

@@ -302,13 +302,14 @@ def test_a_known_kind_of_model_is_loaded_although_its_repository_has_code(folder
 
 
 def test_doctor_and_init_say_what_acquire_would(folder):
-    from holdfast.commands import doctor, init
+    from holdfast.commands import doctor
+    from holdfast.planning import start
 
     assert doctor.find_fault(folder, loaded=True, chats=True) is None
     change_weights(lambda t: t.pop(UP))(folder)
     assert f"missing {UP}" in str(doctor.find_fault(folder, loaded=True, chats=True))
     with pytest.raises(UserError, match=f"missing {UP}"):
-        init.find_model(str(folder), None)
+        start.find_model(str(folder), None)
 
 
 def test_a_cpu_takes_bfloat16_for_large_weights_that_are_stored_so_and_float32_else(
