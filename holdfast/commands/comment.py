@@ -15,8 +15,7 @@ import yaml
 
 from holdfast.core import yaml_text
 from holdfast.core.errors import UserError
-from holdfast.reporting.markup import CHANGES, LINKS, Column, Table, is_number, markdown, markdown_table
-from holdfast.reporting.tables import scalar
+from holdfast.reporting.markup import CHANGES, LINKS, Column, Table, is_number, markdown, markdown_table, scalar
 from holdfast.verdict import yardstick
 from holdfast.verdict.yardstick import part
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from holdfast.reporting import findings, tables
+from holdfast.reporting import data_tables, findings, run_tables, verdict_tables
 from holdfast.reporting.findings import Json, Run, part
 from holdfast.reporting.markup import (
     NONE,
@@ -111,10 +111,10 @@ def evaluation(run: Run, arm: str) -> str:
         lines.append(f"- Domain: {points(domain['change'])} points; with {level} confidence at least {bound(domain)}")
     if is_number(general.get("detectable")):
         lines.append(f"- Smallest general drop that these items can show: {score(general['detectable'])} points")
-    engine = tables.settings(part(run.settings, "engine"))
+    engine = run_tables.settings(part(run.settings, "engine"))
     how = f"\n\nMeasured with:\n\n{markdown_table(engine, LIMIT)}" if engine.rows else ""
     note = "\n\nScores are chance-adjusted, in points of 100; the raw metric stands in the front matter.\n\n"
-    return "\n".join(lines) + note + markdown_table(tables.suites(run, arm), LIMIT) + how
+    return "\n".join(lines) + note + markdown_table(verdict_tables.suites(run, arm), LIMIT) + how
 
 
 def bound(change: Json) -> str:
@@ -131,8 +131,8 @@ def training(run: Run, arm: str) -> str:
     ledger = run.ledgers.get(arm, {})
     tokens, rows, flops = part(ledger, "trained_tokens"), part(ledger, "rows"), ledger.get("flops")
     measured = [
-        ["rows, domain + replay", tables.both(rows)],
-        ["trained tokens, domain + replay", tables.both(tokens)],
+        ["rows, domain + replay", run_tables.both(rows)],
+        ["trained tokens, domain + replay", run_tables.both(tokens)],
         ["share of replay in rows", percent(ledger.get("share"))],
         ["optimiser steps", count(ledger.get("steps"))],
         ["TFLOP", decimal(flops / 1e12 if is_number(flops) else None, 1)],
@@ -141,19 +141,19 @@ def training(run: Run, arm: str) -> str:
     wanted: dict[str, Any] = {}
     for stage in SETTINGS:
         wanted |= part(run.lock, "stages", stage.format(arm=arm), "params", "params.yaml")
-    table = tables.settings(wanted)
+    table = run_tables.settings(wanted)
     blocks = [markdown_table(Table([Column("Measured"), Column("Value", "number")], measured), LIMIT)] if ledger else []
     blocks += [f"As set when the stages ran:\n\n{markdown_table(table, LIMIT)}"] if table.rows else []
     return "\n\n".join(blocks) or "Not available."
 
 
 def data(run: Run) -> str:
-    funnel = tables.funnel(run)
-    checks, failed = tables.expectations(run), tables.expectations(run, failed_only=True)
+    funnel = data_tables.funnel(run)
+    checks, failed = data_tables.expectations(run), data_tables.expectations(run, failed_only=True)
     lines = [markdown_table(funnel, LIMIT)] if funnel.rows else []
     if checks.rows:
         lines.append(f"{len(checks.rows) - len(failed.rows)} of {len(checks.rows)} data expectations hold.")
-    close = tables.overlap(run)
+    close = data_tables.overlap(run)
     if close.rows:
         lines.append(f"Rows removed for being close to an evaluation item: {close.rows[-1][1]}.")
     return "\n\n".join(lines) or "Not available."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.reporting import charts, findings, share_report, tables
+from holdfast.reporting import charts, data_tables, findings, run_tables, share_report
 from holdfast.reporting.findings import Run, part
 from holdfast.reporting.markup import count, decimal, fold, html, html_table, is_number, score, section, titled_table
 
@@ -55,9 +55,9 @@ def training(run: Run) -> str:
     ]
     return section(
         "Training",
-        titled_table("Cost and share", tables.cost(run)),
+        titled_table("Cost and share", run_tables.cost(run)),
         f"<p>{html(text)}</p>" if (text := findings.describe_price(run)) else "",
-        fold("What every stage took", html_table(stages)) if (stages := tables.stages(run)).rows else "",
+        fold("What every stage took", html_table(stages)) if (stages := run_tables.stages(run)).rows else "",
         f'<div class="plates">{plates}</div>' if plates else "",
         *share_report.sections(run),
         *examples,
@@ -66,7 +66,7 @@ def training(run: Run) -> str:
 
 
 def data(run: Run) -> str:
-    checks, failed = tables.expectations(run), tables.expectations(run, failed_only=True)
+    checks, failed = data_tables.expectations(run), data_tables.expectations(run, failed_only=True)
     hold = f"{len(checks.rows) - len(failed.rows)} of {len(checks.rows)} expectations hold."
     sizes = [n for n in part(run.curate, "cluster_sizes") or [] if is_number(n)]
     evenness, earlier = run.balance.get("entropy"), run.balance.get("entropy_before")
@@ -81,16 +81,16 @@ def data(run: Run) -> str:
     return section(
         "Data",
         f"<p>{html(text)}</p>" if (text := findings.describe_reconstruction(run)) else "",
-        titled_table("Domain data", tables.domain(run)),
-        titled_table("From reconstructed to replayed", tables.funnel(run)),
+        titled_table("Domain data", data_tables.domain(run)),
+        titled_table("From reconstructed to replayed", data_tables.funnel(run)),
         f"<p>{html(', '.join(facts))}.</p>" if facts else "",
         titled_table(
             "Removed for being close to an evaluation item",
-            tables.overlap(run),
+            data_tables.overlap(run),
             "none" if run.curate else "not available",
         ),
-        titled_table("The replay set by family", tables.families(run)) if tables.families(run).rows else "",
-        titled_table("Rows of the replay set", tables.replay(run)),
+        titled_table("The replay set by family", data_tables.families(run)) if data_tables.families(run).rows else "",
+        titled_table("Rows of the replay set", data_tables.replay(run)),
         "<h3>Quality</h3>",
         f"<p>{html(hold)}</p>" if checks.rows else '<p class="absent">not available</p>',
         html_table(failed) if failed.rows else "",
@@ -121,15 +121,15 @@ def judges(run: Run) -> str:
     return section(
         "Judges",
         "".join(f"<p>{html(sentence)}</p>" for sentence in text if sentence),
-        titled_table("Audit", tables.judges(run)),
-        f'<div class="plates"><div>{titled_table("Agreement", tables.agreement(run))}</div>{chart}</div>',
-        fold("Everything the consensus stage counted", html_table(tables.settings(other, shown))),
+        titled_table("Audit", data_tables.judges(run)),
+        f'<div class="plates"><div>{titled_table("Agreement", data_tables.agreement(run))}</div>{chart}</div>',
+        fold("Everything the consensus stage counted", html_table(run_tables.settings(other, shown))),
         note="Judges score responses from 1 to 5; the audit is of a random sample that all of them scored whole. Mass: probability that the judge put on the five score tokens. Chosen: how many of its own responses were.",
     )
 
 
 def drift(run: Run) -> str:
-    table, flows, methods = tables.drift(run), tables.flows(run), part(run.drift, "methods")
+    table, flows, methods = data_tables.drift(run), data_tables.flows(run), part(run.drift, "methods")
     if not table.rows:
         return section("Drift", '<p class="absent">not available</p>')
     return section(
@@ -138,7 +138,7 @@ def drift(run: Run) -> str:
         "<h3>Answers, before against after</h3>",
         f"<p>{html(findings.describe_drift(run))}</p>",
         fold("Per-item scores and lengths", html_table(table)),
-        fold("Methods and thresholds", html_table(tables.settings(methods))) if methods else "",
+        fold("Methods and thresholds", html_table(run_tables.settings(methods))) if methods else "",
         note=html(findings.describe_flows(run), 1000)
         + " Hints for the eye: whether the model forgot is the verdict's question.",
     )
@@ -166,9 +166,9 @@ def method(run: Run) -> str:
         f"<p>Smallest general drop that these items can show, in points: {html('; '.join(detectable))}.</p>"
         if detectable
         else "",
-        titled_table("Demanded", tables.settings(demanded)),
-        titled_table("Models", tables.models(run)),
-        fold("Settings of the evaluation", html_table(tables.settings(part(run.settings, "engine"))))
+        titled_table("Demanded", run_tables.settings(demanded)),
+        titled_table("Models", run_tables.models(run)),
+        fold("Settings of the evaluation", html_table(run_tables.settings(part(run.settings, "engine"))))
         if part(run.settings, "engine")
         else "",
         f"<h3>Beside this page</h3><ul>{links}</ul>" if links else "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from holdfast.reporting import findings, self_report, tables
+from holdfast.reporting import data_tables, findings, run_tables, self_report, verdict_tables
 from holdfast.reporting.findings import Run, part
 from holdfast.reporting.markup import (
     CHANGES,
@@ -48,7 +48,7 @@ def compose(run: Run, title: str, lost_items: int) -> str:
     noise, trainings = (markdown(text) for text in (findings.describe_noise(run), findings.describe_trainings(run)))
     add(
         top,
-        markdown_table(tables.arms_in_brief(run), room(0.15))
+        markdown_table(verdict_tables.arms_in_brief(run), room(0.15))
         + "\n\n"
         + f"{NOTE.format(level=level)} {trainings} {noise}".rstrip(),
     )
@@ -100,7 +100,7 @@ def suites(run: Run, arm: str, budget: int) -> str:
     summary = f"{run.title(arm)}: {points(general.get('change'))} points general, {points(part(entry, 'domain').get('change'))} domain, by suite"
     # the reasons of the others stand under the verdict; that a control fails is what it is for
     why = "\n".join(take_fitting(reasons(run, arm), budget // 3)) + "\n\n" if run.is_control(arm) else ""
-    moved, still = tables.moved_suites(run, arm)
+    moved, still = verdict_tables.moved_suites(run, arm)
     same = (
         f"No item changed in {len(still)} of {len(still) + len(moved.rows)} suites: {', '.join(still)}" if still else ""
     )
@@ -117,8 +117,10 @@ def details(title: str, table: Table, budget: int) -> str:
 
 
 def cost(run: Run, budget: int) -> str:
-    arms = details("Arms: share of replay (rows and trained tokens: domain + replay)", tables.cost(run), budget // 2)
-    stages = tables.stages(run)
+    arms = details(
+        "Arms: share of replay (rows and trained tokens: domain + replay)", run_tables.cost(run), budget // 2
+    )
+    stages = run_tables.stages(run)
     return "\n\n".join(
         [
             f"**Cost**: {markdown(text)}" if (text := findings.describe_price(run)) else "**Cost**:",
@@ -131,8 +133,8 @@ def cost(run: Run, budget: int) -> str:
 def data(run: Run, budget: int) -> str:
     """Quality, rows removed for being close to an evaluation item, and the way to the replay set."""
     lines = []
-    failed = tables.expectations(run, failed_only=True)
-    checked = len(tables.expectations(run).rows)
+    failed = data_tables.expectations(run, failed_only=True)
+    checked = len(data_tables.expectations(run).rows)
     if not run.quality:
         lines.append("**Data quality**: not available.")
     elif failed.rows:
@@ -144,7 +146,7 @@ def data(run: Run, budget: int) -> str:
         lines.append(f"**Data quality**: all {checked} expectations hold.")
     if text := findings.describe_reconstruction(run):
         lines.append(f"**Instructions**: {markdown(text)}")
-    close = tables.overlap(run)
+    close = data_tables.overlap(run)
     total = close.rows[-1][1] if close.rows else "none"
     lines.append(
         f"**Too close to an evaluation item**: {total} rows removed."
@@ -154,10 +156,10 @@ def data(run: Run, budget: int) -> str:
     body = []
     for title, table in (
         ("Rows removed, by suite", close),
-        ("Domain data", tables.domain(run)),
-        ("From reconstructed to replayed", tables.funnel(run)),
-        ("The replay set by family", tables.families(run)),
-        ("Replay rows", tables.replay(run)),
+        ("Domain data", data_tables.domain(run)),
+        ("From reconstructed to replayed", data_tables.funnel(run)),
+        ("The replay set by family", data_tables.families(run)),
+        ("Replay rows", data_tables.replay(run)),
     ):
         if table.rows:
             body.append(f"{title}:\n\n{markdown_table(table, budget // 4 - 100)}")
@@ -183,7 +185,7 @@ def judges(run: Run, budget: int) -> str:
         f" {markdown(text)}" for text in (findings.describe_judging(run), findings.describe_independence(run)) if text
     )
     line += "".join(f"\n- {markdown(warning)}" for warning in (part(run.consensus, "warnings") or [])[:10])
-    audit = [markdown_table(t, budget // 3) for t in (tables.judges(run), tables.agreement(run)) if t.rows]
+    audit = [markdown_table(t, budget // 3) for t in (data_tables.judges(run), data_tables.agreement(run)) if t.rows]
     return line + (
         "\n\n<details><summary>Judge audit</summary>\n\n" + "\n\n".join(audit) + "\n\n</details>" if audit else ""
     )
@@ -193,7 +195,7 @@ def drift(run: Run, budget: int) -> str:
     """What moved: answers before against after where it did, and instructions from stage to stage."""
     if not (text := findings.describe_drift(run)):
         return "**Drift**: not available."
-    moved, flows = tables.drift(run, drifted_only=True), tables.flows(run)
+    moved, flows = data_tables.drift(run, drifted_only=True), data_tables.flows(run)
     parts = [markdown_table(flows, budget // 3), markdown(findings.describe_flows(run), 1000)] if flows.rows else []
     parts += [markdown_table(moved, budget // 2)] if moved.rows else []
     title = "Drift of instructions and answers"

@@ -227,3 +227,21 @@ def take_fitting(lines: Sequence[str], budget: int) -> list[str]:
             break
         first.append(line)
     return first
+
+
+def numbers(content: Any) -> list[tuple[str, Any]]:
+    return [(str(k), v) for k, v in content.items() if is_number(v)] if isinstance(content, dict) else []
+
+
+def scalar(value: Any) -> str:
+    if value is None:
+        return NONE
+    return (
+        (count(value) if isinstance(value, int) else f"{value:.4g}".replace("-", "−"))
+        if is_number(value)
+        else str(value)
+    )
+
+
+def words(key: str) -> str:
+    return key.replace("_", " ").capitalize()

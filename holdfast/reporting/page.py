@@ -6,7 +6,7 @@ import base64
 import hashlib
 from pathlib import Path
 
-from holdfast.reporting import evidence, figures, findings, self_report, tables
+from holdfast.reporting import evidence, figures, findings, self_report, verdict_tables
 from holdfast.reporting.findings import Json, Run, part
 from holdfast.reporting.markup import (
     NONE,
@@ -142,7 +142,7 @@ def verdict(run: Run) -> str:
     )
     return section(
         "Verdict",
-        html_table(tables.arms(run)),
+        html_table(verdict_tables.arms(run)),
         '<div class="plates"><div>',
         figures.change_against_margin(changes, gate.get("margin"), gate.get("confidence")),
         f'<div class="reasons">{reasons}</div>' if reasons else "",
@@ -185,14 +185,14 @@ def suites(run: Run) -> str:
                 moved.setdefault(role, []).append(
                     Point(
                         name,
-                        tables.adjusted_score(s, "before"),
-                        tables.adjusted_score(s, "after"),
+                        verdict_tables.adjusted_score(s, "before"),
+                        verdict_tables.adjusted_score(s, "after"),
                         (s.get("low"), s.get("high")),
                         kind=direction(s),
                     )
                 )
                 counts.setdefault(role, []).append(Point(name, s.get("lost"), s.get("gained")))
-        title, table = run.title(arm), html_table(tables.suites(run, arm))
+        title, table = run.title(arm), html_table(verdict_tables.suites(run, arm))
         dumbbells.append(figures.before_after(moved, f"{title}: before and after."))
         bars.append(figures.lost_gained(counts, f"{title}: items lost and gained.", largest))
         details.append(
