@@ -32,7 +32,7 @@ STAGES = ("reconstruct", "respond", "judge")
 def measure(stage: str, model: str, rows: int, workers: int, attention: str, nodes: int = 0) -> dict[str, Any]:
     """Seconds, and MiB of this process and of its largest worker, for `rows` rows of one stage. `nodes`: of Ray, if any."""
     from holdfast.chat import encoding
-    from holdfast.core import cache, manifest
+    from holdfast.core import manifest, shards
     from holdfast.engines import registry
     from holdfast.engines.inspection import inspect_model
     from holdfast.panel import responses, scoring
@@ -73,9 +73,9 @@ def measure(stage: str, model: str, rows: int, workers: int, attention: str, nod
     }[stage]()
     if attention != "-":
         registry.load_engine(base, 256).model.set_attn_implementation(attention)  # type: ignore[attr-defined]
-    cache.MIN_ROWS_FOR_WORKERS = 0 if workers > 1 else cache.MIN_ROWS_FOR_WORKERS
+    shards.MIN_ROWS_FOR_WORKERS = 0 if workers > 1 else shards.MIN_ROWS_FOR_WORKERS
     began = time.perf_counter()
-    found = cache.run_shards(stage, payload, 512, [], work, workers=registry.choose_spread(base) if nodes else workers)
+    found = shards.run_shards(stage, payload, 512, [], work, workers=registry.choose_spread(base) if nodes else workers)
     seconds = time.perf_counter() - began
     assert len(found) == rows
     largest = [resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

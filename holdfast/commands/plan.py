@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from holdfast.core import cache, manifest, storage
+from holdfast.core import manifest, shards, storage
 from holdfast.core.errors import UserError
 from holdfast.params.whole import Params
 from holdfast.planning import costs, devices, earlier, fit, prospects, shapes, survey
@@ -230,7 +230,7 @@ def plan_stage(
     beside, running = devices.stage_seconds(one, rates.get(one.model), slower)
     processes = 1 if name in ("evaluate", "curate") else count
     if here and size and one.model and not params.models[one.model].served:
-        if name in SHARDED and one.rows >= cache.MIN_ROWS_FOR_WORKERS:
+        if name in SHARDED and one.rows >= shards.MIN_ROWS_FOR_WORKERS:
             processes = registry.count_workers(local_manifest(params, one.model, Path(), size))
         elif name in ("finetune", "pilot"):
             processes = launch.count_processes(params.finetune, size.parameters, round(one.rows))

@@ -1,18 +1,11 @@
-"""A model's folder: which of its files are loaded, and whether they fit together. Reads config.json and the headers of the
-weights, no tensor, so it takes seconds whatever the size.
-
-`list_files` names what transformers loads: nothing else is hashed, downloaded or counted, and `stage_files` lets it see nothing
-else (an adapter beside the weights would be attached, and a pickled .metadata read). `check_folder` refuses what would not
-load, or load as another model than was saved.
+"""Whether a model's folder is whole, and what it holds. Reads config.json and the headers of the weights, no tensor, so it takes
+seconds whatever the size. `check_folder` refuses what would not load, or load as another model than was saved.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +14,22 @@ from holdfast.core.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig
+from holdfast.core.checkpoint_files import (
+    ADAPTER,
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    adapter_error,
+    list_weights,
+    no_config,
+    read_headers,
+    refuse_pointer,
+)
+from holdfast.core.exact_loading import load_exactly
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-ADAPTER = "adapter_config.json"
-OTHER_FILES = ("*.json", "*.jinja", "*.model", "*.txt")  # beside the weights: config, tokenizer, template, licence
-LEFTOVERS = ("adapter_*", "*.index.json")  # of these, what is not loaded; the index of the weights is
 TRAINABLE = {"F64", "F32", "F16", "BF16"}  # safetensors' names of what a weight may be stored in
 MAX_CONTEXT = 2**27  # tokens; more is no context
-POINTER = b"version https://git-lfs"
 TOO_LARGE = 2**40  # for any number in config.json
 QUANTISED = (
     "give its full-precision original, or serve this one: 'endpoint', or 'vllm' for a panel member that is not the base"
@@ -45,75 +45,6 @@ class Checkpoint:
     vocabulary: int
     context: int  # longest sequence, tokens
     quantised: str | None  # the method; None: plain floating point
-
-
-def list_weights(folder: Path) -> list[str]:
-    """Names of the weight files that transformers loads. Raises UserError where there are none, or one of them is missing."""
-    if (folder / WEIGHTS).is_file():
-        return [WEIGHTS]
-    if not (folder / INDEX).is_file():
-        raise no_weights(folder)
-    names = sorted(set(read_index(folder).values()))
-    if missing := [name for name in names if not (folder / name).is_file()]:
-        what = f"lacks {len(missing)} of {len(names)} shards of its weights ({', '.join(missing[:3])})"
-        raise UserError(what, where=folder, do="download them again, or save the model anew")
-    return names
-
-
-def list_files(folder: Path) -> list[str]:
-    """Names of all files of a model that are loaded, in order. Raises UserError as list_weights does."""
-    names = {file.name for pattern in OTHER_FILES for file in folder.glob(pattern) if file.is_file()}
-    names -= {file.name for pattern in LEFTOVERS for file in folder.glob(pattern)}
-    weights = list_weights(folder)
-    return sorted({*names, *weights, *([] if weights == [WEIGHTS] else [INDEX])})
-
-
-def read_index(folder: Path) -> dict[str, str]:
-    """The index of sharded weights: file by tensor. Raises UserError where it is damaged or names a file elsewhere."""
-    file = folder / INDEX
-    try:
-        shards = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
-        usable = bool(shards) and all(
-            Path(name).name == name and name.endswith(".safetensors") for name in shards.values()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        usable = False
-    if not usable:
-        raise UserError("not a usable index of weights", where=file, do="download it again, or save the model anew")
-    return shards
-
-
-def no_weights(folder: Path) -> UserError:
-    """Why a folder without weights has none, and what to do."""
-    if (folder / ADAPTER).is_file():
-        return adapter_error(folder)
-    others = sorted(file.name for file in folder.glob("*.safetensors"))
-    if others:
-        do = f"convert it to transformers' format; {WEIGHTS} or {INDEX} is what is loaded"
-        return UserError(f"has weights under other names only ({', '.join(others[:3])})", where=folder, do=do)
-    if list(folder.glob("*.gguf")):
-        do = "give the original in safetensors, or serve this one and give its 'endpoint'"
-        return UserError("has no safetensors weights but GGUF, which is not trained on", where=folder, do=do)
-    do = "convert it: model.save_pretrained(folder) writes safetensors; pickled weights are never loaded"
-    return UserError("has no safetensors weights", where=folder, do=do)
-
-
-def adapter_error(folder: Path) -> UserError:
-    try:
-        base = str(json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"])[:120]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        base = "its base"
-    do = f"merge it first: holdfast merge {folder} --into NEW-FOLDER, and give that folder"
-    return UserError(f"is an adapter for {base}, not a whole model", where=folder, do=do)
-
-
-@contextmanager
-def stage_files(folder: Path, names: list[str]) -> Iterator[Path]:
-    """A folder of links to these files and to no others."""
-    with tempfile.TemporaryDirectory(prefix="holdfast-") as made:
-        for name in names:
-            (Path(made) / name).symlink_to((folder / name).resolve())
-        yield Path(made)
 
 
 def read_config(folder: Path) -> PretrainedConfig:
@@ -149,14 +80,6 @@ def read_config(folder: Path) -> PretrainedConfig:
         raise UserError(what, where=file, do=do) from None
 
 
-def refuse_pointer(file: Path) -> None:
-    """Raises UserError where Git has put the pointer of Git LFS in place of a file."""
-    with file.open("rb") as stream:
-        if stream.read(len(POINTER)) == POINTER:
-            do = "fetch it: `git lfs install`, then `git lfs pull` in that repository; or download the file itself"
-            raise UserError("is a pointer of Git LFS, and not the file itself", where=file, do=do)
-
-
 def check_generation_config(folder: Path) -> None:
     """Raises UserError where generation_config.json cannot be read: it may name the tokens that end an answer."""
     from transformers import GenerationConfig
@@ -172,12 +95,6 @@ def check_generation_config(folder: Path) -> None:
         raise UserError(f"is not usable ({first_line(error)})", where=file, do=do) from None
 
 
-def no_config(folder: Path) -> UserError:
-    if list(folder.glob("*.gguf")):
-        return no_weights(folder)
-    return UserError(f"has no {CONFIG}", where=folder, do="give the folder of a transformers model")
-
-
 def check_numbers(content: Any) -> None:
     """Raises ValueError for a number that no config holds."""
     if isinstance(content, float) and not math.isfinite(content):
@@ -187,33 +104,6 @@ def check_numbers(content: Any) -> None:
     if isinstance(content, (dict, list)):
         for value in content.values() if isinstance(content, dict) else content:
             check_numbers(value)
-
-
-def read_headers(folder: Path, names: list[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """(stored as, shape) of every tensor. Raises UserError for a file that is damaged, or does not hold what the index says."""
-    from safetensors import SafetensorError, safe_open
-
-    headers: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for name in names:
-        try:
-            refuse_pointer(folder / name)
-            with safe_open(folder / name, framework="numpy") as tensors:
-                for key in tensors.keys():  # noqa: SIM118
-                    if key in headers:
-                        what = f"holds {key[:120]}, which another shard holds too"
-                        raise UserError(
-                            what, where=folder / name, do="download the weights again, or save the model anew"
-                        )
-                    part = tensors.get_slice(key)
-                    headers[key] = str(part.get_dtype()), tuple(part.get_shape())
-        except (SafetensorError, OSError) as error:
-            what = f"not a readable safetensors file ({first_line(error)})"
-            raise UserError(what, where=folder / name, do="download it again, or save the model anew") from None
-    listed = read_index(folder) if names != [WEIGHTS] else {}
-    if lost := sorted(listed.keys() - headers.keys()):
-        what = f"{len(lost)} tensors of the index are in no shard ({lost[0]})"
-        raise UserError(what, where=folder / INDEX, do="download the weights again, or save the model anew")
-    return headers
 
 
 def find_quantisation(config: PretrainedConfig, headers: dict[str, tuple[str, tuple[int, ...]]]) -> str | None:
@@ -277,26 +167,6 @@ def check_keys(config: PretrainedConfig, folder: Path, names: list[str]) -> int:
     return load_exactly(folder, staged, dtype=torch.float32, device_map={"": "meta"}).num_parameters()
 
 
-def load_exactly(folder: Path, names: list[str], **options: Any) -> PreTrainedModel:
-    """The causal language model in these files of a folder; `options`: transformers' own. Raises UserError where a tensor is
-    missing, left over, or of another shape."""
-    from transformers import AutoModelForCausalLM
-
-    with stage_files(folder, names) as place, quiet_loading(folder):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            place,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-            output_loading_info=True,
-            **options,
-        )
-    model, info = loaded
-    refuse_other_keys(info, folder)
-    return model
-
-
 def check_finite(folder: Path) -> None:
     """Reads every tensor. Raises UserError where one holds NaN or infinite numbers."""
     from safetensors import safe_open
@@ -320,38 +190,3 @@ def not_finite(key: str, tensor: torch.Tensor, folder: Path) -> UserError:
     kind = str(tensor.dtype).removeprefix("torch.")
     do = "take a copy from before it broke: no later stage can repair it"
     return UserError(f"has weights that are NaN or infinite (in {key[:120]}, as {kind})", where=folder, do=do)
-
-
-def refuse_other_keys(info: dict[str, Any], folder: Path) -> None:
-    """Raises UserError where transformers reports a tensor that is missing, left over, or of another shape."""
-    for kind in ("missing", "unexpected", "mismatched"):
-        keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[f"{kind}_keys"])
-        if keys:
-            more = f" and {len(keys) - 1:,} more" if len(keys) > 1 else ""
-            raise UserError(
-                f"has weights that do not fit {CONFIG}: {kind} {keys[0][:120]}{more}",
-                where=folder,
-                do="download or save the model again: what is missing would be random, what is left over ignored",
-            )
-
-
-@contextmanager
-def quiet_loading(folder: Path) -> Iterator[None]:
-    """Inside, transformers prints no report and no bar; what it raises is a UserError of one line."""
-    import torch
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:  # of its, torch's and safetensors' own kinds
-        do = "download or save the model again; its config.json must belong to its weights"
-        raise UserError(f"cannot be loaded ({first_line(error)})", where=folder, do=do) from None
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from holdfast.core import checkpoint, storage
+from holdfast.core import checkpoint, checkpoint_files, exact_loading, storage
 from holdfast.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -116,11 +116,14 @@ def hub_folder(repository: str, revision: str, files: list[str] | None = None) -
     """Downloads a pinned snapshot, or finds it in the local hub cache: these files, or those that are loaded."""
     if files is not None:
         return download_files(repository, revision, files)
-    folder = download_files(repository, revision, list(checkpoint.OTHER_FILES))
-    weights = [checkpoint.WEIGHTS, f"*/{checkpoint.WEIGHTS}"]  # the latter of sentence-transformers' modules
-    if (folder / checkpoint.INDEX).is_file():
-        weights += sorted(set(checkpoint.read_index(folder).values()))
-    return download_files(repository, revision, [*checkpoint.OTHER_FILES, *weights])
+    folder = download_files(repository, revision, list(checkpoint_files.OTHER_FILES))
+    weights = [
+        checkpoint_files.WEIGHTS,
+        f"*/{checkpoint_files.WEIGHTS}",
+    ]  # the latter of sentence-transformers' modules
+    if (folder / checkpoint_files.INDEX).is_file():
+        weights += sorted(set(checkpoint_files.read_index(folder).values()))
+    return download_files(repository, revision, [*checkpoint_files.OTHER_FILES, *weights])
 
 
 def download_files(repository: str, revision: str, patterns: list[str]) -> Path:
@@ -229,7 +232,7 @@ def load_model(
     kind = choose_dtype(folder, where.type) if dtype == "auto" else getattr(torch, dtype)
     more: dict[str, Any] = {"attn_implementation": attention} if attention else {}
     checkpoint.check_folder(folder, keys=False)
-    model: Any = checkpoint.load_exactly(folder, checkpoint.list_files(folder), dtype=kind, **more)
+    model: Any = exact_loading.load_exactly(folder, checkpoint_files.list_files(folder), dtype=kind, **more)
     model = model.to(where).eval()
     check_answers(model, folder)
     return model
@@ -243,7 +246,7 @@ def choose_dtype(folder: Path, device: str) -> torch.dtype:
 
     if device != "cpu":
         return torch.bfloat16
-    size = sum((folder / name).stat().st_size for name in checkpoint.list_weights(folder))
+    size = sum((folder / name).stat().st_size for name in checkpoint_files.list_weights(folder))
     stored = checkpoint.read_config(folder).dtype
     return torch.bfloat16 if stored == torch.bfloat16 and size >= MIN_BF16_BYTES and bf16_usable() else torch.float32
 

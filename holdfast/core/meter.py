@@ -1,7 +1,7 @@
 """Tokens that pass through models, and the operations they take: what the cost ledger of a stage adds up.
 
 Engines count what they do. The work of other processes, and of shards that an earlier, killed run finished, is added where
-their results arrive (holdfast/core/cache.py). So the sums say what an output took, however it came about.
+their results arrive (holdfast/core/shards.py). So the sums say what an output took, however it came about.
 """
 
 from __future__ import annotations

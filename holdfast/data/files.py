@@ -24,7 +24,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from holdfast.core.checkpoint import POINTER
+from holdfast.core.checkpoint_files import POINTER
 from holdfast.core.errors import UserError, first_line
 from holdfast.data.fields import TURNS, unique_keys
 from holdfast.params.ingest import Source

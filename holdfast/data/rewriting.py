@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from holdfast.chat import encoding
-from holdfast.core import cache, manifest
+from holdfast.core import manifest, shards
 from holdfast.core.errors import UserError
 from holdfast.core.rows import DomainRow
 from holdfast.data import gold_agreement
@@ -64,7 +64,7 @@ def rewrite_answers(
     ]
     work = partial(rewrite_shard, base=base, params=params, prompt=prompt)
     identity = [params.model_dump(), prompt, *registry.engine_identity(base, __file__)]
-    kept = cache.run_shards("rewrite", requests, params.shard, identity, work, "answers", registry.choose_spread(base))
+    kept = shards.run_shards("rewrite", requests, params.shard, identity, work, "answers", registry.choose_spread(base))
     targets = [Target(**one) for one in kept]
     own = {(asked.row_id, asked.turn): one.text for asked, one in zip(requests, targets, strict=True) if one.way}
     changed: list[DomainRow] = [

@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.core import checkpoint, manifest, storage
+from holdfast.core import checkpoint, checkpoint_files, manifest, storage
 from holdfast.core.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def read_config(adapter: Path) -> PeftConfig:
     """The adapter's settings. Raises UserError where the folder holds none, or its weights are pickled."""
     from peft import PeftConfig
 
-    if not adapter.is_dir() or not (adapter / checkpoint.ADAPTER).is_file():
-        what = f"has no {checkpoint.ADAPTER}" if adapter.is_dir() else "no such folder"
+    if not adapter.is_dir() or not (adapter / checkpoint_files.ADAPTER).is_file():
+        what = f"has no {checkpoint_files.ADAPTER}" if adapter.is_dir() else "no such folder"
         raise UserError(what, where=adapter, do="give the folder of an adapter, as PEFT's save_pretrained writes it")
     if not (adapter / WEIGHTS).is_file():
         do = "save it again as safetensors: model.save_pretrained(folder); pickled weights are never loaded"
@@ -70,7 +70,7 @@ def read_config(adapter: Path) -> PeftConfig:
         return PeftConfig.from_pretrained(str(adapter), local_files_only=True)
     except Exception as error:  # JSON, types and values, in a dozen ways
         what = f"is not usable ({first_line(error)})"
-        raise UserError(what, where=adapter / checkpoint.ADAPTER, do="save the adapter again") from None
+        raise UserError(what, where=adapter / checkpoint_files.ADAPTER, do="save the adapter again") from None
 
 
 def find_base(adapter: Path, config: PeftConfig) -> Path:
@@ -78,13 +78,13 @@ def find_base(adapter: Path, config: PeftConfig) -> Path:
     named = str(config.base_model_name_or_path or "")
     do = "give its folder: --base FOLDER"
     if not named:
-        raise UserError("does not say which model is its base", where=adapter / checkpoint.ADAPTER, do=do)
+        raise UserError("does not say which model is its base", where=adapter / checkpoint_files.ADAPTER, do=do)
     if Path(named).is_dir():
         return Path(named)
     if named.count("/") == 1 and not named.startswith((".", "/")):
         from huggingface_hub import try_to_load_from_cache
 
-        if isinstance(file := try_to_load_from_cache(named, checkpoint.CONFIG), str):
+        if isinstance(file := try_to_load_from_cache(named, checkpoint_files.CONFIG), str):
             return Path(file).parent
     raise UserError(f"its base '{named[:120]}' is not here", where=adapter, do=do)
 
@@ -128,8 +128,8 @@ def cannot_merge(adapter: Path, config: PeftConfig, reason: str) -> UserError:
 
 def copy_files(base: Path, adapter: Path, into: Path) -> None:
     """What lies beside the weights: of the base, and the tokenizer of the adapter where it brings one."""
-    weights = {checkpoint.INDEX, *checkpoint.list_weights(base)}
-    for name in checkpoint.list_files(base):
+    weights = {checkpoint_files.INDEX, *checkpoint_files.list_weights(base)}
+    for name in checkpoint_files.list_files(base):
         if name not in weights and not (into / name).exists():
             shutil.copyfile(base / name, into / name)
     if (adapter / "tokenizer.json").is_file():

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from holdfast.core import checkpoint, storage
+from holdfast.core import checkpoint_files, storage
 from holdfast.core.errors import UserError
 from holdfast.params.base import PARAMS, read_yaml
 from holdfast.params.models import Models
@@ -36,10 +36,12 @@ def list_files(folder: Path, nested: bool) -> list[str]:
 
     Raises UserError where the weights are missing.
     """
-    names = set(checkpoint.list_files(folder))
+    names = set(checkpoint_files.list_files(folder))
     if nested:
         below = (
-            file for pattern in (*checkpoint.OTHER_FILES, checkpoint.WEIGHTS) for file in folder.glob(f"*/**/{pattern}")
+            file
+            for pattern in (*checkpoint_files.OTHER_FILES, checkpoint_files.WEIGHTS)
+            for file in folder.glob(f"*/**/{pattern}")
         )
         names |= {file.relative_to(folder).as_posix() for file in below if file.is_file()}
     return sorted(names)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from holdfast.core import cache, manifest
+from holdfast.core import manifest, shards
 from holdfast.core.errors import UserError
 from holdfast.core.fingerprint import source_hash
 
@@ -33,20 +33,20 @@ QUIET = {
 class Worker:
     """An actor. The first shard loads the engine, which stays."""
 
-    def __init__(self, work: cache.Work, folder: str, versions: dict[str, str]) -> None:
+    def __init__(self, work: shards.Work, folder: str, versions: dict[str, str]) -> None:
         self.work, self.folder = work, folder
         self.others = sorted({name for name, _ in versions.items() ^ list_versions().items()})
 
-    def __call__(self, shards: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """One shard, in and out as JSON. What the user has to fix travels back as a value."""
-        [n], [rows] = shards["n"], shards["rows"]
+        [n], [rows] = batch["n"], batch["rows"]
         try:
             done: Any = self.do_shard(json.loads(rows))
         except UserError as error:
             done = {"what": error.what, "where": error.where, "do": error.do}
         return {"n": [n], "done": [json.dumps(done, ensure_ascii=False)]}
 
-    def do_shard(self, rows: list[Any]) -> cache.Shard:
+    def do_shard(self, rows: list[Any]) -> shards.Shard:
         if self.others:
             what = f"a node of the Ray cluster has another {', '.join(self.others)} than this one"
             raise UserError(what, where="ray", do="install the same on every node: results of two versions do not mix")
@@ -55,29 +55,29 @@ class Worker:
         except OSError as error:
             what, do = f"a node lacks it ({error.strerror})", "give every node the project's folder under the same path"
             raise UserError(what, where=self.folder, do=do) from None
-        return cache.do_shard(self.work, rows)
+        return shards.do_shard(self.work, rows)
 
 
-def spread_over_cluster(model: manifest.Manifest) -> cache.Spread:
-    """What cache.run_shards needs to fan this model's shards out over its cluster."""
+def spread_over_cluster(model: manifest.Manifest) -> shards.Spread:
+    """What shards.run_shards needs to fan this model's shards out over its cluster."""
     assert model.ray is not None
     return partial(run_over_cluster, settings=model.ray, where=f"model '{model.name}'")
 
 
 def run_over_cluster(
-    work: cache.Work, parts: list[list[Any]], settings: manifest.Ray, where: str
-) -> Iterator[tuple[int, cache.Shard]]:
+    work: shards.Work, parts: list[list[Any]], settings: manifest.Ray, where: str
+) -> Iterator[tuple[int, shards.Shard]]:
     """(shard number, shard) as they come back, in any order. Raises UserError where Ray or its cluster is missing."""
     ray = connect(settings, where)
     data = ray.data
-    shards = [{"n": n, "rows": json.dumps(part, ensure_ascii=False)} for n, part in enumerate(parts)]
-    done = data.from_items(shards, override_num_blocks=len(shards)).map_batches(
+    items = [{"n": n, "rows": json.dumps(part, ensure_ascii=False)} for n, part in enumerate(parts)]
+    done = data.from_items(items, override_num_blocks=len(items)).map_batches(
         Worker,
         batch_size=1,
         fn_constructor_args=(work, os.getcwd(), list_versions()),
         num_cpus=settings.cpus,
         num_gpus=settings.gpus,
-        compute=data.ActorPoolStrategy(size=min(settings.actors, len(shards))),
+        compute=data.ActorPoolStrategy(size=min(settings.actors, len(items))),
     )
     try:
         # Nothing is fetched ahead: what is here is kept at once, and a kill finds no results waiting.

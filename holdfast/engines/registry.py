@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from holdfast.core import cache, fingerprint, manifest
+from holdfast.core import cache, fingerprint, manifest, shards
 from holdfast.engines.interface import Engine
 
 CARRIERS = (
@@ -69,8 +69,8 @@ def server_identity(model: manifest.Manifest) -> list[Any] | None:
     return [there.url, there.model, there.served, there.top_logprobs, there.refuses] if there else None
 
 
-def choose_spread(model: manifest.Manifest) -> int | cache.Spread:
-    """What cache.run_shards fans a model's shards over: its Ray cluster, or so many processes of this machine."""
+def choose_spread(model: manifest.Manifest) -> int | shards.Spread:
+    """What shards.run_shards fans a model's shards over: its Ray cluster, or so many processes of this machine."""
     if model.ray:
         from holdfast.engines import ray
 
@@ -85,4 +85,4 @@ def count_workers(model: manifest.Manifest) -> int:
     if model.endpoint or model.vllm:
         return 1  # requests overlap in one process
     small = model.parameters < 500_000_000 and (os.cpu_count() or 1) > 1 and manifest.find_device().type == "cpu"
-    return cache.count_workers(2 if small else 1)
+    return shards.count_workers(2 if small else 1)

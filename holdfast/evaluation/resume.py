@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from holdfast.core import cache, fingerprint, meter
+from holdfast.core import cache, fingerprint, meter, shards
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -52,7 +52,7 @@ def answer_in_shards(
     answers: list[Any] = [None] * len(rows)
     for group in groups.values():
         group.sort(key=lambda n: (-length[str(rows[n][0])], str(rows[n][0])))
-        results = cache.run_shards("evaluate", [rows[n] for n in group], size, identity, ask, "requests")
+        results = shards.run_shards("evaluate", [rows[n] for n in group], size, identity, ask, "requests")
         for n, result in zip(group, results, strict=True):
             answers[n] = tuple(result) if isinstance(result, list) else result
     return answers

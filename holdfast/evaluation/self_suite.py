@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.chat import encoding
 from holdfast.chat.templates import Messages
-from holdfast.core import cache, fingerprint, manifest, meter, records
+from holdfast.core import fingerprint, manifest, meter, records, shards
 from holdfast.data.instructions import messages
 from holdfast.evaluation import collapse
 from holdfast.evaluation.settings import AGREEMENT, CHAT, LIKELIHOOD, OVERLAP
@@ -87,7 +87,7 @@ def read_base(params: Evaluate, inputs: Inputs, base: Manifest, tokenizer: Any) 
     code = fingerprint.of_modules(__name__)
     work = partial(top_logprobs, base=base, batch=params.batch)
     identity = [base.fingerprint, base.dtype, manifest.find_device().type, TOP, code]
-    return [tuple(row) for row in cache.run_shards("self", rows, max(1, len(rows)), identity, work)]
+    return [tuple(row) for row in shards.run_shards("self", rows, max(1, len(rows)), identity, work)]
 
 
 def ask(

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from holdfast.chat.templates import Messages
-from holdfast.core import cache
+from holdfast.core import shards
 from holdfast.core.manifest import Manifest
 from holdfast.core.rows import Instruction, Response
 from holdfast.data.refusals import is_refusal
@@ -36,7 +36,7 @@ def answer_instructions(instructions: list[Instruction], member: Manifest, param
     work = partial(answer_shard, params=params, member=member)
     identity = [params.model_dump(exclude={"k"}), *registry.engine_identity(member, __file__)]
     workers = registry.choose_spread(member)
-    return cache.run_shards("respond", requests, params.shard * params.k, identity, work, "responses", workers)
+    return shards.run_shards("respond", requests, params.shard * params.k, identity, work, "responses", workers)
 
 
 def answer_shard(rows: list[Any], params: Respond, member: Manifest) -> list[Response]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from holdfast.chat.templates import Messages
-from holdfast.core import cache
+from holdfast.core import shards
 from holdfast.core.errors import UserError
 from holdfast.core.manifest import Manifest
 from holdfast.data.instructions import transcript
@@ -42,7 +42,7 @@ def score_pairs(
     settings = params.model_dump(include={"batch", "min_mass", "attempts"})
     identity = [is_base, rubric, settings, *registry.engine_identity(judge, __file__)]
     unit = f"responses judged by {judge.name}"
-    rows = cache.run_shards("judge", questions, params.shard, identity, work, unit, registry.choose_spread(judge))
+    rows = shards.run_shards("judge", questions, params.shard, identity, work, unit, registry.choose_spread(judge))
     return {pair: Judgement(**row) for pair, row in zip(pairs, rows, strict=True)}
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from holdfast.chat import encoding, templates
 from holdfast.chat.encoding import Messages, PreQuery
-from holdfast.core import cache, manifest, records
+from holdfast.core import manifest, records, shards
 from holdfast.core.errors import UserError
 from holdfast.core.rows import RawInstruction
 from holdfast.data.filters import is_bait
@@ -79,7 +79,7 @@ def sample_user_turns(
         *registry.engine_identity(base, __file__),
     ]
     work = partial(sample_shard, params=params, base=base, query=query, given=given)
-    return cache.run_shards(
+    return shards.run_shards(
         "reconstruct", samples, params.shard, identity, work, "user turns", registry.choose_spread(base)
     )
 

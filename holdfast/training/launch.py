@@ -16,7 +16,7 @@ import re
 from multiprocessing import forkserver
 from pathlib import Path
 
-from holdfast.core import cache, manifest, storage
+from holdfast.core import cache, manifest, shards, storage
 from holdfast.core.errors import UserError
 from holdfast.params.finetune import Finetune
 from holdfast.training.job import MAX_PARAMETERS_ON_ONE_THREAD, Job
@@ -74,7 +74,7 @@ def count_processes(params: Finetune, parameters: int, rows: int) -> int:
     worker = multiprocessing.parent_process() is not None  # one of several already
     if rows < MIN_ROWS_FOR_TWO_PROCESSES or not small or worker:
         return 1
-    return largest_divisor(params.batch_size, cache.count_workers(2 if (os.cpu_count() or 1) > 1 else 1))
+    return largest_divisor(params.batch_size, shards.count_workers(2 if (os.cpu_count() or 1) > 1 else 1))
 
 
 def count_accelerators() -> int:
@@ -155,7 +155,7 @@ def train_here(job: Job) -> None:
 def run_worker(job: Job) -> None:
     """One of several processes. An error that the user should read goes to a file, since only an exit code comes
     back."""
-    cache.start_worker()
+    shards.start_worker()
     try:
         train_here(job)
     except (UserError, OSError) as error:

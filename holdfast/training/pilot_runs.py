@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from holdfast.chat import encoding
-from holdfast.core import cache, fingerprint, manifest, meter
+from holdfast.core import cache, fingerprint, manifest, meter, shards
 from holdfast.core.errors import UserError
 from holdfast.data import mixture
 from holdfast.params.pilot import Pilot
@@ -76,7 +76,7 @@ def run_pilots(plan: Plan) -> PilotRuns:
     ]
     work = partial(run_shard, plan=plan)
     base, *runs = map(
-        ShortRun.from_json, cache.run_shards("pilot", [None, *plan.points], 1, identity, work, "short runs")
+        ShortRun.from_json, shards.run_shards("pilot", [None, *plan.points], 1, identity, work, "short runs")
     )
     trained_on, forward_only = sum(run.trained_on for run in runs), [run.forward_only for run in runs]
     # The runs take their replay rows from one sequence, so with a cache the longest has those of all others.

@@ -17,7 +17,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PrinterCallback, set_seed
 from trl import SFTConfig
 
-from holdfast.core import checkpoint, manifest, meter
+from holdfast.core import checkpoint_files, manifest, meter
 from holdfast.core.errors import UserError
 from holdfast.training import anchors, averaging, compiling, losses
 from holdfast.training.base_logprobs import Store, build_table
@@ -94,7 +94,7 @@ def train(job: Job) -> None:
     if not params.packing and len(prepared) != rows:
         raise RuntimeError(f"TRL kept {len(prepared)} of {rows} rows")
     earlier = last_checkpoint(job.scratch)
-    if earlier and (earlier / checkpoint.WEIGHTS).is_file():
+    if earlier and (earlier / checkpoint_files.WEIGHTS).is_file():
         check_resumable(earlier, tuned)
     if earlier and trainer.is_world_process_zero():
         print(f"{job.arm}: resuming from {earlier.name}")
@@ -127,7 +127,7 @@ def train(job: Job) -> None:
 
 def check_resumable(folder: Path, model: PreTrainedModel) -> None:
     """Raises UserError where a checkpoint's weights are not the model's: what is missing would keep its value unsaid."""
-    headers = checkpoint.read_headers(folder, [checkpoint.WEIGHTS])
+    headers = checkpoint_files.read_headers(folder, [checkpoint_files.WEIGHTS])
     for name, weight in model.named_parameters():
         if headers.get(name.removeprefix("_orig_mod."), ("", ()))[1] != tuple(weight.shape):
             what = f"does not hold this model's weights ({name[:120]} is missing or has another shape)"
@@ -326,5 +326,5 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
     from safetensors import safe_open
 
     names = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-    with safe_open(folder / checkpoint.list_weights(folder)[0], framework="pt") as tensors:
+    with safe_open(folder / checkpoint_files.list_weights(folder)[0], framework="pt") as tensors:
         return names.get(tensors.get_slice(next(iter(tensors.keys()))).get_dtype())

@@ -1,4 +1,4 @@
-"""core/cache.py: a killed stage repeats at most the shard it was in, and never reuses what is not its own."""
+"""core/shards.py and core/cache.py: a killed stage repeats at most the shard it was in, and never reuses what is not its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.core import cache
+from holdfast.core import cache, shards
 
 ROWS = [["r", i] for i in range(10)]
 
@@ -28,7 +28,7 @@ class Work:
 
 
 def run(work: Work, identity: object = "model-1", size: int = 3, rows: list = ROWS) -> list[dict]:
-    return cache.run_shards("respond", rows, size, identity, work)
+    return shards.run_shards("respond", rows, size, identity, work)
 
 
 def test_a_killed_stage_repeats_only_the_shard_it_was_in(project):
@@ -111,13 +111,13 @@ def test_a_key_is_the_same_in_any_order_of_keys_and_refuses_what_json_cannot_car
         cache.key(float("nan"))
 
 
-def shards(project):
+def shard_files(project):
     return sorted((project / ".cache" / "respond").rglob("*.json"))
 
 
 def test_an_altered_shard_is_done_again_and_counted(project, capsys):
     run(Work())
-    file = next(f for f in shards(project) if '"r4"' in f.read_text(encoding="utf-8"))
+    file = next(f for f in shard_files(project) if '"r4"' in f.read_text(encoding="utf-8"))
     file.write_text(file.read_text(encoding="utf-8").replace('"r4"', '"r5"'), encoding="utf-8")
     again = Work()
     assert run(again) == Work()(ROWS)
@@ -127,7 +127,7 @@ def test_an_altered_shard_is_done_again_and_counted(project, capsys):
 
 def test_a_shard_under_another_s_name_is_done_again(project):
     run(Work())
-    one, other = [f for f in shards(project) if len(cache.json.loads(f.read_text())["results"]) == 3][:2]
+    one, other = [f for f in shard_files(project) if len(cache.json.loads(f.read_text())["results"]) == 3][:2]
     one.write_bytes(other.read_bytes())
     again = Work()
     assert run(again) == Work()(ROWS)

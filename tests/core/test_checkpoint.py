@@ -14,7 +14,7 @@ import pytest
 from helpers import ROOT, SHARED
 
 from holdfast.chat import encoding
-from holdfast.core import checkpoint, manifest
+from holdfast.core import checkpoint_files, manifest
 from holdfast.core.errors import UserError
 from holdfast.engines.inspection import inspect_folder
 from holdfast.params.models import Model
@@ -177,9 +177,9 @@ def shard(folder: Path) -> None:
 def change_index(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         shard(folder)
-        content = json.loads((folder / checkpoint.INDEX).read_text())
+        content = json.loads((folder / checkpoint_files.INDEX).read_text())
         change(content)
-        (folder / checkpoint.INDEX).write_text(json.dumps(content))
+        (folder / checkpoint_files.INDEX).write_text(json.dumps(content))
 
     return apply
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from helpers import ROOT
 
-from holdfast.core import cache, checkpoint
+from holdfast.core import cache, checkpoint, shards
 from holdfast.core.errors import UserError
 from holdfast.evaluation import settings
 from holdfast.params.whole import Params
@@ -81,13 +81,13 @@ def square(part: list[Any]) -> list[Any]:
 
 def test_altered_shards_never_change_a_result(project):
     rows = list(range(12))
-    expected = cache.run_shards("respond", rows, 4, "m", square)
+    expected = shards.run_shards("respond", rows, 4, "m", square)
     files = sorted((project / ".cache").rglob("*.json"))
     whole = {file: file.read_bytes() for file in files}
     for rng in attempts(450):
         file = rng.choice(files)
         file.write_bytes(damage_bytes(rng, whole[file]))
-        assert cache.run_shards("respond", rows, 4, "m", square) == expected
+        assert shards.run_shards("respond", rows, 4, "m", square) == expected
 
 
 def test_altered_databases_never_change_a_reply(project):

@@ -24,7 +24,7 @@ import pytest
 import yaml
 from helpers import ROOT, describe, instruction, response, task
 
-from holdfast.core import cache, manifest, records
+from holdfast.core import cache, manifest, records, shards
 from holdfast.core.errors import UserError
 from holdfast.evaluation import resume
 from holdfast.params.evaluate import Evaluate
@@ -125,8 +125,8 @@ def test_a_stage_killed_at_random_moments_loses_one_shard_at_most(stage, templat
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     shutil.copytree(template, undisturbed)
     start(stage, undisturbed).join()  # the first also starts the process that all others are forked from
-    expected, shards = (undisturbed / "out.parquet").read_bytes(), len(finished(undisturbed))
-    assert shards >= 6
+    expected, count = (undisturbed / "out.parquet").read_bytes(), len(finished(undisturbed))
+    assert count >= 6
     shutil.rmtree(undisturbed / ".cache")
     began = time.monotonic()
     start(stage, undisturbed).join()
@@ -152,7 +152,7 @@ def test_a_stage_killed_at_random_moments_loses_one_shard_at_most(stage, templat
             kills += 1
         after = finished(killed)
         assert before.items() <= after.items()  # what was finished was not done again, and is not gone
-        in_the_middle += 0 < len(after) < shards
+        in_the_middle += 0 < len(after) < count
         if (killed / "out.parquet").exists():
             assert (killed / "out.parquet").read_bytes() == expected  # whole, or not there
             shutil.rmtree(killed)
@@ -162,7 +162,7 @@ def test_a_stage_killed_at_random_moments_loses_one_shard_at_most(stage, templat
     last.join()
     assert last.exitcode == 0
     assert (killed / "out.parquet").read_bytes() == expected
-    assert len(finished(killed)) == shards
+    assert len(finished(killed)) == count
     assert in_the_middle  # or the moments were none
 
 
@@ -239,9 +239,9 @@ def squares(part: list) -> list[dict]:
 
 def test_a_full_disk_is_said_so_and_leaves_no_half_shard(project):
     with no_file_above(500), pytest.raises(UserError, match=r"cache cannot be written[\s\S]*finished work is kept"):
-        cache.run_shards("respond", range(20), 10, "m", squares)
+        shards.run_shards("respond", range(20), 10, "m", squares)
     assert [f for f in (project / ".cache").rglob("*") if f.is_file()] == []
-    assert cache.run_shards("respond", range(20), 10, "m", squares) == squares(list(range(20)))
+    assert shards.run_shards("respond", range(20), 10, "m", squares) == squares(list(range(20)))
 
 
 def test_a_full_disk_is_said_so_by_the_cache_of_replies(project):
@@ -278,7 +278,7 @@ def test_a_full_disk_stops_a_command_with_a_few_lines_and_leaves_its_earlier_out
 
 
 @pytest.mark.parametrize(
-    "use", [lambda: cache.run_shards("respond", range(3), 2, "m", squares), lambda: cache.Replies("m")]
+    "use", [lambda: shards.run_shards("respond", range(3), 2, "m", squares), lambda: cache.Replies("m")]
 )
 @pytest.mark.parametrize("name", [".cache", "stage"])
 def test_a_cache_that_cannot_be_written_is_said_so(project, use, name):
@@ -292,7 +292,7 @@ def test_a_cache_that_cannot_be_written_is_said_so(project, use, name):
 
 
 @pytest.mark.parametrize(
-    "use", [lambda: cache.run_shards("respond", range(3), 2, "m", squares), lambda: cache.Replies("m")]
+    "use", [lambda: shards.run_shards("respond", range(3), 2, "m", squares), lambda: cache.Replies("m")]
 )
 def test_a_read_only_cache_is_said_so(project, use):
     (project / ".cache").mkdir(mode=0o555)
@@ -346,32 +346,32 @@ def linger(part: list) -> list[dict]:
 @pytest.fixture
 def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Worker processes however few rows there are."""
-    monkeypatch.setattr(cache, "MIN_ROWS_FOR_WORKERS", 0)
+    monkeypatch.setattr(shards, "MIN_ROWS_FOR_WORKERS", 0)
 
 
 def test_worker_processes_give_the_same_in_the_same_order(project, any_size):
-    found = cache.run_shards("respond", range(25), 4, "m", note_and_square, workers=2)
+    found = shards.run_shards("respond", range(25), 4, "m", note_and_square, workers=2)
     assert found == squares(list(range(25)))
     assert str(os.getpid()) not in os.listdir("pids")
     files = finished(project)
-    assert cache.run_shards("respond", range(25), 4, "m", note_and_square, workers=2) == found
+    assert shards.run_shards("respond", range(25), 4, "m", note_and_square, workers=2) == found
     assert finished(project) == files
 
 
 def test_an_error_in_a_worker_process_is_the_same_error(project, any_size):
     with pytest.raises(UserError, match=r"here: no such thing\n  look there"):
-        cache.run_shards("respond", range(9), 4, "m", refuse, workers=2)
+        shards.run_shards("respond", range(9), 4, "m", refuse, workers=2)
 
 
 def test_a_worker_process_that_dies_is_said_so(project, any_size):
     with pytest.raises(UserError, match=r"ended from outside[\s\S]*HOLDFAST_WORKERS=1"):
-        cache.run_shards("respond", range(9), 4, "m", die, workers=2)
+        shards.run_shards("respond", range(9), 4, "m", die, workers=2)
 
 
 def work_in_processes(folder: Path, work: Callable) -> None:
     os.chdir(folder)
-    cache.MIN_ROWS_FOR_WORKERS = 0
-    cache.run_shards("respond", range(8), 4, "m", work, workers=2)
+    shards.MIN_ROWS_FOR_WORKERS = 0
+    shards.run_shards("respond", range(8), 4, "m", work, workers=2)
 
 
 def test_worker_processes_end_with_a_parent_that_was_killed(tmp_path):
@@ -407,7 +407,7 @@ def test_the_stages_give_the_same_bytes_in_two_processes(template, tmp_path):
         shutil.copytree(template / "models" / "manifest", folder / "models" / "manifest")
         shutil.copytree(ROOT / "stages", folder / "stages")
         content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-        content["reconstruct"] |= {"samples": cache.MIN_ROWS_FOR_WORKERS, "max_tokens": 4, "shard": 400, "batch": 100}
+        content["reconstruct"] |= {"samples": shards.MIN_ROWS_FOR_WORKERS, "max_tokens": 4, "shard": 400, "batch": 100}
         (folder / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOLDFAST_WORKERS": str(workers)}
         done = subprocess.run(

@@ -21,7 +21,7 @@ import psutil
 import pytest
 from helpers import ROOT, describe
 
-from holdfast.core import cache, manifest
+from holdfast.core import manifest, shards
 from holdfast.core.errors import UserError
 from holdfast.engines import ray as engine
 from holdfast.engines import registry
@@ -53,7 +53,7 @@ def answered(folder: Path, entry: manifest.Manifest, pause: float = 0.0) -> list
     """All rows, by way of the cache in `folder`."""
     os.chdir(folder)
     job = partial(work, entry=entry, log=str(folder / "log"), pause=pause)
-    return cache.run_shards("respond", ROWS, SIZE, ["test"], job, workers=registry.choose_spread(entry))
+    return shards.run_shards("respond", ROWS, SIZE, ["test"], job, workers=registry.choose_spread(entry))
 
 
 def finished(folder: Path) -> int:
@@ -200,7 +200,7 @@ def test_without_ray_it_is_said_what_to_install(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     entry = manifest.load(describe(tiny, tmp_path, ray={}))
     with pytest.raises(UserError, match=r"Ray is not installed[\s\S]*pip install 'holdfast\[ray\]'"):
-        cache.run_shards("respond", ROWS, SIZE, ["none"], work, workers=registry.choose_spread(entry))
+        shards.run_shards("respond", ROWS, SIZE, ["none"], work, workers=registry.choose_spread(entry))
 
 
 def test_where_shards_are_done_is_no_part_of_what_they_are(tiny, tmp_path):
@@ -209,9 +209,9 @@ def test_where_shards_are_done_is_no_part_of_what_they_are(tiny, tmp_path):
 
 
 def test_a_shard_that_does_not_come_back_is_an_error_and_not_a_gap(project):
-    def loses_one(work: cache.Work, parts: list[list[Any]]) -> Iterator[tuple[int, cache.Shard]]:
-        yield from ((n, cache.do_shard(work, part)) for n, part in enumerate(parts) if n != 1)
+    def loses_one(work: shards.Work, parts: list[list[Any]]) -> Iterator[tuple[int, shards.Shard]]:
+        yield from ((n, shards.do_shard(work, part)) for n, part in enumerate(parts) if n != 1)
 
     with pytest.raises(RuntimeError, match="1 of 3 shards did not come back"):
-        cache.run_shards("none", [1, 2, 3], 1, [], lambda part: part, workers=loses_one)
+        shards.run_shards("none", [1, 2, 3], 1, [], lambda part: part, workers=loses_one)
     assert finished(project) == 2

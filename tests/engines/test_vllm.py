@@ -67,7 +67,7 @@ if __name__ == "__main__":
 
 
 from holdfast.chat import encoding  # noqa: E402
-from holdfast.core import cache, manifest  # noqa: E402
+from holdfast.core import manifest, shards  # noqa: E402
 from holdfast.core.errors import UserError  # noqa: E402
 from holdfast.core.yaml_text import Loader  # noqa: E402
 from holdfast.engines import local, registry, vllm  # noqa: E402
@@ -349,7 +349,9 @@ def test_an_actor_on_a_ray_cluster_holds_vllm(project, monkeypatch):
     settings = Respond(k=1, temperature=0.0, max_tokens=24, shard=3)
     work = partial(responses.answer_shard, params=settings, member=entry)
     try:
-        found = cache.run_shards("respond", rows, settings.shard, ["test"], work, workers=registry.choose_spread(entry))
+        found = shards.run_shards(
+            "respond", rows, settings.shard, ["test"], work, workers=registry.choose_spread(entry)
+        )
     finally:
         ray.shutdown()
     here = local.Engine(entry, 4).answer(CHATS, SEEDS, Sampling(0.0, 1.0, 24))

@@ -11,7 +11,7 @@ from helpers import describe
 
 from holdfast.chat import encoding
 from holdfast.commands import costs
-from holdfast.core import cache, ledger, manifest, meter, storage
+from holdfast.core import ledger, manifest, meter, shards, storage
 from holdfast.core.errors import UserError
 from holdfast.engines import local
 from holdfast.engines.interface import Sampling
@@ -63,11 +63,11 @@ def counting(part: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_shards_bring_home_what_they_took_wherever_and_whenever_they_were_done(project, monkeypatch, workers):
-    monkeypatch.setattr(cache, "MIN_ROWS_FOR_WORKERS", 0)
+    monkeypatch.setattr(shards, "MIN_ROWS_FOR_WORKERS", 0)
     rows = list(range(10))
-    cache.run_shards("respond", rows[:6], 3, "m", counting)  # two shards are there
+    shards.run_shards("respond", rows[:6], 3, "m", counting)  # two shards are there
     monkeypatch.setattr(meter, "total", meter.Spent())
-    assert cache.run_shards("respond", rows, 3, "m", counting, workers=workers) == rows
+    assert shards.run_shards("respond", rows, 3, "m", counting, workers=workers) == rows
     assert asdict(meter.total) == {
         "read": 10,
         "reused": 0,
@@ -81,10 +81,10 @@ def test_shards_bring_home_what_they_took_wherever_and_whenever_they_were_done(p
 
 @pytest.mark.parametrize("spent", [None, [], {"read": "7"}, {"read": 1.5}])
 def test_a_shard_that_does_not_say_what_it_took_is_done_again(project, spent):
-    cache.run_shards("respond", [1, 2], 2, "m", counting)
+    shards.run_shards("respond", [1, 2], 2, "m", counting)
     [file] = (project / ".cache").rglob("*.json")
     storage.write_json(file, {"results": [1, 2], "spent": spent})
-    cache.run_shards("respond", [1, 2], 2, "m", counting)
+    shards.run_shards("respond", [1, 2], 2, "m", counting)
     assert json.loads(file.read_text())["spent"] == {"read": 2, "written": 3, "flops": 1000}
 
 
@@ -126,7 +126,7 @@ def test_counts_are_the_same_bytes_after_a_kill_and_timings_say_what_came_from_t
     def run(rows: list[int], folder: str) -> bytes:
         monkeypatch.setattr(meter, "total", meter.Spent())
         with ledger.record_cost(project / folder, "respond"):
-            cache.run_shards("respond", rows, 2, "m", counting)
+            shards.run_shards("respond", rows, 2, "m", counting)
         return (project / folder / "respond.json").read_bytes()
 
     whole = run([1, 2, 3, 4], "costs")
