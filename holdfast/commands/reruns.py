@@ -10,14 +10,14 @@ import yaml
 
 from holdfast.commands import explain
 from holdfast.commands.changes import Changes
-from holdfast.commands.code import describe_code
+from holdfast.commands.code import CODE, describe_code
 from holdfast.core import yaml_text
 from holdfast.core.errors import UserError, first_line
 from holdfast.params.base import PARAMS
 from holdfast.params.whole import Params
 from holdfast.planning import scaffold
 
-CODE, LOCK = Path(".holdfast/code"), Path("dvc.lock")
+LOCK = Path("dvc.lock")
 
 
 def describe_reruns(changes: Changes) -> list[str]:
