@@ -11,22 +11,9 @@ import re
 from typing import Any, NamedTuple
 
 from holdfast.data.fields import ROW_WEIGHTS, Fields, field
-from holdfast.data.turns import (
-    MASKS,
-    UNDESIRED,
-    UNTRAINED,
-    Turn,
-    Unreadable,
-    add_thoughts,
-    decode_json,
-    drop_nulls,
-    is_trained,
-    normalise_turns,
-    parse_turns,
-    refuse_pictures,
-    role_of,
-    text,
-)
+from holdfast.data.row_values import Unreadable, decode_json, drop_nulls, text
+from holdfast.data.turn_order import UNTRAINED, normalise_turns
+from holdfast.data.turns import MASKS, UNDESIRED, Turn, add_thoughts, is_trained, parse_turns, refuse_pictures, role_of
 from holdfast.params.ingest import Columns
 
 OTHER_PROMPT = "its prompt is not in its chosen side, which begins with a user's turn"

@@ -22,8 +22,9 @@ from holdfast.core.errors import UserError
 from holdfast.data import conversations, fields, files, sources, splitting
 from holdfast.data.fields import field, printable
 from holdfast.data.ingestion_report import describe_split
+from holdfast.data.row_values import Unreadable, storable, text
 from holdfast.data.template_fit import TemplateFit
-from holdfast.data.turns import HAS_PICTURES, ROLES, Turn, Unreadable, storable, text
+from holdfast.data.turns import HAS_PICTURES, ROLES, Turn
 from holdfast.params.ingest import Columns, Ingest, Source
 
 DUPLICATE, OVERLAP, NEAR_COPY = "duplicate", "overlaps the test split", "near-duplicate of a test row"

@@ -13,7 +13,8 @@ from typing import Any
 from holdfast.chat import encoding, templates
 from holdfast.chat.spans import leaves, shows
 from holdfast.core.errors import first_line
-from holdfast.data.turns import Turn, Unreadable
+from holdfast.data.row_values import Unreadable
+from holdfast.data.turns import Turn
 
 ENDS = "end-of-turn text at the end of an answer removed"
 THOUGHTS = "thoughts in <think> taken out of the text and given to the template"

@@ -1,15 +1,12 @@
-"""Turns of a conversation in one spelling: their roles, texts, thoughts, tool calls and weights, and the order they may have."""
+"""Turns of a conversation in one spelling: their roles, texts, thoughts, tool calls and weights."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
-from holdfast.data.fields import field, unique_keys
+from holdfast.data.fields import field
+from holdfast.data.row_values import Unreadable, decode_json, drop_nulls, identifier, text
 
 Turn = dict[str, Any]
 ROLES = {
@@ -45,21 +42,13 @@ PICTURES = {
     "input_audio",
 }
 PLAIN_TURNS = frozenset({("role", "content"), ("content", "role"), ("from", "value"), ("value", "from")})
-BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
 CHANNELS = ("analysis", "commentary", "final")  # of the harmony format
 EMPTY = "empty turn"
 HAS_PICTURES = "holds images, video or audio: only text is trained on"
-UNTRAINED = "nothing of it is trained on (weight 0)"
 UNDESIRED = "its label is false: no answer to learn"
 MASKED = (
     f"a field that says what is trained on in a way that is not read ({', '.join(MASKS)}): give weight: 0 at a turn"
 )
-CUT, JOINED = "last turn not by the assistant cut", "turns of one role joined"
-BLANK = "blank space removed at the end or in blank lines before the text"
-
-
-class Unreadable(Exception):
-    """A row that parses but is no conversation. The text is a fixed reason: it holds nothing from the row."""
 
 
 def refuse_pictures(row: dict[str, Any]) -> None:
@@ -271,103 +260,3 @@ def parse_call(call: Any) -> dict[str, Any]:
         raise Unreadable("arguments of a tool call that are no object")
     parsed = {"type": "function", "function": {"name": inner["name"], "arguments": arguments or {}}}
     return parsed if call.get("id") is None else {**parsed, "id": identifier(call["id"])}
-
-
-def identifier(value: Any) -> str:
-    """The name or id of a tool or call, which may be a number."""
-    return text({"id": value}, "id")
-
-
-def drop_nulls(value: Any) -> Any:
-    """Without the fields that Parquet adds as nulls, because another row has them."""
-    if isinstance(value, dict):
-        return {key: drop_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [drop_nulls(inner) for inner in value] if isinstance(value, list) else value
-
-
-def decode_json(value: Any, reason: str) -> Any:
-    """What a text holds as JSON; anything else as it is. Raises Unreadable with the reason."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value, object_pairs_hook=unique_keys) if value.strip() else None
-    except (ValueError, RecursionError):
-        raise Unreadable(reason) from None
-
-
-def normalise_turns(turns: list[Turn], same_role: str, changes: set[str]) -> list[Turn]:
-    """[system,] user, assistant, [tool, assistant,] ... assistant. Adds to `changes` what was changed. Raises Unreadable."""
-    result: list[Turn] = []
-    for turn in turns:
-        content = storable(turn["content"])
-        if content[:1].isspace() or content[-1:].isspace():
-            content = trim(turn["content"])
-            if content != turn["content"]:
-                changes.add(BLANK)
-            turn = {**turn, "content": content}
-        if not content and turn["role"] == "system":
-            continue
-        if not content and not turn.get("tool_calls") and turn["role"] != "tool":
-            raise Unreadable(EMPTY)
-        if result and result[-1]["role"] == turn["role"] != "tool":
-            turn = join_turns(result.pop(), turn, same_role)
-            changes.add(JOINED)
-        result.append(turn)
-    while result and result[-1]["role"] != "assistant":
-        result.pop()
-        changes.add(CUT)
-    if not result:
-        raise Unreadable("no turn of the assistant")
-    roles = [turn["role"] for turn in result]
-    dialogue = roles[1:] if roles[0] == "system" else roles
-    if "system" in dialogue:
-        raise Unreadable("a system turn that is not the first")
-    if dialogue[0] != "user":
-        raise Unreadable("does not begin with the user")
-    if "tool" in dialogue:
-        check_tool_turns(result)
-    if all(turn.get("train") is False for turn in result if turn["role"] == "assistant"):
-        raise Unreadable(UNTRAINED)
-    return result
-
-
-def join_turns(one: Turn, other: Turn, same_role: str) -> Turn:
-    if same_role == "reject":
-        raise Unreadable("two turns of one role in a row")
-    if one.keys() != {"role", "content"} or other.keys() != {"role", "content"}:
-        raise Unreadable("two turns of one role in a row that cannot be joined")
-    return {"role": one["role"], "content": f"{one['content']}\n\n{other['content']}"}
-
-
-def check_tool_turns(turns: list[Turn]) -> None:
-    for one, other in pairwise(turns):
-        if other["role"] == "tool" and one["role"] != "tool" and not one.get("tool_calls"):
-            raise Unreadable("a tool's turn that no call stands before")
-        if one["role"] == "tool" and other["role"] == "user":
-            raise Unreadable("a tool's turn that the assistant does not answer")
-
-
-def trim(content: str) -> str:
-    """Without blank lines before the text and blank space at its end. The first line keeps its indentation."""
-    return BLANK_LINES.sub("", content).rstrip()
-
-
-def text(row: dict[str, Any], path: str) -> str:
-    """A field as text. Numbers count as text (labels often are); a truth value, a list or nothing at all does not."""
-    value = field(row, path)
-    if value is None:
-        raise Unreadable(f"no field '{path}'")
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return str(value)
-    raise Unreadable(f"field '{path}' is not text")
-
-
-def storable(value: str) -> str:
-    """The value, unless it holds half a surrogate pair, which JSON can spell and UTF-8 cannot. Raises Unreadable."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise Unreadable("not valid Unicode") from None
-    return value

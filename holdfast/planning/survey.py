@@ -17,7 +17,7 @@ from holdfast.data.ingestion import DUPLICATE
 from holdfast.data.ingestion_report import remarks
 from holdfast.data.splitting import contexts, find_copies
 from holdfast.data.template_fit import TemplateFit
-from holdfast.data.turns import JOINED
+from holdfast.data.turn_order import JOINED
 from holdfast.params.ingest import Columns, Ingest, Source
 
 Conversation = list[dict[str, Any]]

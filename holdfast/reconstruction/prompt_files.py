@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from holdfast.chat.encoding import Messages
 from holdfast.core import storage
 from holdfast.core.errors import UserError
-from holdfast.data import files, turns
+from holdfast.data import files, row_values, turns
 from holdfast.data.instructions import normalise
-from holdfast.data.turns import Unreadable
+from holdfast.data.row_values import Unreadable
 from holdfast.params.reconstruct import CorpusSource, Reconstruct
 
 
@@ -140,7 +140,7 @@ def parse_prompt(row: Any, field: str | None) -> tuple[Messages, str]:
     spoken = read_turns(row, field)
     if isinstance(row.get("system"), str):
         spoken = [("system", row["system"]), *spoken]
-    spoken = [(role, normalise(turns.storable(content))) for role, content in spoken[:3]]
+    spoken = [(role, normalise(row_values.storable(content))) for role, content in spoken[:3]]
     spoken = [turn for turn in spoken if turn != ("system", "")]
     context = [{"role": "system", "content": spoken[0][1]}] if spoken[:1] and spoken[0][0] == "system" else []
     if len(spoken) <= len(context) or spoken[len(context)][0] != "user":
@@ -153,15 +153,15 @@ def parse_prompt(row: Any, field: str | None) -> tuple[Messages, str]:
 def read_turns(row: dict[str, Any], field: str | None) -> list[tuple[str, str]]:
     """The turns of one row, the user's at least. Raises Unreadable."""
     if field:
-        return [("user", turns.text(row, field))]
+        return [("user", row_values.text(row, field))]
     if "messages" in row or isinstance(row.get("prompt"), list):
         return roles_and_texts(row.get("messages", row.get("prompt")))
     if "conversations" in row:
         return roles_and_texts(row["conversations"])
     if "instruction" in row:
-        parts = [turns.text(row, key) for key in ("instruction", "input") if row.get(key) is not None]
+        parts = [row_values.text(row, key) for key in ("instruction", "input") if row.get(key) is not None]
         return [("user", "\n\n".join(part.strip() for part in parts if part.strip()))]
-    return [("user", turns.text(row, "prompt"))]
+    return [("user", row_values.text(row, "prompt"))]
 
 
 def roles_and_texts(messages: Any) -> list[tuple[str, str]]:

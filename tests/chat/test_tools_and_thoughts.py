@@ -10,8 +10,8 @@ from helpers import ROOT, SHARED
 from holdfast.chat import encoding, templates
 from holdfast.core import manifest
 from holdfast.data import mixture
+from holdfast.data.row_values import Unreadable
 from holdfast.data.template_fit import UNROLLED, TemplateFit
-from holdfast.data.turns import Unreadable
 
 BOX = {"type": "integer", "description": "its number"}
 PARAMETERS = {"type": "object", "properties": {"box": BOX}, "required": ["box"]}

@@ -14,7 +14,7 @@ from holdfast.core.errors import UserError
 from holdfast.data import ingestion, splitting
 from holdfast.data.ingestion import Split
 from holdfast.data.template_fit import ENDS, ESCAPED, INLINE, TemplateFit
-from holdfast.data.turns import BLANK, CUT, JOINED
+from holdfast.data.turn_order import BLANK, CUT, JOINED
 from holdfast.params.ingest import Ingest
 
 CASES = SHARED / "cases"

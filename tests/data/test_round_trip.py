@@ -22,7 +22,7 @@ from holdfast.core import manifest, records
 from holdfast.core.errors import UserError
 from holdfast.data import ingestion, mixture
 from holdfast.data.template_fit import ENDS, ESCAPED, TemplateFit
-from holdfast.data.turns import BLANK
+from holdfast.data.turn_order import BLANK
 from holdfast.params.ingest import Ingest
 
 MUTATIONS = 2_400

@@ -17,7 +17,8 @@ from helpers import SHARED
 from holdfast.core.errors import UserError
 from holdfast.data import ingestion
 from holdfast.data.template_fit import TemplateFit
-from holdfast.data.turns import HAS_PICTURES, MASKED, UNDESIRED, UNTRAINED
+from holdfast.data.turn_order import UNTRAINED
+from holdfast.data.turns import HAS_PICTURES, MASKED, UNDESIRED
 from holdfast.params.ingest import Ingest
 
 USER = {"role": "user", "content": "Where is it?"}

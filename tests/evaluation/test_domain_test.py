@@ -10,7 +10,7 @@ from helpers import ROOT
 from holdfast.chat import encoding
 from holdfast.core import manifest
 from holdfast.data import mixture
-from holdfast.evaluation import suites
+from holdfast.evaluation import domain_test
 from holdfast.params.evaluate import Evaluate
 
 CHAT = [
@@ -29,7 +29,7 @@ def tokenizer() -> Any:
 
 def make(rows: list[dict], tokenizer: Any, **changes: Any) -> Any:
     params = Evaluate.model_construct(domain_test="exact_match", max_tokens=16, **changes)
-    return suites.make_test_split_task(params, rows, tokenizer)
+    return domain_test.make_test_split_task(params, rows, tokenizer)
 
 
 def test_an_item_is_the_training_row_up_to_its_last_answer(tokenizer):

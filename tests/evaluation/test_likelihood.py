@@ -13,7 +13,7 @@ from helpers import ROOT, describe, set_params
 
 from holdfast.chat import encoding
 from holdfast.core import manifest, records
-from holdfast.evaluation import harness, suites
+from holdfast.evaluation import domain_test, harness
 from holdfast.params.evaluate import DOMAIN_TEST, Evaluate, Suite
 
 ROWS = [
@@ -53,8 +53,10 @@ def test_an_answer_s_score_is_the_geometric_mean_of_its_tokens_probabilities(tmp
 
 
 def test_a_likelihood_is_a_share_of_one() -> None:
-    assert suites.score_likelihood({"tokens": 4}, [(-4 * math.log(2), False)]) == {"likelihood": pytest.approx(0.5)}
-    assert suites.score_likelihood({"tokens": 4}, [(1e-9, True)]) == {"likelihood": 1.0}
+    assert domain_test.score_likelihood({"tokens": 4}, [(-4 * math.log(2), False)]) == {
+        "likelihood": pytest.approx(0.5)
+    }
+    assert domain_test.score_likelihood({"tokens": 4}, [(1e-9, True)]) == {"likelihood": 1.0}
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(0.0, "fail"), (0.05, "pass")])

@@ -19,7 +19,18 @@ from holdfast.core import ledger, manifest, records, storage
 from holdfast.core.errors import UserError
 from holdfast.params.finetune import Arm
 from holdfast.planning import machine
-from holdfast.training import averaging, compiling, curves, fine_tuning, job, monitoring, process, results, trainer
+from holdfast.training import (
+    averaging,
+    compiling,
+    curves,
+    fine_tuning,
+    job,
+    monitoring,
+    process,
+    results,
+    saved_model,
+    trainer,
+)
 
 
 @pytest.fixture
@@ -363,7 +374,7 @@ def test_the_tuned_model_keeps_the_base_s_dtype_tokenizer_and_template(train, ti
     describe(half, project / "models/manifest")
     train()
     tuned = project / "models" / "arm"
-    assert process.stored_dtype(tuned) == torch.bfloat16
+    assert saved_model.stored_dtype(tuned) == torch.bfloat16
     for name in ("tokenizer.json", "chat_template.jinja"):
         assert (tuned / name).read_bytes() == (tiny / name).read_bytes()
     assert not (tuned / "model.safetensors.index.json").exists()  # it would point to the base's shards
@@ -542,7 +553,7 @@ def model_files(project: Path) -> dict[Path, bytes]:
 @pytest.mark.parametrize("damage", ["another weight", "a tensor lost", "cut short", "quantised"])
 def test_a_saved_model_that_answers_otherwise_fails_and_the_earlier_one_stays(train, project, monkeypatch, damage):
     train()
-    before, save = model_files(project), process.save_as_stored
+    before, save = model_files(project), saved_model.save_as_stored
 
     def save_badly(job, model) -> None:
         save(job, model)
@@ -561,7 +572,7 @@ def test_a_saved_model_that_answers_otherwise_fails_and_the_earlier_one_stays(tr
             config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
             (file.parent / "config.json").write_text(json.dumps(config))
 
-    monkeypatch.setattr(process, "save_as_stored", save_badly)
+    monkeypatch.setattr(saved_model, "save_as_stored", save_badly)
     wanted = {
         "another weight": "the saved model answers otherwise than the trained one",
         "a tensor lost": "missing model.layers.0",
