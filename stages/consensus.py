@@ -27,8 +27,8 @@ def main() -> None:
 
     for warning in summary["warnings"]:
         print(f"warning: {warning}")
-    kept = f"kept {len(candidates):,} of {len(instructions):,} instructions with a response"
-    print(f"{kept}; {len(rejected):,} rejected")
+    selected = f"kept {len(candidates):,} of {len(instructions):,} instructions with a response"
+    print(f"{selected}; {len(rejected):,} rejected")
     refusals = summary["refusals"]
     print(
         f"{refusals['kept']:,} of them are refusals; {refusals['obeyed']:,} that deserve one got none, and are left out"

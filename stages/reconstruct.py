@@ -18,11 +18,11 @@ def main() -> None:
     base = manifest.load(Path("models/manifest/base.json"))
     tokenizer = manifest.load_tokenizer(base.folder())
     query = user_turns.derive_pre_query(params, tokenizer, f"base ({base.source})")
-    given = user_turns.Given(prompt_files.read_system_prompts(params), prompt_files.read_openings(params))
+    parts = user_turns.PromptParts(prompt_files.read_system_prompts(params), prompt_files.read_openings(params))
     prompts = prompt_files.read_corpora(params)
     fit = FitRows(RowChecker(checks, tokenizer, base.name))
 
-    own = drawing.draw_user_turns(params, base, query, given, fit)
+    own = drawing.draw_user_turns(params, base, query, parts, fit)
     sources = [own]
     if params.corpus:
         embedder = manifest.load(Path("models/manifest/embedder.json"))

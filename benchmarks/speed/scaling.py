@@ -52,7 +52,7 @@ def measure(stage: str, model: str, rows: int, workers: int, attention: str, nod
                 params=Reconstruct(samples=rows, max_tokens=96),
                 base=base,
                 query=encoding.find_pre_query(manifest.load_tokenizer(base.folder()), model),
-                given=user_turns.Given([], {}),
+                parts=user_turns.PromptParts([], {}),
             ),
             list(range(rows)),
         ),
@@ -170,12 +170,12 @@ if __name__ == "__main__":
     parser.add_argument("--memory", action="store_true", help="the memory alone")
     parser.add_argument("--ray", action="store_true", help="Ray nodes alone")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.cell:
-        print(json.dumps(measure(*json.loads(given.cell))))
-    elif given.ray:
-        over_ray(given.model, given.rows)
+    args = parser.parse_args()
+    if args.cell:
+        print(json.dumps(measure(*json.loads(args.cell))))
+    elif args.ray:
+        over_ray(args.model, args.rows)
     else:
-        if not given.memory:
-            speed(given.model, given.rows)
-        memory(given.model, given.rows)
+        if not args.memory:
+            speed(args.model, args.rows)
+        memory(args.model, args.rows)

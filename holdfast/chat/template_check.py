@@ -236,10 +236,10 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[2]), int(sys.argv[2])))
     sys.modules["torch"] = None  # type: ignore[assignment]  # tokenizers need none, and its import takes seconds
     try:
-        found = examine_source(sys.argv[1])
+        report = examine_source(sys.argv[1])
     except UserError as error:
-        found = {"error": {"what": error.what, "where": error.where, "do": error.do}}
-    print(json.dumps(found))
+        report = {"error": {"what": error.what, "where": error.where, "do": error.do}}
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

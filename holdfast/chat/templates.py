@@ -163,8 +163,7 @@ def find_extras(template: Template) -> Extras:
         way: show([user, {**called, "tool_calls": [call if way == "objects" else arguments_as_text(call)]}], tools)
         for way in ("objects", "text")
     }
-    told = show([user], tools)
-    of_tools = told.count("qzTOOLzq")
+    of_tools = show([user], tools).count("qzTOOLzq")
     seen = [
         way
         for way, text in shown.items()
@@ -215,7 +214,7 @@ def find_dialect(template: Template) -> Dialect:
         shown.append((2 * once + both, dialect))
     if not shown:
         raise errors[0]
-    dialect = max(shown, key=lambda found: found[0])[1]  # the first of the best
+    dialect = max(shown, key=lambda scored: scored[0])[1]  # the first of the best
     try:
         system = SYSTEM in show(dialect, [{"role": "system", "content": SYSTEM}, *turns(SENTINEL)], True)
     except Exception:

@@ -175,9 +175,9 @@ def check_replay(params: Params) -> Iterator[Line]:
         seen = sum(1 for _ in itertools.islice(rows, math.ceil(amount.TOO_FEW / least / part)))
     except UserError:
         return  # said above, where a file is missing, or by `ingest`
-    kept = round(seen * part)
-    for name, (replayed, share) in amount.find_starved_arms(mix, params.pilot, params.arms, kept).items():
-        what = f"arm {name} would replay {replayed} rows beside {kept:,} of the domain, too few to hold what the base knows"
+    in_train = round(seen * part)
+    for name, (replayed, share) in amount.find_starved_arms(mix, params.pilot, params.arms, in_train).items():
+        what = f"arm {name} would replay {replayed} rows beside {in_train:,} of the domain, too few to hold what the base knows"
         yield NOTE, f"{what}: raise mix.arms.{name}.share to {share:.2f} or more"
 
 

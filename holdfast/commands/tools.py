@@ -98,9 +98,9 @@ def template(
     from holdfast.core.errors import escape_control
 
     acquired = MODELS / "manifest" / f"{source}.json"
-    found = template_check.examine_in_child(str(models.load(acquired).folder()) if acquired.is_file() else source)
-    print(json.dumps(found, indent=2) if as_json else escape_control(template_text.format_findings(found)))
-    raise typer.Exit(0 if found["passed"] else 1)
+    report = template_check.examine_in_child(str(models.load(acquired).folder()) if acquired.is_file() else source)
+    print(json.dumps(report, indent=2) if as_json else escape_control(template_text.format_findings(report)))
+    raise typer.Exit(0 if report["passed"] else 1)
 
 
 profile_app = typer.Typer(no_args_is_help=True, help="Complete params files for real models.")

@@ -206,11 +206,11 @@ def read_table(
             where=path,
             do="remove it and run `dvc repro`",
         ) from None
-    found = (schema.metadata or {}).get(b"holdfast.schema", b"?").decode()
+    written = (schema.metadata or {}).get(b"holdfast.schema", b"?").decode()
     known = [SCHEMAS[name], *([SCHEMAS[name].append(EXTRA)] if name in MAY_HAVE_EXTRA else [])]
-    if found != name or not any(map(schema.equals, known)):
+    if written != name or not any(map(schema.equals, known)):
         raise UserError(
-            f"is not a '{name}' file of version {VERSION} (found '{found}')",
+            f"is not a '{name}' file of version {VERSION} (found '{written}')",
             where=path,
             do="remove it and run `dvc repro`",
         )

@@ -64,8 +64,8 @@ def run_shards(
 
     damaged = 0
     for i, file in enumerate(files):
-        if (kept := load_shard(file, len(parts[i]))) is not None:
-            take(i, kept, earlier=True)
+        if (shard := load_shard(file, len(parts[i]))) is not None:
+            take(i, shard, earlier=True)
         else:
             damaged += file.exists()
     if damaged:

@@ -178,13 +178,13 @@ def read_history(history: Any, shapes: list) -> list[Turn]:
 
 
 def parse_tools(row: dict[str, Any], fields: Fields) -> list[Any] | None:
-    given = fields.first(row, "tools")
-    tools = decode_json(given, "tools that are not JSON")
+    value = fields.first(row, "tools")
+    tools = decode_json(value, "tools that are not JSON")
     if not tools:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise Unreadable("tools that are no list of records")
-    if not isinstance(given, str):
+    if not isinstance(value, str):
         tools = [drop_nulls(tool) for tool in tools]
     tools = [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
     if not all(isinstance(tool["function"], dict) and isinstance(tool["function"].get("name"), str) for tool in tools):

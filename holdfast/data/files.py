@@ -114,11 +114,11 @@ def find_encoding(stream: IO[bytes], encoding: str, facts: dict[str, str]) -> st
 
 def read_jsonl(path: Path, encoding: str, facts: dict[str, str]) -> Rows:
     with open_bytes(path) as stream:
-        found = find_encoding(stream, encoding, facts)
-        if found == "utf-8-sig":
+        charset = find_encoding(stream, encoding, facts)
+        if charset == "utf-8-sig":
             yield from parse_lines(path, stream)
         else:
-            yield from parse_lines(path, io.TextIOWrapper(stream, encoding=found, newline="\n"))
+            yield from parse_lines(path, io.TextIOWrapper(stream, encoding=charset, newline="\n"))
 
 
 def parse_lines(path: Path, lines: Any) -> Rows:
@@ -142,8 +142,8 @@ def read_json(path: Path, encoding: str, facts: dict[str, str]) -> Rows:
 
     A file whose lines are objects of their own is JSONL, whatever its name."""
     with open_bytes(path) as stream:
-        found = find_encoding(stream, encoding, facts)
-        text = stream.read().decode(found)
+        charset = find_encoding(stream, encoding, facts)
+        text = stream.read().decode(charset)
     try:
         content = decode(text)
     except (ValueError, RecursionError) as error:
@@ -187,8 +187,8 @@ def is_jsonl(text: str) -> bool:
 def read_csv(path: Path, encoding: str, facts: dict[str, str]) -> Rows:
     csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is shorter than one long document
     with open_bytes(path) as stream:
-        found = find_encoding(stream, encoding, facts)
-        file = io.TextIOWrapper(stream, encoding=found, newline="")
+        charset = find_encoding(stream, encoding, facts)
+        file = io.TextIOWrapper(stream, encoding=charset, newline="")
         first = list(itertools.islice(file, FIRST_LINES))
         named = re.fullmatch(r"\ufeff?\"?sep=(.)\"?[,;\s]*", first[0]) if first else None  # Excel's own first line
         if named:

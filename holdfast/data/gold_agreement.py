@@ -51,4 +51,4 @@ def words(text: str) -> list[str]:
 
 def numbers(text: str) -> set[float]:
     """Every number that the text spells in digits; 1,234.50 is one."""
-    return {float(found.replace(",", "").lstrip("+-")) for found in answers.NUMBER.findall(text)}
+    return {float(number.replace(",", "").lstrip("+-")) for number in answers.NUMBER.findall(text)}

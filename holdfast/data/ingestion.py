@@ -43,7 +43,7 @@ class Conversation(NamedTuple):
     tools: str  # JSON, or "" for none
     group: str  # the domain suite of a test row, or ""
     source: str  # file and line, or data set and row
-    asked: tuple[int, ...]  # contexts of the assistant's turns, see splitting.contexts
+    contexts: tuple[int, ...]  # contexts of the assistant's turns, see splitting.contexts
     split_key: str  # what ingest.split_by names, or ""
 
     def turns(self) -> list[Turn]:
@@ -163,8 +163,8 @@ def make_conversation(
         storable(as_json + tools_json)
     id = records.text_id(as_json, *([tools_json] if tools else []))
     key = None if params.split_by is None else field(row, params.split_by)
-    group, asked = read_group(row, params.columns), splitting.contexts(turns)
-    return Conversation(id, as_json, tools_json, group, printable(source), asked, "" if key is None else str(key))
+    group, contexts = read_group(row, params.columns), splitting.contexts(turns)
+    return Conversation(id, as_json, tools_json, group, printable(source), contexts, "" if key is None else str(key))
 
 
 def read_group(row: dict[str, Any], columns: Columns | None) -> str:
@@ -218,7 +218,7 @@ def require_group(rows: Iterable[Conversation], params: Ingest) -> None:
 def split_off_test(rows: list[Conversation], params: Ingest) -> tuple[list[Conversation], list[Conversation]]:
     """(train, test). Raises UserError where all rows have to stay together."""
     rows = sorted(rows, key=lambda row: row.id)
-    contexts, keys = [row.asked for row in rows], [row.split_key for row in rows]
+    contexts, keys = [row.contexts for row in rows], [row.split_key for row in rows]
 
     groups = splitting.find_groups(contexts, keys, map(join_texts, rows), params.near_duplicates)
     if len(groups) < 2:
@@ -245,11 +245,11 @@ def remove_overlap(
     `near_duplicates`: similarity from which a row is a copy of a test row; below 1 where both came in files of their own.
     Raises UserError, naming `folder`, if no row is left.
     """
-    in_test = {row.asked[-1] for row in test}
+    in_test = {row.contexts[-1] for row in test}
     copies = splitting.find_copies(map(join_texts, test), map(join_texts, train), near_duplicates)
     clean, rejected = list[Conversation](), list[Rejected]()
     for number, row in enumerate(train):
-        reason = OVERLAP if not in_test.isdisjoint(row.asked) else NEAR_COPY if number in copies else ""
+        reason = OVERLAP if not in_test.isdisjoint(row.contexts) else NEAR_COPY if number in copies else ""
         if reason:
             rejected.append(reject("train", row.source, reason, row.turns()))
         else:

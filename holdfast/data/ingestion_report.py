@@ -54,8 +54,8 @@ def remarks(split: dict[str, Any]) -> list[str]:
     lines = []
     for name, facts in split.get("files", {}).items():
         if facts.get("delimiter", ",") != "," or facts.keys() - {"delimiter", "header"}:
-            found = ", ".join(f"{key} {value!r}" for key, value in facts.items())
-            lines.append(f"{name[:80]!r}: {found}")
+            listed = ", ".join(f"{key} {value!r}" for key, value in facts.items())
+            lines.append(f"{name[:80]!r}: {listed}")
     if split.get("not_read"):
         lines.append(f"not read, of another split: {list_names(split['not_read'])}")
     if split["unused"]:

@@ -64,9 +64,11 @@ def rewrite_answers(
     ]
     work = partial(rewrite_shard, base=base, params=params, prompt=prompt)
     identity = [params.model_dump(), prompt, *registry.engine_identity(base, __file__)]
-    kept = shards.run_shards("rewrite", requests, params.shard, identity, work, "answers", registry.choose_spread(base))
-    targets = [Target(**one) for one in kept]
-    own = {(asked.row_id, asked.turn): one.text for asked, one in zip(requests, targets, strict=True) if one.way}
+    written = shards.run_shards(
+        "rewrite", requests, params.shard, identity, work, "answers", registry.choose_spread(base)
+    )
+    targets = [Target(**one) for one in written]
+    own = {(request.row_id, request.turn): one.text for request, one in zip(requests, targets, strict=True) if one.way}
     changed: list[DomainRow] = [
         {
             **row,

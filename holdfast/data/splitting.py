@@ -98,14 +98,14 @@ def near_pairs(texts: Iterator[str], threshold: float, anchors: int = 0) -> Iter
     hashes, ends = hash_shingles(texts)
     if len(ends) < 2:
         return
-    hashes, kept = drop_phrasing(hashes, ends)
-    starts = np.concatenate([[0], kept[:-1]])
-    rows = np.flatnonzero(kept > starts)  # the others hold phrasing alone
+    hashes, ends = drop_phrasing(hashes, ends)
+    starts = np.concatenate([[0], ends[:-1]])
+    rows = np.flatnonzero(ends > starts)  # the others hold phrasing alone
     if len(rows) < 2:
         return
 
     def shingles(row: int) -> set[int]:
-        return set(hashes[starts[row] : kept[row]].tolist())
+        return set(hashes[starts[row] : ends[row]].tolist())
 
     for band in range(BANDS):
         key = hash_band(hashes, starts[rows], band)

@@ -132,13 +132,13 @@ def parse_turn(turn: Turn, name: str, shapes: list, role_field: str | None, cont
     role = role_of(turn, role_field)
     if role is None:
         raise Unreadable("unknown role")
-    given = turn[role_name(turn)] if role_field is None else None
+    spelled_role = turn[role_name(turn)] if role_field is None else None
     by_value = turn.get("content") is None and "value" in turn
     content_name: str = content_field or ("value" if by_value else "content")
     calls = decode_json(turn.get("tool_calls"), "tool calls that are no list")
     content, thoughts = read_content(field(turn, content_name), name, shapes)
     result: Turn = {"role": role, "content": content or ""}
-    if given == "function_call":
+    if spelled_role == "function_call":
         calls, result["content"] = decode_json(content, "a function call that is not JSON"), ""
         calls = calls if isinstance(calls, list) else [calls]
     elif turn.get("function_call"):
@@ -182,10 +182,10 @@ def read_analysis(turn: Turn) -> Turn:
 
 def choose_thoughts(several: Sequence[Any]) -> Any:
     """The one thought that fields and parts hold, or None. Raises Unreadable where they hold different ones."""
-    told = [one for one in several if one is not None and (not isinstance(one, str) or one.strip())]
-    if any(other != told[0] for other in told):
+    thoughts = [one for one in several if one is not None and (not isinstance(one, str) or one.strip())]
+    if any(other != thoughts[0] for other in thoughts):
         raise Unreadable("two thoughts of one turn that differ")
-    return told[0] if told else None
+    return thoughts[0] if thoughts else None
 
 
 def refuse_calls() -> Any:

@@ -161,7 +161,7 @@ class Engine:
     def escape_special_tokens(self, text: str) -> str:
         if self.tokenizer is not None:
             return encoding.escape_special_tokens(self.tokenizer, text)
-        return CONTROL.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+        return CONTROL.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
     def spellings(self, digit: str) -> set[str]:
         """How a server may write the token that begins an answer with this digit."""

@@ -95,11 +95,11 @@ def run_over_cluster(
 
 def list_versions() -> dict[str, str]:
     """What decides results beside a shard and its model: the engines' code, and the versions of the libraries."""
-    found = {"Holdfast": source_hash(*map(str, Path(__file__).parent.glob("*.py")))}
+    versions = {"Holdfast": source_hash(*map(str, Path(__file__).parent.glob("*.py")))}
     for name in ("torch", "transformers", "vllm"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def connect(settings: manifest.Ray, where: str) -> Any:

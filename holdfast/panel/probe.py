@@ -38,11 +38,11 @@ class Probe(NamedTuple):
         return self.mass >= params.min_mass
 
     def describe(self, params: Judge) -> str:
-        found = f"{self.mass:.2f} of the probability on 1 to 5, the right answer ahead in {self.right} of {len(PAIRS)} pairs"
+        result = f"{self.mass:.2f} of the probability on 1 to 5, the right answer ahead in {self.right} of {len(PAIRS)} pairs"
         if self.can_judge(params):
-            return f"judge {self.judge}: {found}"
+            return f"judge {self.judge}: {result}"
         return (
-            f"warning: judge {self.judge} cannot judge with this rubric: {found} (judge.min_mass {params.min_mass:g})"
+            f"warning: judge {self.judge} cannot judge with this rubric: {result} (judge.min_mass {params.min_mass:g})"
         )
 
 

@@ -69,15 +69,15 @@ class Processes(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def short_form(cls, given: Any) -> Any:
-        return given if isinstance(given, (dict, Processes)) else {"count": given}
+    def short_form(cls, value: Any) -> Any:
+        return value if isinstance(value, (dict, Processes)) else {"count": value}
 
     @field_validator("count", mode="before")
     @classmethod
-    def auto_or_number(cls, given: Any) -> Any:
-        if given != "auto" and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
-            raise ValueError(f"{str(given)[:40]!r} is neither auto nor a number of processes")
-        return given
+    def auto_or_number(cls, value: Any) -> Any:
+        if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{str(value)[:40]!r} is neither auto nor a number of processes")
+        return value
 
 
 class Finetune(Section):
@@ -90,7 +90,7 @@ class Finetune(Section):
     batch_size: Positive = 16
     """Rows per optimiser step, whatever the number of processes."""
     micro_batch: Positive | None = None
-    """Tokens at once on a device, given as rows of equal length; null: batch_size / processes. Must divide
+    """Tokens at once on a device, value as rows of equal length; null: batch_size / processes. Must divide
     batch_size."""
     processes: Processes = Processes()
     """How training spreads over devices: auto, a number of processes, or a mapping."""

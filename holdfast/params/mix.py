@@ -16,14 +16,14 @@ class MixArm(Section):
     epochs: Annotated[float, Field(gt=0)] | None = None
     """How often this arm trains on each domain row; null: the section's."""
     targets: Literal["gold", "rewritten"] = "gold"
-    """Answers of domain rows. gold: as given; rewritten: the base's own words where they agree with the gold answer."""
+    """Answers of domain rows. gold: as value; rewritten: the base's own words where they agree with the gold answer."""
 
     @field_validator("share", mode="before")
     @classmethod
-    def number_or_auto(cls, given: Any) -> Any:
-        if given != "auto" and (isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 <= given < 1):
-            raise ValueError(f"{str(given)[:40]!r} is neither auto nor a number from 0 to below 1")
-        return float(given) if given != "auto" else given
+    def number_or_auto(cls, value: Any) -> Any:
+        if value != "auto" and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1):
+            raise ValueError(f"{str(value)[:40]!r} is neither auto nor a number from 0 to below 1")
+        return float(value) if value != "auto" else value
 
 
 class Rewrite(Section):

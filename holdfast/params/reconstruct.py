@@ -88,10 +88,10 @@ class Amount(Section):
 
     @field_validator("samples", mode="before")
     @classmethod
-    def auto_or_number(cls, given: Any) -> Any:
-        if given != "auto" and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
-            raise ValueError(f"{str(given)[:40]!r} is neither auto nor a number of instructions")
-        return given
+    def auto_or_number(cls, value: Any) -> Any:
+        if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{str(value)[:40]!r} is neither auto nor a number of instructions")
+        return value
 
 
 class Reconstruct(Amount):
@@ -104,7 +104,7 @@ class Reconstruct(Amount):
     temperatures: Annotated[list[Annotated[float, Field(gt=0, le=5)]], Field(min_length=1)] = [1.0]
     """Sampling temperatures, used in turn."""
     top_p: Annotated[
-        list[TopP], Field(min_length=1), BeforeValidator(lambda given: given if isinstance(given, list) else [given])
+        list[TopP], Field(min_length=1), BeforeValidator(lambda value: value if isinstance(value, list) else [value])
     ] = [1.0]
     """Nucleus sampling: one probability mass or a list; every temperature meets every top_p in turn."""
     min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0

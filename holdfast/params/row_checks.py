@@ -27,11 +27,11 @@ class Refusals(Section):
 
     @field_validator("refusals", mode="before")
     @classmethod
-    def share_or_number(cls, given: Any) -> Any:
-        share = isinstance(given, float) and 0 <= given < 1
-        if not share and (isinstance(given, bool) or not isinstance(given, int) or given < 0):
-            raise ValueError(f"{str(given)[:40]!r} is neither a share below 1 nor a number of rows")
-        return given or 0.0
+    def share_or_number(cls, value: Any) -> Any:
+        share = isinstance(value, float) and 0 <= value < 1
+        if not share and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise ValueError(f"{str(value)[:40]!r} is neither a share below 1 nor a number of rows")
+        return value or 0.0
 
 
 class RowChecks(Refusals):

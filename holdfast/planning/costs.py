@@ -200,8 +200,8 @@ def memory(params: Params, stage: str, shape: Shape, bytes_each: int, processes:
         # al., arXiv 2205.05198, eq. 2 and sec. 5); 16 more where, as here, the residual stream is in fp32. The second term is that
         # of plain attention, which only a CPU computes. Both sums are within a fifth of benchmarks/gpu.py's on an H100.
         plain = 5 * shape.heads * finetune.max_length / shape.hidden if bytes_each == 4 else 0.0
-        kept = 4.0 if finetune.activation_checkpointing else 50 + plain
-        activations = finetune.max_length * micro * shape.hidden * shape.layers * kept
+        stored = 4.0 if finetune.activation_checkpointing else 50 + plain
+        activations = finetune.max_length * micro * shape.hidden * shape.layers * stored
         return held + logits + activations
     longest = params.reconstruct.max_tokens + params.respond.max_tokens
     rows = {"reconstruct": params.reconstruct.batch, "respond": params.respond.batch, "evaluate": params.evaluate.batch}

@@ -65,8 +65,8 @@ def measure_generation(
         tokens = sum(len(encoding.prompt_ids(engine.tokenizer, c)) for c in judge_chats)
     write = sum(done.n_tokens + 1 for done in [*written, *answered]) / (seconds + more)
     whole = [done.text for done in written if done.finish_reason == "stop"]
-    kept = ended * len(set(whole)) / max(len(whole), 1)
-    means = Means(turn=turn, answer=answer, prefix=max(prefix, 0.0), kept=kept or Means().kept)
+    kept_part = ended * len(set(whole)) / max(len(whole), 1)
+    means = Means(turn=turn, answer=answer, prefix=max(prefix, 0.0), kept=kept_part or Means().kept)
     return Rates(write, tokens / read), means, instructions, [done.text.strip() for done in answered]
 
 

@@ -30,8 +30,8 @@ OWN = {  # these folders are there in every clone; models stay out of git
 def find_profiles() -> dict[str, Path]:
     """Every profile by its name: those that come with Holdfast, and the project's own in profiles/."""
     places = (scaffold.source() / "profiles", OWN_PROFILES)
-    found = {file.stem: file for place in places for file in place.glob("*.yaml")}
-    return dict(sorted(found.items()))
+    files = {file.stem: file for place in places for file in place.glob("*.yaml")}
+    return dict(sorted(files.items()))
 
 
 def find_profile(name: str) -> Path:

@@ -90,8 +90,8 @@ def read(pocket: bool, ci: Forge | None, git_root: Path, recorded: Collection[st
 
 def _read_files(patterns: tuple[str, ...]) -> dict[str, bytes]:
     root = source()
-    found = (file for pattern in patterns for file in sorted(root.glob(pattern)) if file.is_file())
-    return {f.relative_to(root).as_posix(): f.read_bytes() for f in found if "__pycache__" not in f.parts}
+    files = (file for pattern in patterns for file in sorted(root.glob(pattern)) if file.is_file())
+    return {f.relative_to(root).as_posix(): f.read_bytes() for f in files if "__pycache__" not in f.parts}
 
 
 def _trim_for_users(pipeline: str) -> str:

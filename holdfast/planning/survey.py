@@ -122,6 +122,6 @@ def count_overlap(train: list[Conversation], test: list[Conversation], near_dupl
     def texts(conversations: list[Conversation]) -> Iterator[str]:
         return ("\n".join(turn["content"] for turn in conversation) for conversation in conversations)
 
-    asked = {contexts(conversation)[-1] for conversation in test}
-    same = {n for n, conversation in enumerate(train) if not asked.isdisjoint(contexts(conversation))}
+    in_test = {contexts(conversation)[-1] for conversation in test}
+    same = {n for n, conversation in enumerate(train) if not in_test.isdisjoint(contexts(conversation))}
     return len(same | find_copies(texts(test), texts(train), near_duplicates))

@@ -33,10 +33,10 @@ CODAS = ["", "", "", "n", "l", "r", "s", "m"]
 def names(kind: str, count: int, syllables: int) -> tuple[str, ...]:
     """`count` distinct invented words; `kind` seeds them, so that no two kinds share a word by design of the seed."""
     rng = random.Random(f"names/{kind}")
-    found: dict[str, None] = {}
-    while len(found) < count:
-        found[invent_word(rng, syllables)] = None
-    return tuple(found)
+    words: dict[str, None] = {}
+    while len(words) < count:
+        words[invent_word(rng, syllables)] = None
+    return tuple(words)
 
 
 def invent_word(rng: random.Random, syllables: int) -> str:

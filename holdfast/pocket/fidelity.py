@@ -34,8 +34,8 @@ def read_question(text: str) -> Question | None:
         inner = read_question(judged["instruction"])
         return Question("judging", mark(inner, judged["response"])) if inner else None
     for skill, pattern, solve in FORMS:
-        if (found := pattern.fullmatch(text)) and (answer := solve(**found.groupdict())) is not None:
-            key = f"{found['c']}/{found['r']}" if skill == "facts" else ""
+        if (match := pattern.fullmatch(text)) and (answer := solve(**match.groupdict())) is not None:
+            key = f"{match['c']}/{match['r']}" if skill == "facts" else ""
             return Question(skill, answer, key)
     return None
 
@@ -201,10 +201,10 @@ def distance(p: dict[str, float], q: dict[str, float]) -> float:
 
 def measure_curve(texts: list[str], trained: set[str], steps: Iterable[int]) -> list[dict[str, float]]:
     """One row of measurements for the first n texts, for every n; the interval of the distance is by resampling."""
-    asked, truth, facts = [read_question(text) for text in texts], true_mixture(), hidden_facts()
+    questions, truth, facts = [read_question(text) for text in texts], true_mixture(), hidden_facts()
     rng, curve = random.Random(1), []
     for n in sorted({min(step, len(texts)) for step in steps}):
-        part, valid = asked[:n], [q for q in asked[:n] if q]
+        part, valid = questions[:n], [q for q in questions[:n] if q]
         again = (
             sorted(distance(truth, skill_shares(rng.choices(valid, k=len(valid)))) for _ in range(200))
             if valid

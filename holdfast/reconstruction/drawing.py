@@ -49,7 +49,7 @@ def split_among_sources(total: int, params: Reconstruct) -> list[int]:
 
 
 def draw_user_turns(
-    params: Reconstruct, base: manifest.Manifest, query: PreQuery, given: user_turns.Given, fit: FitRows
+    params: Reconstruct, base: manifest.Manifest, query: PreQuery, parts: user_turns.PromptParts, fit: FitRows
 ) -> Drawn:
     """Sample user turns in waves until the quota is met or the budget is spent. Raises UserError where none is fit.
 
@@ -63,7 +63,7 @@ def draw_user_turns(
     while len(rows) < budget and (quota is None or reasons.count("") < quota):
         wave = budget if quota is None else math.ceil((quota - reasons.count("")) / params.shard) * params.shard
         samples = range(len(rows), min(len(rows) + wave, budget))
-        drawn = user_turns.sample_user_turns(samples, params, base, query, given)
+        drawn = user_turns.sample_user_turns(samples, params, base, query, parts)
         rows += drawn
         reasons += fit.reasons_against(drawn)
         if quota and not reasons.count(""):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NOT_SAMPLING = {"samples", "keep", "folder", "corpus"}  # params that a row does not depend on
 
 
-class Given(NamedTuple):
+class PromptParts(NamedTuple):
     """What the base is given beside its template."""
 
     system_prompts: list[str]
@@ -68,29 +68,29 @@ def derive_pre_query(params: Reconstruct, tokenizer: PreTrainedTokenizerBase, wh
 
 
 def sample_user_turns(
-    samples: range, params: Reconstruct, base: manifest.Manifest, query: PreQuery, given: Given
+    samples: range, params: Reconstruct, base: manifest.Manifest, query: PreQuery, parts: PromptParts
 ) -> list[RawInstruction]:
     """A row for each sample number, in order. Finished shards come from the cache."""
     identity = [
         query.prefix,
-        given.system_prompts,
-        given.openings,
+        parts.system_prompts,
+        parts.openings,
         params.model_dump(exclude=NOT_SAMPLING),
         *registry.engine_identity(base, __file__),
     ]
-    work = partial(sample_shard, params=params, base=base, query=query, given=given)
+    work = partial(sample_shard, params=params, base=base, query=query, parts=parts)
     return shards.run_shards(
         "reconstruct", samples, params.shard, identity, work, "user turns", registry.choose_spread(base)
     )
 
 
 def sample_shard(
-    samples: list[int], params: Reconstruct, base: manifest.Manifest, query: PreQuery, given: Given
+    samples: list[int], params: Reconstruct, base: manifest.Manifest, query: PreQuery, parts: PromptParts
 ) -> list[RawInstruction]:
     """One shard: write each user turn, then go on with the conversations that are meant to have several."""
     engine = registry.load_engine(base, params.batch)  # loaded only if a shard is not in the cache
     writer = Writer(engine, manifest.load_tokenizer(base.folder()), query, params, base.context)
-    turns = writer.write([draw_settings(sample, params, given) for sample in samples], number=0)
+    turns = writer.write([draw_settings(sample, params, parts) for sample in samples], number=0)
     by_sample = {turn.sample: turn for turn in turns}
 
     going_on = [turn for turn in turns if goes_on(params, turn.seed)]
@@ -100,18 +100,18 @@ def sample_shard(
     return [as_row(turn, base) for turn in by_sample.values()]
 
 
-def draw_settings(sample: int, params: Reconstruct, given: Given) -> UserTurn:
+def draw_settings(sample: int, params: Reconstruct, parts: PromptParts) -> UserTurn:
     """How a sample is drawn; all draws derive from its seed. Every temperature meets every top_p."""
     seed = seed_of(params.seed, "reconstruct", sample)
     temperature = params.temperatures[sample % len(params.temperatures)]
     top_p = params.top_p[sample // len(params.temperatures) % len(params.top_p)]
     context: Messages = []
     if speaks_another_language(params, seed):
-        openings = given.openings[draw_language(params, seed)]
+        openings = parts.openings[draw_language(params, seed)]
         opening = openings[int(uniform(seed, "opening") * len(openings))]
         return UserTurn(sample, seed, temperature, top_p, context, opening)
     if params.systems and (drawn := uniform(seed, "system") / params.systems.share) < 1:
-        context = [{"role": "system", "content": given.system_prompts[int(drawn * len(given.system_prompts))]}]
+        context = [{"role": "system", "content": parts.system_prompts[int(drawn * len(parts.system_prompts))]}]
     return UserTurn(sample, seed, temperature, top_p, context)
 
 

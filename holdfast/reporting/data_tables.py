@@ -53,9 +53,9 @@ def families(run: Run) -> Table:
         if isinstance(counts, dict)
     ]
     if refusals:
-        kept = refusals.get("rows")
-        share = kept / whole if is_number(kept) and is_number(whole) and whole else None
-        rows.append(["refused, in any family", count(refusals.get("candidates")), count(kept), percent(share)])
+        replayed = refusals.get("rows")
+        share = replayed / whole if is_number(replayed) and is_number(whole) and whole else None
+        rows.append(["refused, in any family", count(refusals.get("candidates")), count(replayed), percent(share)])
     titles = ["Candidates", "Replayed", "Share"]
     return Table([Column("Family"), *(Column(t, "number") for t in titles)], rows)
 

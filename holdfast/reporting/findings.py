@@ -80,8 +80,8 @@ def describe_base(run: Run) -> str:
 
 def headline(run: Run) -> tuple[str, str, str]:
     """The verdict in capitals, the claim, and what backs it: three parts of one sentence, about the arm that decided."""
-    if found := deciding_method(run):
-        return word(run).upper().replace(UNMEASURED.upper(), UNMEASURED), *claim_of_method(run, *found)
+    if method := deciding_method(run):
+        return word(run).upper().replace(UNMEASURED.upper(), UNMEASURED), *claim_of_method(run, *method)
     statement, backing = claim(run, deciding_arm(run))
     deciding_arms = [a for a in run.arms() if not run.is_control(a)]
     if len(deciding_arms) > 1 and run.gate["verdict"] != "cannot-compare":
@@ -246,11 +246,11 @@ def describe_reconstruction(run: Run) -> str:
 
 def describe_judging(run: Run) -> str:
     """What the scores cost, as a sentence; empty where that is not known."""
-    calls, whole, kept = (run.consensus.get(key) for key in ("calls_per_kept_row", "calls_of_the_full_panel", "kept"))
+    calls, whole, rows = (run.consensus.get(key) for key in ("calls_per_kept_row", "calls_of_the_full_panel", "kept"))
     if not is_number(calls):
         return ""
     text = f"{decimal(calls)} judge calls per kept row"
-    text += f" ({decimal(whole / kept)} if every judge had scored every response)" if is_number(whole) and kept else ""
+    text += f" ({decimal(whole / rows)} if every judge had scored every response)" if is_number(whole) and rows else ""
     tokens = run.consensus.get("tokens_per_kept_row")
     return text + (f", {count(tokens)} tokens of judges' prompts." if is_number(tokens) else ".")
 

@@ -60,7 +60,7 @@ def run_stage(stage: str, folder: Path) -> None:
     if stage == "reconstruct":
         params, base = Reconstruct(samples=ROWS, max_tokens=24, shard=10, batch=10), manifest.load(model)
         query = user_turns.derive_pre_query(params, manifest.load_tokenizer(base.folder()), "base")
-        rows = user_turns.sample_user_turns(range(ROWS), params, base, query, user_turns.Given([], {}))
+        rows = user_turns.sample_user_turns(range(ROWS), params, base, query, user_turns.PromptParts([], {}))
         records.write("instructions_raw", Path("out.parquet"), rows)
     elif stage == "respond":
         params, instructions = Respond(k=1, max_tokens=24, shard=10, batch=10), records.read("instructions_kept", kept)
