@@ -20,7 +20,8 @@ SCAFFOLD = (
     ".ci/gate.sh",
     ".ci/comment.py",
     ".github/workflows/*.yml",
-    ".gitlab-ci.example.yml",
+    ".github/actions/**/*.yml",
+    "templates/*",
 )
 
 

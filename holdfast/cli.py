@@ -101,11 +101,12 @@ def options(
 def run(
     stage: Annotated[str, typer.Argument(help="A script of stages/, without its ending.")],
     cell: Annotated[str | None, typer.Argument(help="The model or the arm, where the stage has one for each.")] = None,
+    seed: Annotated[str | None, typer.Argument(help="Of finetune: the seed of a further training.")] = None,
 ) -> None:
     """Run one stage, as dvc.yaml does."""
     from holdfast.commands import run as command
 
-    command.main(stage, cell)
+    command.main(stage, *(one for one in (cell, seed) if one is not None))
 
 
 @app.command(rich_help_panel=tools.PIPELINE)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 from holdfast.core import manifest, records, storage
 from holdfast.evaluation import drift, results
 from holdfast.params.drift import Drift
-from holdfast.params.models import load_arms
+from holdfast.params.models import load_trainings
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
 
     answers = {}
     with storage.replacing_folder(Path("reports/drift/html")) as html:
-        for arm in load_arms():
+        for arm in chain.from_iterable(load_trainings().values()):
             tuned, _ = results.load(Path(f"reports/eval/{arm}"))
             answers[arm] = drift.compare_answers(params, base, tuned, sorted(settings["suites"]), html / f"{arm}.html")
         instructions = drift.compare_instructions(params, sets, html / "instructions.html")

@@ -95,6 +95,7 @@ def make_project(folder: Path) -> Path:
 
 
 CELLS = {"matrix": {"arm": "${arms}"}}
+RETRAINED = {"matrix": {"arm": "${retrain.arms}", "seed": "${retrain.seeds}"}}
 PIPELINE: dict[str, Any] = {
     "mix": {**CELLS, "cmd": "true", "params": ["mix.epochs"], "outs": ["data/mixes/${item.arm}.parquet"]},
     "finetune": {**CELLS, "cmd": "true", "deps": ["data/mixes/${item.arm}.parquet"], "outs": ["models/${item.arm}"]},
@@ -104,6 +105,18 @@ PIPELINE: dict[str, Any] = {
         "cmd": "true",
         "deps": ["models/${item.arm}"],
         "outs": ["reports/eval/${item.arm}/items.parquet"],
+    },
+    "finetune-retrain": {
+        **RETRAINED,
+        "cmd": "true",
+        "deps": ["data/mixes/${item.arm}.parquet"],
+        "outs": ["models/${item.arm}-${item.seed}"],
+    },
+    "evaluate-retrain": {
+        **RETRAINED,
+        "cmd": "true",
+        "deps": ["models/${item.arm}-${item.seed}"],
+        "outs": ["reports/eval/${item.arm}-${item.seed}/items.parquet"],
     },
     "gate": {
         "cmd": "true",
@@ -131,7 +144,7 @@ def write_lock(folder: Path) -> None:
     stages: dict[str, Any] = {
         "gate": {
             "deps": [{"path": "reports/eval", "md5": "0" * 32 + ".dir"}],
-            "params": {"params.yaml": {key: params[key] for key in ("arms", "gate")}},
+            "params": {"params.yaml": {key: params[key] for key in ("arms", "retrain", "gate") if key in params}},
             "outs": files("reports/gate.json", "reports/metrics.json"),
         },
         "evaluate-base": {
@@ -149,6 +162,21 @@ def write_lock(folder: Path) -> None:
                 "deps": [model],
                 "params": {"params.yaml": {"evaluate": params["evaluate"]}},
                 "outs": files(f"reports/eval/{arm}/items.parquet", f"reports/eval/{arm}/settings.json"),
+            },
+        }
+    retrain = params.get("retrain", {"arms": [], "seeds": []})
+    for arm, seed in [(arm, seed) for arm in retrain["arms"] for seed in retrain["seeds"]]:
+        model = {"path": f"models/{arm}-{seed}", "md5": f"{arm}-{seed}.dir"}
+        evaluation = f"reports/eval/{arm}-{seed}"
+        stages |= {
+            f"finetune-retrain@{arm}-{seed}": {
+                "deps": [{"path": f"data/mixes/{arm}.parquet", "md5": arm}],
+                "outs": [model],
+            },
+            f"evaluate-retrain@{arm}-{seed}": {
+                "deps": [dict(model)],
+                "params": {"params.yaml": {"evaluate": params["evaluate"]}},
+                "outs": files(f"{evaluation}/items.parquet", f"{evaluation}/settings.json"),
             },
         }
     (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}), encoding="utf-8")

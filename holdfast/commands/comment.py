@@ -137,7 +137,7 @@ def table_of_changes(table: Table) -> str:
 
 
 def is_deciding(key: str) -> bool:
-    return key == "arms" or key.startswith(("gate.", "evaluate."))
+    return key == "arms" or key.startswith(("gate.", "evaluate.", "retrain."))
 
 
 def find_start(against: str) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,7 +24,7 @@ from holdfast.core.errors import ExitCode, UserError
 from holdfast.params.base import parse
 from holdfast.params.evaluate import Evaluate
 from holdfast.params.gate import Gate
-from holdfast.params.models import load_arms
+from holdfast.params.models import Retrain, load_trainings, name_trainings
 from holdfast.reporting import exports
 from holdfast.verdict import decision, fields, gate_file, provenance, run, summary, thresholds, yardstick
 
@@ -143,11 +144,13 @@ def decide_as_at(revision: str, content: dict[str, Any]) -> dict[str, Any]:
         problems = {name: arm["problems"] for name, arm in arms.items()}
         arms = recompute(params)["arms"]
         arms = {name: arm | {"problems": [*arm["problems"], *problems[name]]} for name, arm in arms.items()}
-    for name in there.params.get("arms") or []:
+    retrain = parse(Retrain, there.params.get("retrain") or {}, "retrain", Path(f"params.yaml at {revision}"))
+    trainings = name_trainings(there.params.get("arms") or [], retrain)
+    for name in chain.from_iterable(trainings.values()):
         if name not in arms:
             raise UserError(f"the arm '{name}' is judged there, and not here", where=revision, do="evaluate it")
     decided = {name: decision.decide_arm(params, arm, content["noise"]) for name, arm in arms.items()}
-    return storage.round_floats(run.decide_run(params, decided, content["noise"]))
+    return storage.round_floats(run.decide_run(params, decided, content["noise"], trainings))
 
 
 def find_differences(content: dict[str, Any]) -> list[str]:
@@ -167,14 +170,18 @@ def recompute(params: Gate) -> dict[str, Any]:
     """The content of gate.json from the items, which are here, in DVC's cache or on its remote."""
     from holdfast.verdict import gate, revision
 
-    arms = load_arms()
-    names = ["base", *arms, *([provenance.REPEAT] if (EVALUATIONS / provenance.REPEAT).is_dir() else [])]
+    trainings = load_trainings()
+    names = [
+        "base",
+        *chain.from_iterable(trainings.values()),
+        *([provenance.REPEAT] if (EVALUATIONS / provenance.REPEAT).is_dir() else []),
+    ]
     here = all((EVALUATIONS / name / "items.parquet").is_file() for name in names)
     with TemporaryDirectory() as temporary:
         folder = EVALUATIONS if here else Path(temporary) / "eval"
         if not here:
             revision.copy_evaluations(None, names, EVALUATIONS, folder)
-        return storage.round_floats(gate.decide_all(params, arms, folder))
+        return storage.round_floats(gate.decide_all(params, trainings, folder))
 
 
 def ask_again(content: dict[str, Any], number: int) -> list[str]:
@@ -216,12 +223,13 @@ def compare_with_revision(name: str) -> dict[str, Any]:
     """Prints how each arm that decides compares with itself at a git revision; returns that verdict."""
     from holdfast.verdict import gate, revision
 
-    params, arms = Gate.load(), load_arms()
+    params, trainings = Gate.load(), load_trainings()
+    names = list(chain.from_iterable(trainings.values()))
     with TemporaryDirectory() as temporary:
         former, present = Path(temporary) / "former", Path(temporary) / "present"
-        revision.copy_evaluations(name, arms, EVALUATIONS, former)
-        revision.copy_evaluations(None, arms, EVALUATIONS, present)
-        content, new_arms = gate.decide_against(params, arms, former, present, name)
+        revision.copy_evaluations(name, names, EVALUATIONS, former)
+        revision.copy_evaluations(None, names, EVALUATIONS, present)
+        content, new_arms = gate.decide_against(params, trainings, former, present, name)
     for arm in new_arms:
         print(f"{arm}: not evaluated at {name}")
     print(f"before: the arm at {name}; after: the arm as it is now")

@@ -25,24 +25,25 @@ class Inputs(NamedTuple):
     files: dict[str, Any]  # what tells a change, by path
 
 
-def read_inputs(stage: str, cell: str | None) -> Inputs | None:
+def read_inputs(stage: str, *cells: str) -> Inputs | None:
     """None where dvc.yaml has no such stage, or there is none."""
     if not PIPELINE.is_file() or not PARAMS.is_file():
         return None
     content = read_yaml(PARAMS)
-    entry = find_entry(stage, cell)
+    entry = find_entry(stage, *cells)
     if entry is None:
         return None
-    keys = [fill_in(key, cell, content) for key in entry.get("params") or [] if isinstance(key, str)]
+    items = dict(zip(re.findall(r"\$\{item\.([^}]+)\}", str(entry["cmd"])), cells, strict=False))
+    keys = [fill_in(key, items, content) for key in entry.get("params") or [] if isinstance(key, str)]
     files: dict[str, Any] = {}
     for dep in entry.get("deps") or []:
-        place = Path(fill_in(str(dep), cell, content))
+        place = Path(fill_in(str(dep), items, content))
         for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
             files[file.as_posix()] = describe_file(file)
     return Inputs({key: look_up(content, key) for key in keys}, files)
 
 
-def find_entry(stage: str, cell: str | None) -> dict[str, Any] | None:
+def find_entry(stage: str, *cells: str) -> dict[str, Any] | None:
     """The stage of dvc.yaml that runs this: one that names the cell comes before one with a matrix."""
     try:
         stages = yaml_text.parse(PIPELINE.read_text(encoding="utf-8"))["stages"].values()
@@ -50,16 +51,21 @@ def find_entry(stage: str, cell: str | None) -> dict[str, Any] | None:
     except (yaml.YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     wanted = ["holdfast", "run", stage]
-    exact = [entry for command, entry in commands if command == [*wanted, *([cell] if cell else [])]]
-    matrix = [entry for command, entry in commands if cell and command[:3] == wanted and "${item." in command[-1]]
+    exact = [entry for command, entry in commands if command == [*wanted, *cells]]
+    matrix = [
+        entry
+        for command, entry in commands
+        if command[:3] == wanted and len(command) == 3 + len(cells) and all("${item." in one for one in command[3:])
+    ]
     return next(iter([*exact, *matrix]), None)
 
 
-def fill_in(text: str, cell: str | None, content: dict[str, Any]) -> str:
+def fill_in(text: str, items: dict[str, str], content: dict[str, Any]) -> str:
     """A text of dvc.yaml with its ${...} replaced."""
 
     def value(match: re.Match[str]) -> str:
-        return str(cell) if match[1].startswith("item.") else str(look_up(content, match[1]))
+        name = match[1].removeprefix("item.")
+        return items.get(name, "") if name != match[1] else str(look_up(content, name))
 
     return re.sub(r"\$\{([^}]+)\}", value, text)
 
@@ -82,11 +88,11 @@ def describe_file(file: Path) -> Any:
         return None
 
 
-def refuse_changes(before: Inputs | None, stage: str, cell: str | None) -> None:
+def refuse_changes(before: Inputs | None, stage: str, *cells: str) -> None:
     """Raises UserError where something that the stage reads is another than it was."""
     if before is None:
         return
-    after = read_inputs(stage, cell)
+    after = read_inputs(stage, *cells)
     do = "run `dvc repro` again: what was written now is not recorded, and is made anew"
     if after is None:
         raise UserError("dvc.yaml was edited while the stage ran", where=f"stage {stage}", do=do)

@@ -11,7 +11,7 @@ from typing import Any
 
 from holdfast.commands.changes import Changes
 from holdfast.core.errors import UserError, first_line
-from holdfast.params.base import KEYS, PARAMS, read_mapping
+from holdfast.params.base import KEYS, PARAMS, Section, read_mapping
 from holdfast.params.whole import Params
 from holdfast.planning import scaffold
 
@@ -55,6 +55,13 @@ def tidy_params(changes: Changes) -> None:
         content = editor.load(text)
         changes.lines.append(f"params   {'.'.join(unknown[0])} is no more, and is removed")
         changes.params.append(".".join(unknown[0]))
+    for name in find_lacking_mappings(content, changes):
+        default = json.dumps(Params.model_fields[name].default.model_dump())
+        end = "\r\n" if "\r\n" in text else "\n"
+        text = f"{text.rstrip()}{end}{name}: {default}{end}"
+        content = editor.load(text)
+        changes.lines.append(f"params   {name} is new: {default}, its default")
+        changes.params.append(name)
     for section, leaf, default in find_lacking(content, changes):
         text = add_line(text, content[section], leaf, default)
         content = editor.load(text)
@@ -71,6 +78,13 @@ def tidy_params(changes: Changes) -> None:
                 raise UserError(error.what, where=PARAMS, do=error.do) from None
     else:
         Params.load()
+
+
+def find_lacking_mappings(content: Any, changes: Changes) -> list[str]:
+    """What the pipeline takes the cells of a stage from, `${retrain.arms}`, and the file lacks as a whole."""
+    pipeline = changes.files.get(scaffold.PIPELINE) or Path(scaffold.PIPELINE).read_bytes()
+    names = {name.decode() for name in re.findall(rb"\$\{([a-z]+)\.[a-z_]+\}", pipeline)} & Params.model_fields.keys()
+    return sorted(name for name in names - set(content) if isinstance(Params.model_fields[name].default, Section))
 
 
 def find_lacking(content: Any, changes: Changes) -> list[tuple[str, str, str]]:

@@ -226,7 +226,7 @@ def plan_stage(
     from holdfast.engines import registry
     from holdfast.training import compiling, launch
 
-    name, size = one.stage.partition("@")[0], sizes.get(one.model)
+    (name, _), size = costs.split_stage(one.stage), sizes.get(one.model)
     beside, running = devices.stage_seconds(one, rates.get(one.model), slower)
     processes = 1 if name in ("evaluate", "curate") else count
     if here and size and one.model and not params.models[one.model].served:

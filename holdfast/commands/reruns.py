@@ -76,8 +76,10 @@ def find_changed_code(changes: Changes, recorded: dict[str, str]) -> dict[str, s
             known = before.read_text(encoding="utf-8").splitlines() if before.is_file() else []
             changed = [line.split()[0] for line in text.splitlines() if line not in known] if known else []
             why[file.stem] = ", ".join(changed[:3]) + (" ..." if len(changed) > 3 else "") if changed else "its code"
-    if "evaluate" in why:  # one script, two stages
-        why["evaluate-base"] = why["evaluate"]
+    if "evaluate" in why:  # one script, several stages
+        why["evaluate-base"] = why["evaluate-retrain"] = why["evaluate"]
+    if "finetune" in why:
+        why["finetune-retrain"] = why["finetune"]
     return why
 
 

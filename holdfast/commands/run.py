@@ -22,25 +22,28 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"  # of a stage, a model or an arm
 NO_COSTS = ("report", "pocket")  # the report reads the costs; the lab's recipe is frozen
 
 
-def main(stage: str, cell: str | None) -> None:
-    """Raises UserError where there is no such stage, or it takes another number of arguments."""
-    for name in filter(None, (stage, cell)):
+def main(stage: str, *cells: str) -> None:
+    """`cells`: what dvc.yaml gives the script, a model or an arm, and a seed. Raises UserError where there is no such stage, or it
+    takes another number of arguments."""
+    for name in (stage, *cells):
         if not re.fullmatch(NAME, name):  # it becomes part of paths
             raise UserError(
                 f"'{name[:80]}' cannot be a name", where="holdfast run", do="give a stage, and a model or an arm"
             )
     script = load(stage)
-    arguments = [cell] if cell is not None else []
-    if len(inspect.signature(script.main).parameters) != len(arguments):
-        what = f"stage '{stage}' takes " + ("no name" if arguments else "the name of a model or an arm")
+    taken = inspect.signature(script.main).parameters.values()
+    needed = sum(one.default is inspect.Parameter.empty for one in taken)
+    if not needed <= len(cells) <= len(taken):
+        named = ("no name", "the name of a model or an arm", "the name of an arm and a seed")
+        what = f"stage '{stage}' takes {named[min(needed if len(cells) < needed else len(taken), 2)]}"
         raise UserError(what, where=STAGES / f"{stage}.py", do="as dvc.yaml calls it, or `dvc repro`")
     from holdfast.core import ledger
 
-    before = inputs.read_inputs(stage, cell)
-    free = stage in NO_COSTS or cell == "base-repeat"
-    with nullcontext() if free else ledger.record_cost(COSTS, stage, cell):
-        script.main(*arguments)
-        inputs.refuse_changes(before, stage, cell)
+    before = inputs.read_inputs(stage, *cells)
+    free = stage in NO_COSTS or cells == ("base-repeat",)
+    with nullcontext() if free else ledger.record_cost(COSTS, stage, "-".join(cells) or None):
+        script.main(*cells)
+        inputs.refuse_changes(before, stage, *cells)
 
 
 def load(stage: str) -> ModuleType:

@@ -17,7 +17,15 @@ from holdfast.core import yaml_text
 from holdfast.core.errors import UserError
 
 PARAMS = Path("params.yaml")
-MODELS = ("model_folder", "models", "base", "embedder", "panel", "arms")  # keys at the top, outside any section
+MODELS = (
+    "model_folder",
+    "models",
+    "base",
+    "embedder",
+    "panel",
+    "arms",
+    "retrain",
+)  # keys at the top, outside any section
 SECTIONS = (  # in the order of the pipeline
     "ingest",
     "reconstruct",

@@ -42,8 +42,6 @@ class Arm(Section):
     """Retention, as a fraction, that average: auto keeps; measured as in pilot."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate of this arm; null: the section's."""
-    seed: Seed | None = None
-    """Seed of this arm's training; null: the section's. For gate.replicas."""
 
     @model_validator(mode="after")
     def parts_fit(self) -> Arm:

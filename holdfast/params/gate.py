@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -28,9 +27,6 @@ class Gate(Section):
     any."""
     control: Name | None = None
     """Arm that is expected to fail: it does not decide the exit code; null: none."""
-    replicas: dict[Name, list[Name]] = {}
-    """Arms that differ from an arm in the seed of their training alone, by that arm: they decide together, on the
-    method, and none of them alone."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Confidence of the intervals, as a fraction."""
     resamples: Annotated[int, Field(ge=200)] = 10_000
@@ -39,12 +35,3 @@ class Gate(Section):
     """Chance-adjusted base score, as a fraction, below which a general suite cannot be compared."""
     seed: Seed = 0
     """Seed of the bootstrap."""
-
-    def find_fault_of_replicas(self, arms: Sequence[str]) -> str:
-        """Why these are not several trainings of one method each, or "": an arm that is named twice would be counted twice."""
-        replicas = [name for several in self.replicas.values() for name in several]
-        for name in (*self.replicas, *replicas):
-            if name not in arms:
-                return f"gate.replicas names '{name}', which is not one of arms"
-        twice = [name for name in replicas if replicas.count(name) > 1 or name in self.replicas or name == self.control]
-        return f"gate.replicas: '{twice[0]}' can be a training of one method only" if twice else ""

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from holdfast.core.errors import UserError
-from holdfast.params.base import MODELS, PARAMS, Name, Positive, Section, check_source, parse, read_yaml
+from holdfast.params.base import MODELS, PARAMS, Name, Positive, Section, Seed, check_source, parse, read_yaml
 
 RESERVED = {"pocket", "manifest", "base-repeat"}  # folders of models/ and reports/eval/ that are no arm
 
@@ -111,6 +111,15 @@ def check_endpoint(url: str, model: str | None) -> None:
         raise ValueError("an endpoint needs 'model': the name under which it serves the model")
 
 
+class Retrain(Section):
+    """Further trainings of arms, which differ in the seed alone. Each is a model of its own, ARM-SEED."""
+
+    arms: list[Name] = []
+    """Arms that are trained again, for a verdict on the method and not on one model."""
+    seeds: list[Seed] = []
+    """Seeds of their further trainings: two of them make three trainings of each; none: each is trained once."""
+
+
 class Models(Section):
     """What `acquire` reads: the models and who takes part."""
 
@@ -127,6 +136,8 @@ class Models(Section):
     """Models that answer and judge; the base is one of them."""
     arms: Annotated[list[Name], Field(min_length=1)]
     """Arms to train and evaluate; each has an entry in mix.arms and finetune.arms."""
+    retrain: Retrain = Retrain()
+    """Arms that are trained several times, and judged by all their trainings together."""
 
     @classmethod
     def load(cls, path: Path = PARAMS) -> Self:
@@ -140,7 +151,13 @@ class Models(Section):
             raise ValueError(f"embedder '{self.embedder}' has no entry in models")
         if self.embedder and not (self.models[self.embedder].path or self.models[self.embedder].hub):
             raise ValueError(f"embedder '{self.embedder}' needs 'path' or 'hub': a server's embeddings are not used")
+        check_trainings(self.models, self.arms, self.retrain)
         return self
+
+    @property
+    def trainings(self) -> dict[str, list[str]]:
+        """The names of the models that each arm becomes, its first training's being that of the arm."""
+        return name_trainings(self.arms, self.retrain)
 
 
 def check_names(models: dict[str, Model], base: str, panel: list[str], arms: list[str]) -> None:
@@ -163,6 +180,30 @@ def check_names(models: dict[str, Model], base: str, panel: list[str], arms: lis
         raise ValueError(f"arm '{clash[0]}' has the name of a model or of a folder in models/: choose another")
 
 
+def check_trainings(models: dict[str, Model], arms: list[str], retrain: Retrain) -> None:
+    for what, listed in (("arm", retrain.arms), ("seed", list(map(str, retrain.seeds)))):
+        if twice := sorted({one for one in listed if listed.count(one) > 1}):
+            raise ValueError(f"retrain names the {what} '{twice[0]}' twice: it would count twice")
+    if unknown := [arm for arm in retrain.arms if arm not in arms]:
+        raise ValueError(f"retrain.arms names '{unknown[0]}', which is not one of arms")
+    if clash := [name for name in list_retrained(retrain) if name in arms or name in models]:
+        raise ValueError(f"'{clash[0]}' would be a further training of an arm, and is taken: choose another seed")
+
+
+def name_training(arm: str, seed: int | str | None) -> str:
+    """The name of the model that one training of an arm makes; no seed: that of the arm's own."""
+    return arm if seed is None else f"{arm}-{seed}"
+
+
+def name_trainings(arms: list[str], retrain: Retrain) -> dict[str, list[str]]:
+    more = {arm: [name_training(arm, seed) for seed in retrain.seeds] for arm in retrain.arms}
+    return {arm: [arm, *more.get(arm, [])] for arm in arms}
+
+
+def list_retrained(retrain: Retrain) -> list[str]:
+    return [name_training(arm, seed) for arm in retrain.arms for seed in retrain.seeds]
+
+
 def load_base(path: Path = PARAMS) -> str:
     content: dict[str, Any] = read_yaml(path)
     if not isinstance(content.get("base"), str):
@@ -176,6 +217,16 @@ def load_panel(path: Path = PARAMS) -> list[str]:
 
 def load_arms(path: Path = PARAMS) -> list[str]:
     return load_names("arms", path)
+
+
+def load_trainings(path: Path = PARAMS) -> dict[str, list[str]]:
+    """The names of the models that each arm becomes: itself, and ARM-SEED for each seed that it is trained again with."""
+    arms, retrain = load_arms(path), parse(Retrain, read_yaml(path).get("retrain") or {}, "retrain", path)
+    try:
+        check_trainings({}, arms, retrain)
+    except ValueError as error:
+        raise UserError(str(error), where=path, do="correct retrain") from None
+    return name_trainings(arms, retrain)
 
 
 def load_names(key: Literal["panel", "arms"], path: Path) -> list[str]:

@@ -78,8 +78,10 @@ class Params(Models):
                     f"arm '{arm}' would learn to stop where the length limit cut an answer: set consensus.finished_only: "
                     f"true, or finetune.arms.{arm}.objective: kl, which teaches no token of a replay row"
                 )
-        if fault := self.gate.find_fault_of_replicas(self.arms):
-            raise ValueError(fault)
         if self.gate.control and self.gate.control not in self.arms:
             raise ValueError(f"gate.control '{self.gate.control}' is not one of arms")
+        if self.gate.control in self.retrain.arms and self.retrain.seeds:
+            raise ValueError(
+                f"retrain.arms names the control '{self.gate.control}', which decides nothing: leave it out"
+            )
         return self

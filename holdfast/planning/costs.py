@@ -66,6 +66,13 @@ class Work:
         return self.written + self.read + self.trained
 
 
+def split_stage(stage: str) -> tuple[str, str]:
+    """(script, cell) of a stage's name, a further training being its arm's: finetune-retrain@holdfast-2 is (finetune, holdfast)."""
+    name, _, cell = stage.partition("@")
+    script, _, suffix = name.partition("-")
+    return script, cell.rpartition("-")[0] if suffix == "retrain" else cell
+
+
 def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list[Work]:
     """Every stage in the order of the DAG. `rubric`: tokens."""
     drawn = count_samples(params, domain, means)
@@ -111,16 +118,20 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
         stages += [
             pilot,
             Work(f"mix@{arm}", model, domain.rows + chosen, written=written, read=read if words else 0),
-            Work(f"finetune@{arm}", params.base, rows, read=extra, trained=tokens),
+            *(
+                Work(f"finetune{cell}", params.base, rows, read=extra, trained=tokens)
+                for cell in name_cells(arm, params.trainings[arm])
+            ),
         ]
     own_answer = stretch_answer(means.answer, params.respond.max_tokens, params.evaluate.self_suite.max_tokens)
     questions = min(held_out, params.evaluate.limit or held_out)  # of the self suite
-    for name in ("base", *params.arms):
+    trained = [cell for arm, several in params.trainings.items() for cell in name_cells(arm, several)]
+    for cell in ("@base", *trained):
         passes = 1  # likelihood of the base's answers
-        if params.evaluate.backend == "transformers" and name != "base":  # KL along them; the base's side is kept
-            passes += 2 if name == params.arms[0] else 1
+        if params.evaluate.backend == "transformers" and cell != "@base":  # KL along them; the base's side is kept
+            passes += 2 if cell == trained[0] else 1
         evaluation = Work(
-            f"evaluate@{name}",
+            f"evaluate{cell}",
             params.base,
             domain.items + questions,
             written=domain.items * means.answer + questions * own_answer,
@@ -128,6 +139,11 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
         )
         stages.append(evaluation)
     return [*stages, Work("drift", rows=kept_rows), Work("gate", rows=domain.items), Work("report", rows=kept_rows)]
+
+
+def name_cells(arm: str, trainings: list[str]) -> list[str]:
+    """What stands behind the stage's name for each training of an arm: @holdfast, -retrain@holdfast-2."""
+    return [f"@{name}" if name == arm else f"-retrain@{name}" for name in trainings]
 
 
 def stretch_answer(mean: float, limit: int, other_limit: int) -> float:
@@ -184,7 +200,7 @@ def memory(params: Params, stage: str, shape: Shape, bytes_each: int, processes:
     """Bytes on one device: weights, and what grows with the batch. `bytes_each`: of a weight when it only runs, 4 on a CPU;
     `compiled`: training is."""
     weights = shape.parameters * bytes_each
-    name, _, arm = stage.partition("@")
+    name, arm = split_stage(stage)
     if name in ("finetune", "pilot"):
         finetune = params.finetune
         arm_config = finetune.arms[arm]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from holdfast.planning.costs import Rates, Work
+from holdfast.planning.costs import Rates, Work, split_stage
 
 MEASURE_SECONDS = 2.0  # about so long is each measurement of a model
 DEVICES = {  # dense bf16 operations per second (fp16 on the T4), bytes of memory: NVIDIA's data sheets
@@ -105,7 +105,7 @@ def describe_rule(device: str) -> str:
 
 def stage_seconds(one: Work, rates: Rates | None, slower: float) -> tuple[float, float]:
     """(seconds beside the model, seconds of the model in one process) of a stage. `slower`: than the calibrated machine."""
-    name = one.stage.partition("@")[0]
+    name, _ = split_stage(one.stage)
     beside = slower * (START_SECONDS[name] + SECONDS_PER_ROW.get(name, 0.0) * one.rows)
     if rates is None or not one.model:
         return beside, 0.0

@@ -114,7 +114,8 @@ def check_memory(params: Params) -> Iterator[Line]:
 def check_disk(params: Params) -> Iterator[Line]:
     free = shutil.disk_usage(".").free
     shape = shapes.find_shape(params.models[params.base], Path(params.model_folder))
-    needed = (2 * len(params.arms) + 1) * 2 * shape.parameters if shape else 0  # bf16; each arm also in DVC's cache
+    models = sum(map(len, params.trainings.values()))
+    needed = (2 * models + 1) * 2 * shape.parameters if shape else 0  # bf16; each model also in DVC's cache
     text = f"disk: {free / GIB:,.1f} GiB free; base and tuned models take about {needed / GIB:,.1f} GiB"
     if needed < free:
         yield OK, text

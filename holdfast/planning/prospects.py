@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast.core.errors import UserError
 from holdfast.evaluation.settings import CHAT, LIKELIHOOD
 from holdfast.params.evaluate import Evaluate
 from holdfast.params.gate import Gate
@@ -50,7 +51,10 @@ def survey_suites(params: Gate, evaluate: Evaluate) -> Prospects:
     if VERDICT.is_file():
         from holdfast.verdict import gate_file
 
-        suites = baseline.take_changes(suites, gate_file.read_gate(VERDICT), params)
+        try:
+            suites = baseline.take_changes(suites, gate_file.read_gate(VERDICT), params)
+        except UserError:
+            sources.append(f"{VERDICT} is not a verdict of this version: how many items changed is not taken from it")
     prospects = power.assess(params, suites)
     if prospects.assumed:
         what = f"{power.CHANGED:.0%} of the items are assumed to change, half of them lost"

@@ -30,14 +30,13 @@ CI_FILES = (".ci/gate.sh", ".ci/comment.py")
 HERE_ONLY = re.compile(
     r"^(\.pytest|\.mypy|\.ruff|\.coverage|\*\.egg|build/|dist/)"
 )  # ignored for the sake of our own tests
-OWN_INSTALL = (
-    'make .venv/.installed && echo "$PWD/.venv/bin" >> "$GITHUB_PATH"',
-    '- make .venv/.installed\n    - export PATH="$PWD/.venv/bin:$PATH"',
-)
+OWN_INSTALL = 'make .venv/.installed && echo "$PWD/.venv/bin" >> "$GITHUB_PATH"'
+ACTION = ".github/actions/holdfast-gate"  # what the workflow of the gate calls
+COMPONENT = "templates/gate.yml"  # the same for GitLab, where components lie
 OWN_LOCK = "requirements.lock"  # by which pip's cache is found again; a project's own file says its version of Holdfast
 GITLAB_JOBS, GITLAB_ROOT = ".ci/gitlab.yml", ".gitlab-ci.yml"
 GITLAB_HEAD = """\
-# The jobs of Holdfast, which the repository's .gitlab-ci.yml includes. HOLDFAST_TOKEN: a project access token with the scope
+# The jobs of Holdfast, which the repository's .gitlab-ci.yml includes, with `inputs` for what is named below. HOLDFAST_TOKEN: a project access token with the scope
 # `api`, masked; without it, as in a fork's pipeline, the gate still turns the merge request red or green and only the comment
 # is left out.
 """
@@ -118,15 +117,17 @@ def read_workflows(forge: Forge, git_root: Path, recorded: Collection[str]) -> d
         for name in ("gate", "comment"):
             text = _adapt((source() / f".github/workflows/{name}.yml").read_text(encoding="utf-8"), scripts)
             renamed = rf"\1: \2holdfast-\3{suffix}"
-            text = text.replace(OWN_LOCK, json.dumps((below / PROJECT.as_posix()).as_posix(), ensure_ascii=False))
             text = re.sub(r"^(name|    workflows): (\[?)(gate|comment)", renamed, text, flags=re.MULTILINE)
+            text = text.replace(f"./{ACTION}", f"./{ACTION}{suffix}")
             files[f"{up}.github/workflows/holdfast-{name}{suffix}.yml"] = text.encode()
+        text = _adapt((source() / ACTION / "action.yml").read_text(encoding="utf-8"), scripts)
+        text = text.replace(OWN_LOCK, json.dumps((below / PROJECT.as_posix()).as_posix(), ensure_ascii=False))
+        files[f"{up}{ACTION}{suffix}/action.yml"] = text.replace(f"./{ACTION}", f"./{ACTION}{suffix}").encode()
         return files
-    text = (source() / ".gitlab-ci.example.yml").read_text(encoding="utf-8")
-    text = re.sub(r"\A(?:#.*\n)+", GITLAB_HEAD, text)
-    text = re.sub(r"^test:\n(?:  .*\n|\n)+", "", text, flags=re.MULTILINE).replace("stages: [test, ", "stages: [")
+    text = (source() / COMPONENT).read_text(encoding="utf-8")
+    text = re.sub(r"\A(?:#.*\n)+", GITLAB_HEAD, text).replace("default: holdfast,", f"default: holdfast=={version()},")
     text = re.sub(r"^(gate|comment)(?=:$)|(?<=job: )gate", rf"holdfast-\g<0>{suffix}", text, flags=re.MULTILINE)
-    text = re.sub(r"(^|extends: )\.python", rf"\1.holdfast{suffix}", text, flags=re.MULTILINE)
+    text = re.sub(r"(^|extends: )\.holdfast", rf"\1.holdfast{suffix}", text, flags=re.MULTILINE)
     files[GITLAB_JOBS] = _adapt(text, scripts).encode()
     root = up + GITLAB_ROOT
     if root in recorded or not Path(root).exists():
@@ -142,9 +143,7 @@ def gitlab_include(git_root: Path) -> str:
 
 def _adapt(text: str, scripts: str) -> str:
     """A workflow of ours for a user's project: it installs Holdfast by version, and calls the scripts in the folder `scripts`."""
-    for command in OWN_INSTALL:
-        start = "- " if command.startswith("- ") else ""
-        text = text.replace(command, start + INSTALL % version())
+    text = text.replace(OWN_INSTALL, INSTALL % version())
 
     def quote(line: re.Match[str]) -> str:
         command = re.sub(r"\.ci/([\w.]+)", lambda m: shlex.quote(f"{scripts}/{m[1]}"), line[2])

@@ -55,6 +55,7 @@ def tailor_params(
     content = yaml.load(profiles.find_profile(profile).read_text(encoding="utf-8"))
     content["models"] = {"base": model.model_dump(exclude_defaults=True)}
     content.update(base="base", panel=["base"], arms=["domain-only", "holdfast"])
+    content["retrain"]["arms"] = ["holdfast"]
     for section in ("mix", "finetune"):  # the second arm keeps the profile's settings under one name
         arms = content[section]["arms"]
         arms["holdfast"] = arms.pop("paper") if "paper" in arms else arms["holdfast"]

@@ -140,11 +140,21 @@ def training(run: Run, arm: str) -> str:
     ]
     wanted: dict[str, Any] = {}
     for stage in SETTINGS:
-        wanted |= part(run.lock, "stages", stage.format(arm=arm), "params", "params.yaml")
+        wanted |= part(run.lock, "stages", name_stage(run.lock, stage, arm), "params", "params.yaml")
     table = run_tables.settings(wanted)
     blocks = [markdown_table(Table([Column("Measured"), Column("Value", "number")], measured), LIMIT)] if ledger else []
     blocks += [f"As set when the stages ran:\n\n{markdown_table(table, LIMIT)}"] if table.rows else []
     return "\n\n".join(blocks) or "Not available."
+
+
+def name_stage(lock: Json, stage: str, arm: str) -> str:
+    """The name in dvc.lock of what made this model: further trainings of an arm have stages of their own, and its mixture."""
+    stages = part(lock, "stages")
+    again, name = stage.replace("@", "-retrain@").format(arm=arm), stage.format(arm=arm)
+    if again in stages and again != name:
+        return again
+    of_arm = stage.format(arm=arm.rpartition("-")[0])
+    return of_arm if name not in stages and of_arm in stages else name
 
 
 def data(run: Run) -> str:
@@ -163,7 +173,7 @@ def source_files(lock: Json, arm: str) -> str:
     """Outputs of the stages behind the model, with the hashes that `dvc pull` finds them by."""
     rows = []
     for stage, what in SOURCES.items():
-        for out in part(lock, "stages", stage.format(arm=arm), "outs") or []:
+        for out in part(lock, "stages", name_stage(lock, stage, arm), "outs") or []:
             rows.append([what, str(out.get("path")), str(out.get("md5")), count(out.get("size"))])
     if not rows:
         return "dvc.lock does not record these stages."

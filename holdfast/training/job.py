@@ -74,9 +74,13 @@ def arm_config(params: Finetune, arm: str) -> Arm:
     return params.arms[arm]
 
 
-def use_seed(params: Finetune, arm: Arm) -> Finetune:
-    """The section with the arm's own seed, where it has one."""
-    return params if arm.seed is None else params.model_copy(update={"seed": arm.seed})
+def use_seed(params: Finetune, seed: str | None) -> Finetune:
+    """The section with another seed, as dvc.yaml writes it. Raises UserError where it is none."""
+    if seed is None:
+        return params
+    if not seed.isdecimal() or int(seed) >= 2**31:
+        raise UserError(f"'{seed[:40]}' is no seed", where="holdfast run finetune", do="give a whole number from 0 on")
+    return params.model_copy(update={"seed": int(seed)})
 
 
 def last_checkpoint(folder: Path) -> Path | None:

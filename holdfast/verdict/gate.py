@@ -19,18 +19,17 @@ from holdfast.verdict import decision, paired, provenance, run, thresholds
 from holdfast.verdict.fields import SIDES, Sides
 
 
-def decide_all(params: Gate, names: list[str], evaluations: Path) -> dict[str, Any]:
-    """The content of gate.json, from the evaluations of base and arms. Raises UserError where the
-    base's cannot be read."""
+def decide_all(params: Gate, trainings: dict[str, list[str]], evaluations: Path) -> dict[str, Any]:
+    """The content of gate.json, from the evaluations of base and arms; `trainings`: the models of each arm, by name.
+    Raises UserError where the base's cannot be read."""
     base, described = results.load(evaluations / "base")
     check_suite_margins(params, described["suites"])
-    if fault := params.find_fault_of_replicas(names):
-        raise UserError(fault, where="params.yaml", do="name other arms, trained with another seed each")
     repeat = evaluations / provenance.REPEAT
     noise = paired.noise_floor(base, described, repeat) if repeat.is_dir() else None
     noise = storage.round_floats(noise)  # as gate.json has it: all words follow from what is written
-    arms = {arm: decide_arm(params, base, described, evaluations / arm, noise) for arm in names}
-    content = run.decide_run(params, arms, noise)
+    names = [name for several in trainings.values() for name in several]
+    arms = {name: decide_arm(params, base, described, evaluations / name, noise) for name in names}
+    content = run.decide_run(params, arms, noise, trainings)
     return content | {"provenance": provenance.describe(params, names, evaluations)}
 
 
@@ -88,7 +87,7 @@ def different_settings(base: dict[str, Any], tuned: dict[str, Any], sides: Sides
 
 
 def decide_against(
-    params: Gate, names: list[str], former: Path, present: Path, revision: str
+    params: Gate, trainings: dict[str, list[str]], former: Path, present: Path, revision: str
 ) -> tuple[dict[str, Any], list[str]]:
     """(verdict on each arm that decides against itself at `revision`, the arms that were not evaluated there).
 
@@ -97,7 +96,7 @@ def decide_against(
     """
     arms, sides = {}, ("former", "present")
     demands = params.model_copy(update={"min_domain_gain": -params.margin})
-    deciding = thresholds.deciding_arms(params, names)
+    deciding = thresholds.deciding_arms(params, [name for several in trainings.values() for name in several])
     for name in deciding:
         if (former / name).is_dir():
             old, described = results.load(former / name)
@@ -105,5 +104,5 @@ def decide_against(
     if not arms:
         do = "compare with a revision that has one of the arms that decide"
         raise UserError("no arm of the present was evaluated there: nothing to compare", where=revision, do=do)
-    content = run.decide_run(params.model_copy(update={"control": None}), arms, None)
+    content = run.decide_run(params.model_copy(update={"control": None}), arms, None, trainings)
     return content, [name for name in deciding if name not in arms]

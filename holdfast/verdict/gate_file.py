@@ -36,7 +36,13 @@ def read_gate(path: Path) -> Json:
         files = all(set(FILES) <= evaluation.keys() for evaluation in content["provenance"]["evaluations"].values())
         if not (whole and files and isinstance(content["provenance"]["code"], dict)):
             raise ValueError
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        UserError,
+    ):  # a setting that this version does not have, too
         raise UserError("is not a verdict of this version", where=path, do=do) from None
     if not all(map(math.isfinite, numbers(content))):
         raise UserError("holds a number that is not finite", where=path, do=do)

@@ -18,7 +18,7 @@ from holdfast.evaluation import settings
 from holdfast.params.base import PARAMS
 from holdfast.params.evaluate import Evaluate
 from holdfast.params.gate import Gate
-from holdfast.params.models import load_arms
+from holdfast.params.models import load_trainings
 from holdfast.verdict import decision, run, summary
 from holdfast.verdict.fields import Json
 from holdfast.verdict.lock import LOCK, changed_params, entry, read_lock
@@ -56,23 +56,22 @@ def md5(path: Path) -> str:
 def find_mismatches(content: Json) -> list[str]:
     """Why gate.json is not the verdict on what is checked out; empty where it is. Raises UserError where params.yaml or
     dvc.lock cannot be read."""
-    params, arms, lock = Gate.load(), load_arms(), read_lock()
-    reasons = [*changed_thresholds(content, params, arms), *changed_arms(content, arms), *changed_code(content)]
+    params, trainings, lock = Gate.load(), load_trainings(), read_lock()
+    arms = [name for several in trainings.values() for name in several]
+    reasons = [*changed_thresholds(content, params), *changed_arms(content, arms), *changed_code(content)]
     if not reasons:
-        reasons += contradictions(content, params)
+        reasons += contradictions(content, params, trainings)
     reasons += changed_evaluations(content, lock)
     if (REPORTS / "eval/base/settings.json").is_file():
         reasons += changed_suites(content, arms)
     reasons += changed_params(lock, arms)
-    reasons += changed_models(content, lock, arms)
+    reasons += changed_models(content, lock, trainings)
     reasons += changed_reports(content, lock)
     return list(dict.fromkeys(reasons))
 
 
-def changed_thresholds(content: Json, params: Gate, arms: list[str]) -> Iterator[str]:
+def changed_thresholds(content: Json, params: Gate) -> Iterator[str]:
     written, present = content["provenance"]["gate"], params.model_dump()
-    if fault := params.find_fault_of_replicas(arms):
-        yield fault
     for key in sorted(written.keys() | present.keys()):
         if written.get(key) != present.get(key):
             yield f"gate.{key} is {present.get(key)} in {PARAMS}, and the verdict was decided with {written.get(key)}"
@@ -95,10 +94,10 @@ def changed_code(content: Json) -> Iterator[str]:
         yield f"the code of the gate changed since: {', '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}"
 
 
-def contradictions(content: Json, params: Gate) -> Iterator[str]:
+def contradictions(content: Json, params: Gate, trainings: dict[str, list[str]]) -> Iterator[str]:
     """Each word and each number that follows from others, derived anew from what was measured."""
     derived = {name: decision.decide_arm(params, arm, content["noise"]) for name, arm in content["arms"].items()}
-    whole = run.decide_run(params, derived, content["noise"])
+    whole = run.decide_run(params, derived, content["noise"], trainings)
     for path, written, expected in differences(content | {"provenance": None}, storage.round_floats(whole)):
         if path != "provenance":
             yield f"{path} is {quote(written)}, where its own numbers and the thresholds give {quote(expected)}"
@@ -172,18 +171,19 @@ def changed_suites(content: Json, arms: list[str]) -> Iterator[str]:
                     yield f"{arm}: evaluated with another {part} ({', '.join(keys)}), which the verdict does not say"
 
 
-def changed_models(content: Json, lock: Json, arms: list[str]) -> Iterator[str]:
+def changed_models(content: Json, lock: Json, trainings: dict[str, list[str]]) -> Iterator[str]:
     """Another base than was evaluated, and arms of which another model was evaluated than was trained."""
     written = content["provenance"]["evaluations"].get("base", {}).get("weights")
     if written is not None and MANIFEST.is_file():
         manifest = storage.read_json(MANIFEST)
         if not isinstance(manifest, dict) or manifest.get("fingerprint") != written:
             yield f"the base in {MANIFEST} is not the model that was evaluated"
-    for arm in arms:
-        trained = entry(lock.get(f"finetune@{arm}"), "outs", f"models/{arm}")
-        evaluated = entry(lock.get(f"evaluate@{arm}"), "deps", f"models/{arm}")
+    for name, again in [(name, name != arm) for arm, several in trainings.items() for name in several]:
+        cell = f"-retrain@{name}" if again else f"@{name}"
+        trained = entry(lock.get(f"finetune{cell}"), "outs", f"models/{name}")
+        evaluated = entry(lock.get(f"evaluate{cell}"), "deps", f"models/{name}")
         if trained != evaluated:
-            yield f"{LOCK}: models/{arm} was evaluated as another model than was trained"
+            yield f"{LOCK}: models/{name} was evaluated as another model than was trained"
 
 
 def changed_reports(content: Json, lock: Json) -> Iterator[str]:

@@ -6,20 +6,22 @@ from collections.abc import Iterable
 
 from holdfast.evaluation.settings import of_role, only_choices
 from holdfast.params.gate import Gate
-from holdfast.verdict import trainings
 from holdfast.verdict.fields import EXIT_CODES, SET_ASIDE, WATCHED, Json
 from holdfast.verdict.pooling import pool
 from holdfast.verdict.thresholds import confidences, deciding_arms, margins
+from holdfast.verdict.trainings import decide_method
 
 
-def decide_run(params: Gate, arms: dict[str, Json], noise: Json | None) -> Json:
+def decide_run(
+    params: Gate, arms: dict[str, Json], noise: Json | None, trainings: dict[str, list[str]] | None = None
+) -> Json:
     """The content of gate.json but for its provenance: the worst verdict of the arms that decide, every arm's, and the
-    thresholds."""
+    thresholds. `trainings`: the names of each arm's models, where it was trained several times."""
     suites = next(iter(arms.values()))["suites"]
     general, suite = confidences(params, suites)
     multiplicity = {"method": "Bonferroni", "suites": len(margins(params, suites))}
     multiplicity |= {"general_confidence": general, "suite_confidence": suite}
-    methods = decide_methods(params, arms)
+    methods = decide_methods(params, arms, trainings or {})
     together = {name for method in methods.values() for name in method["arms"]}
     alone = [arms[name] for name in deciding_arms(params, list(arms)) if name not in together]
     worst = worst_verdict([*alone, *methods.values()])
@@ -31,17 +33,17 @@ def decide_run(params: Gate, arms: dict[str, Json], noise: Json | None) -> Json:
     return content | {"domain_measured": measured} | params.model_dump(include=demands)
 
 
-def decide_methods(params: Gate, arms: dict[str, Json]) -> Json:
-    """The verdict on each method of which several trainings are among the arms (`gate.replicas`)."""
+def decide_methods(params: Gate, arms: dict[str, Json], trainings: dict[str, list[str]]) -> Json:
+    """The verdict on each method of which several trainings were evaluated."""
     methods = {}
-    for method, replicas in params.replicas.items():
-        names = [name for name in (method, *replicas) if name in arms]
+    for method, several in trainings.items():
+        names = [name for name in several if name in arms]
         if len(names) > 1:
             members = [arms[name] for name in names]
             scores = [pool_roles(params, arm) for arm in members]
             suites = members[0]["suites"]
             shares = confidences(params, suites)
-            methods[method] = trainings.decide(params, names, members, scores, margins(params, suites), shares)
+            methods[method] = decide_method(params, names, members, scores, margins(params, suites), shares)
     return methods
 
 

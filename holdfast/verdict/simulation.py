@@ -198,10 +198,8 @@ def simulate_trainings(
     the items changes in each. One training: the verdict on that arm. Outcomes are drawn, and measured without bootstrap.
     """
     rng = np.random.default_rng(seed)
-    params = params.model_copy(update={"min_domain_gain": -1.0, "control": None, "replicas": {}})
+    params = params.model_copy(update={"min_domain_gain": -1.0, "control": None})
     names = [f"arm{number}" for number in range(trainings)]
-    if trainings > 1:
-        params = params.model_copy(update={"replicas": {names[0]: names[1:]}})
     verdicts: list[str] = []
     for _ in range(runs):
         right = rng.binomial(items, 0.7, suites)  # of the base, the same for every training
@@ -212,7 +210,7 @@ def simulate_trainings(
             lost = rng.binomial(right, min(1.0, (part - moved) / 2 / 0.7))
             gained = rng.binomial(items - right, min(1.0, (part + moved) / 2 / 0.3))
             arms[name] = decision.decide_arm(params, measured_arm(params, items, right, lost, gained))
-        verdicts.append(run.decide_run(params, arms, None)["verdict"])
+        verdicts.append(run.decide_run(params, arms, None, {names[0]: names})["verdict"])
     return {word: verdicts.count(word) / runs for word in ("pass", "fail", "cannot-compare")}
 
 

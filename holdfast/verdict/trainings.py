@@ -89,7 +89,7 @@ def incomplete_beta(x: float, a: float, b: float) -> float:
     return front * (value - 1)
 
 
-def decide(
+def decide_method(
     params: Gate,
     names: list[str],
     arms: list[Json],

@@ -20,7 +20,10 @@ from holdfast.verdict.precision import in_points
 
 Json = dict[str, Any]
 Read = Callable[[str], str | None]  # a path relative to the project -> its text; None where there is no such file
-SCRIPTS = (".ci/gate.sh", ".github/workflows/gate.yml", ".github/workflows/holdfast-gate.yml", ".gitlab-ci.yml")
+SCRIPTS = (  # what runs the gate
+    *(".ci/gate.sh", ".ci/gitlab.yml", ".gitlab-ci.yml", "templates/gate.yml"),
+    *(".github/workflows/gate.yml", ".github/workflows/holdfast-gate.yml", ".github/actions/holdfast-gate/action.yml"),
+)
 POINTS = {"margin": 1, "suite_margin": 1, "min_domain_gain": -1, "min_base": 1}  # +1: more of it is looser
 FRACTIONS = {"confidence": -1, "resamples": -1}
 NAMES = {
@@ -141,6 +144,21 @@ def of_arms(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
         yield Shift(f"arm {name} removed", True)
     if there.params and (added := sorted(set(new) - set(old))):
         yield Shift(f"{list_names(added)} new among the arms", False)
+    trained = [list_retrained(one.params.get("retrain")) for one in (there, here)]
+    if gone := sorted(trained[0] - trained[1]):
+        yield Shift(f"further trainings removed: {list_names(gone)}", True)
+    if there.params and (more := sorted(trained[1] - trained[0])):
+        yield Shift(f"further trainings added: {list_names(more)}", False)
+
+
+def list_retrained(retrain: Any) -> set[str]:
+    """The further trainings that params.yaml asks for, as it stands there."""
+    arms, seeds = (part({"": retrain}, "").get(key) for key in ("arms", "seeds"))
+    return (
+        {f"{arm}-{seed}" for arm in arms for seed in seeds}
+        if isinstance(arms, list) and isinstance(seeds, list)
+        else set()
+    )
 
 
 def of_suites(there: Snapshot, here: Snapshot) -> Iterator[Shift]:

@@ -28,6 +28,8 @@ from holdfast.commands import comment as command
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+ACTION = ROOT / ".github/actions/holdfast-gate/action.yml"
+COMPONENT = ROOT / "templates/gate.yml"
 SCRIPTS = [ROOT / ".ci" / name for name in ("run", "gate.sh")]
 PINNED = {  # as runners logged them when they resolved the version's tag
     "actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1  # v7.0.1",
@@ -41,8 +43,11 @@ def workflow(name: str) -> dict[str, Any]:
 
 
 def test_actions_are_pinned_by_commit() -> None:
-    used = {line for file in WORKFLOWS for line in re.findall(r"uses:\s*(.+)", file.read_text(encoding="utf-8"))}
-    assert used == PINNED
+    texts = [file.read_text(encoding="utf-8") for file in (*WORKFLOWS, ACTION)]
+    used = {line for text in texts for line in re.findall(r"^ +(?:- )?uses:\s*(.+)", text, re.MULTILINE)}
+    own = {line for line in used if line.startswith("./")}
+    assert used - own == PINNED
+    assert {line.partition("  #")[0] for line in own} == {f"./{ACTION.parent.relative_to(ROOT)}"}
 
 
 def test_the_half_that_runs_foreign_code_has_no_rights_and_the_half_with_rights_runs_none() -> None:
@@ -63,9 +68,24 @@ def test_the_half_that_runs_foreign_code_has_no_rights_and_the_half_with_rights_
     assert run["run"] == "python3 .ci/comment.py github"
 
 
-@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def read_action() -> dict[str, Any]:
+    return yaml.load(ACTION.read_text(encoding="utf-8"), yaml.BaseLoader)
+
+
+def test_the_workflow_gives_the_action_its_inputs_and_the_action_uses_them_all() -> None:
+    action = read_action()
+    step = next(one for one in workflow("gate.yml")["jobs"]["gate"]["steps"] if one["uses"].startswith("./"))
+    assert step["with"].keys() == action["inputs"].keys()
+    used = set(re.findall(r"\$\{\{ inputs\.([\w-]+) \}\}", ACTION.read_text(encoding="utf-8")))
+    assert used == action["inputs"].keys()
+    assert not re.search(r"\$\{\{ *(vars|secrets)\.", ACTION.read_text(encoding="utf-8")), "an action has neither"
+    assert all(step["shell"] == "bash" for step in action["runs"]["steps"] if "run" in step), "it must say so"
+
+
+@pytest.mark.parametrize("file", [*WORKFLOWS, ACTION], ids=lambda file: file.name)
 def test_nothing_from_an_event_is_pasted_into_a_shell(file: Path) -> None:
-    for job in workflow(file.name)["jobs"].values():
+    content = yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader)
+    for job in content["jobs"].values() if "jobs" in content else [content["runs"]]:
         for step in job["steps"]:
             assert "${{" not in step.get("run", "")
             if "checkout" in step.get("uses", ""):
@@ -73,14 +93,47 @@ def test_nothing_from_an_event_is_pasted_into_a_shell(file: Path) -> None:
 
 
 def test_ci_files_call_scripts_that_are_there() -> None:
-    texts = [file.read_text(encoding="utf-8") for file in [*WORKFLOWS, ROOT / ".gitlab-ci.example.yml"]]
+    files = [*WORKFLOWS, ACTION, COMPONENT, ROOT / ".gitlab-ci.example.yml"]
+    texts = [file.read_text(encoding="utf-8") for file in files]
     called = {name for text in texts for name in re.findall(r"\.ci/\w+(?:\.\w+)?", text)}
     assert called == {".ci/run", ".ci/gate.sh", ".ci/comment.py"}
     assert all((ROOT / name).is_file() for name in called)
     for script in SCRIPTS:
         assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
-    gitlab = yaml.safe_load(texts[-1])
-    assert [gitlab[job]["stage"] for job in ("test", "gate", "comment")] == gitlab["stages"]
+
+
+def fill_in(text: str, inputs: dict[str, Any]) -> str:
+    """A component's jobs as GitLab sees them: `$[[ inputs.NAME ]]` replaced."""
+    return re.sub(r"\$\[\[ inputs\.(\w+) \]\]", lambda match: str(inputs[match[1]]), text)
+
+
+def test_the_component_is_whole_with_its_defaults_and_with_inputs() -> None:
+    head, _, jobs = COMPONENT.read_text(encoding="utf-8").partition("\n---\n")
+    inputs = yaml.safe_load(head)["spec"]["inputs"]
+    assert set(re.findall(r"\$\[\[ inputs\.(\w+) \]\]", jobs)) == inputs.keys()
+    content = yaml.safe_load(fill_in(jobs, {name: one["default"] for name, one in inputs.items()}))
+    assert content["gate"]["stage"] == content["comment"]["stage"] == "test", "a stage that every pipeline has"
+    assert content["gate"]["tags"] == [] and content[".holdfast"]["image"] == "python:3.11"
+    assert content["comment"]["needs"] == [{"job": "gate", "artifacts": True}]
+    other = yaml.safe_load(fill_in(jobs, {"stage": "check", "image": "own:1", "tags": '["gpu"]', "package": "x.whl"}))
+    assert other["gate"]["tags"] == ["gpu"] and other["comment"]["stage"] == "check"
+    install = other[".holdfast"]["before_script"][0]
+    for package, chosen in (("", "x.whl"), ("y", "y")):
+        done = subprocess.run(
+            ["bash", "-c", install.replace("python -m pip", "echo")],
+            env={"PATH": os.environ["PATH"], "HOLDFAST_PACKAGE": package},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == f"install {chosen}\n"
+
+
+def test_this_repository_s_gitlab_jobs_are_the_component_s() -> None:
+    own = yaml.safe_load((ROOT / ".gitlab-ci.example.yml").read_text(encoding="utf-8"))
+    assert own["include"] == [{"local": f"/{COMPONENT.relative_to(ROOT)}"}]
+    assert own["test"]["stage"] == "test" and own["test"]["extends"] == ".holdfast"
+    assert "make .venv/.installed" in own[".holdfast"]["before_script"]
 
 
 # --- the gate on a repository with pull requests
@@ -106,10 +159,21 @@ def ran(folder: Path, *command: str) -> str:
 
 
 def gate(folder: Path, **settings: str) -> tuple[int, str]:
-    """Exit code of .ci/gate.sh and the comment that it wrote."""
-    out = folder.parent / "out"
+    """Exit code of the action's step that runs the gate, and the comment that it wrote. `settings`: as docs/ci.md names them."""
+    step = next(one for one in read_action()["runs"]["steps"] if "gate.sh" in one.get("run", ""))
+    inputs = {"target": "main"} | {
+        name.removeprefix("HOLDFAST_").lower().replace("_", "-"): value for name, value in settings.items()
+    }
+    assert inputs.keys() <= read_action()["inputs"].keys()
+    environment = {
+        name: re.sub(r"\$\{\{ inputs\.([\w-]+) \}\}", lambda match: inputs.get(match[1], ""), value)
+        for name, value in step["env"].items()
+    }
+    environment["HOLDFAST_PAGES"] = "https://ci.example/runs/7"
+    out = folder.parent / "gate"
     shutil.rmtree(out, ignore_errors=True)
-    done = run(folder, "bash", ".ci/gate.sh", "main", str(out), **settings)
+    shell = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"])  # as runners call it
+    done = run(folder, *shell, RUNNER_TEMP=str(folder.parent), **environment)
     return done.returncode, (out / "comment.md").read_text(encoding="utf-8")
 
 
@@ -152,8 +216,8 @@ def test_a_branch_that_forgets_goes_red_and_one_that_does_not_goes_green(reposit
     assert "[Full report and pages: files of this run](https://ci.example/runs/7)\n\nCommit " in comment
     assert "checked against the thresholds, dvc.lock and its own numbers, not recomputed" in comment
     assert len(comment) < 60_000
-    assert 'errors="0"' in (repository.parent / "out/junit.xml").read_text(encoding="utf-8")
-    assert {p.name for p in (repository.parent / "out/pages/reports").iterdir()} >= {"index.html", "cards", "drift"}
+    assert 'errors="0"' in (repository.parent / "gate/junit.xml").read_text(encoding="utf-8")
+    assert {p.name for p in (repository.parent / "gate/pages/reports").iterdir()} >= {"index.html", "cards", "drift"}
 
     # a stale lock: parameters that nobody ran
     set_params(repository, gate__margin=0.5)

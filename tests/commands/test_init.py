@@ -135,7 +135,12 @@ def test_workflows_lie_where_the_forge_looks_and_call_the_subfolder_s_scripts(fo
     suffix = {"llm": "-llm", "my llm's": "-my-llm-s", "a: b #c": "-a-b-c", "größe/$HOME": "-gr-e-HOME"}[place]
     workflows = folder / ".github/workflows"
     workflow = yaml.load((workflows / f"holdfast-gate{suffix}.yml").read_text(encoding="utf-8"), yaml.BaseLoader)
-    commands = [step.get("run", "") for step in workflow["jobs"]["gate"]["steps"]]
+    own = workflow["jobs"]["gate"]["steps"][-1]["uses"]
+    assert own == f"./.github/actions/holdfast-gate{suffix}"
+    action = yaml.load((folder / own / "action.yml").read_text(encoding="utf-8"), yaml.BaseLoader)
+    commands = [step.get("run", "") for step in action["runs"]["steps"]]
+    assert action["runs"]["steps"][0]["with"]["cache-dependency-path"] == f"{place}/.holdfast/project.json"
+    assert f"`uses: {own}`" in (folder / own / "action.yml").read_text(encoding="utf-8")
     gate = next(command for command in commands if "gate.sh" in command)
     assert shlex.split(gate)[:2] == ["bash", f"{place}/.ci/gate.sh"]
     assert any(f"holdfast=={scaffold.version()}" in command for command in commands)
@@ -167,11 +172,15 @@ def test_a_second_project_in_one_repository_has_workflows_and_a_comment_of_its_o
 def test_gitlab_gets_jobs_without_our_tests_and_a_file_that_includes_them(folder, capsys):
     for place in ("one", "my two"):
         start(into=Path(place), ci="gitlab")
-    jobs = {place: yaml.safe_load((folder / place / ".ci/gitlab.yml").read_text()) for place in ("one", "my two")}
-    assert set(jobs["one"]) == {"stages", ".holdfast-one", "holdfast-gate-one", "holdfast-comment-one"}
-    assert set(jobs["one"]) & set(jobs["my two"]) == {"stages"}
+    files = {place: (folder / place / ".ci/gitlab.yml").read_text(encoding="utf-8") for place in ("one", "my two")}
+    spec, jobs = {}, {}
+    for place, text in files.items():
+        spec[place], jobs[place] = yaml.safe_load_all(text.replace("$[[ inputs.tags ]]", "[]"))
+    assert spec["one"] == spec["my two"]
+    assert spec["one"]["spec"]["inputs"]["package"]["default"] == f"holdfast=={scaffold.version()}"
+    assert set(jobs["one"]) == {".holdfast-one", "holdfast-gate-one", "holdfast-comment-one"}
+    assert not set(jobs["one"]) & set(jobs["my two"])
     content = jobs["my two"]
-    assert content["stages"] == ["gate", "comment"]
     assert content["holdfast-gate-my-two"]["extends"] == ".holdfast-my-two"
     assert content["holdfast-comment-my-two"]["needs"][0]["job"] == "holdfast-gate-my-two"
     assert shlex.split(content["holdfast-gate-my-two"]["script"][1])[1] == "my two/.ci/gate.sh"
@@ -194,7 +203,11 @@ def test_ci_alone_adds_workflows_to_a_project_and_touches_nothing_else(folder, c
         ".ci/gate.sh",
         ".ci/comment.py",
         *(
-            {".github/workflows/holdfast-gate.yml", ".github/workflows/holdfast-comment.yml"}
+            {
+                ".github/workflows/holdfast-gate.yml",
+                ".github/workflows/holdfast-comment.yml",
+                ".github/actions/holdfast-gate/action.yml",
+            }
             if ci == "github"
             else {".ci/gitlab.yml", ".gitlab-ci.yml"}
         ),

@@ -68,18 +68,20 @@ def test_an_edit_while_a_stage_runs_stops_it(small, edit):
 
 
 @pytest.mark.parametrize(
-    ("stage", "cell", "dep"),
+    ("command", "dep"),
     [
-        ("respond", "abacus", "models/manifest/abacus.json"),
-        ("evaluate", "base", "models/manifest/base.json"),
-        ("evaluate", "holdfast", "reports/eval/base/settings.json"),
-        ("finetune", "holdfast", "data/mixes/holdfast.parquet"),
-        ("curate", None, "data/instructions/raw.parquet"),
+        (("respond", "abacus"), "models/manifest/abacus.json"),
+        (("evaluate", "base"), "models/manifest/base.json"),
+        (("evaluate", "holdfast"), "reports/eval/base/settings.json"),
+        (("evaluate", "holdfast-2"), "data/instructions/held_out.parquet"),
+        (("finetune", "holdfast"), "data/mixes/holdfast.parquet"),
+        (("finetune", "holdfast", "2"), "data/mixes/holdfast.parquet"),
+        (("curate",), "data/instructions/raw.parquet"),
     ],
 )
-def test_what_a_stage_of_the_pipeline_reads_is_found(monkeypatch, stage, cell, dep):
+def test_what_a_stage_of_the_pipeline_reads_is_found(monkeypatch, command, dep):
     monkeypatch.chdir(ROOT)
-    found = inputs.read_inputs(stage, cell)
+    found = inputs.read_inputs(*command)
     assert found is not None
     assert dep in found.files
     assert found.params and None not in [value for key, value in found.params.items() if "." not in key]

@@ -65,6 +65,22 @@ def test_rows_and_tokens_of_every_stage_by_hand(settings):
     assert found["evaluate@base"].written == 40 * 20
 
 
+def test_each_further_training_is_planned_like_its_arm_s_first(settings, project):
+    before = by_stage(costs.plan_work(settings, DOMAIN, MEANS, 30))
+    set_params(project, retrain={"arms": ["holdfast"], "seeds": [2, 3]})
+    found = by_stage(costs.plan_work(Params.load(), DOMAIN, MEANS, 30))
+    added = {f"{stage}-retrain@holdfast-{seed}" for stage in ("finetune", "evaluate") for seed in (2, 3)}
+    assert found.keys() - before.keys() == added
+    for name in added:
+        script, arm = costs.split_stage(name)
+        assert replace(found[name], stage="") == replace(found[f"{script}@{arm}"], stage="")
+    shape = shapes.Shape(parameters=1000, layers=2, hidden=8, heads=4, cache=64, vocabulary=10, context=512)
+    memory = [
+        costs.memory(Params.load(), f"finetune{cell}", shape, 2, 1) for cell in ("@holdfast", "-retrain@holdfast-2")
+    ]
+    assert memory[0] == memory[1] > 0
+
+
 def test_the_self_suite_is_held_out_answered_and_read(settings, project):
     """100 of 500 fit instructions are held out. The base writes and reads its answers; an arm is read for the KL, too, and
     the first arm pays for the base's side of it."""

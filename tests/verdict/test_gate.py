@@ -674,7 +674,9 @@ def revisions(root: Path, before: dict[str, tuple[int, int, int]], after: dict[s
 
 def against(root: Path, names: list[str], **knobs: Any) -> tuple[str, str, list[str]]:
     """(the worst verdict against the former revision, the table, the arms that are new)."""
-    content, new = gate.decide_against(Gate(**knobs), names, root / "former", root / "eval", "main")
+    content, new = gate.decide_against(
+        Gate(**knobs), {name: [name] for name in names}, root / "former", root / "eval", "main"
+    )
     return content["verdict"], summary.table(content), new
 
 

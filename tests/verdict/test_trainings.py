@@ -24,10 +24,6 @@ from holdfast.verdict import provenance, simulation, summary, trainings
 PARAMS = Gate(min_domain_gain=-1.0)
 
 
-def decided_with(params: Gate) -> dict[str, Any]:
-    return {"provenance": {"gate": params.model_dump()}}
-
-
 @pytest.mark.parametrize("freedom", [1.0, 1.5, 2.0, 4.0, 9.0, 33.3, 1e3])
 def test_student_s_quantiles_are_scipy_s(freedom: float) -> None:
     for probability in (0.8, 0.95, 0.975, 0.9995):
@@ -62,22 +58,20 @@ def test_a_drop_past_the_margin_is_shown_by_five_trainings() -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three trainings of `holdfast`; the third lost 14 % of its general items, which alone is a fail."""
+    """Evaluations of three trainings of `holdfast`; the third lost 14 % of its general items, which alone is a fail."""
     folder = make_project(tmp_path / "project")
     monkeypatch.setitem(ARMS, "holdfast-2", (0.0, 0.6))
     monkeypatch.setitem(ARMS, "holdfast-3", (0.14, 0.6))
-    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    params["arms"] = list(ARMS)
     for name in ("holdfast-2", "holdfast-3"):
         write_evaluation(folder / "reports/eval" / name, name)
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     monkeypatch.chdir(folder)
     return folder
 
 
-def replicate(project: Path, **gate: Any) -> dict[str, Any]:
+def retrain(project: Path, seeds: tuple[int, ...] = (2, 3), **gate: Any) -> dict[str, Any]:
     params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
-    params["gate"] |= {"replicas": {"holdfast": ["holdfast-2", "holdfast-3"]}} | gate
+    params["retrain"] = {"arms": ["holdfast"], "seeds": list(seeds)}
+    params["gate"] |= gate
     (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     content = decide(project)
     write_lock(project)
@@ -85,9 +79,10 @@ def replicate(project: Path, **gate: Any) -> dict[str, Any]:
 
 
 def test_one_bad_training_of_three_is_no_proof_against_the_method(project: Path) -> None:
-    alone = decide(project)
-    assert (alone["verdict"], alone["arms"]["holdfast-3"]["verdict"], alone["methods"]) == ("fail", "fail", {})
-    content = replicate(project)
+    alone = retrain(project, ())
+    assert (alone["verdict"], alone["methods"], list(alone["arms"])) == ("pass", {}, ["domain-only", "holdfast"])
+    content = retrain(project)
+    assert content["arms"]["holdfast-3"]["verdict"] == "fail"
     method = content["methods"]["holdfast"]
     assert method["arms"] == ["holdfast", "holdfast-2", "holdfast-3"]
     changes = [content["arms"][name]["general"]["change"] for name in method["arms"]]
@@ -99,7 +94,7 @@ def test_one_bad_training_of_three_is_no_proof_against_the_method(project: Path)
 
 
 def test_a_margin_wide_enough_for_seeds_and_items_passes(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content = replicate(project, margin=0.4, suite_margin=0.5)
+    content = retrain(project, margin=0.4, suite_margin=0.5)
     assert (content["verdict"], content["methods"]["holdfast"]["verdict"]) == ("pass", "pass")
     assert command.main(None) == 0
     assert "3 trainings of holdfast: general " in capsys.readouterr().out
@@ -109,23 +104,50 @@ def test_a_margin_wide_enough_for_seeds_and_items_passes(project: Path, capsys: 
 
 def test_a_training_that_cannot_be_compared_spoils_the_method(project: Path) -> None:
     write_evaluation(project / "reports/eval/holdfast-2", "holdfast-2", engine={"seed": 7})
-    content = replicate(project, margin=0.4, suite_margin=0.5)
+    content = retrain(project, margin=0.4, suite_margin=0.5)
     assert content["methods"]["holdfast"]["verdict"] == "cannot-compare"
     assert content["methods"]["holdfast"]["reasons"] == ["trainings that cannot be compared with the base: holdfast-2"]
 
 
-def test_the_gate_counts_no_training_twice_and_none_that_is_not_there(project: Path) -> None:
-    for replicas, words in (({"holdfast": ["holdfast"]}, "one method only"), ({"holdfast": ["x"]}, "not one of arms")):
-        with pytest.raises(UserError, match=words):
-            replicate(project, replicas=replicas)
-        params = Gate.load()
-        assert any(
-            words in reason for reason in provenance.changed_thresholds(decided_with(params), params, list(ARMS))
-        )
+def test_what_is_trained_again_must_be_arms_and_each_seed_another(project: Path) -> None:
+    with pytest.raises(UserError, match="seed '2' twice"):
+        retrain(project, (2, 2))
+    params = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
+    for changed, words in (
+        ({"retrain": {"arms": ["another"], "seeds": [2]}}, "'another', which is not one of arms"),
+        ({"retrain": {"arms": ["domain-only"], "seeds": [2]}}, "the control 'domain-only', which decides nothing"),
+        (
+            {"arms": ["domain-only", "holdfast", "holdfast-2"], "retrain": {"arms": ["holdfast"], "seeds": [2]}},
+            "is taken",
+        ),
+    ):
+        content = params | changed
+        for section in ("mix", "finetune"):
+            content[section]["arms"]["holdfast-2"] = content[section]["arms"]["holdfast"]
+        with pytest.raises(UserError) as caught:
+            Params.from_text(yaml.safe_dump(content))
+        assert words in str(caught.value)
+
+
+def test_a_training_that_is_added_removed_or_not_the_evaluated_one_is_found(project: Path) -> None:
+    content = retrain(project, margin=0.4, suite_margin=0.5)
+    assert not provenance.find_mismatches(content)
+    file = project / "params.yaml"
+    text = file.read_text(encoding="utf-8")
+    for before, after, words in (
+        ("- 3\n", "- 3\n  - 4\n", "the arm 'holdfast-4' of params.yaml has no verdict"),
+        ("  - 3\n", "", "the verdict is on an arm 'holdfast-3', which params.yaml does not name"),
+    ):
+        file.write_text(text.replace(before, after, 1), encoding="utf-8")
+        assert words in provenance.find_mismatches(content)
+    file.write_text(text, encoding="utf-8")
+    lock = project / "dvc.lock"
+    lock.write_text(lock.read_text(encoding="utf-8").replace("holdfast-3.dir", "other.dir", 1), encoding="utf-8")
+    assert any("models/holdfast-3 was evaluated as another" in reason for reason in provenance.find_mismatches(content))
 
 
 def test_a_number_of_the_method_that_is_edited_is_found(project: Path) -> None:
-    content = replicate(project)
+    content = retrain(project)
     content["methods"]["holdfast"]["verdict"] = "pass"
     assert any("methods.holdfast.verdict is 'pass'" in reason for reason in provenance.find_mismatches(content))
 
@@ -133,7 +155,7 @@ def test_a_number_of_the_method_that_is_edited_is_found(project: Path) -> None:
 def test_the_report_says_whether_it_speaks_of_models_or_of_a_method(project: Path) -> None:
     run = findings.Run(gate=decide(project), pairs=None, settings={})  # type: ignore[arg-type]
     assert "the verdict is on the models that were trained" in findings.describe_trainings(run)
-    run = findings.Run(gate=replicate(project, margin=0.4, suite_margin=0.5), pairs=None, settings={})  # type: ignore[arg-type]
+    run = findings.Run(gate=retrain(project, margin=0.4, suite_margin=0.5), pairs=None, settings={})  # type: ignore[arg-type]
     word, claim, backing = findings.headline(run)
     assert word == "PASS" and claim.startswith("holdfast over 3 trainings loses ") and "limit 40.0" in claim
     assert "standard deviation between trainings" in backing
@@ -143,25 +165,26 @@ def test_the_report_says_whether_it_speaks_of_models_or_of_a_method(project: Pat
     assert findings.deciding_arm(run) in ARMS
 
 
-def test_replicas_are_arms_and_of_one_method_only() -> None:
-    content = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
-    for replicas, words in (
-        ({"holdfast": ["another"]}, "'another', which is not one of arms"),
-        ({"holdfast": ["holdfast"]}, "'holdfast' can be a training of one method only"),
-        ({"holdfast": ["domain-only"]}, "'domain-only' can be a training of one method only"),
-    ):
-        content["gate"]["replicas"] = replicas
-        with pytest.raises(UserError) as caught:
-            Params.from_text(yaml.safe_dump(content))
-        assert words in str(caught.value)
+def test_a_further_training_has_the_seed_that_dvc_yaml_gives() -> None:
+    params = Finetune(arms={"one": Arm()}, max_length=64, learning_rate=1e-3, batch_size=8, seed=1)
+    assert [job.use_seed(params, seed).seed for seed in (None, "7", "0")] == [1, 7, 0]
+    for seed in ("-1", "x", str(2**31), "1.0"):
+        with pytest.raises(UserError, match="is no seed"):
+            job.use_seed(params, seed)
 
 
-def test_an_arm_may_have_a_seed_of_its_own() -> None:
-    params = Finetune(arms={"one": Arm(), "two": Arm(seed=7)}, max_length=64, learning_rate=1e-3, batch_size=8, seed=1)
-    assert [job.use_seed(params, params.arms[name]).seed for name in ("one", "two")] == [1, 7]
+def test_dvc_yaml_has_a_stage_for_each_further_training_and_none_as_cloned(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    params = Params.load(root / "params.yaml")
+    assert params.trainings == {"domain-only": ["domain-only"], "holdfast": ["holdfast"]}, "as cloned, one each"
+    stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    again = stages["finetune-retrain"]
+    assert again["matrix"] == {"arm": "${retrain.arms}", "seed": "${retrain.seeds}"}
+    assert again["params"] == stages["finetune"]["params"], "it depends on what the first training depends on"
+    assert again["deps"] == stages["finetune"]["deps"]
 
 
 def test_the_verdict_s_table_reads_a_verdict_of_before(project: Path) -> None:
     content = decide(project)
     del content["methods"]
-    assert "verdict: fail" in summary.table(content)
+    assert "verdict: pass" in summary.table(content)

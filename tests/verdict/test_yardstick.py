@@ -11,6 +11,7 @@ from holdfast.verdict import yardstick
 
 PARAMS: dict[str, Any] = {
     "arms": ["control", "arm"],
+    "retrain": {"arms": ["arm"], "seeds": [2, 3]},
     "finetune": {"seed": 1},
     "gate": {"margin": 0.03, "control": "control", "min_domain_gain": 0.2, "suite_margins": {"facts": 0.05}, "seed": 1},
     "evaluate": {
@@ -66,6 +67,8 @@ MOVES: dict[str, tuple[dict[str, Any], bool]] = {
     "the control, which does not count, is arm instead of control": (changed("params.yaml", "gate", "control", to="arm"), True),
     "arm arm removed": (changed("params.yaml", "arms", to=["control"]), True),
     "new new among the arms": (changed("params.yaml", "arms", to=["control", "arm", "new"]), False),
+    "further trainings removed: arm-3": (changed("params.yaml", "retrain", "seeds", to=[2]), True),
+    "further trainings added: arm-4": (changed("params.yaml", "retrain", "seeds", to=[2, 3, 4]), False),
     "suite judging is watched only, and decides nothing": (changed("params.yaml", "gate", "watched", to=["judging"]), True),
     "suite judging removed": (changed("params.yaml", "evaluate", "suites", "judging", to=...), True),
     "suite more added": (changed("params.yaml", "evaluate", "suites", "more", to={"role": "general"}), False),
