@@ -192,6 +192,7 @@ def exit_code() -> int:
         return done if isinstance(done, int) else ExitCode.OK
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return error.code
     except typer.Abort:
         return ExitCode.INTERRUPTED
     except (

@@ -138,6 +138,20 @@ def describe(folder: Path, out: Path, name: str = "base", **changes: Any) -> Pat
     return out / f"{name}.json"
 
 
+def perturb(model: Path, into: Path, part: float, seed: int = 0) -> Path:
+    """A copy of a model in the new folder `into`, each weight moved by noise of this part of its tensor's deviation."""
+    import torch
+
+    shutil.copytree(model, into)
+    network, draws = manifest.load_model(model, "float32", device="cpu"), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in network.parameters():
+            if weight.dim() > 1:
+                weight.add_(torch.randn(weight.shape, generator=draws) * part * weight.std())
+    network.save_pretrained(into)
+    return into
+
+
 def instruction(id: str, text: str, cluster: int = 0) -> dict:
     """A row of instructions_kept."""
     origin = dict(

@@ -32,10 +32,11 @@ def main(base: Path, tuned: Path, params: Gate, chances: dict[str, float], metri
 
 
 def parse_options(
-    margin: float, suite_margin: float, confidence: float, chances: list[str]
+    margin: float, suite_margin: float, confidence: float, chances: list[str], min_domain_gain: float = -1.0
 ) -> tuple[Gate, dict[str, float]]:
     """(thresholds, accuracy of guessing by suite). Raises UserError."""
-    values = {"margin": margin, "suite_margin": suite_margin, "confidence": confidence, "min_domain_gain": -1.0}
+    values = {"margin": margin, "suite_margin": suite_margin, "confidence": confidence}
+    values |= {"min_domain_gain": min_domain_gain}
     params = parse(Gate, values, "gate", Path("the command line"))
     by_suite = {}
     for option in chances:

@@ -31,6 +31,8 @@ def escape_control(text: str) -> str:
 class UserError(Exception):
     """Bad input. `what` and `where` on the first line, `do` on the second; never a traceback. Whatever it quotes is escaped."""
 
+    code = ExitCode.BROKEN  # with which the command ends
+
     def __init__(self, what: str, *, where: object, do: str) -> None:
         self.what, self.where, self.do = escape_control(what), escape_control(str(where)), escape_control(do)
         super().__init__(f"{self.where}: {self.what}\n  {self.do}")
@@ -38,6 +40,12 @@ class UserError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         """Crosses from a worker process whole: the default would call __init__ with the message alone."""
         return partial(type(self), where=self.where, do=self.do), (self.what,)
+
+
+class CannotCompare(UserError):
+    """Two models, or two results, between which no comparison says anything."""
+
+    code = ExitCode.CANNOT_COMPARE
 
 
 def first_line(error: Exception) -> str:

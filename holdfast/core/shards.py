@@ -18,8 +18,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from holdfast.core import meter, storage
-from holdfast.core.cache import FOLDER, key, unwritable_error
+from holdfast.core import cache, meter, storage
+from holdfast.core.cache import key, unwritable_error
 from holdfast.core.errors import UserError
 from holdfast.core.progress import Progress
 
@@ -52,7 +52,7 @@ def run_shards(
     """
     parts = [list(rows[start : start + size]) for start in range(0, len(rows), size)]
     names = [key(identity, part) for part in parts]
-    files = [FOLDER / stage / name[:2] / f"{name}.json" for name in names]
+    files = [cache.FOLDER / stage / name[:2] / f"{name}.json" for name in names]
     progress = Progress(stage, len(rows), unit)
     cached: list[list[Any] | None] = [None] * len(parts)
 
@@ -69,7 +69,10 @@ def run_shards(
         else:
             damaged += file.exists()
     if damaged:
-        print(f"{stage}: {damaged:,} of {len(files):,} shards in {FOLDER} are damaged, and done again", file=sys.stderr)
+        print(
+            f"{stage}: {damaged:,} of {len(files):,} shards in {cache.FOLDER} are damaged, and done again",
+            file=sys.stderr,
+        )
     todo = [i for i, results in enumerate(cached) if results is None]
     jobs = [(parts[i], files[i]) for i in todo]
     if not isinstance(workers, int):
@@ -84,7 +87,7 @@ def run_shards(
     except KeyboardInterrupt:
         progress.close()
         finished = sum(len(part) for part, file in zip(parts, files, strict=True) if load_shard(file, len(part)))
-        text = f"{stage}: interrupted; {finished:,} of {len(rows):,} {unit} are kept in {FOLDER}"
+        text = f"{stage}: interrupted; {finished:,} of {len(rows):,} {unit} are kept in {cache.FOLDER}"
         print(f"{text}, and the next run goes on from there", file=sys.stderr)
         raise
     progress.close()

@@ -14,12 +14,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from holdfast.core import checkpoint_files, storage
+from holdfast.core import cache, checkpoint_files, storage
 from holdfast.core.errors import UserError
 from holdfast.params.base import PARAMS, read_yaml
 from holdfast.params.models import Models
 
-SOURCES, HASHES = Path("models/sources.json"), Path(".cache/hashes.json")
+SOURCES, HASHES = Path("models/sources.json"), "hashes.json"  # the latter below cache.FOLDER
 MIN_BYTES_TO_REMEMBER = 2**20  # smaller files are hashed at once
 
 
@@ -51,7 +51,7 @@ def hash_files(folder: Path, names: list[str], remember: bool = True) -> dict[st
     """{"sha256", "bytes"} by name. A large file is read again only when its size, time or inode has changed since; `remember`:
     write down its hash for the next time."""
     try:
-        known = json.loads(HASHES.read_text(encoding="utf-8"))
+        known = json.loads((cache.FOLDER / HASHES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
     hashes, before = {}, dict(known)
@@ -66,7 +66,7 @@ def hash_files(folder: Path, names: list[str], remember: bool = True) -> dict[st
             known[str(file)] = entry
         hashes[name] = {"sha256": entry[3], "bytes": status.st_size}
     if remember and known != before:
-        storage.write_json(HASHES, known)
+        storage.write_json(cache.FOLDER / HASHES, known)
     return hashes
 
 

@@ -218,14 +218,19 @@ def fit_rows(content: Any, survey: Survey, limit: int, domain: Path) -> list[str
     )
 
     put(content["evaluate"], "max_tokens", min(max([16, *survey.answers]), 1024, limit // 2))
-    marked = sum(any(mark in c[-1]["content"] for mark in FINAL_ANSWER_MARKS) for c in survey.conversations)
-    if 2 * marked > len(survey.conversations):
-        content["evaluate"]["domain_test"] = "answer"
-    elif sorted(survey.answers)[len(survey.answers) // 2] > EXACT_MATCH_TOKENS:
-        content["evaluate"]["domain_test"] = "likelihood"
+    content["evaluate"]["domain_test"] = choose_domain_test(survey, content["evaluate"]["domain_test"])
+    if content["evaluate"]["domain_test"] == "likelihood":
         content["gate"]["min_domain_gain"] = LIKELIHOOD_GAIN
         notes.append(
             "answers are long, so an exact match says little: evaluate.domain_test is likelihood, how probable the test split's "
             f"answers are; gate.min_domain_gain is {LIKELIHOOD_GAIN:g}, one point"
         )
     return notes
+
+
+def choose_domain_test(survey: Survey, usual: str = "exact_match") -> str:
+    """How a domain's test rows are asked: by final answers where they are marked, by likelihood where answers are long."""
+    marked = sum(any(mark in c[-1]["content"] for mark in FINAL_ANSWER_MARKS) for c in survey.conversations)
+    if 2 * marked > len(survey.conversations):
+        return "answer"
+    return "likelihood" if sorted(survey.answers)[len(survey.answers) // 2] > EXACT_MATCH_TOKENS else usual

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
 
-from holdfast.core import records, storage, yaml_text
+from holdfast.core import manifest, records, storage, yaml_text
 from holdfast.core.errors import UserError
 from holdfast.reporting.findings import Json, Run
 from holdfast.reporting.markup import VERDICTS
@@ -51,6 +52,22 @@ def load_run(data: Path, models: Path, reports: Path, lock: Path) -> Run:
         base=read_optional(models / "manifest" / "base.json"),
         lock=read_lock(lock),
         links=find_links(reports, list(arms)),
+    )
+
+
+def load_comparison(folder: Path, models: list[manifest.Manifest]) -> Run:
+    """What `holdfast compare` left of models that were tuned elsewhere; `models`: the base first. Raises UserError."""
+    gate, evaluations = read_gate(folder / "gate.json"), folder / "eval"
+    described = [asdict(model) for model in models]
+    return Run(
+        gate=gate,
+        pairs=Pairs(
+            evaluations / "base" / "items.parquet", {n: evaluations / n / "items.parquet" for n in gate["arms"]}
+        ),
+        settings=read_optional(evaluations / "base" / "settings.json"),
+        models=described,
+        base=described[0],
+        trained_here=False,
     )
 
 

@@ -10,7 +10,7 @@ Curves = dict[str, list[tuple[float, float]]]  # arm -> (step, value)
 
 
 def sections(run: Run) -> list[str]:
-    return [training(run), data(run), judges(run), drift(run), method(run)]
+    return [training(run), data(run), judges(run), drift(run), method(run)] if run.trained_here else [method(run)]
 
 
 CURVES = {

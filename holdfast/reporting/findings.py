@@ -43,6 +43,7 @@ class Run:
     base: Json = field(default_factory=dict)  # the base's manifest
     lock: Json = field(default_factory=dict)  # dvc.lock
     links: list[tuple[str, str]] = field(default_factory=list)  # (words, path relative to the report)
+    trained_here: bool = True  # False: two models were compared, and there is nothing to say of data and training
 
     def arms(self) -> dict[str, Json]:
         """The arms that decide first, the control last."""

@@ -62,10 +62,11 @@ def compose(run: Run, title: str, lost_items: int) -> str:
         add(top, suites(run, arm, share))
     if left_out := len(arms) - len(shown):
         add(top, f"{left_out:,} more arms stand, suite by suite, in index.html.")
-    add(bottom, cost(run, room(0.15)))
-    add(bottom, data(run, room(0.25)))
-    add(bottom, judges(run, room(0.2)))
-    add(bottom, drift(run, room(0.1)))
+    if run.trained_here:
+        add(bottom, cost(run, room(0.15)))
+        add(bottom, data(run, room(0.25)))
+        add(bottom, judges(run, room(0.2)))
+        add(bottom, drift(run, room(0.1)))
     links = [f"[{words}]({path})" for words, path in [("Full report with every figure", "index.html"), *run.links]]
     add(bottom, f"{CHANGES}\n{LINKS}\n" + " · ".join(take_fitting(links, room(0.1))))
     add(top, lost(run, shown, lost_items, room() - 200))

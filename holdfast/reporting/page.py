@@ -30,6 +30,7 @@ HERE = Path(__file__).parent
 TEXT = 1500  # characters of a prompt or an answer in the table of items
 EMBEDDED = 8_000_000  # bytes of items at most, so that the page stays below 15 MB whatever the models wrote
 SECTIONS = ("Verdict", "Suites", "Self", "Items", "Training", "Data", "Judges", "Drift", "Method")
+OF_TRAINING = SECTIONS[4:8]  # which a comparison of models from elsewhere does not have
 
 
 def compose(run: Run, title: str, page_items: int) -> str:
@@ -41,7 +42,8 @@ def compose(run: Run, title: str, page_items: int) -> str:
         f"default-src 'none'; style-src '{source_hash(style)}'; script-src '{source_hash(script)}'; img-src data:; base-uri 'none'; "
         "form-action 'none'"
     )
-    links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in SECTIONS)
+    names = [name for name in SECTIONS if run.trained_here or name not in OF_TRAINING]
+    links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in names)
     body = "\n".join(
         [verdict(run), suites(run), self_report.page_section(run), items(run, page_items), *evidence.sections(run)]
     )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import random
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_completions import Completions, serve
 from helpers import SHARED, run_stage, set_params, task
 
 from holdfast.core import manifest, records, storage
@@ -187,66 +186,10 @@ def test_a_task_file_can_extract_answers_and_the_params_choose_among_its_filters
         run(lab, "base", {"awkward": {"role": "general", "filter": "last"}})
 
 
-class Completions(http.server.BaseHTTPRequestHandler):
-    """/v1/models and /v1/completions of the tiny model: token ids in, text or echoed log-probabilities out."""
-
-    protocol_version = "HTTP/1.1"
-    model: Any
-    tokenizer: Any
-    names = ("base", "arm")
-    broken = False
-    seen: list[dict[str, Any]]
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def give(self, content: Any, status: int = 200) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self) -> None:
-        self.give({"data": [{"id": name} for name in self.names]})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.seen.append(body)
-        if self.broken:
-            self.give({"error": "out of memory"}, 500)
-            return
-        choices = [self.choice(n, body, ids) for n, ids in enumerate(body["prompt"])]
-        self.give({"model": body["model"], "choices": choices})
-
-    def choice(self, index: int, body: dict[str, Any], ids: list[int]) -> dict[str, Any]:
-        import torch
-
-        with torch.no_grad():
-            if body.get("echo"):
-                scores = self.model(torch.tensor([ids])).logits[0].log_softmax(-1)
-                given = [None, *(float(scores[at - 1, token]) for at, token in enumerate(ids) if at)]
-                best = [None, *({"best": float(row.max())} for row in scores[:-1])]
-                return {"index": index, "logprobs": {"token_logprobs": [*given, 0.0], "top_logprobs": [*best, {}]}}
-            limit = {"max_new_tokens": body["max_tokens"], "do_sample": False}
-            tokens = self.model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), **limit)[0]
-        text = self.tokenizer.decode(tokens[len(ids) :], skip_special_tokens=True)
-        return {"index": index, "text": text.split("<|end|>")[0]}
-
-
 @pytest.fixture
 def server(tiny: Path) -> Iterator[tuple[type[Completions], str]]:
-    handler = type(
-        "Tiny",
-        (Completions,),
-        {"seen": [], "model": manifest.load_model(tiny), "tokenizer": manifest.load_tokenizer(tiny)},
-    )
-    found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield handler, f"http://127.0.0.1:{found.server_address[1]}/v1"
-    found.shutdown()
-    found.server_close()
+    with serve({"base": tiny, "arm": tiny}) as found:
+        yield found
 
 
 def test_a_server_gives_the_outcomes_that_transformers_gives(
@@ -272,10 +215,11 @@ def test_a_server_that_is_away_lacks_the_model_or_fails_is_named(
     handler, url = server
     with pytest.raises(UserError, match="no list of models"):
         run(lab, "base", backend="openai", url="http://127.0.0.1:9/v1")
-    monkeypatch.setattr(handler, "names", ("other",))
+    models = handler.models
+    monkeypatch.setattr(handler, "models", {"other": models["base"]})
     with pytest.raises(UserError, match="does not offer 'base' but other"):
         run(lab, "base", backend="openai", url=url)
-    monkeypatch.setattr(handler, "names", ("base",))
+    monkeypatch.setattr(handler, "models", models)
     monkeypatch.setattr(handler, "broken", True)
     with pytest.raises(UserError, match="the server failed"):
         run(lab, "base", {"free": {"role": "general"}}, backend="openai", url=url, options={"max_retries": 1})

@@ -153,6 +153,19 @@ BELOW = {  # what a room may import beside itself
         "verdict",
     },
     "pocket": {"core", "params", "chat", "engines"},
+    "comparison": {
+        "core",
+        "params",
+        "chat",
+        "engines",
+        "data",
+        "reconstruction",
+        "evaluation",
+        "verdict",
+        "reporting",
+        "planning",
+    },
+    "repair": {"core", "params", "chat", "data", "evaluation", "verdict"},
     "commands": {
         "core",
         "params",
@@ -166,6 +179,8 @@ BELOW = {  # what a room may import beside itself
         "verdict",
         "reporting",
         "planning",
+        "comparison",
+        "repair",
     },
 }
 

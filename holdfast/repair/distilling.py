@@ -1,0 +1,109 @@
+"""Distillation from the base on what the tuned model itself writes (on-policy): TRL's DistillationTrainer, a few hundred steps.
+
+The tuned model answers instructions that the base wrote; at every token of its own answer it is drawn towards the base's distribution
+(GKD, arXiv 2306.13649; thinkingmachines.ai/blog/on-policy-distillation heals a tuned model so). No other data is needed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast.chat import encoding
+from holdfast.chat.templates import Messages
+from holdfast.core import checkpoint, manifest
+from holdfast.core.errors import UserError
+from holdfast.core.progress import Progress
+
+FORWARD_KL = (
+    0.0  # of TRL's beta: a model that has lost its chat puts no mass on it, and the reverse KL moves it too slowly
+)
+
+
+@dataclass(frozen=True)
+class Distillation:
+    steps: int
+    rate: float = 1e-5  # learning rate, constant after a tenth of the steps
+    batch: int = 16  # answers of a step
+    max_tokens: int = 48  # of an answer: chat is lost at its first tokens
+    seed: int = 1
+
+
+def distil(network: Any, base: manifest.Manifest, chats: list[Messages], plan: Distillation) -> list[dict[str, Any]]:
+    """Trains `network` (fp32, in place); returns TRL's log. `chats` end with a user turn. Raises UserError where it diverges."""
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl import DistillationConfig, DistillationTrainer
+
+    tokenizer = manifest.load_tokenizer(base.folder())
+    tokenizer.chat_template = encoding.template_of(tokenizer).source  # with its clock stopped
+    teacher = manifest.load_model(base.folder(), base.dtype)
+    network.generation_config.eos_token_id = list(encoding.assistant_stop_ids(tokenizer))
+    rows = [{"prompt": encoding.escape_messages(tokenizer, chat)} for chat in chats]
+    device = manifest.find_device()
+    with tempfile.TemporaryDirectory(prefix="holdfast-") as scratch:
+        config = DistillationConfig(
+            output_dir=str(Path(scratch)),
+            use_cpu=device.type == "cpu",
+            bf16=manifest.bf16_usable(),
+            max_steps=plan.steps,
+            learning_rate=plan.rate,
+            lr_scheduler_type="constant_with_warmup",
+            warmup_steps=plan.steps // 10,
+            per_device_train_batch_size=min(plan.batch, 8),
+            gradient_accumulation_steps=max(1, plan.batch // 8),
+            max_completion_length=plan.max_tokens,
+            temperature=1.0,
+            beta=FORWARD_KL,
+            activation_checkpointing=False,
+            logging_steps=10,
+            logging_first_step=True,
+            logging_nan_inf_filter=False,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            seed=plan.seed,
+            data_seed=plan.seed,
+        )
+        trainer: Any = DistillationTrainer(
+            model=network.to(device),
+            teacher_model=teacher,
+            args=config,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(make_reporter(plan.steps))
+        try:
+            trainer.train()
+        except RuntimeError:  # of sampling, where the weights are no numbers any more
+            if is_finite(network):
+                raise
+        history = [logs for logs in trainer.state.log_history if "loss" in logs]
+    network.eval()
+    if not is_finite(network):
+        raise UserError("the distillation diverged", where="--distil", do="take a lower rate: --distil-rate")
+    return history
+
+
+def is_finite(network: Any) -> bool:
+    return all(checkpoint.is_finite(weight.detach()) for weight in network.parameters())
+
+
+def make_reporter(steps: int) -> Any:
+    """Shows how far the training is, as every long work does."""
+    from transformers import TrainerCallback
+
+    class Reporter(TrainerCallback):
+        progress = Progress("distil", steps, "steps")
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.progress.advance(1)
+
+        def on_train_end(self, *_: Any, **__: Any) -> None:
+            self.progress.close()
+
+    return Reporter()
