@@ -5,6 +5,7 @@
     python -m benchmarks.speed.gate errors [--runs 1000]                   simulated arms by verdict: true drops, broken ones
     python -m benchmarks.speed.gate clusters [--runs 1000]                 the same where whole passages flip, by groups or not
     python -m benchmarks.speed.gate trainings [--runs 1000]                one training of a method, and several judged together
+    python -m benchmarks.speed.gate flaky [--runs 1000]            evaluations that differ from one to the next, and the noise floor
     python -m benchmarks.speed.gate detectable                             smallest drop that items can tell from none
 
 `scale` builds its items in a temporary folder, prompts of 400 and answers of 120 characters; --items is the total of
@@ -112,6 +113,20 @@ def trainings(runs: int) -> None:
                 print(f"{100 * drop:9.1f}  {100 * between:17.1f}  {count:9d} {line(shares)}", flush=True)
 
 
+def flaky(runs: int) -> None:
+    margin = PARAMS.gate.margin
+    print(f"{runs} arms a line, margin {100 * margin:.1f}; 5 suites of 250 items, of which 5 % flip in each evaluation")
+    print("true drop  suites move by  base evaluated    pass    fail  cannot compare")
+    for drop in (0.0, 5 / 3 * margin, 10 / 3 * margin):
+        for shift in (0.0, 0.02, 0.04):
+            for floor in (False, True):
+                shares = simulation.simulate_flaky(PARAMS.gate, 5, 250, 0.05, shift, runs, floor, drop)
+                print(
+                    f"{100 * drop:9.1f}  {100 * shift:14.1f}  {'twice' if floor else 'once':>14} {line(shares)}",
+                    flush=True,
+                )
+
+
 def line(shares: dict[str, float]) -> str:
     return f"{shares['pass']:7.1%} {shares['fail']:7.1%} {shares['cannot-compare']:15.1%}"
 
@@ -133,7 +148,7 @@ def detectable() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["scale", "errors", "clusters", "trainings", "detectable"])
+    parser.add_argument("what", choices=["scale", "errors", "clusters", "trainings", "flaky", "detectable"])
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--suites", type=int, default=60)
     parser.add_argument("--runs", type=int, default=1000)
@@ -146,6 +161,8 @@ def main() -> None:
         clusters(options.runs)
     elif options.what == "trainings":
         trainings(options.runs)
+    elif options.what == "flaky":
+        flaky(options.runs)
     else:
         detectable()
 

@@ -54,6 +54,10 @@ class Run:
         """Whether the arm is the control; alone, it decides like any other arm."""
         return arm == self.gate.get("control") and len(self.gate["arms"]) > 1
 
+    def margin(self, arm: str) -> Any:
+        """How much the arm's general score may drop, as a fraction of the scale: what a per cent of the base's score comes to."""
+        return part(self.gate, "arms", arm, "general").get("margin", self.gate.get("margin"))
+
     def title(self, arm: str) -> str:
         return f"{arm} (control)" if self.is_control(arm) else arm
 
@@ -104,7 +108,9 @@ def claim_of_method(run: Run, name: str, method: Json) -> tuple[str, str]:
     if method["verdict"] == "cannot-compare" or not is_number(general.get("change")):
         return f"{count_of} cannot be compared with the base", str(reasons[0])
     moved = "loses" if general["change"] < 0 else "gains"
-    statement = f"{count_of} {moved} {score(abs(general['change']))} points (limit {score(run.gate.get('margin'))})"
+    statement = (
+        f"{count_of} {moved} {score(abs(general['change']))} points (limit {score(run.margin(method['arms'][0]))})"
+    )
     backing = (
         f"bound {points(general.get('bound'))}, standard deviation between trainings {score(general.get('between'))}"
     )
@@ -125,7 +131,7 @@ def claim(run: Run, arm: str) -> tuple[str, str]:
     if verdict == "cannot-compare":
         return f"{arm} cannot be compared with the base", str(reasons[0] if reasons else "no reason given")
     keeps = percent(general.get("retention")) if is_number(general.get("retention")) else "an unknown part"
-    backing = f"bound {points(general.get('bound'))} points {side(run, arm)} margin {score(run.gate.get('margin'))}"
+    backing = f"bound {points(general.get('bound'))} points {side(run, arm)} margin {score(run.margin(arm))}"
     if is_number(domain.get("change")):
         verb = "gains" if domain["change"] >= 0 else "loses"
         backing += f"; {verb} {score(abs(domain['change']))} points on the domain"
@@ -140,7 +146,7 @@ def claim(run: Run, arm: str) -> tuple[str, str]:
     past = sum(part(s, "verdict") == "fail" for s in limited)
     if side(run, arm) == "outside" and is_number(general.get("change")):
         moved = f"lost {score(-general['change'])}" if general["change"] < 0 else "may have lost too many"
-        lost = f"{arm} {moved} points (limit {score(run.gate.get('margin'))})"
+        lost = f"{arm} {moved} points (limit {score(run.margin(arm))})"
     else:  # it failed for something else than the general score
         lost = f"{arm} keeps {keeps} of general ability, and fails"
         backing += "".join(f"; {reason}" for reason in reasons[:1])
@@ -175,7 +181,7 @@ def explanation(run: Run) -> str:
     general, domain = part(run.gate, "arms", arm, "general"), part(run.gate, "arms", arm, "domain")
     if run.gate["verdict"] == "cannot-compare" or not is_number(general.get("change")):
         return backing[:1].upper() + backing[1:] + ("" if backing.endswith(".") else ".")
-    bound, margin = general.get("bound"), score(run.gate.get("margin"))
+    bound, margin = general.get("bound"), score(run.margin(arm))
     text = f"The general score went from {score(general.get('before'))} to {score(general.get('after'))}, a change of {points(general['change'])} points. "
     if is_number(bound):
         fall = f"fell by no more than {score(-bound)}" if bound < 0 else f"rose by at least {score(bound)}"
@@ -206,7 +212,7 @@ def deciding_arm(run: Run) -> str:
 
 
 def side(run: Run, arm: str) -> str:
-    bound, margin = part(run.gate, "arms", arm, "general", "bound"), run.gate.get("margin")
+    bound, margin = part(run.gate, "arms", arm, "general", "bound"), run.margin(arm)
     return "inside" if is_number(bound) and is_number(margin) and bound > -margin else "outside"
 
 

@@ -116,7 +116,8 @@ def verdict(run: Run) -> str:
     general = {arm: part(entry, "general") for arm, entry in arms.items()}
     domain = {arm: part(entry, "domain") for arm, entry in arms.items()}
     before = next((g["before"] for g in general.values() if is_number(g.get("before")) and g["before"] > 0), None)
-    keep = 1 - gate["margin"] / before if before and is_number(gate.get("margin")) else None
+    margin = next((size for arm in arms if is_number(size := run.margin(arm))), None)
+    keep = 1 - margin / before if before and margin is not None else None
     changes = [
         Point(run.title(a), g.get("change"), g.get("bound"), (g.get("low"), g.get("high")), kind=kinds[a])
         for a, g in general.items()
@@ -146,7 +147,7 @@ def verdict(run: Run) -> str:
         "Verdict",
         html_table(verdict_tables.arms(run)),
         '<div class="plates"><div>',
-        figures.change_against_margin(changes, gate.get("margin"), gate.get("confidence")),
+        figures.change_against_margin(changes, margin, gate.get("confidence")),
         f'<div class="reasons">{reasons}</div>' if reasons else "",
         "</div>",
         figures.pareto(trade, keep),

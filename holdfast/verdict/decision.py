@@ -6,6 +6,7 @@ holdfast/verdict/paired.py measures items; from there on everything is plain ari
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from holdfast.evaluation.settings import CHOICES, of_role, only_choices
@@ -22,7 +23,7 @@ from holdfast.verdict.fields import (
     Json,
     Sides,
 )
-from holdfast.verdict.pooling import adjust, drop_reasons, movement, pool
+from holdfast.verdict.pooling import adjust, drop_reasons, movement, pool, standard_error
 from holdfast.verdict.precision import TINY, in_points
 from holdfast.verdict.thresholds import confidences, is_weak_family, margins, reason_to_set_aside
 
@@ -50,12 +51,10 @@ def decide_arm(params: Gate, measured: Json, noise: Json | None = None, sides: S
     """
     shares = confidences(params, measured["suites"])
     suites = {
-        name: decide_suite(params, name, measured["suites"], shares, sides) for name in sorted(measured["suites"])
+        name: decide_suite(params, name, measured["suites"], shares, sides, noise)
+        for name in sorted(measured["suites"])
     }
     broken = list(measured["problems"])
-    if noise and abs(noise["change"]) >= params.margin:
-        moved = f"two evaluations of one base differ by {in_points(abs(noise['change']))} points"
-        broken.append(f"{moved}, no less than the margin of {in_points(params.margin)}")
     broken += group_by_reason({name: suite.broken for name, suite in suites.items()})
     failed: list[str] = []  # reasons for fail
     unsure: list[str] = []  # reasons for cannot-compare, unless something else fails
@@ -73,6 +72,10 @@ def decide_arm(params: Gate, measured: Json, noise: Json | None = None, sides: S
         left = f"{len(counted)} of {len(general_suites)} general suites can show forgetting: too little is measured"
         broken += [*group_by_reason(reasons), left]
     general = pool(params, counted, measured["general"] or {}, params.margin)
+    limit = (general or {}).get("margin")
+    if noise and limit is not None and abs(noise["change"]) >= limit:
+        moved = f"two evaluations of one base differ by {in_points(abs(noise['change']))} points"
+        broken.insert(len(measured["problems"]), f"{moved}, no less than the margin of {in_points(limit)}")
     domain = pool(
         params,
         [suite for suite in required.values() if suite["role"] == "domain"],
@@ -86,10 +89,10 @@ def decide_arm(params: Gate, measured: Json, noise: Json | None = None, sides: S
     if not general_suites:
         broken.append("there is no general suite: nothing measures what the base knew")
     elif general:
-        dropped, open_ = drop_reasons("general", general, params.margin, params.confidence, shares[0])
+        dropped, open_ = drop_reasons("general", general, general["margin"], params.confidence, shares[0])
         failed, unsure = failed + dropped, unsure + open_
     if own:
-        dropped, open_ = drop_reasons("self", own, params.self_margin, params.confidence, shares[1])
+        dropped, open_ = drop_reasons("self", own, own["margin"], params.confidence, shares[1])
         failed, unsure = failed + dropped, unsure + open_
     wanted_gain = params.min_domain_gain
     if domain is None and wanted_gain > 0:
@@ -114,14 +117,16 @@ def decide_arm(params: Gate, measured: Json, noise: Json | None = None, sides: S
         "verdict": "cannot-compare" if broken else "fail" if failed else "cannot-compare" if unsure else "pass",
         "reasons": list(dict.fromkeys(broken + failed + unsure + notes)),
         "problems": list(measured["problems"]),
-        "general": {key: (general or {}).get(key) for key in (*SCORES, *EXTRAS)},
-        "self": own and {key: own[key] for key in SCORES},
+        "general": {key: (general or {}).get(key) for key in (*SCORES, *EXTRAS, "margin")},
+        "self": own and {key: own[key] for key in (*SCORES, "margin")},
         "domain": domain and {key: domain[key] for key in SCORES},
         "suites": numbers,
     }
 
 
-def decide_suite(params: Gate, name: str, suites: Json, shares: tuple[float, float], sides: Sides) -> Judged:
+def decide_suite(
+    params: Gate, name: str, suites: Json, shares: tuple[float, float], sides: Sides, noise: Json | None = None
+) -> Judged:
     measured, margin = suites[name], margins(params, suites).get(name)
     numbers = {key: measured[key] for key in MEASURED_SUITE} | dict.fromkeys(DERIVED_SUITE)
     numbers |= {"margin": margin, "verdict": "cannot-compare"}
@@ -137,13 +142,14 @@ def decide_suite(params: Gate, name: str, suites: Json, shares: tuple[float, flo
     items, chance = measured["items"], measured["chance"]
     old, new = (adjust(precision.exact(measured[when], items), chance) for when in ("before", "after"))
     numbers |= {"before_adjusted": old, "after_adjusted": new, "change": new - old}
-    error = precision.standard_error([items], [measured["discordance"]], [chance])
-    noise, drop = precision.half_width(error, shares[1]), old - new
+    numbers |= measure_noise((noise or {}).get("suites", {}).get(name))
+    error = standard_error([numbers])
+    spread, drop = precision.half_width(error, shares[1]), old - new
     numbers["detectable"] = precision.detectable_drop(error, shares[1])
 
     if name in params.watched:
         text = f"{name}, which is watched only, dropped by {in_points(drop)} points (p = {shown_p(measured):.2g})"
-        return Judged(numbers, [], [], [], [text] if drop > noise else [])
+        return Judged(numbers, [], [], [], [text] if drop > spread else [])
     failed: list[str] = []
     unsure: list[str] = []
     notes: list[str] = []
@@ -154,11 +160,11 @@ def decide_suite(params: Gate, name: str, suites: Json, shares: tuple[float, flo
         return Judged(numbers, broken, failed, unsure, [f"{name} is set aside: {why}"])
     # with many suites, one of them drops past its margin by chance; a drop counts only outside the noise of its items
     limit = float("inf") if margin is None else margin + TINY
-    if drop > limit and drop > noise:
+    if drop > limit and drop > spread:
         hint = f", with {SAME}" if measured["constant_after"] else ""
         failed.append(f"{name} by {in_points(drop)} (margin {in_points(limit)}, p = {shown_p(measured):.2g}{hint})")
     elif drop > limit:
-        noisy = f"{items} items cannot tell a drop below {in_points(noise)} from chance"
+        noisy = f"{items} items cannot tell a drop below {in_points(spread)} from chance"
         reason = f"{name} dropped by {in_points(drop)} points, past its margin of {in_points(limit)}, but {noisy}"
         # of many suites, chance takes some past their margin, and hardly any past twice that
         (unsure if drop > 2 * limit else notes).append(reason)
@@ -173,6 +179,15 @@ def decide_suite(params: Gate, name: str, suites: Json, shares: tuple[float, flo
     numbers["verdict"] = "cannot-compare" if broken else "fail" if failed else "cannot-compare" if unsure else "pass"
     luck = 0.0 if margin is None else precision.exceedance(limit, error)
     return Judged(numbers, broken, failed, unsure, notes, drop > limit, luck)
+
+
+def measure_noise(repeat: Json | None) -> Json:
+    """What an evaluation of a suite differs by from another of the same model: the mean squared difference of an item, and by how
+    much the suite as a whole moves beyond what its items explain, both before the adjustment for chance."""
+    if repeat is None:
+        return {"repeat_discordance": None, "repeat_shift": None}
+    beyond = repeat["change"] ** 2 - repeat["discordance"] / repeat["items"]
+    return {"repeat_discordance": repeat["discordance"], "repeat_shift": math.sqrt(max(0.0, beyond))}
 
 
 def many_past(suites: list[Judged], named: int, risk: float) -> list[str]:

@@ -31,6 +31,9 @@ MEASURED_SUITE = (
     ),
 )
 MEASURED_SCORE = ("low", "high", "bound", "retention_low", "retention_high")
-DERIVED_SUITE = ("before_adjusted", "after_adjusted", "change", "detectable", "margin", "verdict")
+DERIVED_SUITE = (
+    *("before_adjusted", "after_adjusted", "change", "detectable", "margin", "verdict"),
+    *("repeat_discordance", "repeat_shift"),  # of the base against itself, where it was evaluated twice
+)
 SCORES = ("before", "after", "change", "low", "high", "bound", "items", "lost", "gained")  # of several suites together
 EXTRAS = ("retention", "retention_low", "retention_high", "detectable")  # of the general suites only

@@ -10,13 +10,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from holdfast.core import storage
 from holdfast.core.errors import UserError
 from holdfast.evaluation import results, settings
 from holdfast.params.evaluate import CORE, CORE_FAMILIES
-from holdfast.params.gate import Gate
+from holdfast.params.gate import Gate, resolve_margin
 from holdfast.verdict import decision, paired, provenance, run, thresholds
 from holdfast.verdict.fields import SIDES, Sides
+from holdfast.verdict.pooling import adjust
 
 
 def decide_all(params: Gate, trainings: dict[str, list[str]], evaluations: Path) -> dict[str, Any]:
@@ -86,6 +89,21 @@ def different_settings(base: dict[str, Any], tuned: dict[str, Any], sides: Sides
     return [f"{reason}: {part} ({', '.join(keys)})" for part, keys in differing.items()]
 
 
+def domain_margin(params: Gate, trainings: dict[str, list[str]], former: Path) -> float:
+    """How much the domain may drop against a revision: as much as the general score; a per cent is one of the best score there."""
+    if isinstance(params.margin, float):
+        return params.margin
+    scores = [0.0]
+    for name in (name for several in trainings.values() for name in several if (former / name).is_dir()):
+        items, described = results.load(former / name)
+        suites = {suite: entry for suite, entry in described["suites"].items() if entry["role"] == "domain"}
+        means = [
+            (float(np.mean(items(suite)["correct"].to_numpy())), entry["chance"]) for suite, entry in suites.items()
+        ]
+        scores += [sum(adjust(*mean) for mean in means) / len(means)] if means else []
+    return min(0.999, max(1e-6, resolve_margin(params.margin, max(scores))))
+
+
 def decide_against(
     params: Gate, trainings: dict[str, list[str]], former: Path, present: Path, revision: str
 ) -> tuple[dict[str, Any], list[str]]:
@@ -95,7 +113,7 @@ def decide_against(
     domain may not drop past the general margin either. Raises UserError where no arm can be compared.
     """
     arms, sides = {}, ("former", "present")
-    demands = params.model_copy(update={"min_domain_gain": -params.margin})
+    demands = params.model_copy(update={"min_domain_gain": -domain_margin(params, trainings, former)})
     deciding = thresholds.deciding_arms(params, [name for several in trainings.values() for name in several])
     for name in deciding:
         if (former / name).is_dir():

@@ -43,7 +43,7 @@ class Suite(Numbers):
     lost: Count | None
     gained: Count | None
     mcnemar_p: Fraction | None
-    discordance: Fraction | None
+    discordance: Annotated[float, Field(ge=0)] | None  # above 1 where whole groups change
     written: bool | None
     group_size: Annotated[float, Field(ge=1)] | None
     cluster_p: Fraction | None
@@ -99,6 +99,16 @@ class Arm(BaseModel):
     self: Score | None = None  # type: ignore[assignment]
 
 
+class Repeat(BaseModel):
+    """Of one suite of the base evaluated twice."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    items: Annotated[int, Field(ge=1, le=10**12)]
+    discordance: Annotated[float, Field(ge=0)]
+    change: Annotated[float, Field(ge=-1, le=1)]
+
+
 class Noise(BaseModel):
     """Of the base evaluated twice (paired.noise_floor)."""
 
@@ -108,6 +118,7 @@ class Noise(BaseModel):
     items: Count
     lost: Count
     gained: Count
+    suites: dict[str, Repeat] = {}
 
 
 class Measured(BaseModel):

@@ -128,14 +128,21 @@ def measure_score(params: Gate, suites: list[Suite]) -> dict[str, Any] | None:
 
 
 def noise_floor(base: Items, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What differs when the base is evaluated twice, from the second evaluation in `folder`: the noise floor.
+    """What differs when the base is evaluated twice, from the second evaluation in `folder`.
 
     The second may hold a part of the items, and may differ in the engine's settings, which `differs` then names.
     Raises UserError where it asks other questions.
     """
     again, described = results.load(folder)
+    return compare_repeat(base, again, settings, described, folder)
+
+
+def compare_repeat(
+    base: Items, again: Items, settings: dict[str, Any], described: dict[str, Any], folder: Path = Path()
+) -> dict[str, Any]:
+    """The noise floor: of all suites together and of each, what differs from one evaluation of one model to the next."""
     other = sorted(key for key, value in settings["engine"].items() if described["engine"].get(key) != value)
-    floor: dict[str, Any] = {"items": 0, "lost": 0, "gained": 0, "differs": other}
+    floor: dict[str, Any] = {"items": 0, "lost": 0, "gained": 0, "differs": other, "suites": {}}
     changes = []
     for name, suite in sorted(described["suites"].items()):
         first, second = base(name), again(name)
@@ -148,6 +155,9 @@ def noise_floor(base: Items, settings: dict[str, Any], folder: Path) -> dict[str
         lost, gained = stats.lost_gained(before, after)
         for key, number in (("items", len(order)), ("lost", lost), ("gained", gained)):
             floor[key] += number
+        discordance = stats.discordance(before, after, stats.number_groups(first["item_group"]))
+        moved = float(after.mean() - before.mean())
+        floor["suites"][name] = {"items": len(order), "discordance": discordance, "change": moved}
         if suite["role"] == "general":
             changes.append(float(after.mean() - before.mean()) / (1 - suite["chance"]))
     change = float(np.mean(changes)) if changes else 0.0

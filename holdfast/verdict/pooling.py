@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from holdfast.params.gate import Gate
+from holdfast.params.gate import Gate, Margin, resolve_margin
 from holdfast.verdict import precision
 from holdfast.verdict.fields import EXTRAS, MEASURED_SCORE, SCORES, Json
 from holdfast.verdict.precision import in_points
 
 
-def pool(params: Gate, suites: list[Json], measured: Json, margin: float) -> Json | None:
+def pool(params: Gate, suites: list[Json], measured: Json, margin: Margin) -> Json | None:
     """The score of several suites together; None where there are none, nulls where one of them has no numbers.
 
     Beside what gate.json holds: `error`, the standard error of the change if there were none, and `edge`, the one if
-    it were `margin`.
+    it were `margin`, and that margin, of which a per cent is one of the base's score here.
     """
     if not suites:
         return None
     if any(suite["change"] is None for suite in suites) or measured.get("bound") is None:
-        return dict.fromkeys((*SCORES, *EXTRAS, "error", "edge"))
+        return dict.fromkeys((*SCORES, *EXTRAS, "margin", "error", "edge"))
     before, after = (sum(s[f"{when}_adjusted"] for s in suites) / len(suites) for when in ("before", "after"))
-    items, discordances, chances = ([suite[key] for suite in suites] for key in ("items", "discordance", "chance"))
-    error = precision.standard_error(items, discordances, chances)
-    sizes = [suite["group_size"] or 1.0 for suite in suites]
+    limit = resolve_margin(margin, before)
+    error = standard_error(suites)
     return {
         **{key: measured.get(key) for key in MEASURED_SCORE},
         "before": before,
@@ -30,9 +29,19 @@ def pool(params: Gate, suites: list[Json], measured: Json, margin: float) -> Jso
         "retention": after / before if measured.get("retention_low") is not None and before > 0 else None,
         **{key: sum(suite[key] for suite in suites) for key in ("items", "lost", "gained")},
         "detectable": precision.detectable_drop(error, params.confidence),
+        "margin": limit,
         "error": error,
-        "edge": precision.standard_error(items, discordances, chances, margin, sizes),
+        "edge": standard_error(suites, limit),
     }
+
+
+def standard_error(suites: list[Json], moved: float = 0.0) -> float:
+    """Of the mean change of suites as gate.json holds them, were there none, or a drop of `moved`. No smaller than the noise of
+    the base against itself, where it was evaluated twice."""
+    items, chances = ([suite[key] for suite in suites] for key in ("items", "chance"))
+    discordances = [max(suite["discordance"], suite["repeat_discordance"] or 0.0) for suite in suites]
+    sizes, shifts = [suite["group_size"] or 1.0 for suite in suites], [suite["repeat_shift"] or 0.0 for suite in suites]
+    return precision.standard_error(items, discordances, chances, moved, sizes, shifts)
 
 
 def drop_reasons(name: str, score: Json, margin: float, confidence: float, alarm: float) -> tuple[list[str], list[str]]:

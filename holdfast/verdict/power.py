@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
 from holdfast.evaluation.settings import DECIDING
-from holdfast.params.gate import Gate
+from holdfast.params.gate import Gate, Margin, resolve_margin
 from holdfast.verdict import fields, pooling, precision, thresholds
 from holdfast.verdict.precision import in_points
 
@@ -55,6 +55,7 @@ class Score:
     passes: float  # probability that an arm without any drop is shown to hold
     slips: float  # probability that an arm passes whose score truly dropped by half more than the margin
     missing: int  # items that are missing for `passes` to reach 95 %
+    share: str = ""  # of the base's score that the margin is, in words, where params.yaml says it so
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,19 @@ def assess(params: Gate, suites: dict[str, Suite]) -> Power:
     counted = [name for name in general if name not in aside]
     domain = [name for name, suite in suites.items() if suite.role == "domain"]
     scores = []
-    for role, names, margin, alarm in (
+    choices: list[tuple[str, list[str], Margin, float]] = [
         ("general", counted, params.margin, shares[0]),
         ("self", [name for name in suites if name in DECIDING], params.self_margin, shares[1]),
         ("domain", domain if -1 < params.min_domain_gain < 0 else [], -params.min_domain_gain, shares[1]),
-    ):
+    ]
+    for role, names, margin, alarm in choices:
         if names:
-            scores.append(assess_score(role, [suites[name] for name in names], margin, params.confidence, alarm))
+            base = sum(thresholds.base_score(described[name]) for name in names) / len(names)
+            limit = resolve_margin(margin, base)
+            score = assess_score(role, [suites[name] for name in names], limit, params.confidence, alarm)
+            known = all(suites[name].before is not None for name in names)
+            taken = in_points(base) if known else "100.0, for it is not known yet"
+            scores.append(replace(score, share=f" ({margin} of the base's {taken})" if isinstance(margin, str) else ""))
     ceiling = [
         name
         for name, suite in suites.items()
@@ -166,7 +173,7 @@ def find_blocks(
 def describe_score(score: Score) -> str:
     """One line: what can be shown, and what is missing for it."""
     text = f"{score.name} score: {score.items:,} items show a drop of {in_points(score.detectable)} points four times in five; "
-    text += f"an arm that lost nothing passes the margin of {in_points(score.margin)} with probability {in_percent(score.passes)}"
+    text += f"an arm that lost nothing passes the margin of {in_points(score.margin)}{score.share} with probability {in_percent(score.passes)}"
     if score.missing:
         text += f"; {score.missing:,} items more would make that {LIKELY:.0%}"
     return text

@@ -16,16 +16,20 @@ def standard_error(
     chances: Sequence[float],
     moved: float = 0.0,
     sizes: Sequence[float] | None = None,
+    shifts: Sequence[float] | None = None,
 ) -> float:
-    """Of the mean over S suites of the chance-adjusted change, were there none: sqrt(sum q / (n (1 - c)^2)) / S.
+    """Of the mean over S suites of the chance-adjusted change, were there none: sqrt(sum (q / n + t^2) / (1 - c)^2) / S.
 
     `moved`: were it that much instead. Then at least that part of the items changed, however few did here. `sizes`: how
     many items change together, where items of one group do; None: each alone.
+    `shifts`: t, by how much a whole suite moves from one evaluation of one model to the next, whatever its items; None: 0.
     """
     together = sizes if sizes is not None else [1.0] * len(items)
     total = sum(
-        max(q, moved * (1 - chance) * size) / (n * (1 - chance) ** 2)
-        for n, q, chance, size in zip(items, discordances, chances, together, strict=True)
+        (max(q, moved * (1 - chance) * size) / n + shift**2) / (1 - chance) ** 2
+        for n, q, chance, size, shift in zip(
+            items, discordances, chances, together, shifts or [0.0] * len(items), strict=True
+        )
     )
     return math.sqrt(total) / len(items)
 

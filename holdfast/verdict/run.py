@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from holdfast.evaluation.settings import of_role, only_choices
-from holdfast.params.gate import Gate
+from holdfast.params.gate import Gate, Margin
 from holdfast.verdict.fields import EXIT_CODES, SET_ASIDE, WATCHED, Json
 from holdfast.verdict.pooling import pool
 from holdfast.verdict.thresholds import confidences, deciding_arms, margins
@@ -50,7 +50,11 @@ def decide_methods(params: Gate, arms: dict[str, Json], trainings: dict[str, lis
 def pool_roles(params: Gate, arm: Json) -> dict[str, Json | None]:
     """The scores of a decided arm by role, with their standard errors."""
     counted = {n: s for n, s in arm["suites"].items() if s["verdict"] not in (SET_ASIDE, WATCHED)}
-    limits = {"general": params.margin, "self": params.self_margin, "domain": abs(params.min_domain_gain)}
+    limits: dict[str, Margin] = {
+        "general": params.margin,
+        "self": params.self_margin,
+        "domain": abs(params.min_domain_gain),
+    }
     return {
         role: pool(params, [counted[name] for name in of_role(counted, role)], arm[role] or {}, limit)
         for role, limit in limits.items()

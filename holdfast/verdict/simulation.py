@@ -15,7 +15,7 @@ from holdfast.core import records, storage
 from holdfast.evaluation.results import KEY
 from holdfast.params.gate import Gate
 from holdfast.params.whole import Params
-from holdfast.verdict import decision, fields, gate, precision, run
+from holdfast.verdict import decision, fields, gate, paired, precision, run
 
 Suites = dict[str, dict[str, Any]]
 Sides = tuple[dict[str, pa.Table], dict[str, pa.Table]]  # items by suite: the base's, the arm's
@@ -93,6 +93,45 @@ def simulate_clusters(
                 side[name] = swap(table, "item_group", numbers) if grouped else table
         base, tuned = (side.__getitem__ for side in sides)
         verdicts.append(gate.compare(params, described, base, tuned, [])["verdict"])
+    return {word: verdicts.count(word) / runs for word in ("pass", "fail", "cannot-compare")}
+
+
+def simulate_flaky(
+    params: Gate,
+    suites: int,
+    items: int,
+    flips: float,
+    shift: float,
+    runs: int,
+    floor: bool,
+    drop: float = 0.0,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Part of `runs` simulated arms by verdict, where evaluating is noisy: in each evaluation of a model a part `flips` of the items
+    comes out the other way, and each suite as a whole moves by a normal amount with standard deviation `shift`, as when
+    another judge marks it. The arm truly lost `drop`. `floor`: whether the base was evaluated twice.
+    """
+    rng = np.random.default_rng(seed)
+    params = params.model_copy(update={"resamples": 400, "min_domain_gain": -1.0})
+    described = general_suites(suites, items)
+    settings = {"engine": {}, "suites": described}
+
+    def evaluate(truth: dict[str, Any]) -> dict[str, pa.Table]:
+        tables = {}
+        for name, right in truth.items():
+            seen = np.where(rng.random(items) < flips, ~right, right)
+            moved = float(rng.normal(0.0, shift))
+            changes = rng.random(items) < abs(moved) / (seen.mean() if moved < 0 else 1 - seen.mean())
+            tables[name] = answers(name, np.where(changes, moved > 0, seen).astype(float))
+        return tables
+
+    verdicts: list[str] = []
+    for _ in range(runs):
+        truth = {name: rng.random(items) < 0.7 for name in described}
+        tuned_truth = {name: right & (rng.random(items) >= drop / 0.7) for name, right in truth.items()}
+        base, again, tuned = evaluate(truth), evaluate(truth), evaluate(tuned_truth)
+        noise = paired.compare_repeat(base.__getitem__, again.__getitem__, settings, settings) if floor else None
+        verdicts.append(gate.compare(params, described, base.__getitem__, tuned.__getitem__, [], noise)["verdict"])
     return {word: verdicts.count(word) / runs for word in ("pass", "fail", "cannot-compare")}
 
 

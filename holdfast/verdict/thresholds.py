@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast.evaluation.settings import of_role
-from holdfast.params.gate import Gate
+from holdfast.params.gate import Gate, Margin, resolve_margin
 from holdfast.verdict import precision
 from holdfast.verdict.fields import SET_ASIDE, SIDES, Json
 from holdfast.verdict.pooling import adjust
@@ -11,11 +11,24 @@ from holdfast.verdict.precision import TINY, in_points
 
 
 def margins(params: Gate, suites: Json) -> dict[str, float]:
-    """The margin of every suite that has one: general suites, those of the self suite that decide, and what suite_margins names."""
+    """The margin of every suite that has one: general suites, those of the self suite that decide, and what suite_margins names.
+
+    A per cent is taken of the base's score; where that is not known yet, of a base that has all right."""
     names = [*of_role(suites, "general"), *of_role(suites, "self")]
-    own = {name: margin for name, margin in params.suite_margins.items() if name in suites}
-    limits = dict.fromkeys(names, params.suite_margin) | own
-    return {name: limit for name, limit in limits.items() if name not in params.watched}
+    own: dict[str, Margin] = {name: margin for name, margin in params.suite_margins.items() if name in suites}
+    limits: dict[str, Margin] = dict.fromkeys(names, params.suite_margin) | own
+    return {
+        name: resolve_margin(limit, base_score(suites[name]))
+        for name, limit in limits.items()
+        if name not in params.watched
+    }
+
+
+def base_score(suite: Json) -> float:
+    """The base's score above chance; 1 where it is not known."""
+    if suite["before"] is None:
+        return 1.0
+    return adjust(precision.exact(suite["before"], suite["items"]), suite["chance"])
 
 
 def confidences(params: Gate, suites: Json) -> tuple[float, float]:

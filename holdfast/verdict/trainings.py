@@ -17,7 +17,7 @@ from statistics import NormalDist, fmean, stdev
 from typing import Any, NamedTuple
 
 from holdfast.params.gate import Gate
-from holdfast.verdict import precision
+from holdfast.verdict.pooling import standard_error
 from holdfast.verdict.precision import TINY, in_points
 
 Json = dict[str, Any]
@@ -106,10 +106,10 @@ def decide_method(
     failed: list[str] = []
     unsure: list[str] = []
     gain = params.min_domain_gain
-    margins = {"general": params.margin, "self": params.self_margin, "domain": -gain}
-    for role, margin in margins.items():
+    for role in ("general", "self", "domain"):
         if any(one[role] is None or one[role]["change"] is None for one in scores):
             continue
+        margin = -gain if role == "domain" else scores[0][role]["margin"]
         changes = [one[role]["change"] for one in scores]
         observed, edge = (measure_spread(changes, [one[role][key] for one in scores]) for key in ("error", "edge"))
         method[role] = describe_numbers(observed, params.confidence)
@@ -192,4 +192,4 @@ def describe(observed: Spread) -> str:
 
 def suite_error(suite: Json) -> float:
     """Standard error of one suite's change in one training, were there none."""
-    return precision.standard_error([suite["items"]], [suite["discordance"]], [suite["chance"]])
+    return standard_error([suite])

@@ -7,6 +7,7 @@ questions, another seed of the bootstrap, other code.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeGuard
 
@@ -24,10 +25,17 @@ SCRIPTS = (  # what runs the gate
     *(".ci/gate.sh", ".ci/gitlab.yml", ".gitlab-ci.yml", "templates/gate.yml"),
     *(".github/workflows/gate.yml", ".github/workflows/holdfast-gate.yml", ".github/actions/holdfast-gate/action.yml"),
 )
-POINTS = {"margin": 1, "suite_margin": 1, "min_domain_gain": -1, "min_base": 1}  # +1: more of it is looser
+POINTS = {
+    "margin": 1,
+    "suite_margin": 1,
+    "self_margin": 1,
+    "min_domain_gain": -1,
+    "min_base": 1,
+}  # +1: more of it is looser
 FRACTIONS = {"confidence": -1, "resamples": -1}
 NAMES = {
     "suite_margin": "margin of each suite",
+    "self_margin": "margin of the self score",
     "min_domain_gain": "domain gain asked for",
     "min_base": "least score of the base",
     "resamples": "resamples of the bootstrap",
@@ -106,15 +114,11 @@ def of_thresholds(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
         if before == after or key in ("control", "suite_margins", "watched"):
             continue
         sign, name = POINTS.get(key, FRACTIONS.get(key, 0)), NAMES.get(key, key)
-        if sign and is_number(before) and is_number(after):
+        if key in POINTS:
+            yield describe_margin(name, before, after, sign)
+        elif sign and is_number(before) and is_number(after):
             looser = (after - before) * sign > 0
-            word = "loosened" if looser else "tightened"
-            values = (
-                f"from {in_points(before)} to {in_points(after)} points"
-                if key in POINTS
-                else f"from {before} to {after}"
-            )
-            yield Shift(f"{name} {word} {values}", looser)
+            yield Shift(f"{name} {'loosened' if looser else 'tightened'} from {before} to {after}", looser)
         else:
             yield Shift(f"gate.{key} changed from {before} to {after}", True)
     watched = [set(map(str, one.get("watched") or [])) for one in (old, new)]
@@ -125,12 +129,23 @@ def of_thresholds(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
     margins = [part(one, "suite_margins") for one in (old, new)]
     for suite in sorted(set(margins[0]) | set(margins[1])):
         before, after = (m.get(suite, one.get("suite_margin")) for m, one in zip(margins, (old, new), strict=True))
-        if before != after and is_number(before) and is_number(after):
-            word = "loosened" if after > before else "tightened"
-            text = f"margin of suite {suite} {word} from {in_points(before)} to {in_points(after)} points"
-            yield Shift(text, after > before)
+        if before != after:
+            yield describe_margin(f"margin of suite {suite}", before, after)
     if old.get("control") != new.get("control"):
         yield Shift(f"the control, which does not count, is {new.get('control')} instead of {old.get('control')}", True)
+
+
+def describe_margin(name: str, before: Any, after: Any, sign: int = 1) -> Shift:
+    """Points, or per cents of the base's score; from one to the other nobody can tell that it is not looser."""
+    if is_number(before) and is_number(after):
+        looser, values = (after - before) * sign > 0, f"from {in_points(before)} to {in_points(after)} points"
+    elif all(isinstance(one, str) and re.fullmatch(r"[0-9]+(\.[0-9]+)? ?%", one) for one in (before, after)):
+        sizes = [float(one.rstrip(" %")) for one in (before, after)]
+        looser, values = sizes[1] > sizes[0], f"from {before} to {after} of the base's score"
+    else:
+        words = [f"{in_points(one)} points" if is_number(one) else str(one) for one in (before, after)]
+        return Shift(f"{name} changed from {words[0]} to {words[1]}", True)
+    return Shift(f"{name} {'loosened' if looser else 'tightened'} {values}", looser)
 
 
 def is_number(value: Any) -> TypeGuard[float]:

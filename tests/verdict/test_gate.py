@@ -169,7 +169,9 @@ def test_the_contract_of_gate_json(tmp_path: Path) -> None:
     arm = found["arms"]["arm"]
     assert set(arm) == {"comparable", "verdict", "reasons", "problems", "general", "self", "domain", "suites"}
     assert set(arm["domain"]) == {"before", "after", "change", "low", "high", "bound", "items", "lost", "gained"}
-    assert set(arm["general"]) == set(arm["domain"]) | {"retention", "retention_low", "retention_high", "detectable"}
+    assert set(arm["general"]) == set(arm["domain"]) | {
+        *("retention", "retention_low", "retention_high", "detectable", "margin")
+    }
     assert set(arm["suites"]["facts"]) == {*fields.MEASURED_SUITE, *fields.DERIVED_SUITE}
     assert set(found["provenance"]) == {"gate", "code", "evaluations"}
 

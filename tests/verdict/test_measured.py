@@ -52,7 +52,7 @@ def refuse(content: Any, tmp_path: Path) -> str | None:
     file.write_text(json.dumps(content), encoding="utf-8")
     try:
         read = gate_file.read_gate(file)
-        reasons = list(provenance.contradictions(read, Gate(**gate_project.GATE)))
+        reasons = list(provenance.contradictions(read, Gate(**gate_project.GATE), {}))
     except UserError as error:
         check_message(str(error))
         return str(error)
@@ -105,7 +105,7 @@ def test_a_manifest_that_is_no_object_is_another_base_and_no_crash(content, tmp_
     provenance.MANIFEST.parent.mkdir(parents=True)
     provenance.MANIFEST.write_text(content, encoding="utf-8")
     gate = {"provenance": {"evaluations": {"base": {"weights": "w"}}}}
-    assert list(provenance.changed_models(gate, {}, [])) == [
+    assert list(provenance.changed_models(gate, {}, {})) == [
         f"the base in {provenance.MANIFEST} is not the model that was evaluated"
     ]
 
