@@ -123,8 +123,14 @@ def unknown_key(path: Path, key: str, within: str, known: list[str]) -> UserErro
 
 def explain(path: Path, prefix: str, cls: type[BaseModel], error: ValidationError) -> UserError:
     """The first problem that pydantic found, in one sentence."""
-    problem = error.errors()[0]
+    problems = error.errors()
+    problem = problems[0]
+    if isinstance(problem["input"], str):  # of a number or a text, what is wrong with the text
+        alike = (one for one in problems if one["loc"][:-1] == problem["loc"][:-1] and one["type"] == "value_error")
+        problem = next(alike, problem)
     location = [str(part) for part in problem["loc"]]
+    if location and re.fullmatch(r"constrained-\w+|function-\w+\[.*\]", location[-1]):  # the alternative that was tried
+        location.pop()
     if problem["type"] == "extra_forbidden":
         *within, key = location
         inner: Any = cls
