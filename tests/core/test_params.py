@@ -55,7 +55,7 @@ MISTAKES = {
     "no such choice": (dict(consensus__strategy="best"), ["'consensus.strategy'", "'best'", "mean_score"]),
     "share above 1": (dict(mix__arms__holdfast__share=1.5), ["'mix.arms.holdfast.share'", "'1.5'"]),
     "points for a fraction": (dict(gate__margin=3), ["'gate.margin'", "fractions: 3 points are 0.03"]),
-    "no per cent": (dict(gate__suite_margins__facts="5"), ["'gate.suite_margins.facts'", "'5' is no per cent"]),
+    "no per cent": (dict(gate__suite_margin="5"), ["'gate.suite_margin'", "'5' is no per cent"]),
     "share below 0": (dict(mix__arms__holdfast__share=-0.1), ["'mix.arms.holdfast.share'", "'-0.1'"]),
     "share that is a word": (
         dict(mix__arms__holdfast__share="some"),
