@@ -22,7 +22,7 @@ from holdfast.core.errors import UserError
 from holdfast.data import conversations, fields, files, sources, splitting
 from holdfast.data.fields import field, printable
 from holdfast.data.ingestion_report import describe_split
-from holdfast.data.row_values import Unreadable, storable, text
+from holdfast.data.row_values import NOT_UNICODE, Unreadable, storable, text
 from holdfast.data.template_fit import TemplateFit
 from holdfast.data.turns import HAS_PICTURES, ROLES, Turn
 from holdfast.params.ingest import Columns, Ingest, Source
@@ -159,9 +159,10 @@ def make_conversation(
         as_json, tools_json = encode(turns), encode(tools) if tools else ""
     except (TypeError, ValueError):  # NaN; of Parquet, dates, bytes and decimals
         raise Unreadable("a tool or a call with a value that JSON does not have") from None
-    if len(turns) > 2 or tools:  # texts are checked turn by turn; what else is in there, here
-        storable(as_json + tools_json)
-    id = records.text_id(as_json, *([tools_json] if tools else []))
+    try:
+        id = records.text_id(as_json, *([tools_json] if tools else []))
+    except UnicodeEncodeError:
+        raise Unreadable(NOT_UNICODE) from None
     key = None if params.split_by is None else field(row, params.split_by)
     group, contexts = read_group(row, params.columns), splitting.contexts(turns)
     return Conversation(id, as_json, tools_json, group, printable(source), contexts, "" if key is None else str(key))

@@ -13,6 +13,9 @@ class Unreadable(Exception):
     """A row that parses but is no conversation. The text is a fixed reason: it holds nothing from the row."""
 
 
+NOT_UNICODE = "not valid Unicode"  # half a surrogate pair, which JSON can spell and UTF-8 cannot
+
+
 def identifier(value: Any) -> str:
     """The name or id of a tool or call, which may be a number."""
     return text({"id": value}, "id")
@@ -52,5 +55,5 @@ def storable(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise Unreadable("not valid Unicode") from None
+        raise Unreadable(NOT_UNICODE) from None
     return value

@@ -32,10 +32,12 @@ MIN_COMMON, COMMON_PART = (
 
 def contexts(turns: Sequence[Turn]) -> tuple[int, ...]:
     """A hash of the turns before each of the assistant's, the last one last; a context that occurs twice counts once."""
-    hashes, so_far = [], hashlib.blake2b(digest_size=8)
+    hashes, so_far, last = [], hashlib.blake2b(digest_size=8), len(turns) - 1
     for n, turn in enumerate(turns):
         if turn["role"] == "assistant" and n:
             hashes.append(int.from_bytes(so_far.digest(), "big"))
+            if n == last:
+                break
         so_far.update(f"{turn['role']}\x1e{' '.join(turn['content'].casefold().split())}\x1f".encode())
         if "tool_calls" in turn:
             so_far.update(str(turn["tool_calls"]).encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from holdfast.data.row_values import Unreadable, storable
+from holdfast.data.row_values import Unreadable
 from holdfast.data.turns import EMPTY, Turn
 
 BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
@@ -18,7 +18,7 @@ def normalise_turns(turns: list[Turn], same_role: str, changes: set[str]) -> lis
     """[system,] user, assistant, [tool, assistant,] ... assistant. Adds to `changes` what was changed. Raises Unreadable."""
     result: list[Turn] = []
     for turn in turns:
-        content = storable(turn["content"])
+        content = turn["content"]
         if content[:1].isspace() or content[-1:].isspace():
             content = trim(turn["content"])
             if content != turn["content"]:

@@ -75,7 +75,7 @@ def parse_turns(
         turns = transpose(turns)
     if not isinstance(turns, list) or not turns:
         raise Unreadable("no list of turns")
-    parsed, place = [], f"{name}[]"
+    parsed, place, channels = [], f"{name}[]", False
     for turn in turns:
         if not isinstance(turn, dict):
             raise Unreadable("a turn that is not a record of named fields")
@@ -87,13 +87,12 @@ def parse_turns(
                 shapes.append((place, named))
                 continue
         parsed.append(parse_turn(turn, name, shapes, role_field, content_field))
-    return move_analysis(parsed)
+        channels = channels or "channel" in turn
+    return move_analysis(parsed) if channels else parsed
 
 
 def move_analysis(turns: list[Turn]) -> list[Turn]:
     """Turns of the channel `analysis` (the harmony format of gpt-oss) as thoughts of the answer or call after them."""
-    if not any("analysis" in turn for turn in turns):
-        return turns
     result, thoughts = list[Turn](), list[str]()
     for turn in turns:
         if "analysis" in turn:
