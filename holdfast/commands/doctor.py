@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from holdfast.core import checkpoint, manifest
@@ -285,20 +286,9 @@ def check_ray(name: str, source: Model) -> Line:
 
 
 def check_endpoint(name: str, source: Model, folder: Path | None) -> Line:
-    from holdfast.engines import openai
+    from holdfast.engines import inspection, openai
 
-    common = {key: getattr(source, key) for key in ("api_key_env", "concurrency", "max_requests", "max_tokens")}
-    untried = manifest.Endpoint(
-        url=(source.endpoint or "").rstrip("/"),
-        model=source.model or "",
-        served="",
-        refuses=[],
-        token_prompts=False,
-        top_logprobs=0,
-        timeout=min(source.timeout, PATIENCE),
-        retries=0,
-        **common,
-    )
+    untried = replace(inspection.describe_untried(source), timeout=min(source.timeout, PATIENCE), retries=0)
     try:
         can, context = openai.probe_endpoint(name, untried, folder)
     except UserError as error:

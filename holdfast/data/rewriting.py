@@ -8,7 +8,6 @@ trained on.
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any, NamedTuple
 
 from holdfast.chat import encoding
 from holdfast.core import manifest, shards
-from holdfast.core.errors import UserError
 from holdfast.core.rows import DomainRow
 from holdfast.data import gold_agreement
+from holdfast.data.prompt_text import fill_prompt, read_prompt
 from holdfast.engines import registry
 from holdfast.engines.interface import Sampling, seed_of
 from holdfast.params.mix import Rewrite
@@ -55,7 +54,9 @@ def rewrite_answers(
 
     Raises UserError where the prompt file cannot be used.
     """
-    prompt = read_prompt(Path(params.prompt))
+    prompt = read_prompt(
+        Path(params.prompt), "prompt", ("instruction", "answer"), "mix.rewrite.prompt", "profiles/rewrite.txt"
+    )
     requests = [
         Request(row["id"], n, row["messages"][:n], turn["content"])
         for row in rows
@@ -97,7 +98,7 @@ def rewrite_shard(part: list[Any], base: manifest.Manifest, params: Rewrite, pro
     ]
     golds = [engine.escape_special_tokens(one.gold) for one in requests]
     shown = [
-        [*turns[:-1], {"role": "user", "content": fill_prompt(prompt, turns[-1]["content"], gold)}]
+        [*turns[:-1], {"role": "user", "content": fill_prompt(prompt, instruction=turns[-1]["content"], answer=gold)}]
         for turns, gold in zip(chats, golds, strict=True)
     ]
     agreed = [dict.fromkeys(WAYS, 0) for _ in requests]
@@ -166,20 +167,3 @@ def summarise(targets: list[Target]) -> dict[str, Any]:
         },
         "written_tokens": sum(one.written_tokens for one in targets),
     }
-
-
-def read_prompt(path: Path) -> str:
-    """The text of a prompt file. Raises UserError where it does not hold {instruction} and {answer} exactly once."""
-    if not path.is_file():
-        raise UserError("no such prompt", where=path, do="correct mix.rewrite.prompt in params.yaml")
-    text = path.read_text(encoding="utf-8").strip()
-    for field in ("{instruction}", "{answer}"):
-        if text.count(field) != 1:
-            raise UserError(f"the prompt needs {field} exactly once", where=path, do="see profiles/rewrite.txt")
-    return text
-
-
-def fill_prompt(prompt: str, instruction: str, answer: str) -> str:
-    """The prompt with both texts in place, in one pass: a text that spells {answer} stays as it is."""
-    texts = {"{instruction}": instruction, "{answer}": answer}
-    return re.sub(r"\{instruction\}|\{answer\}", lambda match: texts[match[0]], prompt)

@@ -26,11 +26,9 @@ def inspect_model(name: str, params: Model, model_folder: Path, trained: bool = 
     return inspect_endpoint(name, params, files)
 
 
-def inspect_endpoint(name: str, params: Model, files: manifest.Manifest | None) -> manifest.Manifest:
-    """Asks the server for one token. With `files`, raw completions speak for that model; without, chat for an unknown one."""
-    from holdfast.engines import openai
-
-    untried = manifest.Endpoint(
+def describe_untried(params: Model) -> manifest.Endpoint:
+    """A server of which nothing but its entry in params.yaml is known."""
+    return manifest.Endpoint(
         url=(params.endpoint or "").rstrip("/"),
         model=params.model or "",
         served="",
@@ -44,7 +42,13 @@ def inspect_endpoint(name: str, params: Model, files: manifest.Manifest | None) 
         max_requests=params.max_requests,
         max_tokens=params.max_tokens,
     )
-    endpoint, context = openai.probe_endpoint(name, untried, files.folder() if files else None)
+
+
+def inspect_endpoint(name: str, params: Model, files: manifest.Manifest | None) -> manifest.Manifest:
+    """Asks the server for one token. With `files`, raw completions speak for that model; without, chat for an unknown one."""
+    from holdfast.engines import openai
+
+    endpoint, context = openai.probe_endpoint(name, describe_untried(params), files.folder() if files else None)
     offers = [
         f"up to {endpoint.top_logprobs} log-probabilities"
         if endpoint.top_logprobs

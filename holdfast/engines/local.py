@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,17 +118,23 @@ class Engine:
         for part in (
             [several[n] for n in numbers] for numbers in reversed(parts)
         ):  # the longest first: room is made once
-            ids, attention = self._pad_left([list(prompt) for prompt in part])  # (D, T)
-            out = self.model(
-                input_ids=ids,
-                attention_mask=attention,
-                position_ids=(attention.cumsum(1) - 1).clamp(min=0),
-                use_cache=True,
-                logits_to_keep=1,
-            )
+            out, attention = self.read_prompts(part)
             who = [row for prompt in part for row in distinct[prompt]]
             of = [n for n, prompt in enumerate(part) for _ in distinct[prompt]]
             yield Read(who, torch.tensor(of, device=self.device), out.past_key_values, attention, out.logits[:, -1])
+
+    def read_prompts(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, torch.Tensor]:
+        """(the model's output after one pass: keys and values, and the logits of the last token, (B, 1, V); the attention mask,
+        (B, T), of prompts padded on the left)."""
+        ids, attention = self._pad_left([list(prompt) for prompt in prompts])  # (B, T)
+        output = self.model(
+            input_ids=ids,
+            attention_mask=attention,
+            position_ids=(attention.cumsum(1) - 1).clamp(min=0),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output, attention
 
     def count(self, **tokens: int) -> None:
         meter.count(self.manifest.parameters, **tokens)

@@ -142,14 +142,7 @@ class EngineModel(HFLM):
         """The choices of a batch, by their place among the requests."""
         prompts = list(dict.fromkeys(choice.prompt for choice in choices))
         place = {prompt: n for n, prompt in enumerate(prompts)}
-        ids, attention = self.engine._pad_left([list(prompt) for prompt in prompts])  # (D, T)
-        read = self.model(
-            input_ids=ids,
-            attention_mask=attention,
-            position_ids=(attention.cumsum(1) - 1).clamp(min=0),
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        read, attention = self.engine.read_prompts(prompts)
         of = torch.tensor([place[choice.prompt] for choice in choices], device=self.device)
         first = read.logits[:, -1].float().log_softmax(-1)[of]  # (R, V), of the first token of each continuation
         parts = [[self.take(first[row], choice.continuation[0])] for row, choice in enumerate(choices)]

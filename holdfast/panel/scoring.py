@@ -16,9 +16,9 @@ import numpy as np
 
 from holdfast.chat.templates import Messages
 from holdfast.core import shards
-from holdfast.core.errors import UserError
 from holdfast.core.manifest import Manifest
 from holdfast.data.instructions import transcript
+from holdfast.data.prompt_text import fill_prompt, read_prompt
 from holdfast.engines import registry
 from holdfast.panel import injections
 from holdfast.panel.early_stopping import Judgement, Pair
@@ -77,20 +77,8 @@ def score_shard(rows: list[Any], params: Judge, judge: Manifest, rubric: str, is
 
 def read_rubric(path: Path) -> str:
     """Raises UserError where there is no such file, or it has not both fields once."""
-    if not path.is_file():
-        raise UserError("no such rubric", where=path, do="correct judge.rubric in params.yaml")
-    text = path.read_text(encoding="utf-8").strip()
-    for field in ("{instruction}", "{response}"):
-        if text.count(field) != 1:
-            raise UserError(f"the rubric needs {field} exactly once", where=path, do="see data/pocket/rubric.txt")
-    return text
+    return read_prompt(path, "rubric", ("instruction", "response"), "judge.rubric", "data/pocket/rubric.txt")
 
 
 def fill_rubric(rubric: str, instruction: str, response: str) -> str:
-    """The rubric with both texts in place, in one pass: an instruction that spells {response} stays as it is."""
-    before, _, rest = rubric.partition("{instruction}")
-    if "{response}" in before:
-        head, _, middle = before.partition("{response}")
-        return head + response + middle + instruction + rest
-    middle, _, after = rest.partition("{response}")
-    return before + instruction + middle + response + after
+    return fill_prompt(rubric, instruction=instruction, response=response)

@@ -84,6 +84,13 @@ class Section(BaseModel):
         return parse(cls, content.get(cls.section, {}), cls.section, path)
 
 
+def auto_or_count(value: Any, of: str) -> Any:
+    """For validators: the value, where it is `auto` or a number of at least 1. Raises ValueError."""
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"{str(value)[:40]!r} is neither auto nor a number of {of}")
+    return value
+
+
 def check_source(path: str | None, hub: str | None, revision: str | None) -> None:
     if (path is None) == (hub is None):
         raise ValueError("give either 'path' (local) or 'hub' (an id), not both and not neither")

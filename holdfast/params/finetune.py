@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from holdfast.params.base import Name, Positive, Section, Seed
+from holdfast.params.base import Name, Positive, Section, Seed, auto_or_count
 
 
 class Arm(Section):
@@ -73,9 +73,7 @@ class Processes(Section):
     @field_validator("count", mode="before")
     @classmethod
     def auto_or_number(cls, value: Any) -> Any:
-        if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{str(value)[:40]!r} is neither auto nor a number of processes")
-        return value
+        return auto_or_count(value, "processes")
 
 
 class Finetune(Section):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from holdfast.params.base import Positive, Section, Seed
+from holdfast.params.base import Positive, Section, Seed, auto_or_count
 from holdfast.params.ingest import Source
 from holdfast.params.row_checks import Language
 
@@ -89,9 +89,7 @@ class Amount(Section):
     @field_validator("samples", mode="before")
     @classmethod
     def auto_or_number(cls, value: Any) -> Any:
-        if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{str(value)[:40]!r} is neither auto nor a number of instructions")
-        return value
+        return auto_or_count(value, "instructions")
 
 
 class Reconstruct(Amount):

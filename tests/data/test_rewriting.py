@@ -9,7 +9,7 @@ from helpers import run_stage, set_params
 
 from holdfast.core import manifest, records, storage
 from holdfast.core.errors import UserError
-from holdfast.data import rewriting
+from holdfast.data import prompt_text, rewriting
 from holdfast.data.gold_agreement import agreement
 from holdfast.engines import local, registry
 from holdfast.engines.interface import Completion, Sampling
@@ -154,6 +154,6 @@ def test_a_prompt_that_cannot_be_filled_is_refused(given, project, text, said):
 
 def test_texts_that_spell_a_field_stay_as_they_are():
     assert (
-        rewriting.fill_prompt("Q: {instruction} A: {answer}", "{answer}?", "{instruction}")
+        prompt_text.fill_prompt("Q: {instruction} A: {answer}", instruction="{answer}?", answer="{instruction}")
         == "Q: {answer}? A: {instruction}"
     )
