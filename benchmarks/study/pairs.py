@@ -13,19 +13,29 @@ Everything but that planted drop is real: weights, answers, and what differs fro
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import os
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import yaml
 
 from benchmarks.study import replay, run
+from holdfast.params.gate import Gate
+from holdfast.params.whole import Params
+from holdfast.verdict import gate, simulation
+from holdfast.verdict.run import decide_run
 
+PLANTED = 0.05  # of the general score above chance
 FILE = Path(__file__).parent / "data" / "pairs.jsonl"
 STUDY = Path(__file__).parent / "study.yaml"
 RECIPES: dict[str, dict[str, Any]] = {  # short ones: a tenth of the default's steps, and less
@@ -80,9 +90,96 @@ def read(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
 
+def table() -> None:
+    """Verdicts on pairs of trainings of one recipe, in both directions, and on several pairs judged together."""
+    params = Params.load(run.ROOT / "params.yaml")
+    demands = params.gate.model_copy(update={"min_domain_gain": -1.0, "control": None, "resamples": 1000})
+    suites = {
+        name: {"role": "general", "chance": suite.chance, "items": params.pocket.items}
+        for name, suite in params.evaluate.suites.items()
+        if suite.role == "general"
+    }
+    cells = read(run.RESULTS) + read(FILE)
+    recipes: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for cell in cells:
+        if "rate" in cell:
+            recipes.setdefault((cell["arm"], cell["rate"]), []).append(outcomes(cell["evaluation"]["items"], suites))
+    several = {key: trainings for key, trainings in recipes.items() if len(trainings) > 1}
+    spreads = {key: stdev(map(partial(score, suites=suites), trainings)) for key, trainings in several.items()}
+    print(f"{sum(map(len, several.values()))} trainings of {len(several)} recipes, margin {100 * demands.margin:.1f}")
+    print(
+        "recipes whose trainings differ by   recipes  planted    pairs  together    pass    fail  [95 %]  cannot compare"
+    )
+    for low, high in ((0.0, 0.005), (0.005, 0.01), (0.01, 1.0), (0.0, 1.0)):
+        chosen = [several[key] for key, spread in spreads.items() if low <= spread < high]
+        for planted in (0.0, PLANTED):
+            for together in (1, 2, 5):
+                verdicts = [
+                    word for trainings in chosen for word in judge_pairs(demands, suites, trainings, planted, together)
+                ]
+                if verdicts:
+                    shares = {word: verdicts.count(word) / len(verdicts) for word in ("pass", "fail", "cannot-compare")}
+                    ends = wilson(verdicts.count("fail"), len(verdicts))
+                    print(
+                        f"{100 * low:5.1f} to {100 * high:5.1f} points {len(chosen):22d}  {100 * planted:7.1f} {len(verdicts):8d}"
+                        f"  {together:8d} {shares['pass']:7.1%} {shares['fail']:7.1%}  [{ends[0]:.1%}, {ends[1]:.1%}] {shares['cannot-compare']:9.1%}",
+                        flush=True,
+                    )
+
+
+def outcomes(items: dict[str, str], suites: dict[str, Any]) -> dict[str, Any]:
+    """Right or wrong by suite, from hexadecimal bits in item order."""
+    return {
+        name: np.array([bit == "1" for bit in f"{int(items[name], 16):0{suite['items']}b}"])
+        for name, suite in suites.items()
+    }
+
+
+def score(training: dict[str, Any], suites: dict[str, Any]) -> float:
+    chances = {name: suite["chance"] for name, suite in suites.items()}
+    return fmean((training[name].mean() - chance) / (1 - chance) for name, chance in chances.items())
+
+
+def judge_pairs(
+    demands: Gate, suites: dict[str, Any], trainings: list[dict[str, Any]], planted: float, together: int
+) -> Iterator[str]:
+    """Verdicts on one recipe. Alone: every two trainings, both ways round. Together: disjoint pairs, as many as there are."""
+    numbers = range(len(trainings))
+    if together == 1:
+        groups = [[pair] for pair in itertools.permutations(numbers, 2)]
+    else:
+        pairs = list(zip(numbers[::2], numbers[1::2], strict=False))
+        groups = [pairs[start : start + together] for start in range(0, len(pairs) - together + 1, together)]
+        groups += [[(after, before) for before, after in group] for group in groups]
+    for group in groups:
+        arms = {}
+        for place, (former, present) in enumerate(group):
+            rng = np.random.default_rng([former, present, place])
+            sides = [{}, {}]
+            for name in suites:
+                after = trainings[present][name]
+                lost = planted * (1 - suites[name]["chance"]) / max(after.mean(), 0.05)
+                kept = after & (rng.random(len(after)) >= lost)
+                for side, right in zip(sides, (trainings[former][name], kept), strict=True):
+                    side[name] = simulation.answers(name, right.astype(float))
+            before, tuned = (side.__getitem__ for side in sides)
+            arms[f"pair-{place}"] = gate.compare(demands, suites, before, tuned, [])
+        yield decide_run(demands, arms, None, {"pair-0": list(arms)})["verdict"]
+
+
+def wilson(count: int, total: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927)."""
+    z, part = 1.96, count / total
+    middle, half = part + z * z / 2 / total, z * math.sqrt(part * (1 - part) / total + z * z / 4 / total**2)
+    return (middle - half) / (1 + z * z / total), (middle + half) / (1 + z * z / total)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["train", "table"])
     parser.add_argument("--minutes", type=float, default=60)
     options = parser.parse_args()
-    train(options.minutes)
+    if options.what == "train":
+        train(options.minutes)
+    else:
+        table()

@@ -184,6 +184,12 @@ SITUATIONS: dict[str, tuple[Edit, int, str]] = {
     "the margin is raised and nothing is run": (
         lambda: set_params(Path(), gate__margin=0.5), 2, "gate.margin is 0.5 in params.yaml",
     ),
+    "a margin becomes a per cent of the base's score and nothing is run": (
+        lambda: set_params(Path(), gate__margin="90%"), 2, "gate.margin is 90% in params.yaml",
+    ),
+    "a seed is added to `retrain` and nothing is run": (
+        lambda: set_params(Path(), retrain={"arms": ["holdfast"], "seeds": [7]}), 2, "the arm 'holdfast-7' of params.yaml has no verdict",
+    ),
     "epochs are changed and nothing is run": (
         lambda: set_params(Path(), mix__epochs=7), 2, "mix.epochs changed since mix@",
     ),
@@ -309,7 +315,29 @@ def test_what_only_items_tell(what: str, honest: Path, tmp_path: Path, capsys: p
 def test_the_table_of_situations_is_that_of_the_documentation() -> None:
     text = (ROOT / "docs/verdict.md").read_text(encoding="utf-8")
     table = text.split("## Dishonest or careless")[1].split("\n## ")[0]
-    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|", table, re.MULTILINE))
-    for what, (_, code, _said) in (SITUATIONS | VERIFIED).items():
+    commands, around = table.split("And around it:")
+    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|", commands, re.MULTILINE))
+    for what, (_, code, said) in (SITUATIONS | VERIFIED).items():
         assert rows.pop(what, "").startswith(f"{int(code)} "), what
+        assert f"| {said.strip()}" in commands, f"{what}: what is said"
+    assert set(rows) == {"situation"}, "rows without a test"
     assert len(SITUATIONS | VERIFIED) >= 25
+    named = re.findall(r"`(tests/[\w/]+\.py)(?: -k (\w+))?`", around)
+    assert len(named) >= 8
+    for file, word in named:
+        names = re.findall(r"^def (test_\w+)", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+        assert names and any((word or "test") in name for name in names), f"{file} -k {word}"
+
+
+def test_every_table_of_simulations_names_the_command_that_prints_it() -> None:
+    """A section of docs/verdict.md that holds a table of measured figures names a module of benchmarks/ that is there."""
+    text = (ROOT / "docs/verdict.md").read_text(encoding="utf-8")
+    sections = [part for part in text.split("\n## ") if re.search(r"^\|.*\d\.\d( %)? \|", part, re.MULTILINE)]
+    assert len(sections) >= 6
+    for section in sections:
+        commands = re.findall(r"`python -m ([\w.]+)(?: (\w+))?", section)
+        assert commands, section.splitlines()[0]
+        for module, _ in commands:
+            assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
+    printed = set(re.findall(r"benchmarks\.speed\.gate (\w+)", text))
+    assert printed == {"errors", "detectable", "scale", "clusters", "trainings", "flaky"}
