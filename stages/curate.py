@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from holdfast.core import manifest, records, storage
+from holdfast.core.counts import list_counts
 from holdfast.data import clustering, holding_out, screening
 from holdfast.data.row_checks import RowChecker
 from holdfast.engines import embedder
@@ -39,6 +40,6 @@ def main() -> None:
     records.write_table("instructions_kept", Path("data/instructions/held_out.parquet"), held_out)
     records.write_table("instructions_rejected", Path("data/instructions/rejected.parquet"), rejected)
     storage.write_json(Path("reports/curate.json"), screening.summarise(rows, clusters, items))
-    reasons = ", ".join(f"{reason} {n:,}" for reason, n in rows.count_reasons().most_common())
+    reasons = list_counts(rows.count_reasons().most_common())
     counts = f"kept {len(kept_rows):,} of {len(rows):,} instructions, held out {len(held_out):,}"
     print(f"{counts}; rejected: {reasons}")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from holdfast.chat import encoding
 from holdfast.core import manifest, records
+from holdfast.core.counts import list_counts
 from holdfast.core.errors import UserError
 from holdfast.data import ingestion, instructions
 from holdfast.data.row_checks import FitRows, RowChecker
@@ -58,7 +59,7 @@ def write_domain(file: Path, columns: Columns | None, base: manifest.Manifest, i
     ingestion.write_rows("domain", into, split.kept, ingestion.domain_row)
     longest = max([16, *survey.answers])
     kind = tailor.choose_domain_test(survey)
-    why = ", ".join(f"{reason} {n:,}" for reason, n in survey.rejected.most_common(3))
+    why = list_counts(survey.rejected.most_common(3))
     left = f"; {survey.rejected.total():,} cannot be used ({why})" if survey.rejected else ""
     twice = f"; {survey.duplicates:,} appear twice" if survey.duplicates else ""
     note = f"domain: {len(split.kept):,} of {survey.rows:,} rows of {file}, asked by {kind}{left}{twice}"

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from holdfast.core import records
+from holdfast.core.counts import list_counts
 from holdfast.core.errors import UserError
 from holdfast.data import conversations, fields, files, sources, splitting
 from holdfast.data.fields import field, printable
@@ -110,7 +111,7 @@ def read_split(split: str, source: Source, params: Ingest, fit: TemplateFit | No
     wanted.require_none(where)
     require_few_unreadable(rejected, read, form, params, where)
     if not accepted:
-        reasons = ", ".join(f"{why} {n:,}" for why, n in Counter(row.reason for row in rejected).most_common(3))
+        reasons = list_counts(Counter(row.reason for row in rejected).most_common(3))
         top = Counter(row.reason for row in rejected).most_common(1)[0][0]
         do = f"fix the rows, or {find_remedy(top, form)}"
         raise UserError(f"empty domain set: no row can be used ({reasons})", where=where, do=do)
@@ -183,7 +184,7 @@ def require_few_unreadable(rejected: list[Rejected], rows: int, form: str, param
     if len(unreadable) <= params.max_rejected * rows:
         return
     reasons = Counter(row.reason for row in unreadable).most_common(3)
-    listed = ", ".join(f"{reason} {n:,}" for reason, n in reasons)
+    listed = list_counts(reasons)
     what = f"{len(unreadable):,} of {rows:,} rows cannot be used ({listed}), first {unreadable[0].source!r}"
     limit = f"ingest.max_rejected ({params.max_rejected:g})"
     help = find_remedy(reasons[0][0], form)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from holdfast.core.counts import list_counts
 from holdfast.data.fields import Fields, printable
 from holdfast.data.template_fit import ESCAPED, TemplateFit
 
@@ -42,7 +43,7 @@ def in_words(report: dict[str, Any]) -> str:
     read = sum(split["read"] for split in splits.values())
     reasons = sum((Counter(split["rejected"]) for split in splits.values()), Counter[str]())
     counts = f"{rows['train']:,} train, {rows['test']:,} test, {reasons.total():,} rejected"
-    listed = ", ".join(f"{reason} {n:,}" for reason, n in sorted(reasons.items()))
+    listed = list_counts(sorted(reasons.items()))
     lines = [f"ingest: {read:,} rows read: {counts}" + (f" ({listed})" if listed else "")]
     for name, split in splits.items():
         lines += [f"ingest: {name}: {line}" for line in remarks(split)]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from holdfast.core.counts import list_counts
 from holdfast.core.errors import UserError
 from holdfast.data import filters, instructions, overlap
 from holdfast.data.row_checks import Fault, RowChecker
@@ -194,7 +195,7 @@ def require_enough_rows(rows: ScreenedRows, min_kept: int) -> None:
     if rows_left >= min_kept:
         return
     reasons = rows.count_reasons().most_common(3)
-    listed = ", ".join(f"{reason} {n:,}" for reason, n in reasons) or "none"
+    listed = list_counts(reasons) or "none"
     do = "raise reconstruct.samples, or open the filter that rejects most"
     if reasons and reasons[0][0] == "unfinished":
         do = (

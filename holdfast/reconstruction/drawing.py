@@ -9,6 +9,7 @@ from typing import Any
 
 from holdfast.chat.encoding import PreQuery
 from holdfast.core import manifest
+from holdfast.core.counts import list_counts
 from holdfast.core.errors import UserError
 from holdfast.core.rows import RawInstruction
 from holdfast.data.filters import recognise_language
@@ -36,7 +37,7 @@ class Drawn:
     def describe(self) -> str:
         """The counts on one line, for the terminal."""
         lost = [*self.details.get("unreadable", {}).items(), *self.rejected.items()]
-        listed = ", ".join(f"{reason} {n:,}" for reason, n in lost) or "nothing rejected"
+        listed = list_counts(lost) or "nothing rejected"
         read = self.details.get("read", len(self.rows))
         return f"{self.name}: {len(self.rows):,} rows of {read:,}, {len(self.fit_rows):,} fit; {listed}"
 
@@ -67,7 +68,7 @@ def draw_user_turns(
         rows += drawn
         reasons += fit.reasons_against(drawn)
         if quota and not reasons.count(""):
-            most = ", ".join(f"{reason} {n:,}" for reason, n in Counter(reasons).most_common(3))
+            most = list_counts(Counter(reasons).most_common(3))
             do = "raise reconstruct.max_tokens, look at `holdfast template base`, or open the filter of curate"
             raise UserError(f"none of the first {len(rows):,} user turns is fit ({most})", where=base.name, do=do)
 

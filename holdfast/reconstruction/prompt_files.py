@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from holdfast.chat.encoding import Messages
 from holdfast.core import storage
+from holdfast.core.counts import list_counts
 from holdfast.core.errors import UserError
 from holdfast.data import files, row_values, turns
 from holdfast.data.instructions import normalise
@@ -113,7 +114,7 @@ def read_prompts(params: Reconstruct, source: CorpusSource) -> Prompts:
         else:
             prompts.append(Prompt(number, context, text))
     if not prompts:
-        most = ", ".join(f"{reason} {n:,}" for reason, n in unreadable.most_common(3)) or "the file is empty"
+        most = list_counts(unreadable.most_common(3)) or "the file is empty"
         do = "name the field that holds the user's text (corpus.sources: field), or fix the file"
         raise UserError(f"no prompt in {len(rows):,} rows ({most})", where=where, do=do)
     return Prompts(name, revision, len(rows), dict(unreadable), prompts)

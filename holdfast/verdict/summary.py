@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.verdict.fields import SCORES, UNMEASURED, Json
+from holdfast.verdict.fields import SCORES, SET_ASIDE, UNMEASURED, Json
 
 
 def compute_metrics(arms: dict[str, Json]) -> Json:
@@ -51,7 +51,7 @@ def table(gate: Json) -> str:
         ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += [f"{name}: {reason}" for name, arm in sorted(gate["arms"].items()) for reason in arm["reasons"]]
+    lines += list_reasons(gate["arms"])
     for name, method in sorted((gate.get("methods") or {}).items()):  # an earlier version's has none
         general = method["general"] or dict.fromkeys(("change", "low", "high", "between"))
         change, low, high, between = (
@@ -66,6 +66,22 @@ def table(gate: Json) -> str:
         changed = f"{noise['changed']:,} of {noise['items']:,} outcomes differ"
         lines.append(f"noise floor: {changed} when the base is asked again")
     return "\n".join([*lines, f"verdict: {gate['verdict']}{'' if gate['domain_measured'] else f' ({UNMEASURED})'}"])
+
+
+def list_reasons(arms: dict[str, Json]) -> list[str]:
+    """A line for each reason of each arm. Which suites are set aside follows from the base alone: a line for each ground."""
+    lines: list[str] = []
+    aside: dict[str, list[str]] = {}  # suites by the ground on which they are set aside
+    for arm, content in sorted(arms.items()):
+        for reason in content["reasons"]:
+            suite, _, ground = reason.partition(f" is {SET_ASIDE}: ")
+            if not ground or suite not in content["suites"]:
+                lines.append(f"{arm}: {reason}")
+            elif suite not in aside.setdefault(ground, []):
+                aside[ground].append(suite)
+    for ground, suites in aside.items():
+        lines.append(f"{', '.join(suites)} {'is' if len(suites) == 1 else 'are'} {SET_ASIDE}: {ground}")
+    return lines
 
 
 def format_number(value: float | None, form: str, scale: int = 1) -> str:

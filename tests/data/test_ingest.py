@@ -265,7 +265,7 @@ def test_row_that_cannot_be_understood_is_rejected_with_its_reason(folder: Path)
 def test_summary_counts_every_row_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jsonl(folder / "train.jsonl", [chat(*pair) for pair in [*PAIRS, PAIRS[0], TEST[0]]])
     run(folder)
-    expected = "ingest: 6 rows read: 3 train, 1 test, 2 rejected (duplicate 1, overlaps the test split 1)\n"
+    expected = "ingest: 6 rows read: 3 train, 1 test, 2 rejected (1 duplicate, 1 overlaps the test split)\n"
     assert capsys.readouterr().out == expected
 
 
