@@ -389,7 +389,7 @@ def test_set_that_asks_one_thing_cannot_be_split(folder: Path) -> None:
 
 def test_too_many_unusable_rows_stop_the_stage_with_the_reasons(folder: Path) -> None:
     jsonl(folder / "train.jsonl", [*many(17), chat("x", ""), chat("y", ""), {"messages": "z"}])
-    message = fails(folder, "3 of 20 rows", "empty turn 2", "no list of turns 1", "'train.jsonl:18'", max_rejected=0.1)
+    message = fails(folder, "3 of 20 rows", "2 empty turn", "1 no list of turns", "'train.jsonl:18'", max_rejected=0.1)
     assert "ingest.max_rejected (0.1)" in message
     assert len(run(folder, max_rejected=0.15)["rejected"]) == 3
 
