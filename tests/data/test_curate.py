@@ -61,7 +61,7 @@ def test_every_row_has_its_reason_and_detail(curated):
 
 def test_unfinished_turns_go_unless_allowed(curated):
     texts = {"a": QUESTION, "b": "An ordinary question about the weather."}
-    with pytest.raises(UserError, match=r"only 0 of 2 .*unfinished 2\)") as caught:
+    with pytest.raises(UserError, match=r"only 0 of 2 .*2 unfinished\)") as caught:
         curated(texts, ["none of it"], finish_reason="length")
     assert "reconstruct.max_tokens" in str(caught.value)  # a base that never ends its turn
     kept, _ = curated(texts, ["none of it"], finish_reason="length", finished_only=False)
@@ -70,7 +70,7 @@ def test_unfinished_turns_go_unless_allowed(curated):
 
 def test_too_few_rows_stop_with_the_reasons_and_write_nothing(curated, project):
     with pytest.raises(
-        UserError, match=r"only 1 of 3 instructions were kept, 2 are needed \(rejected: too_short 2\)"
+        UserError, match=r"only 1 of 3 instructions were kept, 2 are needed \(rejected: 2 too_short\)"
     ) as caught:
         curated({"a": QUESTION, "b": "?", "c": "!"}, ["none of it"], min_kept=2)
     assert len(str(caught.value).splitlines()) == 2

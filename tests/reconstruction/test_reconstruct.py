@@ -113,7 +113,7 @@ def test_copies_do_not_count_towards_the_quota(run):
 
 def test_a_base_that_never_ends_its_turn_stops_before_the_budget_is_spent(run):
     spent = []
-    with pytest.raises(UserError, match=r"none of the first 10 user turns is fit \(unfinished 10\)[\s\S]*max_tokens"):
+    with pytest.raises(UserError, match=r"none of the first 10 user turns is fit \(10 unfinished\)[\s\S]*max_tokens"):
         run(lambda prompt, seed: (spent.append(seed) or "and so on", "length"), samples=1000, keep=10)
     assert len(spent) == 10 and not RAW.exists()
 
@@ -333,7 +333,7 @@ def test_a_corpus_with_broken_rows_is_read_and_every_row_accounted_for(run):
     ("content", "source", "said"),
     [
         ("", {}, "no prompt in 0 rows"),
-        ('{"question": "Q"}\n{', {}, r"no prompt in 2 rows \(no field 'prompt' 1, not valid JSON 1\)[\s\S]*field"),
+        ('{"question": "Q"}\n{', {}, r"no prompt in 2 rows \(1 no field 'prompt', 1 not valid JSON\)[\s\S]*field"),
         (None, {}, "no such file"),
         ('{"prompt": "Q"}', {"path": "../x.jsonl"}, "leaves reconstruct.folder"),
     ],
