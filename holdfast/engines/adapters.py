@@ -5,11 +5,14 @@ PEFT computes it. What would be merged in part, or into another base than the ad
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from holdfast.core import checkpoint, checkpoint_files, manifest, storage
 from holdfast.core.errors import UserError, first_line
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
 WEIGHTS = "adapter_model.safetensors"
+NEEDS_MORE = (
+    "arrow_config",
+    "megatron_config",
+)  # settings of routed adapters, and of layers that are not transformers' own
 TOKENIZER_FILES = (  # an adapter's folder often brings them; then they are what it was trained with
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model"),
@@ -41,7 +48,7 @@ def merge_adapter(adapter: Path, base: Path | None, into: Path) -> Path:
         model = attach(adapter, network, config, base)
         try:
             merged: Any = model.merge_and_unload(safe_merge=True)
-        except (AttributeError, NotImplementedError, ValueError) as error:
+        except (RuntimeError, ValueError) as error:  # NotImplementedError is a RuntimeError
             raise cannot_merge(adapter, config, first_line(error)) from None
     manifest.check_answers(merged, adapter)
     with storage.replacing_folder(into) as partial:
@@ -67,10 +74,36 @@ def read_config(adapter: Path) -> PeftConfig:
         do = "save it again as safetensors: model.save_pretrained(folder); pickled weights are never loaded"
         raise UserError(f"has no {WEIGHTS}", where=adapter, do=do)
     try:
+        check_settings((adapter / checkpoint_files.ADAPTER).read_text(encoding="utf-8"))
         return PeftConfig.from_pretrained(str(adapter), local_files_only=True)
-    except Exception as error:  # JSON, types and values, in a dozen ways
+    except (OSError, ValueError, RecursionError) as error:
         what = f"is not usable ({first_line(error)})"
         raise UserError(what, where=adapter / checkpoint_files.ADAPTER, do="save the adapter again") from None
+
+
+def check_settings(text: str) -> None:
+    """Raises ValueError where a setting has another type than PEFT declares: PEFT itself fails on it later, wherever that may be."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("no object")
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(str(content.get("peft_type")))  # type: ignore[call-overload]
+    if kind is None:
+        raise ValueError(f"the kind of adapter {str(content.get('peft_type'))[:40]!r} is not known")
+    if needed := next((name for name in NEEDS_MORE if content.get(name) is not None), None):
+        raise ValueError(f"{needed} is for more than one adapter and its base")
+    types = get_type_hints(kind) | {"lora_alpha": float}  # declared as int, and only divided
+    for setting in dataclasses.fields(kind):
+        name, value = setting.name, content.get(setting.name)
+        if name not in content or (value is None and (setting.default is None or types[name] is bool)):
+            continue
+        if value is None and name.endswith("_pattern"):
+            raise ValueError(f"{name} is null")
+        try:
+            TypeAdapter(types[name]).validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            raise ValueError(f"{name}: {error.errors()[0]['msg']}") from None
 
 
 def find_base(adapter: Path, config: PeftConfig) -> Path:
@@ -107,8 +140,11 @@ def attach(adapter: Path, model: Any, config: PeftConfig, base: Path) -> PeftMod
         raise cannot_merge(adapter, config, "it adds no weights to those of the model")
     try:
         wrapped: Any = get_peft_model(model, config)
+    except ValueError as error:  # modules that the base lacks, sizes and ranges
+        raise UserError(f"does not fit its base {base} ({first_line(error):.160})", where=adapter, do=do) from None
+    try:
         loaded: Any = set_peft_model_state_dict(wrapped, weights)
-    except (ValueError, RuntimeError, KeyError, TypeError, NotImplementedError) as error:
+    except (RuntimeError, ValueError, KeyError) as error:  # tensors of another size; tensors that are missing
         reason = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), first_line(error))
         raise UserError(f"does not fit its base {base} ({reason:.160})", where=adapter, do=do) from None
     added = (getattr(wrapped.base_model, "prefix", "lora_"), "modules_to_save.")

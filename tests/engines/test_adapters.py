@@ -99,6 +99,19 @@ FAULTS = {
     "pickled weights": (pickle_weights, "has no adapter_model.safetensors"),
     "settings that are no JSON": (lambda f: (f / "adapter_config.json").write_text("{"), "is not usable"),
     "an unknown kind": (change_config(peft_type="MAGIC"), "is not usable"),
+    "a number as text": (change_config(r="4"), "is not usable (r: Input should be a valid integer)"),
+    "a list of numbers for names": (change_config(target_modules=[1]), "is not usable (target_modules: "),
+    "a pattern that is null": (change_config(alpha_pattern=None), "is not usable (alpha_pattern is null)"),
+    "settings that are a list": (lambda f: (f / "adapter_config.json").write_text("[]"), "is not usable (no object)"),
+    "settings too deep": (lambda f: (f / "adapter_config.json").write_text("[" * 10**5), "is not usable"),
+    "settings that are not UTF-8": (lambda f: (f / "adapter_config.json").write_bytes(b'{"r": "\xff"}'), "is not usable"),
+    "settings for Megatron": (change_config(megatron_config={"a": 1}), "is not usable (megatron_config "),
+    "settings for a router": (change_config(arrow_config={}), "is not usable (arrow_config "),
+    "a rank below 1": (change_config(r=-1), "does not fit its base"),
+    "a probability above 1": (change_config(lora_dropout=3.0), "does not fit its base"),
+    "tokens of which there are no weights": (change_config(trainable_token_indices=[]), "does not fit its base"),
+    "a bias that the base lacks": (change_config(lora_bias=True), "cannot be merged"),
+    "activated LoRA": (change_config(alora_invocation_tokens=[1]), "of the kind LORA cannot be merged"),
     "a tensor of another size": (
         change_weights(lambda w: w.update({first_of(w): torch.zeros(4, 7)})), "does not fit its base"
     ),
@@ -122,6 +135,27 @@ def test_an_adapter_that_does_not_belong_to_the_base_is_refused_and_nothing_is_w
     assert reason in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2
     assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize(
+    "call", ["peft.get_peft_model", "peft.set_peft_model_state_dict", "peft.PeftModel.merge_and_unload"]
+)
+def test_a_fault_of_ours_is_not_taken_for_a_bad_adapter(adapter, tiny, tmp_path, monkeypatch, call):
+    """What PEFT does not raise for a bad file: arguments of another kind, names that an object lacks."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise fault("ours")
+
+    for fault in (TypeError, AttributeError):
+        monkeypatch.setattr(call, fail, raising=False)
+        with pytest.raises(fault, match="ours"):
+            adapters.merge_adapter(adapter, tiny, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_scale_that_is_a_fraction_is_merged(copy, tiny, tmp_path):
+    change_config(lora_alpha=11.3)(copy)
+    assert adapters.merge_adapter(copy, tiny, tmp_path / "merged") == tiny
 
 
 def test_prompt_tuning_cannot_be_merged(tiny, tmp_path):
