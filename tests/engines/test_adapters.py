@@ -110,7 +110,6 @@ FAULTS = {
     "a rank below 1": (change_config(r=-1), "does not fit its base"),
     "a probability above 1": (change_config(lora_dropout=3.0), "does not fit its base"),
     "tokens of which there are no weights": (change_config(trainable_token_indices=[]), "does not fit its base"),
-    "a bias that the base lacks": (change_config(lora_bias=True), "cannot be merged"),
     "activated LoRA": (change_config(alora_invocation_tokens=[1]), "of the kind LORA cannot be merged"),
     "a tensor of another size": (
         change_weights(lambda w: w.update({first_of(w): torch.zeros(4, 7)})), "does not fit its base"
@@ -164,6 +163,15 @@ def test_prompt_tuning_cannot_be_merged(tiny, tmp_path):
     settings = PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
     folder = train_adapter(tiny, tmp_path / "prompts", settings, change=False)
     with pytest.raises(UserError, match="of the kind PROMPT_TUNING cannot be merged"):
+        adapters.merge_adapter(folder, tiny, tmp_path / "merged")
+
+
+def test_a_bias_where_the_base_has_none_cannot_be_merged(tiny, tmp_path):
+    from peft import LoraConfig
+
+    settings = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", lora_bias=True)
+    folder = train_adapter(tiny, tmp_path / "biased", settings)
+    with pytest.raises(UserError, match="of the kind LORA cannot be merged"):
         adapters.merge_adapter(folder, tiny, tmp_path / "merged")
 
 
