@@ -33,7 +33,7 @@ class Numbers(BaseModel):
 
 
 class Suite(Numbers):
-    """What the verdict on one suite is decided on (verdict.MEASURED_SUITE)."""
+    """What the verdict on one suite is decided on (fields.MEASURED_SUITE)."""
 
     role: Literal["general", "domain", "self"]
     chance: Annotated[float, Field(ge=0, lt=1)]
@@ -75,7 +75,7 @@ class Suite(Numbers):
 
 
 class Score(Numbers):
-    """Interval and bounds of several suites together (verdict.MEASURED_SCORE)."""
+    """Interval and bounds of several suites together (fields.MEASURED_SCORE)."""
 
     bound: Change | None
     retention_low: Change | None = None

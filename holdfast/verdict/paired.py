@@ -26,7 +26,7 @@ from holdfast.verdict.thresholds import is_counted
 class Suite(NamedTuple):
     """One suite, measured."""
 
-    numbers: dict[str, Any]  # of verdict.MEASURED_SUITE, rounded as gate.json has them
+    numbers: dict[str, Any]  # of fields.MEASURED_SUITE, rounded as gate.json has them
     draws: stats.Floats | None = (
         None  # chance-adjusted means before and after, (resamples, 2); None: it cannot be compared
     )

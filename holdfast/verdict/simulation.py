@@ -15,7 +15,7 @@ from holdfast.core import records, storage
 from holdfast.evaluation.results import KEY
 from holdfast.params.gate import Gate
 from holdfast.params.whole import Params
-from holdfast.verdict import decision, fields, gate, paired, precision, run
+from holdfast.verdict import decision, fields, gate, paired, precision, run, stats
 
 Suites = dict[str, dict[str, Any]]
 Sides = tuple[dict[str, pa.Table], dict[str, pa.Table]]  # items by suite: the base's, the arm's
@@ -29,6 +29,16 @@ def suites_of(params: Params) -> Suites:
         name: {"role": suite.role, "chance": suite.chance, "items": params.pocket.items}
         for name, suite in params.evaluate.suites.items()
     }
+
+
+def draw_outcomes(rng: np.random.Generator, number: int, shares: list[float]) -> tuple[stats.Floats, stats.Floats]:
+    """(scores before, scores after) of so many items. `shares`: of those lost, gained, right both times and wrong both times."""
+    counts = rng.multinomial(number, shares)
+    return np.repeat([1.0, 0.0, 1.0, 0.0], counts), np.repeat([0.0, 1.0, 1.0, 0.0], counts)
+
+
+def share_verdicts(verdicts: list[str]) -> dict[str, float]:
+    return {word: verdicts.count(word) / len(verdicts) for word in ("pass", "fail", "cannot-compare")}
 
 
 def simulate_verdicts(
@@ -50,15 +60,13 @@ def simulate_verdicts(
             raw = drop * (1 - suite["chance"])
             lost, gained = (max(changed, raw) + raw) / 2, (max(changed, raw) - raw) / 2
             shares = [lost, gained, 0.66, 0.34 - lost - gained] if suite["role"] == "general" else [0, 0.4, 0, 0.6]
-            counts = rng.multinomial(suite["items"], shares)
-            outcomes: Any = (np.repeat([1.0, 0.0, 1.0, 0.0], counts), np.repeat([0.0, 1.0, 1.0, 0.0], counts))
-            for correct, side in zip(outcomes, sides, strict=True):
+            for correct, side in zip(draw_outcomes(rng, suite["items"], shares), sides, strict=True):
                 side[name] = answers(name, correct)
         if damage:
             damage(sides, rng)
         base, tuned = (side.__getitem__ for side in sides)
         verdicts.append(gate.compare(params, suites, base, tuned, [])["verdict"])
-    return {word: verdicts.count(word) / runs for word in ("pass", "fail", "cannot-compare")}
+    return share_verdicts(verdicts)
 
 
 def simulate_clusters(
@@ -86,14 +94,13 @@ def simulate_clusters(
     for _ in range(runs):
         sides: Sides = ({}, {})
         for name in described:
-            counts = rng.multinomial(groups, [lost, gained, 0.66, 0.34 - changed])
-            outcomes: Any = (np.repeat([1.0, 0.0, 1.0, 0.0], counts), np.repeat([0.0, 1.0, 1.0, 0.0], counts))
+            outcomes = draw_outcomes(rng, groups, [lost, gained, 0.66, 0.34 - changed])
             for correct, side in zip(outcomes, sides, strict=True):
                 table = answers(name, np.repeat(correct, size))
                 side[name] = swap(table, "item_group", numbers) if grouped else table
         base, tuned = (side.__getitem__ for side in sides)
         verdicts.append(gate.compare(params, described, base, tuned, [])["verdict"])
-    return {word: verdicts.count(word) / runs for word in ("pass", "fail", "cannot-compare")}
+    return share_verdicts(verdicts)
 
 
 def simulate_flaky(
@@ -132,7 +139,7 @@ def simulate_flaky(
         base, again, tuned = evaluate(truth), evaluate(truth), evaluate(tuned_truth)
         noise = paired.compare_repeat(base.__getitem__, again.__getitem__, settings, settings) if floor else None
         verdicts.append(gate.compare(params, described, base.__getitem__, tuned.__getitem__, [], noise)["verdict"])
-    return {word: verdicts.count(word) / runs for word in ("pass", "fail", "cannot-compare")}
+    return share_verdicts(verdicts)
 
 
 def answers(suite: str, correct: Any) -> pa.Table:
@@ -250,7 +257,7 @@ def simulate_trainings(
             gained = rng.binomial(items - right, min(1.0, (part + moved) / 2 / 0.3))
             arms[name] = decision.decide_arm(params, measured_arm(params, items, right, lost, gained))
         verdicts.append(run.decide_run(params, arms, None, {names[0]: names})["verdict"])
-    return {word: verdicts.count(word) / runs for word in ("pass", "fail", "cannot-compare")}
+    return share_verdicts(verdicts)
 
 
 def measured_arm(params: Gate, items: int, right: Any, lost: Any, gained: Any) -> dict[str, Any]:

@@ -97,8 +97,8 @@ def decide_method(
     limits: dict[str, float],
     shares: tuple[float, float],
 ) -> Json:
-    """The verdict on the method that these arms are trainings of. `scores`: of each arm its scores by role, as verdict.pool
-    has them; `limits`: margins by suite; `shares`: as verdict.confidences has them."""
+    """The verdict on the method that these arms are trainings of. `scores`: of each arm its scores by role, as pooling.pool
+    has them; `limits`: margins by suite; `shares`: as thresholds.confidences has them."""
     method: Json = {"arms": names, "general": None, "self": None, "domain": None}
     if lost := [name for name, arm in zip(names, arms, strict=True) if not arm["comparable"]]:
         reason = f"trainings that cannot be compared with the base: {', '.join(lost)}"

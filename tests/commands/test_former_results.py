@@ -36,6 +36,8 @@ def test_the_params_that_init_writes_refuse_it_too(project: Path, capsys: pytest
 def test_an_upgrade_of_the_gate_s_code_refuses_it(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = Path("stages/gate.py")
     text = scaffold.read(False, None, project)["stages/gate.py"].decode()
-    script.write_text(text.replace("print(verdict.table(content))", "print(content)"), encoding="utf-8")
+    edited = text.replace("print(summary.table(content))", "print(content)")
+    assert edited != text
+    script.write_text(edited, encoding="utf-8")
     assert gate.main(None) == 2
     assert "the code of the gate changed since: stages.gate" in capsys.readouterr().out

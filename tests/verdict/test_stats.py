@@ -1,4 +1,4 @@
-"""core/stats.py against hand arithmetic, scipy, and simulation."""
+"""holdfast/verdict/stats.py against hand arithmetic, scipy, and simulation."""
 
 from __future__ import annotations
 
