@@ -443,7 +443,9 @@ def test_doctor_says_which_arm_would_replay_too_few_rows_to_hold_anything(lab):
     (lab / "few" / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     ours = {"folder": "few", "train": {"path": "rows.jsonl"}, "test": {"path": "rows.jsonl"}}
     arms = {"domain-only": {"share": 0.0}, "few": {"share": 0.25}, "enough": {"share": 0.46}}
-    set_params(lab, **{f"ingest__{key}": value for key, value in ours.items()}, arms=list(arms), mix__epochs=2)
+    set_params(
+        lab, **{f"ingest__{key}": value for key, value in ours.items()}, arms=list(arms), mix__epochs=2, retrain={}
+    )
     set_params(lab, mix__arms=arms, finetune__arms={name: {"objective": "ce"} for name in arms})
     [(mark, text)] = doctor.check_replay(Params.load())
     assert mark == "--" and text.startswith("arm few would replay 40 rows beside 60 of the domain")
