@@ -6,7 +6,6 @@ not the templates themselves). `taught` is what is trained on in a conversation 
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import subprocess
@@ -171,8 +170,9 @@ def test_a_template_that_cannot_be_used_gets_one_clear_line(tmp_path, source, sa
     assert len(str(caught.value).splitlines()) == 2
 
 
-def test_a_special_token_that_the_tokenizer_lacks_is_named(qwen):
-    qwen = copy.deepcopy(qwen)
+@needs_qwen
+def test_a_special_token_that_the_tokenizer_lacks_is_named():
+    qwen = manifest.load_tokenizer(QWEN)  # the module's has got one from another test
     qwen.chat_template = "{{ bos_token + messages[0].content }}"
     with pytest.raises(UserError, match="'bos_token' is undefined") as caught:
         encoding.find_pre_query(qwen, "models/base")

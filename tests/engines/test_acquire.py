@@ -29,7 +29,7 @@ def folder(project: Path, tiny: Path) -> Path:
 
 def run(models: dict | None = None, panel: list[str] | None = None, base: str = "base") -> None:
     models = models or {"base": {"path": "base"}}
-    names = dict(base=base, panel=panel or list(models), arms=["arm"], embedder=None)
+    names = dict(base=base, panel=panel or list(models), arms=["arm"], retrain={"arms": [], "seeds": []}, embedder=None)
     set_params(Path(), model_folder="models/pocket", models=models, consensus={"strategy": "first"}, **names)
     run_stage("acquire")
 

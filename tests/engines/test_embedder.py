@@ -35,7 +35,7 @@ def sentences(project: Path, tiny: Path) -> Path:
 
 def acquired(embeds: str | None) -> manifest.Manifest:
     models = {"base": {"path": "base"}, "sentences": {"path": "sentences"}}
-    names = dict(base="base", embedder=embeds, panel=["base"], arms=["a"])
+    names = dict(base="base", embedder=embeds, panel=["base"], arms=["a"], retrain={"arms": [], "seeds": []})
     set_params(Path(), model_folder="models/pocket", models=models, consensus={"strategy": "first"}, **names)
     run_stage("acquire")
     return manifest.load(Path("models/manifest/embedder.json"))
