@@ -35,7 +35,7 @@ from typer.core import TyperGroup  # noqa: E402
 
 from holdfast.commands import tools  # noqa: E402
 from holdfast.core import terminal  # noqa: E402
-from holdfast.core.errors import ExitCode, UserError, escape_control, first_line  # noqa: E402
+from holdfast.core.errors import ExitCode, RunawayError, UserError, escape_control, first_line  # noqa: E402
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)  # full, read-only or forbidden
 EXTRAS = {  # which extra brings what a stage imports
@@ -193,6 +193,8 @@ def exit_code() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code
+    except RunawayError as runaway:
+        print(f"error: {runaway.error}", file=sys.stderr)
     except typer.Abort:
         return ExitCode.INTERRUPTED
     except (

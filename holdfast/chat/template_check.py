@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.chat import encoding, templates
+from holdfast.chat import encoding, template_limits, templates
 from holdfast.chat.template_facts import (
     SHAPED,
     describe_beginning,
@@ -28,13 +28,13 @@ from holdfast.chat.template_facts import (
     name_tokens,
 )
 from holdfast.core import manifest
-from holdfast.core.errors import UserError, first_line
+from holdfast.core.errors import RunawayError, UserError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SECONDS, MEMORY = 60, 8 << 30  # the child's: processor time (a template cannot sleep), and bytes of data
-LONGEST = 1_000_000  # characters that a template may write around one user turn
+SECONDS_OF_ONE = 5.0  # of processor time for one of the child's short conversations, the template's compilation included
 PLAIN = 'Sort "x & y" <b>\n{{ 1 }} naïve 東京 🙂?'  # a user's text that a template must not change
 TALK = templates.turns("delta yes omega", "yes 🙂 sigma", "lambda then naïve 東京?", "naïve 東京 kappa")
 USERS = ("delta", "omega", "lambda", "then")  # words of the user's that no answer holds
@@ -49,12 +49,6 @@ def inspect_template(tokenizer: PreTrainedTokenizerBase, where: str, level: str 
     Raises UserError if the template cannot render a user turn (see `encoding.find_pre_query`).
     """
     query = encoding.find_pre_query(tokenizer, where)
-    if len(query.prefix) + len(query.suffix) > LONGEST:
-        raise UserError(
-            f"the chat template writes {len(query.prefix) + len(query.suffix):,} characters around one user turn",
-            where=where,
-            do=f"use a template that writes at most {LONGEST:,}",
-        )
     template = templates.template_of(tokenizer)
     dialect = templates.find_dialect(template)
     checks = run_self_test(tokenizer, query)
@@ -207,7 +201,7 @@ def examine_in_child(source: str, seconds: int = SECONDS) -> dict[str, Any]:
 
 def run_child(source: str, seconds: int) -> dict[str, Any]:
     """What the child prints: findings, or an error. Raises UserError where the template does not end by itself."""
-    command = [sys.executable, "-P", "-m", "holdfast.chat.template_check", source, str(seconds)]
+    command = [sys.executable, "-P", "-m", "holdfast.chat.template_check", source, str(seconds), str(SECONDS_OF_ONE)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode < 0 or "MemoryError" in done.stderr:
@@ -223,10 +217,13 @@ def run_child(source: str, seconds: int) -> dict[str, Any]:
 
 def guard_template(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """To be called before a template is rendered in this process for the first time: a child renders it first, once for each
-    template. Raises UserError where it does not end by itself; whether it can be used is not asked here."""
+    template. Raises UserError where it does not end by itself, or not in reasonable time and memory; whether it can be used is
+    not asked here."""
     known = json.dumps([tokenizer.get_chat_template(), {k: str(v) for k, v in tokenizer.special_tokens_map.items()}])
     if known not in _guarded:
-        run_child(str(folder), SECONDS)
+        findings = run_child(str(folder), SECONDS)
+        if findings.get("runs_away"):
+            raise UserError(**findings["error"])
         _guarded.add(known)
 
 
@@ -235,10 +232,15 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[2]), int(sys.argv[2])))
     sys.modules["torch"] = None  # type: ignore[assignment]  # tokenizers need none, and its import takes seconds
+    template_limits.set_limit(float(sys.argv[3]))
+    report: dict[str, Any]
     try:
         report = examine_source(sys.argv[1])
     except UserError as error:
         report = {"error": {"what": error.what, "where": error.where, "do": error.do}}
+    except RunawayError as runaway:
+        what, do = f"has a chat template that {runaway.error.what}", runaway.error.do
+        report = {"error": {"what": what, "where": sys.argv[1], "do": do}, "runs_away": True}
     print(json.dumps(report))
 
 

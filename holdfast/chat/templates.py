@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from holdfast.chat.template_limits import limit_rendering
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -61,14 +63,17 @@ class Template:
     def render_raw(
         self, messages: list[dict[str, Any]], *, respond: bool, tools: list | None = None, **more: Any
     ) -> str:
-        """The template's own answer, whatever it is. Raises what the template raises."""
+        """The template's own answer, whatever it is. Raises what the template raises, and RunawayError where it loops or writes
+        without end."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         # A list in Template.tokens is a tuple, so that it can be hashed
         named = {name: list(value) if isinstance(value, tuple) else value for name, value in self.tokens}
-        rendered: Any = render_jinja_template(
-            [messages], tools, chat_template=self.source, add_generation_prompt=respond, **{**named, **more}
-        )
+        with limit_rendering(messages) as check_length:
+            rendered: Any = render_jinja_template(
+                [messages], tools, chat_template=self.source, add_generation_prompt=respond, **{**named, **more}
+            )
+            check_length(rendered[0][0])
         return rendered[0][0]
 
     def render(self, messages: Messages, *, respond: bool, tools: list | None = None, **more: Any) -> str:

@@ -48,6 +48,15 @@ class CannotCompare(UserError):
     code = ExitCode.CANNOT_COMPARE
 
 
+class RunawayError(BaseException):
+    """A program of somebody else's, such as a chat template, that does not end. Not an Exception: where any fault of it counts as
+    an answer, this one does not, for the next start would take as long. `error` is what the user reads."""
+
+    def __init__(self, error: UserError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 def first_line(error: Exception) -> str:
     """What an exception says, short enough for one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,9 @@ from typing import Any
 import pytest
 from helpers import ROOT, SHARED
 
-from holdfast.chat import encoding, template_check, template_text, templates
+from holdfast.chat import encoding, template_check, template_limits, template_text, templates
 from holdfast.core import manifest
-from holdfast.core.errors import UserError
+from holdfast.core.errors import RunawayError, UserError
 
 FOLDER, QWEN = SHARED / "templates", SHARED / "tokenizers" / "qwen2.5-0.5b-instruct"
 FACTS: dict[str, dict[str, Any]] = json.loads(
@@ -186,17 +187,55 @@ def test_the_command_says_what_is_wrong_and_exits_with_3(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_template_that_never_ends_is_stopped(tmp_path):
-    """A power of this size is one instruction: no signal handler and no check between instructions would stop it."""
-    with pytest.raises(UserError, match="does not finish within 5 s"):
-        template_check.examine_in_child(str(template(tmp_path, "{{ 9 ** (9 ** 9) }}" + CHATML)), seconds=5)
+LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+FOR_SYSTEM = "{% if messages[0].role == 'system' %}"
+BOMBS = {
+    "loops": (LOOPS, "does not finish within 0.2 s"),
+    "macros that call themselves twice": ("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(40) }}", "does not finish within 0.2 s"),
+    "loops for a system text only": (FOR_SYSTEM + LOOPS + "{% endif %}", "does not finish within 0.2 s"),
+    "long": ("{{ 'a' * 2000000 }}", "writes 2,000,"),
+}  # fmt: skip
 
 
-def test_a_template_that_writes_without_end_is_stopped(tmp_path):
-    with pytest.raises(UserError, match="MemoryError|does not finish"):
-        template_check.examine_in_child(str(template(tmp_path, "{{ 'a' * 40000000000 }}" + CHATML)))
-    with pytest.raises(UserError, match="writes 2,000,"):
-        template_check.examine_source(str(template(tmp_path, "{{ 'a' * 2000000 }}" + CHATML)))
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_template_that_loops_or_writes_without_end_is_stopped(tmp_path, monkeypatch, kind):
+    """Also where it does so in one of the probes alone, whose other faults are answers."""
+    monkeypatch.setattr(template_limits, "_seconds", 0.2)
+    source, reason = BOMBS[kind]
+    with pytest.raises(RunawayError, match=reason):
+        template_check.examine_source(str(template(tmp_path, source + CHATML)))
+
+
+# One instruction: no signal handler and no check between instructions would stop the power, and only a limit the memory.
+POWER, FILLER = "{{ 9 ** (9 ** 9) }}", FOR_SYSTEM + "{{ ('a' * 40000000000)|length }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"), [(POWER, "does not finish within 4 s"), (FILLER, "needs more memory than there is")]
+)
+def test_a_template_is_rendered_in_a_child_first_which_is_stopped(tmp_path, monkeypatch, source, reason):
+    monkeypatch.setattr(template_check, "SECONDS", 4)  # of processor time, the child's start included
+    tokenizer = template_check.make_byte_tokenizer(template(tmp_path, CHATML))
+    tokenizer.chat_template = source + CHATML
+    with pytest.raises(UserError, match=f"has a chat template that {reason}"):
+        template_check.guard_template(template(tmp_path, source + CHATML), tokenizer)
+
+
+def test_a_template_that_turns_on_a_longer_conversation_is_stopped_where_it_is_rendered(tmp_path, monkeypatch):
+    monkeypatch.setattr(template_limits, "_seconds", 0.2)
+    late = template_check.make_byte_tokenizer(template(tmp_path, CHATML))
+    late.chat_template = f"{{% if messages|length > 6 %}}{LOOPS}{{% endif %}}" + CHATML
+    template_check.inspect_template(late, "late")
+    with pytest.raises(RunawayError, match="does not finish within 0.2 s"):
+        encoding.render(late, templates.turns(*"abcdefg"), respond=True)
+    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
+    assert encoding.render(late, templates.turns("a"), respond=True), "the next one has all its time"
+
+
+def test_a_long_conversation_may_be_rendered_long():
+    template_limits.check_length("x" * 9_000_000, [{"role": "user", "content": "x" * 500_000}])
+    with pytest.raises(RunawayError, match="writes 12,000,000 characters"):
+        template_limits.check_length("x" * 12_000_000, [{"role": "user", "content": "x" * 500_000}])
 
 
 def failed(tmp_path: Path, source: str) -> list[str]:

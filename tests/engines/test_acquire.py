@@ -168,11 +168,10 @@ def test_an_unusable_model_is_refused_and_the_earlier_manifest_stays(folder, fau
     assert [f.name for f in Path("models/manifest").parent.iterdir() if f.name.startswith(".")] == []
 
 
-def test_a_template_that_loops_without_end_stops_acquire_in_time(folder, monkeypatch):
+def test_a_template_that_loops_without_end_stops_acquire_in_time(folder):
     loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
     file = folder / "chat_template.jinja"
     file.write_text(loops + file.read_text(encoding="utf-8"), encoding="utf-8")
-    monkeypatch.setattr(template_check, "SECONDS", 5)  # of processor time, the child's start included
     with pytest.raises(UserError, match="model 'base' has a chat template that does not finish within 5 s"):
         run()
 
