@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SECONDS, MEMORY = 60, 8 << 30  # the child's: processor time (a template cannot sleep), and bytes of data
-SECONDS_OF_ONE = 5.0  # of processor time for one of the child's short conversations, the template's compilation included
+SECONDS_OF_ONE = (
+    5.0  # of processor time for one of the child's short conversations, the template's compilation included
+)
 PLAIN = 'Sort "x & y" <b>\n{{ 1 }} naïve 東京 🙂?'  # a user's text that a template must not change
 TALK = templates.turns("delta yes omega", "yes 🙂 sigma", "lambda then naïve 東京?", "naïve 東京 kappa")
 USERS = ("delta", "omega", "lambda", "then")  # words of the user's that no answer holds

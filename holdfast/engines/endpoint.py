@@ -7,11 +7,15 @@ comes from the environment and is in no message.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import html
 import json
+import math
 import os
 import random
 import re
+import urllib.parse
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,14 +26,17 @@ from typing import Any
 import httpx2 as httpx
 
 from holdfast.core import cache
-from holdfast.core.errors import UserError, first_line
+from holdfast.core.errors import UserError
 from holdfast.core.manifest import Endpoint
 
 CHAT, RAW, MODELS = "chat/completions", "completions", "models"
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before the first retry; doubled from one to the next
 LONGEST_WAIT = 600.0  # seconds of Retry-After beyond which it is better to come back another time
-MAX_REPLY_BYTES = 64 * 2**20  # of one answer, unpacked
+MAX_REPLY_BYTES = 16 * 2**20  # of one answer, unpacked; as Python's values it takes up to 25 times as much
 MAX_TOKENS = 10**9  # of one answer: more is no count
+ROUNDING = 0.01  # by which probabilities may exceed 1 together
+MAX_QUOTED = 100_000  # characters of an error that are looked at
+MIN_KEY = 16  # characters of a key that is one; shorter ones ("EMPTY", "x") are words for servers that ask for none
 KEPT = "what was answered is kept, and not asked again"
 
 
@@ -169,11 +176,12 @@ class Client:
 
     def explain_no_answer(self, error: Exception) -> tuple[str, str]:
         """(what, do) for a request that got no answer."""
+        reason = self.conceal(str(error))[:160] or type(error).__name__  # some quote what the server sent
         if isinstance(error, httpx.ConnectError):
-            return f"no server answers ({first_line(error)})", "start it, or correct 'endpoint' in params.yaml"
+            return f"no server answers ({reason})", "start it, or correct 'endpoint' in params.yaml"
         if isinstance(error, (TimeoutError, httpx.TimeoutException)):
             return f"no answer within {self.endpoint.timeout:g} s", "raise 'timeout', or lower 'concurrency'"
-        return f"the connection broke ({first_line(error)})", "look into the server's log"
+        return f"the connection broke ({reason})", "look into the server's log"
 
     def read_content(self, answer: Answer, path: str) -> Any:
         if not 200 <= answer.status < 300:
@@ -195,15 +203,25 @@ class Client:
         try:
             content = answer.json()
         except ValueError:
-            html = "<html" in answer.text[:2000].lower()
-            text = "an HTML page" if html else answer.text[:100_000]
+            page = "<html" in answer.text[:2000].lower()
+            text = "an HTML page" if page else answer.text
         else:
             inner = content.get("error", content) if isinstance(content, dict) else content
             text = str(inner.get("message") or inner.get("detail") or inner) if isinstance(inner, dict) else str(inner)
-        text = " ".join("".join(c if c.isprintable() else " " for c in text[:100_000]).split())
-        if self.key:  # also where it is broken by blanks or lines
-            text = re.sub(r"\s*".join(map(re.escape, self.key)), "***", text, flags=re.I)
-        return text[:most] or "nothing more"
+        return self.conceal(text)[:most] or "nothing more"
+
+    def conceal(self, text: str) -> str:
+        """What a server says, as one line of plain text without the key, also where it is spelled in another way."""
+        text, cut = html.unescape(text[:MAX_QUOTED]), len(text) > MAX_QUOTED
+        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        if self.key:
+            text = key_pattern(self.key).sub("***", text)
+            text = text[: -3 * len(self.key)] if cut else text  # it may end with a part of the key
+        return text
+
+    def remove_key(self, text: str) -> str:
+        """A text that is kept: a proxy may answer with what it was sent."""
+        return text.replace(self.key, "***") if self.key and len(self.key) >= MIN_KEY else text
 
     async def explain(self, http: httpx.AsyncClient, refused: Refused) -> UserError:
         """The one message for what the server refused."""
@@ -214,7 +232,7 @@ class Client:
             return UserError(f"the server refuses the key {detail}", where=self.where, do=do)
         offered = await self.list_models(http) if refused.status == 404 else None
         if offered is not None and self.endpoint.model not in offered:
-            names = ", ".join(name[:60] for name in offered[:5]) or "nothing"
+            names = ", ".join(self.conceal(name)[:60] for name in offered[:5]) or "nothing"
             return UserError(
                 f"the server does not offer '{self.endpoint.model}'",
                 where=self.where,
@@ -252,7 +270,7 @@ class Client:
             if len(choices) != 1:
                 raise self.unusable_answer(f"{len(choices)} choices instead of 1", path)
             text = choices[0]["message"]["content"] if path == CHAT else choices[0]["text"]
-            served, finish_reason = content.get("model"), choices[0].get("finish_reason")
+            served, finish_reason = self.remove_key(str(content.get("model") or "")), choices[0].get("finish_reason")
             read, written = (usage.get(f"{part}_tokens") or 0 for part in ("prompt", "completion"))
             top = read_top_logprobs(choices[0].get("logprobs"))
         except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
@@ -261,10 +279,10 @@ class Client:
             raise self.unusable_answer("text is no text", path)
         for count in (read, written):
             if not isinstance(count, int) or not 0 <= count <= MAX_TOKENS:
-                raise self.unusable_answer(f"it counts {str(count)[:40]} tokens (usage)", path)
+                raise self.unusable_answer(f"it counts {self.conceal(str(count))[:40]} tokens (usage)", path)
         if served and self.endpoint.served and served != self.endpoint.served:
             raise UserError(
-                f"the server now answers as '{str(served)[:60]}', not as '{self.endpoint.served}' any more",
+                f"the server now answers as '{self.conceal(served)[:60]}', not as '{self.endpoint.served}' any more",
                 where=self.where,
                 do="run `dvc repro --force --single-item acquire`: answers of two versions do not belong together",
             )
@@ -274,7 +292,7 @@ class Client:
             )
         self.tokens += read + written
         clean = (text or "").encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
-        return Reply(clean, "stop" if finish_reason == "stop" else "length", written, top, read)
+        return Reply(self.remove_key(clean), "stop" if finish_reason == "stop" else "length", written, top, read)
 
     def unusable_answer(self, why: str, path: str) -> UserError:
         return UserError(
@@ -283,18 +301,31 @@ class Client:
 
 
 def read_top_logprobs(content: Any) -> list[tuple[str, float]]:
-    """(token, log-probability) of the first token's alternatives, in either protocol's form; none if there are none."""
+    """(token, log-probability) of the first token's alternatives, in either protocol's form; none if there are none, or if
+    together they are more probable than 1."""
     if not content:
         return []
     if content.get("content"):  # chat
         pairs = [(entry["token"], entry["logprob"]) for entry in content["content"][0].get("top_logprobs") or []]
     else:
         pairs = list(((content.get("top_logprobs") or [{}])[0] or {}).items())
-    return [
+    top = [
         (str(token).encode("utf-8", "replace").decode(), min(float(p), 0.0))
         for token, p in pairs
         if float(p) == float(p)
     ]
+    return top if math.fsum(math.exp(p) for _, p in top) < 1 + ROUNDING else []
+
+
+def key_pattern(key: str) -> re.Pattern[str]:
+    """What a key looks like in an error: in any case, with other characters between its letters, as part of an address, or in
+    base64."""
+    forms = {key, urllib.parse.quote(key, safe=""), base64.b64encode(key.encode()).decode().rstrip("=")}
+    between = r"[^0-9A-Za-z]{0,8}"
+    letters = {re.sub(r"[^0-9A-Za-z]", "", form) for form in forms}
+    spread = [between.join(form) for form in sorted(letters, key=len, reverse=True) if len(form) >= MIN_KEY]
+    exact = [r"\s*".join(map(re.escape, form)) for form in sorted(forms, key=len, reverse=True)]
+    return re.compile("|".join([*spread, *exact]), re.I)
 
 
 def read_key(name: str, variable: str | None) -> str | None:

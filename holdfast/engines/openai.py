@@ -303,7 +303,7 @@ def probe_endpoint(name: str, endpoint: manifest.Endpoint, folder: Any = None) -
         most = body.get("top_logprobs" if path == CHAT else "logprobs", 0) if reply.top else 0
         return replace(
             endpoint,
-            served=str(answer.get("model") or ""),
+            served=client.remove_key(str(answer.get("model") or "")),
             refuses=sorted(refuses),
             top_logprobs=int(most),
             token_prompts=isinstance(body.get("prompt"), list),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import gzip
 import json
 import random
+import time
+import urllib.parse
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,16 +118,138 @@ def test_nonsense_is_refused_in_a_few_lines(server, kind):
     assert len(str(caught.value).splitlines()) == 2
 
 
-@pytest.mark.parametrize(
-    "echo", [KEY, " ".join(KEY), KEY.upper(), "\n".join([KEY[:9], KEY[9:]]), KEY[:5] + "\x00 " + KEY[5:]]
-)
-def test_a_server_that_repeats_the_key_does_not_make_it_known(server, monkeypatch, echo):
-    monkeypatch.setenv("SECRET_KEY", KEY)
-    server.always = answer({"error": {"message": f"bad key {echo}, sorry"}}, 400)
-    with pytest.raises(UserError) as caught:
+LONG_KEY = "sk-AbC/def+123=xyzQWE"
+ECHOES = {
+    "as it is": LONG_KEY,
+    "blanks": " ".join(LONG_KEY),
+    "capitals": LONG_KEY.upper(),
+    "lines": "\n".join([LONG_KEY[:9], LONG_KEY[9:]]),
+    "a zero byte": LONG_KEY[:5] + "\x00 " + LONG_KEY[5:],
+    "zero-width": "\u200b".join(LONG_KEY),
+    "accents": "\u0301".join(LONG_KEY),
+    "hyphens": "-".join(LONG_KEY),
+    "address": urllib.parse.quote(LONG_KEY, safe=""),
+    "address, small letters": urllib.parse.quote(LONG_KEY, safe="").lower(),
+    "base64": base64.b64encode(LONG_KEY.encode()).decode(),
+    "HTML": LONG_KEY.replace("+", "&#43;").replace("=", "&#x3d;").replace("/", "&sol;"),
+    "JSON": LONG_KEY.replace("/", "\\/"),
+}
+
+
+@pytest.mark.parametrize("kind", ECHOES)
+@pytest.mark.parametrize("status", [400, 503])
+def test_a_server_that_repeats_the_key_does_not_make_it_known(server, monkeypatch, kind, status):
+    monkeypatch.setenv("SECRET_KEY", LONG_KEY)
+    server.always = answer({"error": {"message": f"bad key {ECHOES[kind]} , sorry"}}, status)
+    with pytest.raises(UserError, match=r"bad key \*\*\* ?, sorry"):
+        ask(server, api_key_env="SECRET_KEY", retries=0)
+
+
+@pytest.mark.parametrize("key", ["EMPTY", "x", KEY])
+def test_a_short_key_is_removed_as_it_is(server, monkeypatch, key):
+    monkeypatch.setenv("SECRET_KEY", key)
+    server.always = answer({"error": {"message": f"bad: {key}"}}, 400)
+    with pytest.raises(UserError, match=r"bad: \*\*\*\)"):
         ask(server, api_key_env="SECRET_KEY")
-    said = "".join(str(caught.value).split()).lower()
-    assert KEY.lower() not in said and "badkey***,sorry" in said
+    server.always = answer(usable())
+    assert ask(server, api_key_env="SECRET_KEY").text == "yes"
+
+
+def send_raw(content: bytes) -> Callable[[Handler], None]:
+    def write(handler: Handler) -> None:
+        handler.wfile.write(content)
+        handler.close_connection = True
+
+    return write
+
+
+PLACES: dict[str, Callable[[Handler], None]] = {
+    "name of the model": answer(usable(model=f"Bearer {LONG_KEY}")),
+    "usage": answer(usable(usage={"completion_tokens": LONG_KEY})),
+    "after 100,000 blanks, cut in half": answer({"error": {"message": " " * 99_990 + LONG_KEY}}, 400),
+    "a header that is none": send_raw(b"HTTP/1.1 200 OK\r\nauthorization bearer " + LONG_KEY.encode() + b"\r\n\r\n"),
+    "the status": send_raw(b"HTTP/1.1 " + LONG_KEY.encode() + b"\r\n\r\n"),
+    "after a long status": send_raw(b"HTTP/1.1 " + b"-" * 95 + LONG_KEY.encode() + b"\r\n\r\n"),
+    "text of no JSON": answer(f"headers: Authorization: {LONG_KEY}".encode()),
+    "list of models": answer({"error": "none"}, 404),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_key_does_not_come_back_from_other_places(server, monkeypatch, place):
+    monkeypatch.setenv("SECRET_KEY", LONG_KEY)
+    server.always, server.models = PLACES[place], [LONG_KEY]
+    with pytest.raises(UserError) as caught:
+        ask(server, api_key_env="SECRET_KEY", retries=0)
+    assert LONG_KEY[:9] not in str(caught.value)
+
+
+def test_a_key_in_an_answer_is_not_kept(server, monkeypatch):
+    monkeypatch.setenv("SECRET_KEY", LONG_KEY)
+    server.always = answer(usable(choices=[{"message": {"content": f"You sent {LONG_KEY}."}, "finish_reason": "stop"}]))
+    assert ask(server, api_key_env="SECRET_KEY").text == "You sent ***."
+
+
+def test_probabilities_that_exceed_one_together_are_none(server):
+    def alternatives(*logprobs: float) -> dict[str, Any]:
+        top = [{"token": "5", "logprob": p} for p in logprobs]
+        choice = {"message": {"content": "5"}, "logprobs": {"content": [{"token": "5", "top_logprobs": top}]}}
+        return usable(choices=[choice])
+
+    server.always = answer(alternatives(-0.7, -0.7))
+    assert len(ask(server).top) == 2
+    server.always = answer(alternatives(*[0.0] * 1000))
+    assert ask(server).top == []
+
+
+RAW_HTTP = {
+    "nothing": b"",
+    "another protocol": b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
+    "a header of a megabyte": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 2**20 + b"\r\n\r\n",
+    "100,000 headers": b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 100_000 + b"\r\n",
+    "a zero byte in a header": b"HTTP/1.1 200 OK\r\nX: a\x00b\r\nContent-Length: 2\r\n\r\n{}",
+    "status 0": b"HTTP/1.1 000 What\r\nContent-Length: 0\r\n\r\n",
+    "a negative length": b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n{}",
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{}",
+    "a length that is not reached": b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{}",
+    "a chunk of no size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}",
+    "gzip that is cut short": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 12\r\n\r\n" + gzip.compress(b"{}")[:12],
+    "a redirect to a file": b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n",
+    "invalid UTF-8": b"HTTP/1.1 200 OK\r\nContent-Length: 43\r\n\r\n" + b'{"choices":[{"message":{"content":"\xff\xfe"}}]}'[:43],
+    "no content": b"HTTP/1.1 204 No\r\n\r\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", RAW_HTTP)
+def test_http_that_is_none_is_one_message(server, kind):
+    server.always = send_raw(RAW_HTTP[kind])
+    with pytest.raises(UserError) as caught:
+        ask(server, retries=0)
+    assert len(str(caught.value).splitlines()) == 2 and len(str(caught.value)) < 500
+
+
+TRICKLES = {
+    "chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    "a header": (b"HTTP/1.1 200 OK\r\nX: ", b"a"),
+    "100 Continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("kind", TRICKLES)
+def test_an_answer_that_trickles_ends_with_the_time_out(server, kind):
+    first, more = TRICKLES[kind]
+
+    def trickle(handler: Handler) -> None:
+        handler.wfile.write(first)
+        while True:  # until the client has gone
+            handler.wfile.write(more)
+            time.sleep(0.02)
+
+    server.always = trickle
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"no answer within 0\.3 s"):
+        ask(server, timeout=0.3, retries=0)
+    assert time.monotonic() - start < 3
 
 
 NASTY: list[Any] = [
