@@ -7,17 +7,14 @@ was paid for is not asked twice.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import re
-import socket
 import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,37 +32,6 @@ def unwritable_error(error: Exception, where: Path) -> UserError:
     reason = getattr(error, "strerror", None) or str(error)
     do = "make room or make it writable, and run it again; finished work is kept"
     return UserError(f"the cache cannot be written ({reason})", where=where, do=do)
-
-
-@contextmanager
-def hold_lock(file: Path, what: str) -> Iterator[None]:
-    """Holds a lock file for this process alone; the system lets go of it however the process ends. Raises UserError, with who
-    holds it, where another one does. Where the disk knows no locks there is none."""
-    while True:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise unwritable_error(error, file) from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(handle, 200).decode(errors="replace")
-            os.close(handle)
-            do = "wait until that one has ended, or end it; then run this again"
-            raise UserError(f"another run is at the same work ({holder or 'unknown'})", where=what, do=do) from None
-        except OSError:  # a network disk
-            pass
-        if file.exists() and os.fstat(handle).st_ino == file.stat().st_ino:
-            break
-        os.close(handle)  # its last holder has just removed it
-    try:
-        os.truncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-        os.close(handle)
 
 
 def _write_ahead(database: sqlite3.Connection, seconds: float = 60) -> None:
@@ -208,7 +174,8 @@ class Replies:
     def _take_over(self) -> None:
         """Replies that an earlier Holdfast kept, without checksums: they were paid for."""
         with contextlib.suppress(sqlite3.Error):
-            earlier = self.entries.database.execute("SELECT request, reply FROM replies").fetchall()
+            texts = "typeof(request) = 'text' AND typeof(reply) = 'text'"  # anything else is damage
+            earlier = self.entries.database.execute(f"SELECT request, reply FROM replies WHERE {texts}").fetchall()
             self.entries.put(
                 (request, reply.encode()) for request, reply in earlier if self.entries.get(request) is None
             )

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from holdfast.chat import encoding
-from holdfast.core import cache, fingerprint, manifest
+from holdfast.core import cache, fingerprint, locks, manifest
 from holdfast.core.errors import UserError
 from holdfast.core.rows import MixRow
 from holdfast.params.finetune import Arm, Finetune
@@ -277,11 +277,11 @@ def scratch_folder(identity: list[Any], arm: str) -> Iterator[Path]:
     """
     folder = cache.FOLDER / "finetune" / cache.key(identity)
     if launch.rank() != 0:  # of several that torchrun has started, the first one locks and clears up
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         yield folder
         return
-    with cache.hold_lock(folder.with_name(f"{folder.name}.lock"), f"finetune, arm '{arm}'"):
-        folder.mkdir(parents=True, exist_ok=True)
+    with locks.hold_lock(folder.with_name(f"{folder.name}.lock"), f"finetune, arm '{arm}'"):
+        make_folder(folder)
         job.remove_damaged_checkpoints(folder, arm)
         try:
             yield folder
@@ -290,3 +290,10 @@ def scratch_folder(identity: list[Any], arm: str) -> Iterator[Path]:
             if job.last_checkpoint(folder) is None:
                 shutil.rmtree(folder)
             raise
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cache.unwritable_error(error, folder) from None

@@ -7,6 +7,7 @@ the stages import this module before they know whether anything is to be trained
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +19,8 @@ from holdfast.params.finetune import Arm, Finetune
 
 ROWS_FILE, REPLAY_FILE, HELD_OUT_FILE = "rows.parquet", "replayed.parquet", "held.parquet"  # in the scratch folder
 CHECKSUMS_FILE = "checksums.json"  # in a checkpoint
-WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "adapter_*")  # what transformers might load from one
+CHECKPOINT = re.compile(r"checkpoint-\d{1,12}")
+LOADED = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.json", "adapter_*", "*_*/")  # what Trainer might load from one
 RESULT_FILE, MODEL_FOLDER = "result.json", "model"  # likewise
 MAX_PARAMETERS_ON_ONE_THREAD = 10_000_000  # up to which a CPU core does best with one thread
 
@@ -85,8 +87,21 @@ def use_seed(params: Finetune, seed: str | None) -> Finetune:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint. Its checksums are written last, so one that a kill cut short has none."""
-    checkpoints = [file.parent for file in folder.glob(f"checkpoint-*/{CHECKSUMS_FILE}")]
-    return max(checkpoints, key=lambda checkpoint: int(checkpoint.name.split("-")[1]), default=None)
+    whole = [one for one in list_checkpoints(folder) if (one / CHECKSUMS_FILE).is_file()]
+    return max(whole, key=count_steps, default=None)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """What Trainer may have written, and no copies under other names, files or links."""
+    return sorted(
+        one
+        for one in folder.glob("checkpoint-*")
+        if CHECKPOINT.fullmatch(one.name) and one.is_dir() and not one.is_symlink()
+    )
+
+
+def count_steps(checkpoint: Path) -> int:
+    return int(checkpoint.name.partition("-")[2])
 
 
 def seal_checkpoint(checkpoint: Path) -> None:
@@ -97,10 +112,11 @@ def seal_checkpoint(checkpoint: Path) -> None:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """The first file of a checkpoint that is not as it was written, or holds weights and was added; None where all are."""
+    """The first file of a checkpoint that is not as it was written, or was added and might be loaded; None where all are."""
     try:
         sums = json.loads((checkpoint / CHECKSUMS_FILE).read_text(encoding="utf-8"))
-        if added := sorted({f.name for pattern in WEIGHTS for f in checkpoint.glob(pattern)} - sums.keys()):
+        known = {CHECKSUMS_FILE, *(name.partition("/")[0] for name in sums)}
+        if added := sorted({f.name for pattern in LOADED for f in checkpoint.glob(pattern)} - known):
             return added[0]
         for name, expected in sums.items():
             if storage.file_sha256(checkpoint / name) != expected:
@@ -113,8 +129,11 @@ def find_damage(checkpoint: Path) -> str | None:
 def remove_damaged_checkpoints(folder: Path, arm: str) -> None:
     """Before a run resumes: reads every checkpoint, says which is damaged, and removes it, so that an earlier one is taken, or
     the run starts anew."""
-    for checkpoint in sorted(folder.glob("checkpoint-*")):
+    for checkpoint in list_checkpoints(folder):
         if damaged := find_damage(checkpoint):
             if (checkpoint / CHECKSUMS_FILE).exists():  # else a kill cut it short
                 print(f"{arm}: {checkpoint.name} is damaged ({damaged[:80]!r}), and not used")
             shutil.rmtree(checkpoint)
+    for other in sorted(set(folder.glob("checkpoint-*")) - set(list_checkpoints(folder))):
+        print(f"{arm}: {other.name[:80]!r} is no checkpoint that Holdfast has written, and not used")
+        shutil.rmtree(other) if other.is_dir() and not other.is_symlink() else other.unlink()

@@ -15,7 +15,6 @@ import pytest
 import yaml
 from helpers import ROOT, run_stage, set_params
 
-from holdfast.chat import template_check
 from holdfast.core import manifest
 from holdfast.core.errors import UserError
 
