@@ -81,3 +81,19 @@ def describe_code(script: Path, root: Path = Path(), known: fingerprint.Reach | 
             f"is not readable Python ({first_line(error)})", where=script, do="take back the edit"
         ) from None
     return "".join(f"{name} {code}\n" for name, code in modules.items())
+
+
+def refuse_other_code(stage: str) -> None:
+    """Raises UserError where a stage can reach other code than `holdfast code` wrote down for it, which is what DVC records."""
+    file = CODE / stage
+    if not file.is_file():
+        return
+    fingerprint.parsed.update(read_parsed())
+    written, present = (
+        set(text.splitlines()) for text in (file.read_text("utf-8"), describe_code(STAGES / f"{stage}.py"))
+    )
+    if written != present:
+        names = sorted({line.partition(" ")[0] for line in written ^ present})
+        what = f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''} was edited since `dvc repro` began"
+        do = "run `dvc repro` again: what is written now is not recorded, and is made anew"
+        raise UserError(what, where=f"stage {stage}", do=do)

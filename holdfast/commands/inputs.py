@@ -6,6 +6,8 @@ made of what had stood there before; so `holdfast run` compares, and stops.
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +17,10 @@ import yaml
 from holdfast.core import storage, yaml_text
 from holdfast.core.errors import UserError
 from holdfast.params.base import PARAMS, read_yaml
+from holdfast.verdict import yardstick
 
 PIPELINE = Path("dvc.yaml")
+OF_CELL = re.compile(r"\$\{(item(?:\.[^}]+)?|key)\}")  # what dvc.yaml calls a cell of a matrix, or of foreach
 MAX_READ_BYTES = 2**20  # of a file that is compared by its content; a larger one by size and time of its last change
 
 
@@ -33,39 +37,59 @@ def read_inputs(stage: str, *cells: str) -> Inputs | None:
     entry = find_entry(stage, *cells)
     if entry is None:
         return None
-    items = dict(zip(re.findall(r"\$\{item\.([^}]+)\}", str(entry["cmd"])), cells, strict=False))
-    keys = [fill_in(key, items, content) for key in entry.get("params") or [] if isinstance(key, str)]
+    items = dict(zip(OF_CELL.findall(str(entry["cmd"])), cells, strict=False))
+    keys = list[str]()
+    paths = [name for dep in entry.get("deps") or [] for name in (dep if isinstance(dep, dict) else [dep])]
+    for key in entry.get("params") or []:  # KEY, or {FILE: [KEY, ...]}
+        for file, more in key.items() if isinstance(key, dict) else [(PARAMS.name, [key])]:
+            if str(file) == PARAMS.name and isinstance(more, list):
+                keys += map(str, more)
+            else:
+                paths.append(file)
     files: dict[str, Any] = {}
-    for dep in entry.get("deps") or []:
-        place = Path(fill_in(str(dep), items, content))
+    for path in paths:
+        place = Path(fill_in(str(path), items, content))
         for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
             files[file.as_posix()] = describe_file(file)
-    return Inputs({key: look_up(content, key) for key in keys}, files)
+    return Inputs({key: look_up(content, key) for key in (fill_in(key, items, content) for key in keys)}, files)
 
 
 def find_entry(stage: str, *cells: str) -> dict[str, Any] | None:
-    """The stage of dvc.yaml that runs this: one that names the cell comes before one with a matrix."""
+    """What dvc.yaml says of the stage that runs this: the one that DVC has started; else one that names the cell, and then one
+    with a matrix."""
     try:
-        stages = yaml_text.parse(PIPELINE.read_text(encoding="utf-8"))["stages"].values()
-        commands = [(str(entry.get("cmd", "")).split(), entry) for entry in stages if isinstance(entry, dict)]
+        stages = yaml_text.parse(PIPELINE.read_text(encoding="utf-8"))["stages"]
+        entries = {name: yardstick.unwrap(entry) for name, entry in stages.items() if isinstance(entry, dict)}
     except (yaml.YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    wanted = ["holdfast", "run", stage]
-    exact = [entry for command, entry in commands if command == [*wanted, *cells]]
+    started = os.environ.get("DVC_STAGE", "").rpartition(":")[2].partition("@")[0]
+    calls = {name: find_cells(entry.get("cmd"), stage) for name, entry in entries.items()}
+    mine = sorted((name for name in entries if calls[name]), key=lambda name: name != started)
+    exact = [entries[name] for name in mine if list(cells) in calls[name]]
     matrix = [
-        entry
-        for command, entry in commands
-        if command[:3] == wanted and len(command) == 3 + len(cells) and all("${item." in one for one in command[3:])
+        entries[name]
+        for name in mine
+        if any(len(call) == len(cells) and all(map(OF_CELL.fullmatch, call)) for call in calls[name])
     ]
     return next(iter([*exact, *matrix]), None)
+
+
+def find_cells(commands: Any, stage: str) -> list[list[str]]:
+    """What `holdfast run STAGE` is given in a command, or a list of some, whatever stands around it."""
+    words = " ".join(map(str, commands)).split() if isinstance(commands, list) else str(commands).split()
+    return [
+        list(itertools.takewhile(re.compile(r"[\w$]").match, words[n + 3 :]))
+        for n in range(len(words))
+        if Path(words[n]).name == "holdfast" and words[n + 1 : n + 3] == ["run", stage]
+    ]
 
 
 def fill_in(text: str, items: dict[str, str], content: dict[str, Any]) -> str:
     """A text of dvc.yaml with its ${...} replaced."""
 
     def value(match: re.Match[str]) -> str:
-        name = match[1].removeprefix("item.")
-        return items.get(name, "") if name != match[1] else str(look_up(content, name))
+        of_cell = match[1] in ("item", "key") or match[1].startswith("item.")
+        return items.get(match[1], "") if of_cell else str(look_up(content, match[1]))
 
     return re.sub(r"\$\{([^}]+)\}", value, text)
 

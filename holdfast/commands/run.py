@@ -37,13 +37,19 @@ def main(stage: str, *cells: str) -> None:
         named = ("no name", "the name of a model or an arm", "the name of an arm and a seed")
         what = f"stage '{stage}' takes {named[min(needed if len(cells) < needed else len(taken), 2)]}"
         raise UserError(what, where=STAGES / f"{stage}.py", do="as dvc.yaml calls it, or `dvc repro`")
+    from holdfast.commands import code
     from holdfast.core import ledger
 
+    recorded = "DVC_STAGE" in os.environ  # DVC will write down what this was made from
+    if recorded:
+        code.refuse_other_code(stage)
     before = inputs.read_inputs(stage, *cells)
     free = stage in NO_COSTS or cells == ("base-repeat",)
     with nullcontext() if free else ledger.record_cost(COSTS, stage, "-".join(cells) or None):
         script.main(*cells)
         inputs.refuse_changes(before, stage, *cells)
+        if recorded:
+            code.refuse_other_code(stage)
 
 
 def load(stage: str) -> ModuleType:

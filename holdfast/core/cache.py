@@ -14,7 +14,7 @@ import re
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +174,8 @@ class Replies:
     def _take_over(self) -> None:
         """Replies that an earlier Holdfast kept, without checksums: they were paid for."""
         with contextlib.suppress(sqlite3.Error):
-            texts = "typeof(request) = 'text' AND typeof(reply) = 'text'"  # anything else is damage
-            earlier = self.entries.database.execute(f"SELECT request, reply FROM replies WHERE {texts}").fetchall()
+            earlier = self.entries.database.execute("SELECT request, reply FROM replies").fetchall()
+            earlier = [row for row in earlier if all(isinstance(text, str) for text in row)]  # else damaged
             self.entries.put(
                 (request, reply.encode()) for request, reply in earlier if self.entries.get(request) is None
             )

@@ -59,9 +59,9 @@ def test_the_second_is_told_who_holds_it_and_a_killed_holder_holds_nothing(file,
 def test_a_disk_without_locks_lets_one_in_all_the_same(file, no_flock):
     assert not locks.knows_locks(file.parent.parent)
     with locks.hold_lock(file, "x"):
-        with pytest.raises(UserError, match=rf"process {os.getpid()} on .*\n.* or remove {file} if it has ended"):
-            with locks.hold_lock(file, "x"):
-                pass
+        told = rf"process {os.getpid()} on .*\n.* or remove {file} if it has ended"
+        with pytest.raises(UserError, match=told), locks.hold_lock(file, "x"):
+            pass
         assert file.is_file(), "the second one took nothing away"
     assert not file.exists()
 
