@@ -78,7 +78,12 @@ def disarm(text: str) -> str:
     text = re.sub(r"@(?=[\w&])|#(?=[\d&])|!(?=[\[\d&])", "\\g<0>\u200b", text)
     text = re.sub(r"(?i)\bGH-(?=[\d&])", "\\g<0>\u200b", text)
     # an address of an issue is a reference, too
-    text = re.sub(r"(?i)/(issues|pulls?|merge_requests|commits?|discussions|epics|work_items)(?=/)", "/\u200b\\1", text)
+    text = re.sub(
+        r"(?i)/(issues|pulls?|merge_requests|commits?|discussions|epics|work_items|incidents)(?=/)", "/\u200b\\1", text
+    )
+    text = re.sub(
+        r"(?i)\[(?=(?:issue|epic|work_item|merge_request|vulnerability|feature_flag|alert):)", "[\u200b", text
+    )
     text = re.sub(r"(?m)^(\s*)/(?=\w)", "\\1\u200b/", text)
     text = re.sub(r"<(?!/?(?:details|summary)(?: open)?>|!-- (?:changes|links) -->)(?=[\w/!?])", "<\u200b", text)
     return text

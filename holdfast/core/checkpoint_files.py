@@ -44,7 +44,7 @@ def read_index(folder: Path) -> dict[str, str]:
     try:
         shards = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
         usable = bool(shards) and all(
-            Path(name).name == name and name.endswith(".safetensors") for name in shards.values()
+            Path(name).name == name and name.endswith(".safetensors") and len(name) < 200 for name in shards.values()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         usable = False

@@ -63,12 +63,22 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises UserError, also where an object names a key twice: another reader may take the other."""
     if not path.is_file():
         raise UserError("no such file", where=path, do="run `dvc repro`, or `dvc pull` where a remote has it")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=refuse_twice)
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or thousands of brackets
         raise UserError(f"not valid JSON ({error})", where=path, do="remove it and run `dvc repro`") from None
+
+
+def refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice[:80]!r} appears twice")
+    return content
 
 
 def round_floats(content: Any) -> Any:

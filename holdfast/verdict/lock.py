@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def before_gate(lock: Json, cells: set[str]) -> set[str]:
 
 def read_pipeline() -> Json:
     """The stages of dvc.yaml by name; empty where there is none. Raises UserError."""
-    if not PIPELINE.is_file():
+    if not is_there(PIPELINE):
         return {}
     try:
         content = yaml_text.parse(PIPELINE.read_text(encoding="utf-8"))
@@ -69,6 +70,13 @@ def read_pipeline() -> Json:
         raise yaml_text.describe(error, PIPELINE) from None
     stages = content.get("stages") if isinstance(content, dict) else None
     return stages if isinstance(stages, dict) else {}
+
+
+def is_there(file: Path) -> bool:
+    """Whether there is such a file. Raises UserError for a folder, or a link to nowhere, in its place."""
+    if not file.is_file() and os.path.lexists(file):
+        raise UserError("is no file", where=file, do=f"take it back from git: git checkout -- {file}")
+    return file.is_file()
 
 
 def overlap(one: str, other: str) -> bool:
@@ -83,7 +91,7 @@ def lookup(content: Any, key: str) -> Any:
 
 def read_lock() -> Json:
     """The stages of dvc.lock by name; empty where there is none. Raises UserError."""
-    if not LOCK.is_file():
+    if not is_there(LOCK):
         return {}
     do = f"take it back from git: git checkout -- {LOCK}"
     try:

@@ -62,8 +62,11 @@ def find_mismatches(content: Json) -> list[str]:
     if not reasons:
         reasons += contradictions(content, params, trainings)
     reasons += changed_evaluations(content, lock)
-    if (REPORTS / "eval/base/settings.json").is_file():
+    settings_file = REPORTS / "eval/base/settings.json"
+    if settings_file.is_file():
         reasons += changed_suites(content, arms)
+    elif content["provenance"]["evaluations"].get("base", {}).get(FILES[1]) is not None:
+        reasons.append(f"{settings_file} is missing: which suites were to be judged is not known")
     reasons += changed_params(lock, arms)
     reasons += changed_models(content, lock, trainings)
     reasons += changed_reports(content, lock)

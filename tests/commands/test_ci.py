@@ -428,6 +428,7 @@ SNEAKY = {
     "an encoded mention": "&#x40;octocat &commat;octocat @&#x6f;ctocat &AMP;commat;x",
     "an encoded reference": "&num;12 #&#49;2 GH-12 gh-7 !12",
     "the address of an issue": "https://forge.example/o/r/issues/12 //forge.example/o/r/-/Merge_Requests/3 x/pull/4 o/r/commit/abc",
+    "GitLab's own references": "[issue:12] [EPIC:3] [work_item:a/b/4] o/r/-/incidents/5",
     "a quick action": "/merge\n  /approve\n\t/close",
     "hidden and reordering characters": "\u202eevil\u2066 \u200f\u00ad\x07",
 }
@@ -441,7 +442,7 @@ def test_what_a_forge_would_act_on_is_broken(forge: tuple[type[Forge], str], wha
     body = handler.comments[1]["body"].split("## PASS", 1)[1]
     shown = html.unescape(body)
     assert not re.search(
-        r"@\w|#\d|!\d|(?i:GH-\d)|(?m:^\s*/\w)|[\u202a-\u202e\u2066-\u2069\u200e\u200f\u00ad\x07]|(?i:/(issues|pull|merge_requests|commit)/)",
+        r"@\w|#\d|!\d|(?i:GH-\d)|(?m:^\s*/\w)|[\u202a-\u202e\u2066-\u2069\u200e\u200f\u00ad\x07]|(?i:/(issues|pull|merge_requests|commit|incidents)/|\[\w+:[\w/]*\d)",
         shown,
     ), shown
 

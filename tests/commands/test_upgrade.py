@@ -6,13 +6,16 @@ import hashlib
 import json
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 from helpers import run, set_params
+from hostile_yaml import BOMBS
 
 from holdfast.commands import code, init, params_upgrade, upgrade
+from holdfast.core import yaml_text
 from holdfast.core.errors import UserError
 from holdfast.params.whole import Params
 from holdfast.planning import scaffold
@@ -378,3 +381,29 @@ def test_comments_blank_lines_and_line_endings_of_params_stay(project):
     assert upgrade.main(yes=True) == 0
     assert file.read_bytes().decode().replace("\r\n", "\n") == expected
     assert file.read_bytes().count(b"\r\n") == expected.count("\n")
+
+
+def test_hostile_yaml_is_one_message_of_init_and_upgrade_and_changes_nothing(project, monkeypatch):
+    """Every one is refused by the bounded parser, or not parsed at all: `init` compares the file's hash."""
+    whole = Path("params.yaml").read_text(encoding="utf-8")
+    faults = {kind: (text, reason) for kind, (text, reason) in BOMBS.items()} | {
+        "a key twice": (whole + "\ngate: {}\n", "the key 'gate' appears twice"),
+        "a tab": ("gate:\n\tmargin: 1\n", "cannot start any token"),
+        "marks of a merge": (f"<<<<<<< HEAD\n{whole}>>>>>>> x\n", "not valid YAML"),
+        "too long": ("x" * 2_000_000, "longer than"),
+        "an object of Python": ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+    }
+    seen, parse = list[str](), yaml_text.check_shape
+    monkeypatch.setattr(yaml_text, "check_shape", lambda text: seen.append(text) or parse(text))
+    start = time.process_time()
+    for kind, (text, reason) in faults.items():
+        Path("params.yaml").write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match="was edited since") as refused:
+            init.main(None, None, pocket=True)
+        with pytest.raises(UserError) as caught:
+            upgrade.main()
+        assert reason in str(caught.value), kind
+        assert all(len(str(one.value).splitlines()) == 2 for one in (caught, refused))
+        assert Path("params.yaml").read_text(encoding="utf-8") == text
+        assert text in seen or kind == "too long", "the bounded parser refused it"
+    assert time.process_time() - start < 10

@@ -241,6 +241,9 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "an index that leaves the folder": (
         change_index(lambda c: c["weight_map"].update({UP: "../other.safetensors"})), "not a usable index"
     ),
+    "an index with an endless name": (
+        change_index(lambda c: c["weight_map"].update({UP: "x" * 5000 + ".safetensors"})), "not a usable index"
+    ),
     "an index without a map": (change_index(lambda c: c.pop("weight_map")), "not a usable index"),
     "a tensor in no shard": (
         change_index(lambda c: c["weight_map"].update(ghost=next(iter(c["weight_map"].values())))), "(ghost)"

@@ -11,6 +11,7 @@ from helpers import run
 
 from holdfast.commands import comment
 from holdfast.core import storage
+from holdfast.core.errors import UserError
 
 
 def test_changes_are_those_of_the_project_s_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,6 +29,24 @@ def test_changes_are_those_of_the_project_s_own_files(tmp_path: Path, monkeypatc
     text = comment.main(Path("reports/report.md"), Path("params.yaml"), Path("reports/metrics.json"), "main", None)
     assert "| gate.margin | 0.03 | 0.1 | +0.07 |" in text
     assert "| arm.general | not set | 0.5 |" in text
+
+
+def test_a_report_that_links_out_of_the_project_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, secret = tmp_path / "llm", tmp_path / "credentials"
+    secret.write_text("a secret of the runner", encoding="utf-8")
+    (project / "reports").mkdir(parents=True)
+    monkeypatch.chdir(project)
+    for report in (Path("reports/report.md"), Path("reports/link/report.md")):
+        if report.parent.name == "link":
+            report.parent.symlink_to(tmp_path)
+            (tmp_path / "report.md").write_text("a secret of the runner", encoding="utf-8")
+        else:
+            report.symlink_to(secret)
+        with pytest.raises(UserError, match="is a link out of the project") as caught:
+            comment.main(report, Path("params.yaml"), Path("metrics.json"), None, None)
+        assert "secret" not in str(caught.value)
 
 
 def test_the_last_results_of_the_branch_are_shown_and_one_alone_is_not(

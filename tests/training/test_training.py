@@ -680,6 +680,57 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(project):
     assert job.last_checkpoint(project / "scratch") == folder.with_name("checkpoint-3")
 
 
+def write_checkpoint(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "rng").mkdir()
+    (folder / "rng" / "0.pth").write_bytes(b"state")
+    job.seal_checkpoint(folder)
+    return folder
+
+
+def link_elsewhere(folder: Path) -> None:
+    (folder / "checkpoint-9").symlink_to(write_checkpoint(folder.parent / "checkpoint-9"))
+
+
+ODD: dict[str, Callable[[Path], object]] = {
+    "a file": lambda folder: (folder / "checkpoint-9").write_bytes(b"x"),
+    "a link": link_elsewhere,
+    "a link to nowhere": lambda folder: (folder / "checkpoint-9").symlink_to("nowhere"),
+    "no number": lambda folder: write_checkpoint(folder / "checkpoint-best"),
+    "a copy": lambda folder: write_checkpoint(folder / "checkpoint-9-old"),
+    "no name": lambda folder: write_checkpoint(folder / "checkpoint-"),
+    "an added state": lambda folder: (write_checkpoint(folder / "checkpoint-9") / "scaler.pt").write_bytes(b"x"),
+    "added shards": lambda folder: (write_checkpoint(folder / "checkpoint-9") / "pytorch_model_fsdp_0").mkdir(),
+    "a folder for a file": lambda folder: (
+        write_checkpoint(folder / "checkpoint-9") / "model.safetensors"
+    ).rename(folder / "moved") and (folder / "checkpoint-9" / "model.safetensors").mkdir(),
+    "checksums of another place": lambda folder: (
+        write_checkpoint(folder / "checkpoint-9") / "checksums.json"
+    ).write_text(json.dumps({"../../../../../etc/hostname": "0"})),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_no_checkpoint_is_said_and_the_one_before_is_taken(tmp_path, capsys, kind):
+    whole = write_checkpoint(tmp_path / "scratch" / "checkpoint-3")
+    ODD[kind](whole.parent)
+    job.remove_damaged_checkpoints(whole.parent, "arm")
+    assert job.last_checkpoint(whole.parent) == whole
+    assert "and not used" in capsys.readouterr().out
+    assert [one.name for one in whole.parent.glob("checkpoint-*")] == ["checkpoint-3"]
+    if kind == "a link":
+        assert (tmp_path / "checkpoint-9" / "model.safetensors").is_file(), "what it points to stays"
+
+
+def test_a_file_in_the_place_of_the_scratch_folder_is_one_message(project):
+    place = project / ".cache" / "finetune" / fine_tuning.cache.key(["x"])
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"x")
+    with pytest.raises(UserError, match="the cache cannot be written"), fine_tuning.scratch_folder(["x"], "arm"):
+        pass
+
+
 @pytest.mark.parametrize("limit", [20_000, 150_000])  # bytes of a file: the weights, then the optimizer's state
 def test_a_full_disk_while_a_checkpoint_is_written_is_one_message(train, project, limit):
     import resource

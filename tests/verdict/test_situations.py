@@ -166,6 +166,19 @@ SITUATIONS: dict[str, tuple[Edit, int, str]] = {
     "a suite is taken out": (
         forge_lock(in_arm(lambda arm: arm["suites"].pop("judging"))), 2, "holdfast: the verdict leaves out judging",
     ),
+    "a suite is taken out, and the settings that name it": (
+        forge_lock(lambda: (in_arm(lambda arm: arm["suites"].pop("judging"))(), (BASE / "settings.json").unlink())), 2,  # type: ignore[arg-type,return-value,func-returns-value]
+        "settings.json is missing: which suites were to be judged is not known",
+    ),
+    "a key stands twice in gate.json": (
+        forge_lock(lambda: GATE.write_text(GATE.read_text().replace("{", '{"verdict": "fail",', 1))), 3, "'verdict' appears twice",  # type: ignore[arg-type,return-value,func-returns-value]
+    ),
+    "dvc.lock is a folder": (lambda: (Path("dvc.lock").unlink(), Path("dvc.lock").mkdir()), 3, "dvc.lock: is no file"),  # type: ignore[func-returns-value]
+    "dvc.lock is a link to nowhere": (lambda: (Path("dvc.lock").unlink(), Path("dvc.lock").symlink_to("x")), 3, "dvc.lock: is no file"),  # type: ignore[func-returns-value]
+    "dvc.lock holds the marks of a merge": (lambda: Path("dvc.lock").write_text("<<<<<<< HEAD\n" + Path("dvc.lock").read_text()), 3, "not valid YAML"),  # type: ignore[func-returns-value]
+    "a suite has a name that looks the same": (
+        forge_lock(lambda: GATE.write_text(GATE.read_text().replace("judging", "judg\u0456ng"))), 2, "the verdict leaves out judging",  # type: ignore[arg-type,return-value,func-returns-value]
+    ),
     "the margin in gate.json is raised": (
         forge_lock(edit_gate(lambda gate: gate.update(margin=0.5))), 2, "margin is '0.5'",
     ),
