@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import os
 import re
+import shutil
+import subprocess
+import sys
+import zipfile
 from importlib.metadata import version
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -65,3 +72,88 @@ def test_the_licences_are_those_of_what_is_installed(lock):
     assert "GPL" in rows["pygit2"] and "GPL" in rows["grandalf"] and "GPL" in rows["asyncssh"]
     for name in ("pygit2", "grandalf"):
         assert f"`{name}` (GPL-2.0" in page.partition("## All")[0], "what is not permissive is said before the list"
+
+
+# --- `make setup` on packages of a few bytes: the Makefile's own recipe, with pip, and without an index
+
+
+def write_wheel(folder: Path, name: str, version: str) -> str:
+    """A package with one module; returns its line of a lock."""
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}.py": f"VERSION = {version!r}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
+    wheel = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for file, text in {**files, f"{info}/RECORD": record}.items():
+            archive.writestr(file, text)
+    return f"{name}=={version} \\\n    --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The Makefile beside locks of three small packages. Its environment's Python is that of the suite, installs elsewhere, and
+    does not install the checkout itself."""
+    wheels, folder = tmp_path / "wheels", tmp_path / "checkout"
+    wheels.mkdir()
+    (folder / ".venv/bin").mkdir(parents=True)
+    shutil.copyfile(ROOT / "Makefile", folder / "Makefile")
+    locks = {
+        "requirements.lock": write_wheel(wheels, "tiny", "1.0") + write_wheel(wheels, "setuptools", "80.0"),
+        "requirements-cpu.lock": write_wheel(wheels, "torch", "2.0+cpu"),
+        "requirements-cuda.lock": "",
+        "pyproject.toml": "",
+        "setup.py": "",
+    }
+    for name, text in locks.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    python = folder / ".venv/bin/python"
+    python.write_text(f'#!/bin/sh\ncase "$*" in *--editable*) exit 0;; esac\nexec {sys.executable} "$@"\n', "utf-8")
+    python.chmod(0o755)
+    return folder
+
+
+def make_setup(folder: Path) -> subprocess.CompletedProcess[str]:
+    links = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder.parent / "wheels"), "PIP_TARGET": str(folder / "target")}
+    environment = {**os.environ, **links, "PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONPATH"):
+        environment.pop(name, None)
+    return subprocess.run(
+        ["make", "setup"], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def is_set_up(folder: Path) -> bool:
+    return (folder / ".venv/.installed").is_file()
+
+
+def test_set_up_installs_what_the_locks_name(checkout):
+    done = make_setup(checkout)
+    assert (done.returncode, is_set_up(checkout)) == (0, True), done.stdout + done.stderr
+    assert {"tiny.py", "setuptools.py", "torch.py"} <= {file.name for file in (checkout / "target").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("lock", "name"),
+    [("requirements.lock", "tiny"), ("requirements.lock", "setuptools"), ("requirements-cpu.lock", "torch")],
+)
+def test_an_altered_hash_stops_the_set_up(checkout, lock, name):
+    file = checkout / lock
+    text = file.read_text(encoding="utf-8")
+    altered = re.sub(rf"({name}==.*\n    --hash=sha256:)(.)", lambda m: m[1] + ("1" if m[2] == "0" else "0"), text)
+    assert altered != text
+    file.write_text(altered, encoding="utf-8")
+    done = make_setup(checkout)
+    assert done.returncode != 0 and "DO NOT MATCH THE HASHES" in done.stdout + done.stderr, done.stdout + done.stderr
+    assert not is_set_up(checkout) and not (checkout / "target" / f"{name}.py").exists()
+
+
+def test_a_lock_without_hashes_stops_the_set_up(checkout):
+    file = checkout / "requirements.lock"
+    file.write_text(re.sub(r" \\\n    --hash.*", "", file.read_text(encoding="utf-8")), encoding="utf-8")
+    done = make_setup(checkout)
+    assert done.returncode != 0 and "Hashes are required" in done.stderr, done.stderr
+    assert not is_set_up(checkout)
