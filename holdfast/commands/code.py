@@ -94,6 +94,6 @@ def refuse_other_code(stage: str) -> None:
     )
     if written != present:
         names = sorted({line.partition(" ")[0] for line in written ^ present})
-        what = f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''} was edited since `dvc repro` began"
-        do = "run `dvc repro` again: what is written now is not recorded, and is made anew"
+        what = f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''} was edited after `holdfast code` looked at it"
+        do = "run `dvc repro` again, which looks first; what is written now is not recorded, and is made anew"
         raise UserError(what, where=f"stage {stage}", do=do)

@@ -143,7 +143,7 @@ def test_code_edited_while_dvc_runs_a_stage_stops_it(small, monkeypatch, edit):
         run.main("mix", "one")
         return
     for _ in ("while it runs", "before it began"):
-        with pytest.raises(UserError, match=r"stages\.mine.* was edited since `dvc repro` began"):
+        with pytest.raises(UserError, match=r"stages\.mine.* was edited after `holdfast code` looked"):
             run.main("mix", "one")
         assert not (small / "reports").exists()
     monkeypatch.delenv("DVC_STAGE")
