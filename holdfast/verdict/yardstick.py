@@ -6,6 +6,7 @@ questions, another seed of the bootstrap, other code.
 
 from __future__ import annotations
 
+import configparser
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ SCRIPTS = (  # what runs the gate
     *(".ci/gate.sh", ".ci/gitlab.yml", ".gitlab-ci.yml", "templates/gate.yml"),
     *(".github/workflows/gate.yml", ".github/workflows/holdfast-gate.yml", ".github/actions/holdfast-gate/action.yml"),
 )
+REMOTES = ".dvc/config"  # where the items are that `gate --verify` computes from
 POINTS = {
     "margin": 1,
     "suite_margin": 1,
@@ -57,6 +59,7 @@ class Snapshot(NamedTuple):
     gate: Json  # gate.json
     settings: Json  # of the base's evaluation
     scripts: dict[str, str]
+    remotes: str | None  # DVC's configuration
 
 
 def take(read: Read) -> Snapshot:
@@ -64,7 +67,7 @@ def take(read: Read) -> Snapshot:
     pipeline, lock = (stages_of(load(read(name))) for name in ("dvc.yaml", "dvc.lock"))
     gate, settings = (load(read(f"reports/{name}")) for name in ("gate.json", "eval/base/settings.json"))
     scripts = {name: text for name in SCRIPTS if (text := read(name)) is not None}
-    return Snapshot(load(read("params.yaml")), pipeline, lock, gate, settings, scripts)
+    return Snapshot(load(read("params.yaml")), pipeline, lock, gate, settings, scripts, read(REMOTES))
 
 
 def load(text: str | None) -> Json:
@@ -91,6 +94,7 @@ def compare(there: Snapshot, here: Snapshot) -> list[Shift]:
         *of_items(there, here),
         *of_code(there, here),
         *of_stages(there, here),
+        *of_remotes(there, here),
         *of_seeds(there, here),
     ]
     return sorted(dict.fromkeys(shifts), key=lambda shift: not shift.looser)
@@ -241,6 +245,25 @@ def of_code(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
     for name in sorted(there.scripts.keys() | here.scripts.keys()):
         if name in there.scripts and there.scripts[name] != here.scripts.get(name):
             yield Shift(f"{name} changed, which runs the gate", True)
+
+
+def of_remotes(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
+    """A remote that is gone, or another, hides the items of a verdict from whoever computes it again; a further one does not."""
+    old, new = (read_sections(one.remotes or "") for one in (there, here))
+    for name in sorted(old):
+        if new.get(name) != old[name]:
+            yield Shift(f"[{name}] of {REMOTES} {'changed' if name in new else 'removed'}: where the items are", True)
+    if there.params and (added := sorted(new.keys() - old.keys())):
+        yield Shift(f"{REMOTES} has [{list_names(added)}] more", False)
+
+
+def read_sections(text: str) -> dict[str, dict[str, str]]:
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    try:
+        parser.read_string(text)
+    except configparser.Error:
+        return {"": {"": text}}
+    return {name: dict(parser[name]) for name in parser.sections()}
 
 
 def of_stages(there: Snapshot, here: Snapshot) -> Iterator[Shift]:

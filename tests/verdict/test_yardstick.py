@@ -30,6 +30,7 @@ FILES: dict[str, Any] = {
     "reports/gate.json": {"provenance": {"code": {"stages.gate": "1", "holdfast.verdict.stats": "1"}}},
     "reports/eval/base/settings.json": {"suites": {"facts": {"items": 240}, "judging": {"items": 240}}},
     ".ci/gate.sh": "exit 1",
+    ".dvc/config": "[core]\nremote = a\n['remote \"a\"']\nurl = s3://ours\n",
 }  # fmt: skip
 
 
@@ -82,6 +83,9 @@ MOVES: dict[str, tuple[dict[str, Any], bool]] = {
     "suite facts has 30 items instead of 240": (changed("reports/eval/base/settings.json", "suites", "facts", "items", to=30), True),
     "the items in tasks changed": (changed("dvc.lock", "stages", "evaluate-base", "deps", to=[{"path": "tasks", "md5": "2"}]), True),
     "the code of the gate changed: holdfast.verdict.stats": (changed("reports/gate.json", "provenance", "code", "holdfast.verdict.stats", to="2"), True),
+    "['remote \"a\"'] of .dvc/config changed: where the items are": (changed(".dvc/config", to="[core]\nremote = a\n['remote \"a\"']\nurl = /tmp/theirs\n"), True),
+    "[core] of .dvc/config removed: where the items are": (changed(".dvc/config", to="['remote \"a\"']\nurl = s3://ours\n"), True),
+    ".dvc/config has ['remote \"b\"'] more": (changed(".dvc/config", to=FILES[".dvc/config"] + "['remote \"b\"']\nurl = b\n"), False),
     ".ci/gate.sh changed, which runs the gate": (changed(".ci/gate.sh", to="exit 0"), True),
     "stage finetune removed from dvc.yaml": (changed("dvc.yaml", "stages", "finetune", to=...), True),
     "stage gate is not checked any more: frozen, or always_changed, in dvc.yaml": (changed("dvc.yaml", "stages", "gate", "frozen", to=True), True),
