@@ -50,10 +50,7 @@ def list_files(folder: Path, nested: bool) -> list[str]:
 def hash_files(folder: Path, names: list[str], remember: bool = True) -> dict[str, dict[str, Any]]:
     """{"sha256", "bytes"} by name. A large file is read again only when its size, time or inode has changed since; `remember`:
     write down its hash for the next time."""
-    try:
-        known = json.loads((cache.FOLDER / HASHES).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
+    known = read_hashes()
     hashes, before = {}, dict(known)
     for name in names:
         file = (folder / name).resolve()
@@ -66,8 +63,17 @@ def hash_files(folder: Path, names: list[str], remember: bool = True) -> dict[st
             known[str(file)] = entry
         hashes[name] = {"sha256": entry[3], "bytes": status.st_size}
     if remember and known != before:
-        storage.write_json(cache.FOLDER / HASHES, known)
+        storage.write_json(cache.FOLDER / HASHES, {"files": known, "sha256": cache.key(known)})
     return hashes
+
+
+def read_hashes() -> dict[str, Any]:
+    """Size, time, inode and hash of large files by path, as `hash_files` left them; nothing where that was altered since."""
+    try:
+        content = json.loads((cache.FOLDER / HASHES).read_text(encoding="utf-8"))
+        return content["files"] if content["sha256"] == cache.key(content["files"]) else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
 
 
 def read_sources() -> dict[str, Source]:

@@ -17,6 +17,7 @@ from helpers import ROOT
 
 from holdfast.core import cache, checkpoint, shards
 from holdfast.core.errors import UserError
+from holdfast.engines import model_files
 from holdfast.evaluation import settings
 from holdfast.params.whole import Params
 from holdfast.training import job
@@ -106,6 +107,21 @@ def test_altered_databases_never_change_a_reply(project):
         again.put("more", {"text": "x"})
         assert again.get("more") == {"text": "x"}
         again.close()
+
+
+def test_altered_hashes_of_models_are_computed_again(project, monkeypatch):
+    monkeypatch.setattr(model_files, "MIN_BYTES_TO_REMEMBER", 0)
+    for name in ("a.safetensors", "b.safetensors"):
+        (project / name).write_bytes(name.encode() * 100)
+    expected = model_files.hash_files(project, ["a.safetensors", "b.safetensors"])
+    file = project / ".cache" / model_files.HASHES
+    whole = file.read_bytes()
+    for rng in attempts(150):
+        if rng.random() < 0.5:
+            file.write_text(json.dumps(damage_tree(rng, json.loads(whole))))
+        else:
+            file.write_bytes(damage_bytes(rng, whole))
+        assert model_files.hash_files(project, ["a.safetensors", "b.safetensors"]) == expected
 
 
 def test_altered_checkpoints_are_not_resumed_from(project, capsys):
