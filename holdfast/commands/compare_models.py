@@ -21,7 +21,7 @@ from holdfast.params.gate import Gate
 from holdfast.planning.start import parse_columns
 from holdfast.verdict import summary
 
-TUNED = "tuned"
+TUNED, QUESTIONS = "tuned", "questions"
 TEMPLATES: tuple[pair.Template, ...] = ("own", "base")
 Say = Callable[[str], None]
 
@@ -55,7 +55,7 @@ def main(
         models = [first, opened.tuned]
         for note in opened.notes:
             say(note)
-    exam, notes = asking.settle(wanted, first, out / "questions")
+    exam, notes = asking.settle(wanted, first, out / QUESTIONS)
     for note in notes:
         say(note)
     if evaluations.evaluate_base(exam, out / verdicts.EVALUATIONS, served):
@@ -105,11 +105,11 @@ def describe(content: dict[str, Any], out: Path) -> str:
 
 def prepare_folder(out: Path) -> None:
     """Raises UserError where `out` holds something else than a comparison."""
-    if out.is_dir() and any(out.iterdir()) and not ((out / "questions").is_dir() or (out / "models").is_dir()):
+    if out.is_dir() and any(out.iterdir()) and not (out / QUESTIONS).is_dir():
         raise UserError("is there already, and holds no comparison", where=out, do="name another folder with --out")
     if out.exists() and not out.is_dir():
         raise UserError("is no folder", where=out, do="name another one with --out")
-    (out / "questions").mkdir(parents=True, exist_ok=True)
+    (out / QUESTIONS).mkdir(parents=True, exist_ok=True)
 
 
 def use_own_cache() -> None:

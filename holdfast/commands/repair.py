@@ -57,12 +57,12 @@ def main(
     opened = pair.open_pair(base, tuned, out / "models", template)
     choosing_rows = CHOOSING if options.part is None else 0
     more = choosing_rows + (DISTILLING if options.distil else 0)
-    exam, notes = asking.settle(wanted, opened.base, out / "questions", more)
+    exam, notes = asking.settle(wanted, opened.base, out / compare_models.QUESTIONS, more)
     for note in (*opened.notes, *notes):
         say(note)
 
     ends = Ends(opened.base.folder(), opened.tuned.folder(), options.method, options.density)
-    rows = records.read("instructions_kept", out / "questions" / questions.MORE) if more else []
+    rows = records.read("instructions_kept", out / compare_models.QUESTIONS / questions.MORE) if more else []
     choice = choose(options, ends, exam, opened, rows[:choosing_rows])
     say(describe_choice(options, choice))
     repaired, log = weights.find_between(ends, choice.part), list[dict[str, Any]]()

@@ -46,7 +46,7 @@ def open_pair(base: str, tuned: str, scratch: Path, template: Template = "own") 
         kind = manifest.choose_dtype(first.folder(), manifest.find_device().type)
         first = replace(first, dtype=str(kind).removeprefix("torch."))
     folder, notes = Path(tuned), list[str]()
-    if (folder / checkpoint_files.ADAPTER).is_file() and not (folder / checkpoint_files.CONFIG).is_file():
+    if is_adapter(folder):
         with belonging_together():
             folder, notes = merge_once(folder, first, scratch / "merged")
         tuned = str(folder)
@@ -58,6 +58,12 @@ def open_pair(base: str, tuned: str, scratch: Path, template: Template = "own") 
         refuse_equal(first.folder(), second.folder())
         refuse_other_template(first.folder(), second.folder())
     return Pair(first, second, notes)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and no whole model; some tools put the base's config.json beside it."""
+    whole = (checkpoint_files.WEIGHTS, checkpoint_files.INDEX)
+    return (folder / checkpoint_files.ADAPTER).is_file() and not any((folder / name).is_file() for name in whole)
 
 
 @contextmanager

@@ -118,4 +118,5 @@ def test_bad_input_gets_three_lines(
 def test_a_folder_of_something_else_is_left_alone(lab: ModelLab, capsys: pytest.CaptureFixture[str]) -> None:
     (lab.folder / "mine").mkdir()
     (lab.folder / "mine" / "letter.txt").write_text("Dear ...")
+    (lab.folder / "mine" / "models").mkdir()  # as a project has
     assert lab.run("compare", "mine") == 3 and "holds no comparison" in capsys.readouterr().err
