@@ -64,7 +64,7 @@ def main(
     ends = Ends(opened.base.folder(), opened.tuned.folder(), options.method, options.density)
     rows = records.read("instructions_kept", out / compare_models.QUESTIONS / questions.MORE) if more else []
     choice = choose(options, ends, exam, opened, rows[:choosing_rows])
-    say(describe_choice(options, choice))
+    say(describe_choice(options, choice, len(rows[:choosing_rows])))
     repaired, log = weights.find_between(ends, choice.part), list[dict[str, Any]]()
     if options.distil:
         repaired, log = distil(options, repaired, opened, rows[choosing_rows:])
@@ -129,11 +129,11 @@ def distil(
     return {name: weight.detach().cpu() for name, weight in network.named_parameters()}, log
 
 
-def describe_choice(options: Options, choice: choosing.Choice) -> str:
+def describe_choice(options: Options, choice: choosing.Choice, instructions: int) -> str:
     text = f"repair: {options.method}, {choice.part:g} of the way from the base"
     if choice.tried:
         last = choice.tried[-1]["retention"]
-        text += f" keeps {last:.1%} of its self score on {CHOOSING} instructions that the verdict does not ask"
+        text += f" keeps {last:.1%} of its self score on {instructions} instructions that the verdict does not ask"
         text += "" if choice.met else f", less than the {options.retention:.1%} asked for"
     return text
 
