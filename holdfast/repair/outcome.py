@@ -13,6 +13,7 @@ from holdfast.verdict.fields import SET_ASIDE, WATCHED
 Json = dict[str, Any]
 TUNED, REPAIRED = "tuned", "repaired"
 SIDES = (TUNED, REPAIRED)
+MOVED = 0.01  # change of a score by tuning, from which a part of it is worth telling
 
 
 def measure(params: Gate, evaluations: Path, arms: Json) -> Json:
@@ -54,9 +55,10 @@ def describe(outcome: Json) -> list[str]:
             text += (
                 f" ({one['change'] * 100:+.1f} [{one['low'] * 100:+.1f}, {one['high'] * 100:+.1f}] on the tuned model)"
             )
-        if one["won_back"] is not None:
-            lost = one["tuned"] < one["base"]
-            part = one["won_back"] if lost else 1 - one["won_back"]
-            text += f": {part:.0%} of the {'loss is back' if lost else 'gain is kept'}"
+        gain = one["tuned"] - one["base"]
+        if gain <= -MOVED:
+            text += f": {one['won_back']:.0%} of the loss is back"
+        elif gain >= MOVED and role == "domain":
+            text += f": {1 - one['won_back']:.0%} of the gain is kept"
         lines.append(text)
     return lines

@@ -103,6 +103,8 @@ def test_what_was_won_back_by_hand(tmp_path: Path) -> None:
     lines = outcome.describe(found)
     assert "general: base 90.0, tuned 50.0, repaired 80.0" in lines[0] and lines[0].endswith("75% of the loss is back")
     assert lines[1].endswith("90% of the gain is kept")
+    barely = {"base": 0.289, "tuned": 0.291, "repaired": 0.249, "change": -0.042, "low": -0.129, "high": 0.04}
+    assert outcome.describe({"general": barely | {"won_back": 21.0}})[0].endswith("on the tuned model)")
 
 
 def decide(params: Gate, folder: Path) -> dict[str, Any]:
