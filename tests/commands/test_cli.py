@@ -93,8 +93,9 @@ def test_explain_a_field_says_what_a_change_runs_again(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     explain.main("gate.margin", markdown=False)
     assert capsys.readouterr().out.splitlines() == [
-        "gate.margin: Largest acceptable drop of the general score, as a fraction: 0.03 is 3 points.",
-        "  range: number above 0 below 1",
+        "gate.margin: Largest acceptable drop of the general score, as a fraction: 0.03 is 3 points; or as a part of the base's own "
+        "score above chance: 5% is 3 points where the base has 60.",
+        "  range: number above 0 below 1 or text",
         "  default: 0.03",
         "  params.yaml: 0.03",
         "  read by: baseline, gate",
