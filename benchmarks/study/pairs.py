@@ -171,7 +171,7 @@ def wilson(count: int, total: int) -> tuple[float, float]:
     """95 % interval of a proportion (Wilson 1927)."""
     z, part = 1.96, count / total
     middle, half = part + z * z / 2 / total, z * math.sqrt(part * (1 - part) / total + z * z / 4 / total**2)
-    return (middle - half) / (1 + z * z / total), (middle + half) / (1 + z * z / total)
+    return max(0.0, middle - half) / (1 + z * z / total), (middle + half) / (1 + z * z / total)
 
 
 if __name__ == "__main__":
