@@ -22,7 +22,16 @@ from helpers import ROOT, describe, environment, instruction, raw, run, run_stag
 from holdfast.core import manifest
 
 frozen = [0]  # how many modules there were when the collector was last told to pass over them
-PACKAGED = ("holdfast", "stages", "profiles", "data", "models", ".ci", ".github")  # what a wheel is built from
+PACKAGED = (
+    "holdfast",
+    "stages",
+    "profiles",
+    "data",
+    "models",
+    ".ci",
+    ".github",
+    "templates",
+)  # what a wheel is built from
 
 
 @pytest.fixture(scope="session")

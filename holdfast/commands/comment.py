@@ -29,7 +29,7 @@ def main(report: Path, params: Path, metrics: Path, against: str | None, pages: 
     own judge. `pages`: an address where the HTML pages can be had; relative links lead nowhere from a comment."""
     if not report.is_file():
         raise UserError("no such file", where=report, do="run `dvc repro report` and commit it")
-    if not report.resolve().is_relative_to(Path.cwd()):  # what it shows is published
+    if not report.is_absolute() and not report.resolve().is_relative_to(Path.cwd()):  # what it shows is published
         raise UserError("is a link out of the project", where=report, do="remove it and run `dvc repro report`")
     text = report.read_text(encoding="utf-8", errors="replace")
     opening = ""

@@ -100,7 +100,7 @@ def test_the_verdict_is_refused_where_a_family_is_missing_that_the_template_coul
 
 
 def test_a_family_s_margin_may_be_given_though_the_template_lacks_it():
-    described = {"core/facts": {"role": "general", "chance": 0.0, "items": 6}}
+    described = {"core/facts": {"role": "general", "chance": 0.0, "items": 6, "before": None}}
     gate.check_suite_margins(Gate(suite_margins={"core/tools": 0.05, "core/facts": 0.05}), described)
     assert set(thresholds.margins(Gate(suite_margins={"core/tools": 0.05}), described)) == {"core/facts"}
 

@@ -109,7 +109,7 @@ def lab(base: Path, tmp_path: Path) -> Path:
 def run(root: Path, **knobs: Any) -> dict[str, Any]:
     """drift.json of the stage, which runs on what is below `root`."""
     names = sorted({f.name for f in (root / "reports/eval").glob("*")} - {"base"})
-    set_params(root, arms=names, drift=knobs)
+    set_params(root, arms=names, retrain={"arms": [], "seeds": []}, drift=knobs)
     run_stage("drift")
     return json.loads((root / "reports/drift/drift.json").read_text())
 
