@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers import ROOT, SHARED
+from safetensors.torch import save_file
 
 from holdfast.chat import encoding
-from holdfast.core import checkpoint_files, manifest
+from holdfast.core import checkpoint, checkpoint_files, manifest
 from holdfast.core.errors import UserError
 from holdfast.engines.inspection import inspect_folder
 from holdfast.params.models import Model
@@ -334,3 +336,14 @@ def test_a_cpu_takes_bfloat16_for_large_weights_that_are_stored_so_and_float32_e
     monkeypatch.setattr(manifest, "bf16_usable", lambda: False)
     (folder / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
     assert manifest.choose_dtype(folder, "cpu") == torch.float32
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_one_number_that_is_not_finite_is_found(tmp_path, value):
+    weights = {"a": torch.ones(3, 4, dtype=torch.bfloat16), "b": torch.zeros(0), "c": torch.zeros(70, 3)}
+    save_file(weights, tmp_path / "model.safetensors")
+    checkpoint.check_finite(tmp_path)
+    weights["c"][69, 2] = value
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"NaN or infinite \(in c, as float32\)"):
+        checkpoint.check_finite(tmp_path)

@@ -61,15 +61,17 @@ def test_a_usable_answer_is_taken_packed_or_not(server):
         assert ask(server).text == "yes"
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "br", "zstd", "gzip, gzip"])
-def test_a_small_answer_that_unpacks_to_gigabytes_is_refused(server, monkeypatch, encoding):
+@pytest.mark.parametrize(
+    ("encoding", "reason"),
+    [("gzip", "more than 1 MiB")]
+    + [(other, "it is packed in a way that was not asked for") for other in ("br", "zstd", "gzip, gzip")],
+)
+def test_a_small_answer_that_unpacks_to_gigabytes_is_refused(server, monkeypatch, encoding, reason):
     monkeypatch.setattr(endpoint, "MAX_REPLY_BYTES", 2**20)
     bomb = gzip.compress(bytes(64 * 2**20))
     assert len(bomb) < 2**17
     server.always = lambda handler: handler.give(bomb, Content_Encoding=encoding)
-    with pytest.raises(
-        UserError, match=r"not usable \((more than 1 MiB|it is packed in a way that was not asked for)\)"
-    ):
+    with pytest.raises(UserError, match=rf"not usable \({reason}\)"):
         ask(server)
     assert server.asked() == 1  # it is not asked again
 
