@@ -52,6 +52,7 @@ said() { printf '\n%s\n\n' "$1"; printf '%s\n' "$2" | tail -n 25 | cut -c1-300 |
 for page in "${pages[@]}"; do
   [ -e "$page" ] && mkdir -p "$out/pages/$(dirname "$page")" && cp -R "$page" "$out/pages/$page"
 done
+if [ -f "$out/pages/reports/index.html" ]; then holdfast history --page "$out/pages/reports/index.html" || echo "the page goes without its history"; fi
 if [ -n "${GITHUB_STEP_SUMMARY:-}" ]; then cat "$out/comment.md" >>"$GITHUB_STEP_SUMMARY"; fi
 
 if [ "$ran" -ne 0 ] || [ "$stale" -gt 2 ] || [ "$code" -gt 2 ]; then exit 3; fi

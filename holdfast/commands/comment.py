@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 
+from holdfast.commands import history
 from holdfast.core import yaml_text
 from holdfast.core.errors import UserError
 from holdfast.reporting.markup import CHANGES, LINKS, Column, Table, is_number, markdown, markdown_table, scalar
 from holdfast.verdict import yardstick
-from holdfast.verdict.yardstick import part
 
 RESULTS, BARS = 8, "▁▂▃▄▅▆▇█"  # results of the branch's history that are shown, and how
 LIMIT = 60_000  # characters of the whole; GitHub and GitLab take more
@@ -73,35 +73,23 @@ def describe_shifts(shifts: list[yardstick.Shift], against: str) -> str:
 def describe_trend(metrics: Path) -> str:
     """General and domain scores of each arm over the last results in the history of this branch, the newest last; empty where
     there are fewer than two."""
-    listed = run_git("log", f"-{RESULTS}", "--first-parent", "--format=%h %cs", "--", metrics.as_posix()) or ""
-    revisions = [line.split() for line in reversed(listed.splitlines())]
-    results = [(when, content) for when in revisions if (content := load_former(metrics, when[0]))]
+    results = history.collect(metrics, RESULTS)
     if len(results) < 2:
         return ""
-    revisions, contents = [when for when, _ in results], [content for _, content in results]
     rows = []
-    for arm in (name for name in contents[-1] if name != "base"):
+    for arm in (name for name in results[-1].metrics if name != "base"):
         for key in ("general", "domain"):
-            values = [part(content, arm).get(key) for content in contents]
+            values = [result.value(arm, key) for result in results]
             if sum(map(is_number, values)) > 1:
                 words = [f"{100 * v:.1f}" if is_number(v) else "–" for v in values]
                 rows.append([f"{arm}, {key}", draw_line(values), " → ".join(words)])
     if not rows:
         return ""
-    first, last = (f"{revision} ({date})" for revision, date in (revisions[0], revisions[-1]))
+    first, last = (f"{result.commit} ({result.date})" for result in (results[0], results[-1]))
     table = markdown_table(Table([Column("Score"), Column("Trend"), Column("Points, oldest first")], rows), TABLE)
     return (
-        f"\n<details><summary>The last {len(contents)} results, {first} to {last}</summary>\n\n{table}\n\n</details>\n"
+        f"\n<details><summary>The last {len(results)} results, {first} to {last}</summary>\n\n{table}\n\n</details>\n"
     )
-
-
-def load_former(metrics: Path, revision: str) -> dict[str, Any]:
-    """metrics.json at a revision; empty where it is not there or was broken then, which is no fault of this branch."""
-    try:
-        content = load(metrics, revision)
-    except UserError:
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def draw_line(values: list[Any]) -> str:

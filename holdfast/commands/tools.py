@@ -70,6 +70,18 @@ def check(
 
 
 @app.command(rich_help_panel=REVIEW)
+def history(
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A copy of the page, which gets them as a section.")
+    ] = None,
+) -> None:
+    """List the last results of this branch, from git; or put them into a copy of the page."""
+    from holdfast.commands import history as command
+
+    command.main(page)
+
+
+@app.command(rich_help_panel=REVIEW)
 def comment(
     against: Annotated[
         str | None, typer.Option("--against", help="Git revision, such as origin/main: list what changed since it.")

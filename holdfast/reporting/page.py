@@ -6,7 +6,7 @@ import base64
 import hashlib
 from pathlib import Path
 
-from holdfast.reporting import evidence, figures, findings, self_report, verdict_tables
+from holdfast.reporting import evidence, figures, findings, history, self_report, verdict_tables
 from holdfast.reporting.findings import Json, Run, part
 from holdfast.reporting.markup import (
     NONE,
@@ -43,9 +43,18 @@ def compose(run: Run, title: str, page_items: int) -> str:
         "form-action 'none'"
     )
     names = [name for name in SECTIONS if run.trained_here or name not in OF_TRAINING]
-    links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in names)
+    links = "".join(
+        f'<a href="#{name.lower()}">{name}</a>{history.LINK if name == "Verdict" else ""}' for name in names
+    )
     body = "\n".join(
-        [verdict(run), suites(run), self_report.page_section(run), items(run, page_items), *evidence.sections(run)]
+        [
+            verdict(run),
+            history.PLACE,
+            suites(run),
+            self_report.page_section(run),
+            items(run, page_items),
+            *evidence.sections(run),
+        ]
     )
     return f"""<!doctype html>
 <html lang="en">
