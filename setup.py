@@ -21,7 +21,7 @@ SCAFFOLD = (
     ".ci/comment.py",
     ".github/workflows/*.yml",
     ".github/actions/**/*.yml",
-    "templates/*",
+    ".ci/gitlab.yml",
 )
 
 

@@ -32,13 +32,12 @@ HERE_ONLY = re.compile(
 )  # ignored for the sake of our own tests
 OWN_INSTALL = 'make .venv/.installed && echo "$PWD/.venv/bin" >> "$GITHUB_PATH"'
 ACTION = ".github/actions/holdfast-gate"  # what the workflow of the gate calls
-COMPONENT = "templates/gate.yml"  # the same for GitLab, where components lie
 OWN_LOCK = "requirements.lock"  # by which pip's cache is found again; a project's own file says its version of Holdfast
-GITLAB_JOBS, GITLAB_ROOT = ".ci/gitlab.yml", ".gitlab-ci.yml"
+GITLAB_JOBS, GITLAB_ROOT = ".ci/gitlab.yml", ".gitlab-ci.yml"  # the same for GitLab, and what includes it
 GITLAB_HEAD = """\
-# The jobs of Holdfast, which the repository's .gitlab-ci.yml includes, with `inputs` for what is named below. HOLDFAST_TOKEN: a project access token with the scope
-# `api`, masked; without it, as in a fork's pipeline, the gate still turns the merge request red or green and only the comment
-# is left out.
+# The jobs of Holdfast, which the repository's .gitlab-ci.yml includes, with `inputs` for what is named below.
+# HOLDFAST_TOKEN: a project access token with the scope `api`, masked; without it, as in a fork's pipeline, the gate still turns
+# the merge request red or green and only the comment is left out.
 """
 INSTALL = 'python -m pip install "${HOLDFAST_PACKAGE:-holdfast==%s}"'
 Forge = Literal["github", "gitlab"]
@@ -124,7 +123,7 @@ def read_workflows(forge: Forge, git_root: Path, recorded: Collection[str]) -> d
         text = text.replace(OWN_LOCK, json.dumps((below / PROJECT.as_posix()).as_posix(), ensure_ascii=False))
         files[f"{up}{ACTION}{suffix}/action.yml"] = text.replace(f"./{ACTION}", f"./{ACTION}{suffix}").encode()
         return files
-    text = (source() / COMPONENT).read_text(encoding="utf-8")
+    text = (source() / GITLAB_JOBS).read_text(encoding="utf-8")
     text = re.sub(r"\A(?:#.*\n)+", GITLAB_HEAD, text).replace("default: holdfast,", f"default: holdfast=={version()},")
     text = re.sub(r"^(gate|comment)(?=:$)|(?<=job: )gate", rf"holdfast-\g<0>{suffix}", text, flags=re.MULTILINE)
     text = re.sub(r"(^|extends: )\.holdfast", rf"\1.holdfast{suffix}", text, flags=re.MULTILINE)

@@ -23,7 +23,7 @@ from holdfast.verdict.precision import in_points
 Json = dict[str, Any]
 Read = Callable[[str], str | None]  # a path relative to the project -> its text; None where there is no such file
 SCRIPTS = (  # what runs the gate
-    *(".ci/gate.sh", ".ci/gitlab.yml", ".gitlab-ci.yml", "templates/gate.yml"),
+    *(".ci/gate.sh", ".ci/gitlab.yml", ".gitlab-ci.yml"),
     *(".github/workflows/gate.yml", ".github/workflows/holdfast-gate.yml", ".github/actions/holdfast-gate/action.yml"),
 )
 REMOTES = ".dvc/config"  # where the items are that `gate --verify` computes from

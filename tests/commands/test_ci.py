@@ -29,7 +29,7 @@ from holdfast.commands import comment as command
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 ACTION = ROOT / ".github/actions/holdfast-gate/action.yml"
-COMPONENT = ROOT / "templates/gate.yml"
+GITLAB_JOBS = ROOT / ".ci/gitlab.yml"
 SCRIPTS = [ROOT / ".ci" / name for name in ("run", "gate.sh")]
 PINNED = {  # as runners logged them when they resolved the version's tag
     "actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1  # v7.0.1",
@@ -93,22 +93,22 @@ def test_nothing_from_an_event_is_pasted_into_a_shell(file: Path) -> None:
 
 
 def test_ci_files_call_scripts_that_are_there() -> None:
-    files = [*WORKFLOWS, ACTION, COMPONENT, ROOT / ".gitlab-ci.example.yml"]
+    files = [*WORKFLOWS, ACTION, GITLAB_JOBS, ROOT / ".gitlab-ci.example.yml"]
     texts = [file.read_text(encoding="utf-8") for file in files]
     called = {name for text in texts for name in re.findall(r"\.ci/\w+(?:\.\w+)?", text)}
-    assert called == {".ci/run", ".ci/gate.sh", ".ci/comment.py"}
+    assert called == {".ci/run", ".ci/gate.sh", ".ci/comment.py", ".ci/gitlab.yml"}
     assert all((ROOT / name).is_file() for name in called)
     for script in SCRIPTS:
         assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
 
 
 def fill_in(text: str, inputs: dict[str, Any]) -> str:
-    """A component's jobs as GitLab sees them: `$[[ inputs.NAME ]]` replaced."""
+    """The jobs as GitLab sees them: `$[[ inputs.NAME ]]` replaced."""
     return re.sub(r"\$\[\[ inputs\.(\w+) \]\]", lambda match: str(inputs[match[1]]), text)
 
 
-def test_the_component_is_whole_with_its_defaults_and_with_inputs() -> None:
-    head, _, jobs = COMPONENT.read_text(encoding="utf-8").partition("\n---\n")
+def test_the_jobs_of_gitlab_are_whole_with_their_defaults_and_with_inputs() -> None:
+    head, _, jobs = GITLAB_JOBS.read_text(encoding="utf-8").partition("\n---\n")
     inputs = yaml.safe_load(head)["spec"]["inputs"]
     assert set(re.findall(r"\$\[\[ inputs\.(\w+) \]\]", jobs)) == inputs.keys()
     content = yaml.safe_load(fill_in(jobs, {name: one["default"] for name, one in inputs.items()}))
@@ -129,9 +129,9 @@ def test_the_component_is_whole_with_its_defaults_and_with_inputs() -> None:
         assert done.stdout == f"install {chosen}\n"
 
 
-def test_this_repository_s_gitlab_jobs_are_the_component_s() -> None:
+def test_this_repository_includes_the_jobs_of_gitlab() -> None:
     own = yaml.safe_load((ROOT / ".gitlab-ci.example.yml").read_text(encoding="utf-8"))
-    assert own["include"] == [{"local": f"/{COMPONENT.relative_to(ROOT)}"}]
+    assert own["include"] == [{"local": f"/{GITLAB_JOBS.relative_to(ROOT)}"}]
     assert own["test"]["stage"] == "test" and own["test"]["extends"] == ".holdfast"
     assert "make .venv/.installed" in own[".holdfast"]["before_script"]
 

@@ -18,7 +18,7 @@ def test_the_wheel_holds_the_scaffold_and_no_caches(wheel):
     ).stdout.split()
     assert {name for name in tracked if (ROOT / name).is_file()} <= held
     assert {"dvc.yaml", ".gitignore", ".dvcignore", ".ci/gate.sh", ".github/workflows/gate.yml"} <= held
-    assert {".github/actions/holdfast-gate/action.yml", "templates/gate.yml"} <= held
+    assert {".github/actions/holdfast-gate/action.yml", ".ci/gitlab.yml"} <= held
     assert not [name for name in names if "__pycache__" in name or name.startswith(("stages/", "tests/"))]
     assert wheel.stat().st_size < 12e6
 

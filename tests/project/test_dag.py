@@ -219,7 +219,6 @@ def test_these_top_level_folders_and_only_these():
         "profiles",
         "reports",
         "stages",
-        "templates",  # where GitLab looks for components
         "tests",
     }
     assert {f for f in folders if f.startswith(".")} <= {".ci", ".dvc", ".github"}
