@@ -67,8 +67,8 @@ def serve(models: dict[str, Path]) -> Iterator[tuple[type[Completions], str]]:
     loaded = {name: manifest.load_model(folder) for name, folder in models.items()}
     tokenizer = manifest.load_tokenizer(next(iter(models.values())))
     handler = type("Tiny", (Completions,), {"seen": [], "models": loaded, "tokenizer": tokenizer})
-    found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield handler, f"http://127.0.0.1:{found.server_address[1]}/v1"
-    found.shutdown()
-    found.server_close()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield handler, f"http://127.0.0.1:{server.server_address[1]}/v1"
+    server.shutdown()
+    server.server_close()

@@ -32,9 +32,9 @@ class ModelLab:
 
     def run(self, command: str, out: str, *more: str, base: Path | str = "", tuned: Path | str = "") -> int:
         """The exit code of `holdfast COMMAND` with results in the folder `out`."""
-        asked = ["--suites", "choice", "--tasks", str(self.folder / "suites"), "--instructions", "0"]
+        questions = ["--suites", "choice", "--tasks", str(self.folder / "suites"), "--instructions", "0"]
         models = ["--base", str(base or self.base), "--tuned", str(tuned or self.tuned)]
-        sys.argv = ["holdfast", command, *models, "--out", str(self.folder / out), *asked, *more]
+        sys.argv = ["holdfast", command, *models, "--out", str(self.folder / out), *questions, *more]
         return cli.exit_code()
 
 

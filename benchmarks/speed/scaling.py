@@ -75,9 +75,11 @@ def measure(stage: str, model: str, rows: int, workers: int, attention: str, nod
         registry.load_engine(base, 256).model.set_attn_implementation(attention)  # type: ignore[attr-defined]
     shards.MIN_ROWS_FOR_WORKERS = 0 if workers > 1 else shards.MIN_ROWS_FOR_WORKERS
     began = time.perf_counter()
-    found = shards.run_shards(stage, payload, 512, [], work, workers=registry.choose_spread(base) if nodes else workers)
+    results = shards.run_shards(
+        stage, payload, 512, [], work, workers=registry.choose_spread(base) if nodes else workers
+    )
     seconds = time.perf_counter() - began
-    assert len(found) == rows
+    assert len(results) == rows
     largest = [resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return {"seconds": seconds, "parent": largest[0], "worker": largest[1]}
 

@@ -159,8 +159,8 @@ def judge_pairs(
             for name in suites:
                 after = trainings[present][name]
                 lost = planted * (1 - suites[name]["chance"]) / max(after.mean(), 0.05)
-                kept = after & (rng.random(len(after)) >= lost)
-                for side, right in zip(sides, (trainings[former][name], kept), strict=True):
+                remaining = after & (rng.random(len(after)) >= lost)
+                for side, right in zip(sides, (trainings[former][name], remaining), strict=True):
                     side[name] = simulation.answers(name, right.astype(float))
             before, tuned = (side.__getitem__ for side in sides)
             arms[f"pair-{place}"] = gate.compare(demands, suites, before, tuned, [])

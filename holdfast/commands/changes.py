@@ -12,12 +12,12 @@ from holdfast.planning import file_writer, scaffold
 
 @dataclass
 class Changes:
-    """What an upgrade would do. `files`: new content by path; `removed`, `conflicts`, `kept`: paths."""
+    """What an upgrade would do. `files`: new content by path; `removed`, `conflicts`, `left_alone`: paths."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
     conflicts: dict[str, int] = field(default_factory=dict)  # number of conflicts by file
-    kept: list[str] = field(default_factory=list)
+    left_alone: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)  # what is said of params.yaml
     params: list[str] = field(default_factory=list)  # dotted names of the parameters that go
 
@@ -33,7 +33,7 @@ def show(changes: Changes) -> None:
             print(f"{'changes ' if edited else 'writes  '} {name}")
     for name in changes.removed:
         print(f"removes  {name}")
-    for line in changes.kept:
+    for line in changes.left_alone:
         print(f"keeps    {line}")
     for line in changes.lines:
         print(line)

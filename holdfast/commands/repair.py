@@ -110,8 +110,8 @@ def choose(
         raise UserError(what, where=opened.base.source, do="give the part of the way yourself: --part 0.5")
     scale = choosing.Scale(exam.params, opened.base, opened.tuned, rows, exam.domain)
     whole = ends if ends.method == "average" else Ends(ends.base_folder, ends.tuned_folder, "average", 1.0)
-    if (kept := scale.measure(whole, 1.0)["retention"]) >= options.retention:
-        what = f"has nothing to repair: it keeps {kept:.1%} of the base's self score, and {options.retention:.1%} is asked for"
+    if (retention := scale.measure(whole, 1.0)["retention"]) >= options.retention:
+        what = f"has nothing to repair: it keeps {retention:.1%} of the base's self score, and {options.retention:.1%} is asked for"
         raise CannotCompare(what, where=opened.tuned.source, do="ask for more with --retention, or give --part")
     return choosing.choose_part(lambda part: scale.measure(ends, part), options.retention)
 

@@ -104,7 +104,7 @@ def merge_scaffold(project: scaffold.Project, new: dict[str, bytes]) -> Changes:
             if recorded is None:
                 changes.files[name] = content
             else:
-                changes.kept.append(f"{name}: you removed it")
+                changes.left_alone.append(f"{name}: you removed it")
         elif scaffold.is_unedited(name, project):
             changes.files[name] = content
         elif copy.is_file() or recorded is None:
@@ -115,12 +115,12 @@ def merge_scaffold(project: scaffold.Project, new: dict[str, bytes]) -> Changes:
             if conflicts:
                 changes.conflicts[name] = conflicts
         else:
-            changes.kept.append(f"{name}: yours, and Holdfast has a newer one")
+            changes.left_alone.append(f"{name}: yours, and Holdfast has a newer one")
     for name in sorted(project.files.keys() - new.keys() - {PARAMS.as_posix()}):
         if scaffold.is_unedited(name, project):
             changes.removed.append(name)
         elif Path(name).exists():
-            changes.kept.append(f"{name}: Holdfast has it no more, and you edited it")
+            changes.left_alone.append(f"{name}: Holdfast has it no more, and you edited it")
     return changes
 
 

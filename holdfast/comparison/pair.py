@@ -80,8 +80,8 @@ def inspect(model: str, name: str) -> manifest.Manifest:
     if Path(model).is_dir():
         folder = Path(model).resolve()
         return replace(inspect_folder(name, Model(path=folder.name), folder.parent), source=str(folder))
-    if found := HUB.fullmatch(model):
-        return inspect_folder(name, Model(hub=found[1], revision=found[2]), Path())
+    if match := HUB.fullmatch(model):
+        return inspect_folder(name, Model(hub=match[1], revision=match[2]), Path())
     do = "give a model's folder, or OWNER/NAME@COMMIT of the hub, with the full commit hash"
     raise UserError("no such folder, and no pinned model of the hub", where=model, do=do)
 

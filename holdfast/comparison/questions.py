@@ -12,7 +12,7 @@ from holdfast.core.errors import UserError
 from holdfast.data import ingestion, instructions
 from holdfast.data.row_checks import FitRows, RowChecker
 from holdfast.data.template_fit import TemplateFit
-from holdfast.params.ingest import Columns, Ingest, Source
+from holdfast.params.ingest import Columns
 from holdfast.params.reconstruct import Reconstruct
 from holdfast.params.row_checks import RowChecks
 from holdfast.planning import survey as surveys
@@ -46,15 +46,7 @@ def write_domain(file: Path, columns: Columns | None, base: manifest.Manifest, i
     if not file.exists():
         raise UserError("no such file", where=file, do="give the test rows of your domain: JSONL, JSON, CSV or Parquet")
     survey = surveys.survey_path(file, columns, measure, tokenizer)
-    params = Ingest(
-        folder=str(file.parent),
-        train=Source(path=file.name),
-        format="columns" if columns else "auto",
-        columns=columns,
-        same_role="join",
-        encoding=survey.encoding,
-        max_rejected=1.0,
-    )
+    params = surveys.read_leniently(file, columns, encoding=survey.encoding, max_rejected=1.0)
     split = ingestion.read_split("test", params.train, params, TemplateFit(tokenizer))
     ingestion.write_rows("domain", into, split.kept, ingestion.domain_row)
     longest = max([16, *survey.answers])

@@ -63,7 +63,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises UserError, also where an object names a key twice: another reader may take the other."""
+    """The content of a JSON file. Raises UserError, also for a duplicate key in an object: another reader may take the other value."""
     if not path.is_file():
         raise UserError("no such file", where=path, do="run `dvc repro`, or `dvc pull` where a remote has it")
     try:

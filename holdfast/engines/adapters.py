@@ -48,7 +48,10 @@ def merge_adapter(adapter: Path, base: Path | None, into: Path) -> Path:
         model = attach(adapter, network, config, base)
         try:
             merged: Any = model.merge_and_unload(safe_merge=True)
-        except (RuntimeError, ValueError) as error:  # NotImplementedError is a RuntimeError
+        except (
+            RuntimeError,
+            ValueError,
+        ) as error:  # PEFT, of a kind that has no merge; torch, of weights that do not fit
             raise cannot_merge(adapter, config, first_line(error)) from None
     manifest.check_answers(merged, adapter)
     with storage.replacing_folder(into) as partial:

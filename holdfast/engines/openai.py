@@ -22,6 +22,7 @@ from holdfast.chat.templates import Messages
 from holdfast.core import cache, manifest, meter
 from holdfast.core.errors import UserError
 from holdfast.engines.endpoint import CHAT, MAX_TOKENS, MODELS, RAW, Client, Refused, Reply
+from holdfast.engines.http_answers import remove_key
 from holdfast.engines.interface import SCORES, Completion, Sampling
 
 ROOM = 16  # tokens for a score in words
@@ -303,7 +304,7 @@ def probe_endpoint(name: str, endpoint: manifest.Endpoint, folder: Any = None) -
         most = body.get("top_logprobs" if path == CHAT else "logprobs", 0) if reply.top else 0
         return replace(
             endpoint,
-            served=client.remove_key(str(answer.get("model") or "")),
+            served=remove_key(str(answer.get("model") or ""), client.key),
             refuses=sorted(refuses),
             top_logprobs=int(most),
             token_prompts=isinstance(body.get("prompt"), list),

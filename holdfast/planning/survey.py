@@ -52,18 +52,24 @@ class Survey:
         return sum(sum(m["role"] == "user" for m in c) > 1 for c in self.conversations)
 
 
+def read_leniently(path: Path, columns: Columns | None, **more: Any) -> Ingest:
+    """How `ingest` reads a file or folder that no params name: turns of one role are joined. `more`: other fields of its params."""
+    form = "columns" if columns else "auto"
+    names: dict[str, Any] = {
+        "folder": str(path.parent),
+        "train": Source(path=path.name),
+        "format": form,
+        "columns": columns,
+    }
+    return Ingest(**names, same_role="join", **more)
+
+
 def survey_path(path: Path, columns: Columns | None, measure: Measure, tokenizer: Any = None) -> Survey:
     """Reads a file or folder that no params name yet: its encoding is found by trying, turns of one role are joined.
 
     Raises UserError where it cannot be read, has no known format, or no usable row."""
     path = path if path.name not in ("", "..") else Path(os.path.abspath(path))
-    ingest = Ingest(
-        folder=str(path.parent),
-        train=Source(path=path.name),
-        format="columns" if columns else "auto",
-        columns=columns,
-        same_role="join",
-    )
+    ingest = read_leniently(path, columns)
     for encoding in ENCODINGS:
         try:
             return survey_rows(ingest.model_copy(update={"encoding": encoding}), measure, tokenizer)

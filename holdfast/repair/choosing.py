@@ -60,7 +60,7 @@ class Scale:
         self.questions = [self_suite.Question(row["id"], messages(row)) for row in self.instructions]
         self.answers_of_domain = [row["messages"][-1]["content"] for row in records.read("domain", self.domain)]
         self.tokenizer = manifest.load_tokenizer(self.base.folder())
-        self.asked = [[question.id, question.chat] for question in self.questions]
+        self.conversations = [[question.id, question.chat] for question in self.questions]
         self.model: Any = None  # lm-eval's, over the tuned model's network
         self.weights: dict[str, torch.Tensor] = {}
 
@@ -78,7 +78,7 @@ class Scale:
 
     def keep(self, kind: str, identity: Any, work: Callable[[], dict[str, Any]]) -> Any:
         how = [self.base.dtype, manifest.find_device().type, self.params.self_suite.max_tokens, self.answers_of_domain]
-        whole = [kind, identity, how, self.asked, fingerprint.of_modules(__name__)]
+        whole = [kind, identity, how, self.conversations, fingerprint.of_modules(__name__)]
         return shards.run_shards("repair", [kind], 1, whole, lambda _: [work()], "models")[0]
 
     def load(self, model: manifest.Manifest) -> Any:

@@ -32,7 +32,7 @@ def keep(method: Method, delta: torch.Tensor, density: float) -> Kept:
     """`delta`: tuned - base, fp32. `density`: part of the numbers that `trim` keeps, 0 to 1."""
     if method == "trim":
         return trim(delta, density)
-    if method == "spectral" and delta.dim() > 1 and delta[..., :, :].numel() >= MIN_NUMBERS:
+    if method == "spectral" and delta.dim() > 1 and math.prod(delta.shape[-2:]) >= MIN_NUMBERS:
         return cut_spectrum(delta)
     return Kept(delta, delta.numel(), delta.numel())
 
@@ -42,8 +42,8 @@ def trim(delta: torch.Tensor, density: float) -> Kept:
     from peft.utils.merge_utils import magnitude_based_pruning
 
     count = max(1, int(density * delta.numel()))
-    kept = magnitude_based_pruning(delta, count / delta.numel()) if count < delta.numel() else delta
-    return Kept(kept, count, delta.numel())
+    largest = magnitude_based_pruning(delta, count / delta.numel()) if count < delta.numel() else delta
+    return Kept(largest, count, delta.numel())
 
 
 def cut_spectrum(delta: torch.Tensor) -> Kept:
@@ -54,8 +54,8 @@ def cut_spectrum(delta: torch.Tensor) -> Kept:
     # of an update of low rank half the values are 0 but for rounding, and so is their median: all else is signal
     floor = values[..., :1] * max(delta.shape[-2:]) * torch.finfo(values.dtype).eps
     stands_out = values > torch.maximum(threshold, floor)
-    kept = (left * (values * stands_out)[..., None, :]) @ right
-    return Kept(kept, int(stands_out.sum()), stands_out.numel())
+    signal = (left * (values * stands_out)[..., None, :]) @ right
+    return Kept(signal, int(stands_out.sum()), stands_out.numel())
 
 
 @cache

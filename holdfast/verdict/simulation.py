@@ -64,9 +64,14 @@ def simulate_verdicts(
                 side[name] = answers(name, correct)
         if damage:
             damage(sides, rng)
-        base, tuned = (side.__getitem__ for side in sides)
-        verdicts.append(gate.compare(params, suites, base, tuned, [])["verdict"])
+        verdicts.append(judge(params, suites, sides))
     return share_verdicts(verdicts)
+
+
+def judge(params: Gate, suites: Suites, sides: Sides) -> str:
+    """The verdict on an arm's items against the base's."""
+    base, tuned = (side.__getitem__ for side in sides)
+    return gate.compare(params, suites, base, tuned, [])["verdict"]
 
 
 def simulate_clusters(
@@ -98,8 +103,7 @@ def simulate_clusters(
             for correct, side in zip(outcomes, sides, strict=True):
                 table = answers(name, np.repeat(correct, size))
                 side[name] = swap(table, "item_group", numbers) if grouped else table
-        base, tuned = (side.__getitem__ for side in sides)
-        verdicts.append(gate.compare(params, described, base, tuned, [])["verdict"])
+        verdicts.append(judge(params, described, sides))
     return share_verdicts(verdicts)
 
 

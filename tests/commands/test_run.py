@@ -102,8 +102,8 @@ def test_of_two_stages_with_one_command_the_one_that_dvc_started_counts(small, m
     stages = {name: {"cmd": "holdfast run mix one", "params": [name]} for name in ("mix", "gate")}
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     monkeypatch.setenv("DVC_STAGE", "sub/dvc.yaml:gate@one")
-    found = inputs.read_inputs("mix", "one")
-    assert found and list(found.params) == ["gate"]
+    state = inputs.read_inputs("mix", "one")
+    assert state and list(state.params) == ["gate"]
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ def test_code_edited_while_dvc_runs_a_stage_stops_it(small, monkeypatch, edit):
 )
 def test_what_a_stage_of_the_pipeline_reads_is_found(monkeypatch, command, dep):
     monkeypatch.chdir(ROOT)
-    found = inputs.read_inputs(*command)
-    assert found is not None
-    assert dep in found.files
-    assert found.params and None not in [value for key, value in found.params.items() if "." not in key]
-    assert not [name for name in [*found.files, *found.params] if "$" in name]
+    state = inputs.read_inputs(*command)
+    assert state is not None
+    assert dep in state.files
+    assert state.params and None not in [value for key, value in state.params.items() if "." not in key]
+    assert not [name for name in [*state.files, *state.params] if "$" in name]

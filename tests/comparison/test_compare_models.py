@@ -47,19 +47,19 @@ def test_one_command_gives_verdict_items_and_report_without_a_project(lab: Model
 def test_a_second_tuned_model_does_not_ask_the_base_again(
     lab: ModelLab, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[str] = []
+    evaluated: list[str] = []
     evaluate = harness.evaluate_model
 
     def note(params: Any, model: str, *rest: Any) -> Any:
-        asked.append(model)
+        evaluated.append(model)
         return evaluate(params, model, *rest)
 
     monkeypatch.setattr(harness, "evaluate_model", note)
     second = perturb(lab.base, lab.folder / "second model", 0.2)
     lab.run("compare", "second", *lab.domain, tuned=second)
-    assert asked == ["tuned"] and "those of an earlier comparison" in capsys.readouterr().out
+    assert evaluated == ["tuned"] and "those of an earlier comparison" in capsys.readouterr().out
     lab.run("compare", "third", "--limit", "5")  # other questions
-    assert asked == ["tuned", "base", "tuned"]
+    assert evaluated == ["tuned", "base", "tuned"]
 
 
 def test_what_was_not_measured_is_in_the_headline(lab: ModelLab, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +91,7 @@ def test_a_server_answers_for_both(lab: ModelLab, out: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("models", "more", "code", "told"),
+    ("models", "more", "code", "says"),
     [
         ({"tuned": "BASE"}, [], 2, "nothing was tuned"),
         ({"tuned": "nowhere"}, [], 3, "no such folder"),
@@ -107,12 +107,12 @@ def test_a_server_answers_for_both(lab: ModelLab, out: Path) -> None:
     ],
 )
 def test_bad_input_gets_three_lines(
-    lab: ModelLab, capsys: pytest.CaptureFixture[str], models: dict[str, str], more: list[str], code: int, told: str
+    lab: ModelLab, capsys: pytest.CaptureFixture[str], models: dict[str, str], more: list[str], code: int, says: str
 ) -> None:
     named = {key: str(lab.base) if name == "BASE" else name for key, name in models.items()}
     assert lab.run("compare", "bad", *more, **named) == code
     error = capsys.readouterr().err
-    assert told in error and "Traceback" not in error and len(error.strip().splitlines()) <= 3
+    assert says in error and "Traceback" not in error and len(error.strip().splitlines()) <= 3
 
 
 def test_a_folder_of_something_else_is_left_alone(lab: ModelLab, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,10 +40,10 @@ def name_base(adapter: Path, base: str) -> None:
 
 
 def test_an_adapter_becomes_a_whole_model_once(tiny: Path, adapter: Path, tmp_path: Path) -> None:
-    found = pair.open_pair(str(tiny), str(adapter), tmp_path)
-    assert found.tuned.dtype == found.base.dtype == "float32" and not found.notes
+    opened = pair.open_pair(str(tiny), str(adapter), tmp_path)
+    assert opened.tuned.dtype == opened.base.dtype == "float32" and not opened.notes
     shutil.copyfile(tiny / "config.json", adapter / "config.json")  # as some tools do
-    whole = found.tuned.folder()
+    whole = opened.tuned.folder()
     assert float((manifest.load_model(whole)(IDS).logits - manifest.load_model(tiny)(IDS).logits).abs().max()) > 0.1
     written = (whole / "model.safetensors").stat().st_mtime_ns
     assert pair.open_pair(str(tiny), str(adapter), tmp_path).tuned.folder() == whole
@@ -81,12 +81,12 @@ def test_the_base_itself_was_not_tuned(tiny: Path, tmp_path: Path) -> None:
 def test_another_size_or_vocabulary_is_another_model(tiny: Path, tmp_path: Path) -> None:
     from transformers import AutoConfig, LlamaForCausalLM
 
-    for change, told in (({"vocab_size": 9999}, "vocabulary"), ({"num_hidden_layers": 3}, "parameters")):
-        folder = shutil.copytree(tiny, tmp_path / told)
+    for change, part in (({"vocab_size": 9999}, "vocabulary"), ({"num_hidden_layers": 3}, "parameters")):
+        folder = shutil.copytree(tiny, tmp_path / part)
         config = AutoConfig.from_pretrained(tiny)
         config.update(change)
         LlamaForCausalLM(config).save_pretrained(folder)
-        with pytest.raises(CannotCompare, match=f"another model than the base \\(its {told}"):
+        with pytest.raises(CannotCompare, match=f"another model than the base \\(its {part}"):
             pair.open_pair(str(tiny), str(folder), tmp_path)
 
 

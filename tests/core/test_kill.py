@@ -350,11 +350,11 @@ def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_worker_processes_give_the_same_in_the_same_order(project, any_size):
-    found = shards.run_shards("respond", range(25), 4, "m", note_and_square, workers=2)
-    assert found == squares(list(range(25)))
+    results = shards.run_shards("respond", range(25), 4, "m", note_and_square, workers=2)
+    assert results == squares(list(range(25)))
     assert str(os.getpid()) not in os.listdir("pids")
     files = finished(project)
-    assert shards.run_shards("respond", range(25), 4, "m", note_and_square, workers=2) == found
+    assert shards.run_shards("respond", range(25), 4, "m", note_and_square, workers=2) == results
     assert finished(project) == files
 
 

@@ -19,7 +19,7 @@ from fake_server import KEY, Handler, Server, answer
 
 from holdfast.core import manifest
 from holdfast.core.errors import UserError
-from holdfast.engines import endpoint
+from holdfast.engines import endpoint, http_answers
 from holdfast.engines.endpoint import CHAT, Client
 
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
@@ -67,7 +67,7 @@ def test_a_usable_answer_is_taken_packed_or_not(server):
     + [(other, "it is packed in a way that was not asked for") for other in ("br", "zstd", "gzip, gzip")],
 )
 def test_a_small_answer_that_unpacks_to_gigabytes_is_refused(server, monkeypatch, encoding, reason):
-    monkeypatch.setattr(endpoint, "MAX_REPLY_BYTES", 2**20)
+    monkeypatch.setattr(http_answers, "MAX_REPLY_BYTES", 2**20)
     bomb = gzip.compress(bytes(64 * 2**20))
     assert len(bomb) < 2**17
     server.always = lambda handler: handler.give(bomb, Content_Encoding=encoding)
@@ -77,7 +77,7 @@ def test_a_small_answer_that_unpacks_to_gigabytes_is_refused(server, monkeypatch
 
 
 def test_an_answer_without_end_is_cut_off(server, monkeypatch):
-    monkeypatch.setattr(endpoint, "MAX_REPLY_BYTES", 2**18)
+    monkeypatch.setattr(http_answers, "MAX_REPLY_BYTES", 2**18)
 
     def pour(handler: Handler) -> None:
         handler.send_response(200)
@@ -305,7 +305,7 @@ def test_mutated_answers_are_taken_whole_or_refused(project):
         if n % 7 == 0:
             del body[rng.randrange(len(body)) :]
         try:
-            reply = client.parse(client.read_content(endpoint.Answer(200, "", bytes(body)), CHAT), CHAT)
+            reply = client.parse(client.read_content(http_answers.Answer(200, "", bytes(body)), CHAT), CHAT)
         except endpoint.Refused as refused:
             messages.append(refused.detail)
             continue

@@ -349,10 +349,8 @@ def test_an_actor_on_a_ray_cluster_holds_vllm(project, monkeypatch):
     settings = Respond(k=1, temperature=0.0, max_tokens=24, shard=3)
     work = partial(responses.answer_shard, params=settings, member=entry)
     try:
-        found = shards.run_shards(
-            "respond", rows, settings.shard, ["test"], work, workers=registry.choose_spread(entry)
-        )
+        rows = shards.run_shards("respond", rows, settings.shard, ["test"], work, workers=registry.choose_spread(entry))
     finally:
         ray.shutdown()
     here = local.Engine(entry, 4).answer(CHATS, SEEDS, Sampling(0.0, 1.0, 24))
-    assert [row["text"] for row in found] == [one.text.strip() for one in here]
+    assert [row["text"] for row in rows] == [one.text.strip() for one in here]

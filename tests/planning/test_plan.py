@@ -47,33 +47,33 @@ def by_stage(works: list[Work]) -> dict[str, Work]:
 
 
 def test_rows_and_tokens_of_every_stage_by_hand(settings):
-    found = by_stage(costs.plan_work(settings, DOMAIN, MEANS, rubric=30))
-    assert found["reconstruct"] == Work("reconstruct", "base", 1000, written=10_000, read=5000)
-    assert found["curate"].read == 10_000
-    assert found["respond@abacus"] == Work(
+    work = by_stage(costs.plan_work(settings, DOMAIN, MEANS, rubric=30))
+    assert work["reconstruct"] == Work("reconstruct", "base", 1000, written=10_000, read=5000)
+    assert work["curate"].read == 10_000
+    assert work["respond@abacus"] == Work(
         "respond@abacus", "abacus", 1000, written=20_000, read=15_000
     )  # 500 kept, 2 each
     pairs = 500 * 2 * 2 * 0.25
-    assert found["judge@abacus"] == Work("judge@abacus", "abacus", pairs, read=pairs * (30 + 35))
-    assert found["judge@base"].read == pairs * (30 + 35) + pairs * 35  # and its likelihoods
-    assert found["finetune@domain-only"] == Work("finetune@domain-only", "base", 200, read=0, trained=6000)
+    assert work["judge@abacus"] == Work("judge@abacus", "abacus", pairs, read=pairs * (30 + 35))
+    assert work["judge@base"].read == pairs * (30 + 35) + pairs * 35  # and its likelihoods
+    assert work["finetune@domain-only"] == Work("finetune@domain-only", "base", 200, read=0, trained=6000)
     replay = 100 * 2  # as many rows as the domain's in two epochs
-    tuned = found["finetune@holdfast"]
+    tuned = work["finetune@holdfast"]
     assert tuned.rows == pytest.approx(200 + replay)
     assert tuned.trained == pytest.approx(6000 + replay * 35)
     assert tuned.read == pytest.approx(replay * 35)  # the base beside it
-    assert found["evaluate@base"].written == 40 * 20
+    assert work["evaluate@base"].written == 40 * 20
 
 
 def test_each_further_training_is_planned_like_its_arm_s_first(settings, project):
     before = by_stage(costs.plan_work(settings, DOMAIN, MEANS, 30))
     set_params(project, retrain={"arms": ["holdfast"], "seeds": [2, 3]})
-    found = by_stage(costs.plan_work(Params.load(), DOMAIN, MEANS, 30))
+    work = by_stage(costs.plan_work(Params.load(), DOMAIN, MEANS, 30))
     added = {f"{stage}-retrain@holdfast-{seed}" for stage in ("finetune", "evaluate") for seed in (2, 3)}
-    assert found.keys() - before.keys() == added
+    assert work.keys() - before.keys() == added
     for name in added:
         script, arm = costs.split_stage(name)
-        assert replace(found[name], stage="") == replace(found[f"{script}@{arm}"], stage="")
+        assert replace(work[name], stage="") == replace(work[f"{script}@{arm}"], stage="")
     shape = shapes.Shape(parameters=1000, layers=2, hidden=8, heads=4, cache=64, vocabulary=10, context=512)
     memory = [
         costs.memory(Params.load(), f"finetune{cell}", shape, 2, 1) for cell in ("@holdfast", "-retrain@holdfast-2")
@@ -85,15 +85,15 @@ def test_the_self_suite_is_held_out_answered_and_read(settings, project):
     """100 of 500 fit instructions are held out. The base writes and reads its answers; an arm is read for the KL, too, and
     the first arm pays for the base's side of it."""
     set_params(project, evaluate__self_suite={"rows": 250, "max_tokens": 64}, respond__max_tokens=64)
-    found = by_stage(costs.plan_work(Params.load(), DOMAIN, MEANS, 30))
-    assert found["respond@base"].rows == 400 * 2
+    work = by_stage(costs.plan_work(Params.load(), DOMAIN, MEANS, 30))
+    assert work["respond@base"].rows == 400 * 2
     turn, both, items = 15, 35, DOMAIN.items
     for name, passes in (("base", 1), ("domain-only", 3), ("holdfast", 2)):
-        evaluation = found[f"evaluate@{name}"]
+        evaluation = work[f"evaluate@{name}"]
         assert evaluation.rows == items + 100
         assert evaluation.written == pytest.approx((items + 100) * 20, rel=1e-3)
         assert evaluation.read == pytest.approx(items * turn + 100 * (turn + passes * both), rel=1e-3)
-    assert found["balance"].rows == 400
+    assert work["balance"].rows == 400
 
 
 def test_answers_that_a_limit_cuts_are_longer_under_another():
@@ -122,9 +122,9 @@ def test_replay_rows_are_used_at_most_max_repeats_times(settings):
 def test_samples_auto_draws_what_the_arms_will_replay(settings, project):
     """100 rows, 2 epochs, half replay: 200 rows, each used about twice, a quarter to spare: 125, so the least, 500."""
     set_params(project, reconstruct={"samples": "auto"}, consensus={"strategy": "first"}, panel=["base"])
-    found = by_stage(costs.plan_work(Params.load(), DOMAIN, MEANS, 30))
-    assert found["reconstruct"].rows == 500 / MEANS.kept
-    assert not any(stage.startswith("judge") for stage in found)
+    work = by_stage(costs.plan_work(Params.load(), DOMAIN, MEANS, 30))
+    assert work["reconstruct"].rows == 500 / MEANS.kept
+    assert not any(stage.startswith("judge") for stage in work)
     more = by_stage(costs.plan_work(Params.load(), Domain(rows=4000, tokens=1, answers=1, items=1), MEANS, 30))
     assert more["reconstruct"].rows == 4000 * 2 / 2 * 1.25 / MEANS.kept
 

@@ -95,12 +95,18 @@ def test_what_was_won_back_by_hand(tmp_path: Path) -> None:
         described = {s: {"role": role, "chance": 0.0, "items": 100, "written": True} for s, role in suites.items()}
         storage.write_json(tmp_path / name / "settings.json", {"schema": 1, "engine": {}, "suites": described})
     params = Gate(resamples=500, control="tuned")
-    found = outcome.measure(params, tmp_path, decide(params, tmp_path))
-    assert (found["general"]["base"], found["general"]["tuned"], found["general"]["repaired"]) == (0.9, 0.5, 0.8)
-    assert found["general"]["won_back"] == pytest.approx(0.75) and found["general"]["change"] == pytest.approx(0.3)
-    assert 0.2 < found["general"]["low"] < 0.3 < found["general"]["high"] < 0.4
-    assert found["domain"]["won_back"] == pytest.approx(0.1)
-    lines = outcome.describe(found)
+    measured = outcome.measure(params, tmp_path, decide(params, tmp_path))
+    assert (measured["general"]["base"], measured["general"]["tuned"], measured["general"]["repaired"]) == (
+        0.9,
+        0.5,
+        0.8,
+    )
+    assert measured["general"]["won_back"] == pytest.approx(0.75) and measured["general"]["change"] == pytest.approx(
+        0.3
+    )
+    assert 0.2 < measured["general"]["low"] < 0.3 < measured["general"]["high"] < 0.4
+    assert measured["domain"]["won_back"] == pytest.approx(0.1)
+    lines = outcome.describe(measured)
     assert "general: base 90.0, tuned 50.0, repaired 80.0" in lines[0] and lines[0].endswith("75% of the loss is back")
     assert lines[1].endswith("90% of the gain is kept")
     barely = {"base": 0.289, "tuned": 0.291, "repaired": 0.249, "change": -0.042, "low": -0.129, "high": 0.04}

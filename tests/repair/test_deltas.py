@@ -10,8 +10,8 @@ from holdfast.repair import deltas
 
 
 def test_trim_keeps_the_largest_numbers() -> None:
-    kept = deltas.trim(torch.tensor([[1.0, -3.0], [2.0, 0.5]]), 0.5)
-    assert kept.delta.tolist() == [[0.0, -3.0], [2.0, 0.0]] and (kept.units, kept.of) == (2, 4)
+    remaining = deltas.trim(torch.tensor([[1.0, -3.0], [2.0, 0.5]]), 0.5)
+    assert remaining.delta.tolist() == [[0.0, -3.0], [2.0, 0.0]] and (remaining.units, remaining.of) == (2, 4)
     assert deltas.trim(torch.tensor([1.0, 2.0]), 1.0).delta.tolist() == [1.0, 2.0]
     assert deltas.trim(torch.tensor([1.0, 2.0]), 0.0).delta.tolist() == [0.0, 2.0]  # of each tensor one number at least
 
@@ -47,9 +47,9 @@ def planted(rank: int, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_spectrum_s_noise_goes_and_its_signal_stays() -> None:
     signal, seen = planted(3, 0.5)
-    kept = deltas.cut_spectrum(seen)
-    assert (kept.units, kept.of) == (3, 80)
-    assert float((kept.delta - signal).norm()) < 0.3 * float((seen - signal).norm())
+    remaining = deltas.cut_spectrum(seen)
+    assert (remaining.units, remaining.of) == (3, 80)
+    assert float((remaining.delta - signal).norm()) < 0.3 * float((seen - signal).norm())
     assert deltas.cut_spectrum(planted(3, 0.0)[1]).units == 3  # an adapter's update has no noise: all of it stays
     assert deltas.cut_spectrum(planted(1, 1.0)[1] - planted(1, 0.0)[0]).units == 0  # of noise alone nothing
 

@@ -30,7 +30,7 @@ def test_the_repaired_model_lies_between_both_and_the_verdict_is_on_all_three(
     lab: ModelLab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = lab.run("repair", "half", "--part", "0.5", "--margin", "0.9", "--suite-margin", "0.9")
-    out, told = lab.folder / "half", capsys.readouterr().out
+    out, printed = lab.folder / "half", capsys.readouterr().out
     base, tuned, repaired = (weights(folder) for folder in (lab.base, lab.tuned, out / "model"))
     for name, weight in repaired.items():
         assert torch.allclose(weight, (base[name] + tuned[name]) / 2, atol=1e-6)
@@ -38,7 +38,7 @@ def test_the_repaired_model_lies_between_both_and_the_verdict_is_on_all_three(
     assert content["control"] == "tuned" and set(content["arms"]) == {"tuned", "repaired"}
     assert code == {"pass": 0, "fail": 1, "cannot-compare": 2}[content["arms"]["repaired"]["verdict"]]
     assert (summary["method"], summary["part"], summary["tried"]) == ("average", 0.5, [])
-    assert "average, 0.5 of the way from the base" in told and "repaired" in (out / "report.md").read_text()
+    assert "average, 0.5 of the way from the base" in printed and "repaired" in (out / "report.md").read_text()
     assert manifest.load_tokenizer(out / "model").chat_template
 
 
@@ -58,7 +58,7 @@ def test_methods_keep_a_part_of_the_change(lab: ModelLab, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("more", "code", "told"),
+    ("more", "code", "says"),
     [
         (["--method", "magic"], 3, "no method 'magic'"),
         (["--part", "1.5"], 3, "less than or equal to 1"),
@@ -66,11 +66,11 @@ def test_methods_keep_a_part_of_the_change(lab: ModelLab, tmp_path: Path) -> Non
     ],
 )
 def test_bad_input_gets_few_lines(
-    lab: ModelLab, capsys: pytest.CaptureFixture[str], more: list[str], code: int, told: str
+    lab: ModelLab, capsys: pytest.CaptureFixture[str], more: list[str], code: int, says: str
 ) -> None:
     assert lab.run("repair", "bad", *more) == code
     error = capsys.readouterr().err
-    assert told in error and "Traceback" not in error
+    assert says in error and "Traceback" not in error
 
 
 def test_a_model_that_kept_enough_has_nothing_to_repair(

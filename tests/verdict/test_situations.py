@@ -170,7 +170,7 @@ SITUATIONS: dict[str, tuple[Edit, int, str]] = {
         forge_lock(lambda: (in_arm(lambda arm: arm["suites"].pop("judging"))(), (BASE / "settings.json").unlink())), 2,  # type: ignore[arg-type,return-value,func-returns-value]
         "settings.json is missing: which suites were to be judged is not known",
     ),
-    "a key stands twice in gate.json": (
+    "a duplicate key in gate.json": (
         forge_lock(lambda: GATE.write_text(GATE.read_text().replace("{", '{"verdict": "fail",', 1))), 3, "'verdict' appears twice",  # type: ignore[arg-type,return-value,func-returns-value]
     ),
     "dvc.lock is a folder": (lambda: (Path("dvc.lock").unlink(), Path("dvc.lock").mkdir()), 3, "dvc.lock: is no file"),  # type: ignore[func-returns-value]
