@@ -106,7 +106,7 @@ def run(
     """Run one stage, as dvc.yaml does."""
     from holdfast.commands import run as command
 
-    command.main(stage, *(one for one in (cell, seed) if one is not None))
+    raise typer.Exit(command.main(stage, *(one for one in (cell, seed) if one is not None)))
 
 
 @app.command(rich_help_panel=tools.PIPELINE)
@@ -163,7 +163,12 @@ def gate(
     raise typer.Exit(code)
 
 
-for _entry in (*app.registered_commands, *tools.app.registered_commands, *tools.profile_app.registered_commands):
+for _entry in (
+    *app.registered_commands,
+    *tools.app.registered_commands,
+    *tools.profile_app.registered_commands,
+    *tools.launch_app.registered_commands,
+):
     if _entry.callback is not None:
         _entry.callback = terminal.guard_command(_entry.callback)  # their help, which is ours, keeps its colours
 

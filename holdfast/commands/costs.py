@@ -28,9 +28,15 @@ class StageCost:
     seconds: float | None
     peak_memory_bytes: int | None
     rows_from_cache: int | None  # rows of the last run that an earlier one had finished
+    machine: str | None = None  # of launch.yaml, where the last run was there
+    price: float | None = None  # of that machine for one hour, in the user's currency
+
+    @property
+    def money(self) -> float | None:
+        return self.price * self.seconds / 3600 if self.price is not None and self.seconds is not None else None
 
 
-AMOUNTS = ("read", "written", "trained", "flops", "seconds", "peak_memory_bytes", "rows_from_cache")
+AMOUNTS = ("read", "written", "trained", "flops", "seconds", "peak_memory_bytes", "rows_from_cache", "price")
 
 
 def main(as_json: bool) -> None:
@@ -68,6 +74,8 @@ def read_cost(name: str) -> StageCost:
         seconds=timing.get("seconds"),
         peak_memory_bytes=timing.get("peak_memory_bytes"),
         rows_from_cache=timing.get("rows_from_cache"),
+        machine=str(timing["machine"])[:64] if timing.get("machine") else None,
+        price=timing.get("price"),
     )
 
 
@@ -97,6 +105,12 @@ def table(costs: list[StageCost]) -> str:
     )
     head = ["stage", "tokens read", "written", "trained", "TFLOP", "seconds", "GiB", "rows from cache"]
     rows = [head, *(line(cost) for cost in [*costs, whole])]
+    if any(cost.machine for cost in costs):
+        paid = [cost.money for cost in costs]
+        amounts = [*paid, sum(money or 0 for money in paid) if any(money is not None for money in paid) else None]
+        machines = ["machine", *(cost.machine or DASH for cost in costs), DASH]
+        column = ["money", *(f"{money:,.2f}" if money is not None else DASH for money in amounts)]
+        rows = [[*row, machine, money] for row, machine, money in zip(rows, machines, column, strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(

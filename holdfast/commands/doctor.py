@@ -26,7 +26,7 @@ from holdfast.params.ingest import Source
 from holdfast.params.models import Model
 from holdfast.params.row_checks import REFUSAL_PROMPTS
 from holdfast.params.whole import Params
-from holdfast.planning import machine, prospects, shapes
+from holdfast.planning import elsewhere, machine, prospects, shapes
 from holdfast.planning.machine import NEEDED, NOTE, OK, UNKNOWN, Line
 from holdfast.verdict import power
 
@@ -45,6 +45,7 @@ def main(as_json: bool = False) -> int:
         ("python", machine.check_python),
         ("device", machine.check_device),
         ("dvc", machine.check_remote),
+        ("launch.yaml", elsewhere.check_machines),
     ]
     if settings:
         params = settings  # so that the checks hold what cannot be None

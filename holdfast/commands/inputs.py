@@ -37,18 +37,11 @@ def read_inputs(stage: str, *cells: str) -> Inputs | None:
     entry = find_entry(stage, *cells)
     if entry is None:
         return None
-    items = dict(zip(OF_CELL.findall(str(entry["cmd"])), cells, strict=False))
-    keys = list[str]()
-    paths = [name for dep in entry.get("deps") or [] for name in (dep if isinstance(dep, dict) else [dep])]
-    for key in entry.get("params") or []:  # KEY, or {FILE: [KEY, ...]}
-        for file, more in key.items() if isinstance(key, dict) else [(PARAMS.name, [key])]:
-            if str(file) == PARAMS.name and isinstance(more, list):
-                keys += map(str, more)
-            else:
-                paths.append(file)
+    items = read_items(entry, cells)
+    keys, paths = list_reads(entry)
     files: dict[str, Any] = {}
     for path in paths:
-        place = Path(fill_in(str(path), items, content))
+        place = Path(fill_in(path, items, content))
         for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
             files[file.as_posix()] = describe_file(file)
     return Inputs({key: look_up(content, key) for key in (fill_in(key, items, content) for key in keys)}, files)
@@ -82,6 +75,24 @@ def find_cells(commands: Any, stage: str) -> list[list[str]]:
         for n in range(len(words))
         if Path(words[n]).name == "holdfast" and words[n + 1 : n + 3] == ["run", stage]
     ]
+
+
+def read_items(entry: dict[str, Any], cells: tuple[str, ...]) -> dict[str, str]:
+    """What ${item.NAME}, ${item} and ${key} stand for in a stage with cells, by what stands in the braces."""
+    return dict(zip(OF_CELL.findall(str(entry["cmd"])), cells, strict=False))
+
+
+def list_reads(entry: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """(keys of params.yaml, paths) that a stage depends on, with their ${...}."""
+    keys = list[str]()
+    paths = [str(name) for dep in entry.get("deps") or [] for name in (dep if isinstance(dep, dict) else [dep])]
+    for key in entry.get("params") or []:  # KEY, or {FILE: [KEY, ...]}
+        for file, more in key.items() if isinstance(key, dict) else [(PARAMS.name, [key])]:
+            if str(file) == PARAMS.name and isinstance(more, list):
+                keys += map(str, more)
+            else:
+                paths.append(str(file))
+    return keys, paths
 
 
 def fill_in(text: str, items: dict[str, str], content: dict[str, Any]) -> str:

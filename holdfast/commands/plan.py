@@ -19,6 +19,7 @@ import psutil
 
 from holdfast.core import manifest, shards, storage
 from holdfast.core.errors import UserError
+from holdfast.launch import settings
 from holdfast.params.whole import Params
 from holdfast.planning import costs, devices, earlier, fit, prospects, shapes, survey
 from holdfast.planning.costs import Domain, Means, Rates, Work
@@ -55,7 +56,19 @@ def main(price: float | None, device: str | None, count: int, as_json: bool) -> 
         print(json.dumps({"stages": stages, "notes": plan.notes}, indent=2, ensure_ascii=False))
     else:
         where = "this machine" if plan.measured else f"{count} x {device or DEFAULT_DEVICE}"
-        print_table(plan.lines, plan.notes, price, where)
+        print_table(plan.lines, plan.notes, price, where, {} if price is not None else read_prices(plan.lines))
+
+
+def read_prices(lines: list[Line]) -> dict[str, float]:
+    """By stage: what an hour of the machine costs that launch.yaml sends it to."""
+    prices = {}
+    if launch := settings.load():
+        for one in lines:
+            stage, _, cell = one.stage.partition("@")
+            machine = launch.find(stage, cell or None)
+            if machine and (price := launch.machines[machine].price) is not None:
+                prices[one.stage] = price
+    return prices
 
 
 def find_weights(params: Params) -> dict[str, Path]:
@@ -261,13 +274,19 @@ def as_dict(one: Line) -> dict[str, Any]:
     return storage.round_floats({key: getattr(one, key) for key in Line.__dataclass_fields__})
 
 
-def print_table(lines: list[Line], notes: list[str], price: float | None, where: str) -> None:
+def print_table(
+    lines: list[Line], notes: list[str], price: float | None, where: str, prices: dict[str, float] | None = None
+) -> None:
+    """`price`: of one device for one hour; `prices`: of a stage's whole machine, by launch.yaml."""
+    prices = prices or {}
+    by_machine = {one.stage: (one.seconds or 0) / 3600 * prices[one.stage] for one in lines if one.stage in prices}
     print(f"on {where}, before anything has run\n")
     print(
         f"{'stage':<24}{'rows':>12}{'tokens':>16}{'seconds':>12}{'device-h':>10}{'memory':>10}{'disk':>10}{'money':>10}"
     )
     for one in lines:
         money = f"{one.hours * price:,.2f}" if price is not None else "-"
+        money = f"{by_machine[one.stage]:,.2f}" if one.stage in by_machine else money
         seconds = f"{one.seconds:,.0f}" if one.seconds is not None else "?"
         print(
             f"{one.stage:<24}{one.rows:>12,.0f}{one.tokens:>16,.0f}{seconds:>12}{one.hours:>10,.2f}"
@@ -275,14 +294,18 @@ def print_table(lines: list[Line], notes: list[str], price: float | None, where:
         )
     hours = sum(one.hours for one in lines)
     total = f"{hours * price:,.2f}" if price is not None else "-"
+    total = f"{sum(by_machine.values()):,.2f}" if by_machine else total
     seconds = f"{sum(one.seconds or 0 for one in lines):,.0f}"
     most, disk = gib(max(one.memory for one in lines)), gib(sum(one.disk for one in lines))
     print(
         f"{'all':<24}{'':>12}{sum(one.tokens for one in lines):>16,.0f}{seconds:>12}{hours:>10,.2f}{most:>10}{disk:>10}{total:>10}"
     )
+    unpriced = (
+        "; money: the seconds above at the machine's price in launch.yaml" if by_machine else "; money: give --price"
+    )
     print(
         "\ndevice-h: seconds times the devices in use, where a stage runs a model; memory: GiB on one device; disk: GiB, DVC's "
-        "cache included" + ("" if price is not None else "; money: give --price")
+        "cache included" + ("" if price is not None else unpriced)
     )
     for note in notes:
         print(f"note: {note}")

@@ -1,4 +1,5 @@
-"""Runs one stage: `main` of stages/STAGE.py of this project, with its cost written to reports/costs.
+"""Runs one stage: `main` of stages/STAGE.py of this project, with its cost written to reports/costs. Here, or on the machine
+that launch.yaml names for it (holdfast/commands/launch.py).
 
 holdfast run STAGE [CELL]      CELL: the model or the arm, where the stage has one for each
 """
@@ -15,16 +16,16 @@ from pathlib import Path
 from types import ModuleType
 
 from holdfast.commands import inputs
-from holdfast.core.errors import UserError
+from holdfast.core.errors import ExitCode, UserError
 
 STAGES, COSTS = Path("stages"), Path("reports/costs")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"  # of a stage, a model or an arm
 NO_COSTS = ("report", "pocket")  # the report reads the costs; the lab's recipe is frozen
 
 
-def main(stage: str, *cells: str) -> None:
-    """`cells`: what dvc.yaml gives the script, a model or an arm, and a seed. Raises UserError where there is no such stage, or it
-    takes another number of arguments."""
+def main(stage: str, *cells: str) -> int:
+    """The exit code. `cells`: what dvc.yaml gives the script, a model or an arm, and a seed. Raises UserError where there is no
+    such stage, or it takes another number of arguments."""
     for name in (stage, *cells):
         if not re.fullmatch(NAME, name):  # it becomes part of paths
             raise UserError(
@@ -38,11 +39,22 @@ def main(stage: str, *cells: str) -> None:
         what = f"stage '{stage}' takes {named[min(needed if len(cells) < needed else len(taken), 2)]}"
         raise UserError(what, where=STAGES / f"{stage}.py", do="as dvc.yaml calls it, or `dvc repro`")
     from holdfast.commands import code
+    from holdfast.commands import launch as elsewhere
     from holdfast.core import ledger
+    from holdfast.launch import settings
 
     recorded = "DVC_STAGE" in os.environ  # DVC will write down what this was made from
     if recorded:
         code.refuse_other_code(stage)
+    plan = settings.load() if "RANK" not in os.environ else None  # torchrun has been started here
+    machine = plan.find(stage, *cells) if plan else None
+    if plan and machine:
+        description = code.describe_code(STAGES / f"{stage}.py")
+        exit_code = elsewhere.run_elsewhere(stage, cells, machine, plan.machines[machine], description)
+        if recorded:
+            code.refuse_other_code(stage)
+        return exit_code
+    elsewhere.refuse_second(stage, cells)
     before = inputs.read_inputs(stage, *cells)
     free = stage in NO_COSTS or cells == ("base-repeat",)
     with nullcontext() if free else ledger.record_cost(COSTS, stage, "-".join(cells) or None):
@@ -50,6 +62,7 @@ def main(stage: str, *cells: str) -> None:
         inputs.refuse_changes(before, stage, *cells)
         if recorded:
             code.refuse_other_code(stage)
+    return ExitCode.OK
 
 
 def load(stage: str) -> ModuleType:

@@ -250,6 +250,35 @@ def profile_use(
     command.use(name, force)
 
 
+launch_app = typer.Typer(no_args_is_help=True, help="Jobs of stages that launch.yaml sends to other machines.")
+app.add_typer(launch_app, name="launch", rich_help_panel=PIPELINE)
+Sent = Annotated[str, typer.Argument(metavar="STAGE[@CELL]", help="One of `holdfast launch status`.")]
+
+
+@launch_app.command("status")
+def launch_status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """The last job of each stage, where it is, and whether it still runs."""
+    from holdfast.commands import launch as command
+
+    command.print_status(as_json)
+
+
+@launch_app.command("logs")
+def launch_logs(name: Sent) -> None:
+    """What a job has written so far."""
+    from holdfast.commands import launch as command
+
+    command.print_log(name)
+
+
+@launch_app.command("cancel")
+def launch_cancel(name: Sent) -> None:
+    """End a job. Its caches stay on the machine."""
+    from holdfast.commands import launch as command
+
+    command.cancel(name)
+
+
 @app.command("init", rich_help_panel=START)
 def initialise(
     base: Annotated[

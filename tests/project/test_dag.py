@@ -142,12 +142,13 @@ BELOW = {  # what a room may import beside itself
         "evaluation": "core params chat engines data core_suite",
         "verdict": "core params evaluation",
         "reporting": "core params chat engines data evaluation verdict training",
-        "planning": "core params chat engines data reconstruction panel training evaluation verdict",
+        "launch": "core",
+        "planning": "core params chat engines data reconstruction panel training evaluation verdict launch",
         "pocket": "core params chat engines",
         "comparison": "core params chat engines data reconstruction evaluation verdict reporting planning",
         "repair": "core params chat data evaluation verdict",
-        "commands": "core params chat engines data reconstruction panel training evaluation verdict reporting planning "
-        "comparison repair",
+        "commands": "core params chat engines data reconstruction panel training evaluation verdict reporting launch "
+        "planning comparison repair",
     }.items()
 }
 

@@ -1,0 +1,90 @@
+"""What this machine knows of a stage's job elsewhere: .holdfast/launch/STAGE[@CELL].json, ignored by git and DVC.
+
+It is written before anything is submitted, so that a later command finds the job whatever happened to this one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from holdfast.core import storage
+from holdfast.core.errors import UserError
+from holdfast.launch.interface import Job
+from holdfast.launch.settings import Machine
+
+FOLDER = Path(".holdfast/launch")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One submission of one stage."""
+
+    stage: str
+    cell: str | None  # the model or the arm; of a further training ARM-SEED
+    machine: str  # its name in launch.yaml
+    settings: dict[str, Any]  # of the machine as it was: what launch.yaml says now may be another
+    token: str
+    folder: str  # on the machine
+    key: str  # digest of all that the stage reads
+    submitted: str  # when, UTC
+    id: str = ""  # the scheduler's name for it; "": not known to be submitted
+    ended: int | None = None  # exit code, once everything is back here; -1: killed or cancelled
+
+    @property
+    def name(self) -> str:
+        return name_of(self.stage, self.cell)
+
+    @property
+    def job(self) -> Job:
+        return Job(self.token, self.folder)
+
+    def load_machine(self) -> Machine:
+        return Machine.model_validate(self.settings)
+
+
+def name_of(stage: str, cell: str | None) -> str:
+    return f"{stage}@{cell}" if cell else stage
+
+
+def write(record: Record) -> None:
+    storage.write_json(FOLDER / f"{record.name}.json", {"schema": 1, **asdict(record)})
+
+
+def read(name: str) -> Record | None:
+    """The last job of STAGE or STAGE@CELL. Raises UserError for a damaged record."""
+    file = FOLDER / f"{name}.json"
+    if not file.is_file():
+        return None
+    content = storage.read_json(file)
+    try:
+        record = TypeAdapter(Record).validate_python(content)
+        record.load_machine()
+    except ValidationError:
+        do = "look on the machine whether the job still runs, then remove this file"
+        raise UserError("is no record of a job", where=file, do=do) from None
+    return record
+
+
+def read_all() -> list[Record]:
+    names = sorted(file.stem for file in FOLDER.glob("*.json"))
+    return [record for name in names if (record := read(name)) is not None]
+
+
+@contextmanager
+def hold(name: str) -> Iterator[None]:
+    """Keeps a second process from attaching to the same stage. Raises UserError where one is."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / f"{name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            do = "let it go on, or end it; `holdfast launch logs` shows what the stage writes"
+            raise UserError("another process waits for this stage already", where=f"stage {name}", do=do) from None
+        yield

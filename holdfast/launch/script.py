@@ -1,0 +1,43 @@
+"""job.sh: what runs on the machine. It checks that the files are those that were sent, and calls `holdfast run` as here."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from holdfast.launch.interface import EXIT_WIDTH
+from holdfast.launch.settings import Machine
+from holdfast.launch.transfer import Hashes, read_package
+
+
+def write_job(machine: Machine, stage: str, cells: Sequence[str]) -> str:
+    """The text of job.sh."""
+    lines = ["#!/bin/bash", "# Written by `holdfast run`. Log and exit code go to files beside this one."]
+    lines += ['job=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)', "root=${job%/jobs/*}"]
+    lines += ['cd "$root/tree" || exit 3', "work() {"]
+    lines += ['  if ! sha256sum --quiet --check "$job/inputs"; then']
+    lines += [
+        '    echo "error: $root/tree: is not as it was sent: it was replaced since, or has not arrived on this node"'
+    ]
+    lines += ['    echo "  run the stage again"', "    return 3", "  fi"]
+    lines += [f"  {line}" for line in write_setup(machine, "return 3").splitlines()]
+    lines += [f"  export {name}={shlex.quote(value)}" for name, value in machine.env.items()]
+    code = f'"$root/{read_package().place}"'
+    lines += [f"  export PYTHONUNBUFFERED=1 PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}"]
+    lines += [f"  {machine.command()} -P -m holdfast.cli run {' '.join([stage, *cells])}", "}"]
+    lines += ['work >> "$job/log" 2>&1 < /dev/null', f'printf \'%-{EXIT_WIDTH}s\' "$?" 1<> "$job/exit"']
+    return "\n".join(lines) + "\n"
+
+
+def write_setup(machine: Machine, stop: str = "exit 3") -> str:
+    """The lines of `setup`; `stop`: what ends the script where one fails."""
+    lines = []
+    for line in machine.setup:
+        shown = shlex.quote(f"error: setup: this line failed: {line}")
+        lines.append(f"{line} || {{ echo {shown}; echo '  correct it in launch.yaml'; {stop}; }}")
+    return "\n".join(lines)
+
+
+def write_inputs(files: Hashes) -> str:
+    """What `sha256sum --check` reads."""
+    return "".join(f"{digest}  ./{name}\n" for name, digest in sorted(files.items()))

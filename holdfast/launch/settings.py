@@ -1,0 +1,164 @@
+"""launch.yaml: which stages run on which machine. No stage reads it, and nothing of it enters params, commands or dvc.lock.
+
+machines:
+  box: {launcher: ssh, host: gpubox, python: venvs/holdfast/bin/python}
+stages:
+  finetune: box
+  finetune@control: here
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import platform
+import re
+import shlex
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from holdfast.core import yaml_text
+from holdfast.core.errors import UserError
+
+LAUNCH = Path("launch.yaml")
+HERE = "here"  # as a machine: the stage runs where it is called
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@:%-]{0,254}$")]  # never an option of ssh
+
+
+def one_line(text: str) -> str:
+    if not text.strip() or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", text):
+        raise ValueError("give one line of text")
+    return text
+
+
+def words(text: str) -> str:
+    if not shlex.split(one_line(text)):
+        raise ValueError("give a command")
+    return text
+
+
+def inside(text: str) -> str:
+    path = PurePosixPath(one_line(text))
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError("give a path inside the project")
+    return path.as_posix()
+
+
+Line = Annotated[str, AfterValidator(one_line)]
+
+
+class Machine(BaseModel):
+    """One machine, and how a job gets there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    launcher: Literal["ssh", "slurm"]
+    host: Host | None = None  # as `ssh` takes it; slurm without one: sbatch of this machine
+    ssh_config: Line | None = None  # file for `ssh -F`; None: ~/.ssh/config
+    folder: Line | None = None  # there; relative: to the home folder; None: holdfast-runs/PROJECT-...
+    python: Annotated[str, AfterValidator(words)] = "python3"  # a command, such as `apptainer exec --nv IMAGE python`
+    setup: list[Line] = []  # lines of bash before it: module load ..., source .../activate
+    env: dict[Variable, Line] = {}  # set for the stage, and written into its job script: no secrets
+    secrets: list[Variable] = []  # names of variables of this shell that the stage is given
+    options: list[Line] = []  # of sbatch
+    there: list[Annotated[str, AfterValidator(inside)]] = []  # files and folders of the project that are not sent
+    retries: Annotated[int, Field(ge=0, le=100)] = 0  # new jobs after one that was killed, in one command
+    patience: Annotated[float, Field(ge=0, le=86400)] = 600.0  # seconds of trying after a lost connection
+    price: Annotated[float, Field(ge=0)] | None = None  # of the machine for one hour, in your currency
+
+    @model_validator(mode="after")
+    def check(self) -> Machine:
+        if self.launcher == "ssh" and self.host is None:
+            raise ValueError("ssh needs 'host'")
+        if self.host is None and self.ssh_config is not None:
+            raise ValueError("'ssh_config' goes with 'host'")
+        if self.options and self.launcher != "slurm":
+            raise ValueError("'options' are those of sbatch; ssh has a file of its own for them")
+        if both := set(self.env) & set(self.secrets):
+            raise ValueError(f"{min(both)} is in env and in secrets")
+        return self
+
+    def place(self) -> str:
+        """The folder there, relative to the home folder or absolute. Another project, or another clone, has another one."""
+        if self.folder is not None:
+            return self.folder.rstrip("/") or "/"
+        here = Path.cwd().resolve()
+        digest = hashlib.sha256(f"{platform.node()}:{here}".encode()).hexdigest()[:8]
+        return f"holdfast-runs/{re.sub(r'[^A-Za-z0-9._-]', '-', here.name)[:40] or 'project'}-{digest}"
+
+    def command(self) -> str:
+        """`python`, for the shell. A relative path is one from the home folder, and ~/ stays the home folder."""
+        program, *options = shlex.split(self.python)
+        if "/" in program and not program.startswith(("/", "~/")):
+            program = f"~/{program}"
+        return " ".join(
+            "~/" + shlex.quote(w[2:]) if w.startswith("~/") else shlex.quote(w) for w in (program, *options)
+        )
+
+
+class Launch(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    machines: dict[Name, Machine]
+    stages: dict[str, str]  # STAGE or STAGE@CELL -> machine
+
+    @model_validator(mode="after")
+    def check(self) -> Launch:
+        if HERE in self.machines:
+            raise ValueError(f"'{HERE}' stands for this machine: give another name")
+        for stage, machine in self.stages.items():
+            if machine != HERE and machine not in self.machines:
+                raise ValueError(f"stages.{stage}: no machine '{machine}'; known: {', '.join([*self.machines, HERE])}")
+        return self
+
+    def find(self, stage: str, *cells: str) -> str | None:
+        """Name of the machine that this stage goes to; None: here. `cells`: a model or an arm, and a seed."""
+        names = [f"{stage}@{'-'.join(cells)}", f"{stage}@{cells[0]}"] if cells else []
+        machine = next((self.stages[name] for name in [*names, stage] if name in self.stages), HERE)
+        return None if machine == HERE else machine
+
+
+def load(file: Path = LAUNCH, scripts: Path = Path("stages")) -> Launch | None:
+    """None where there is no such file. Raises UserError that names key, value and remedy."""
+    if not file.is_file():
+        return None
+    try:
+        content = yaml_text.parse(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise yaml_text.describe(error, file, do="fix that line; docs/scale.md shows whole files") from None
+    try:
+        launch = Launch.model_validate(content)
+    except ValidationError as error:
+        raise describe(error, file) from None
+    known = sorted(script.stem for script in scripts.glob("*.py"))
+    for stage in launch.stages:
+        if stage.partition("@")[0] not in known:
+            close = difflib.get_close_matches(stage.partition("@")[0], known, n=1)
+            do = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+            raise UserError(f"stages: no stage '{stage[:80]}'", where=file, do=do)
+    return launch
+
+
+def describe(error: ValidationError, file: Path) -> UserError:
+    """The first problem that pydantic found."""
+    problem = error.errors()[0]
+    location: list[Any] = list(problem["loc"])
+    key = ".".join(str(part) for part in location if part != "[key]")
+    if problem["type"] == "extra_forbidden":
+        known = Machine.model_fields if len(location) > 1 else Launch.model_fields
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        do = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+        return UserError(f"unknown key '{key}'", where=file, do=do)
+    if problem["type"] == "missing":
+        return UserError(f"missing key '{key}'", where=file, do="add it; docs/scale.md shows whole files")
+    message = problem["msg"].removeprefix("Value error, ")
+    value = "" if problem["type"] == "value_error" and len(location) < 3 else f" = {str(problem['input'])[:80]!r}"
+    what = f"'{key}'{value}: {message}" if key else message
+    return UserError(what, where=file, do="correct it; docs/scale.md shows whole files")

@@ -1,0 +1,130 @@
+"""What `holdfast doctor` says of the machines in launch.yaml: reachable, Python and libraries, disk, GPUs, secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from importlib import metadata
+
+from holdfast.core.errors import UserError
+from holdfast.launch import settings
+from holdfast.launch.launchers import make_launcher
+from holdfast.launch.script import write_setup
+from holdfast.launch.settings import Machine
+from holdfast.planning.machine import GIB, NEEDED, NOTE, OK, UNKNOWN, Line
+
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "trl",
+    "datasets",
+    "lm_eval",
+)  # with other versions, outputs may differ in their bits
+LOW_DISK = 10 * GIB  # bytes
+BUSY = 0.05  # part of a GPU's memory that someone uses when it is not free
+TOOLS = ("bash", "find", "sha256sum", "setsid", "tar", "xargs")
+PROBE = f"""
+import importlib.metadata, json, sys
+versions = dict(python=".".join(map(str, sys.version_info[:3])))
+for name in {LIBRARIES!r}:
+    try:
+        versions[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+print("holdfast-probe", json.dumps(versions))
+"""
+
+
+def check_machines() -> Iterator[Line]:
+    """Every machine that a stage goes to."""
+    try:
+        launch = settings.load()
+    except UserError as error:
+        yield NEEDED, f"{error.where}: {error.what}; {error.do}"
+        return
+    for name, machine in launch.machines.items() if launch else ():
+        stages = [stage for stage, place in launch.stages.items() if place == name] if launch else []
+        if stages:
+            yield from check_machine(name, machine, stages)
+
+
+def check_machine(name: str, machine: Machine, stages: list[str]) -> Iterator[Line]:
+    where = f"machine {name}"
+    shell = make_launcher(name, machine).shell
+    tools = [*TOOLS, *(("sbatch", "squeue", "scancel") if machine.launcher == "slurm" else ())]
+    folder = shlex.quote(machine.place())
+    probe = f"{write_setup(machine)}\n{machine.command()} -c {shlex.quote(PROBE)}"
+    script = f"""for tool in {" ".join(tools)}; do command -v $tool > /dev/null || echo "missing $tool"; done
+mkdir -p {folder} && echo "free $(df -Pk {folder} | tail -n 1 | awk '{{print $4}}')"
+nvidia-smi --query-gpu=memory.used,memory.total,name --format=csv,noheader,nounits 2>/dev/null | sed 's/^/gpu /'
+bash -l -c {shlex.quote(probe)} 2>&1 < /dev/null | tail -n 5
+exit 0"""
+    try:
+        output = shell.run(script).decode(errors="replace").splitlines()
+    except UserError as error:
+        yield NEEDED, f"{where}: {error.what}; {error.do}"
+        return
+    yield OK, f"{where}: reachable by {machine.launcher}; for {', '.join(stages)}"
+    for tool in (line.removeprefix("missing ") for line in output if line.startswith("missing ")):
+        yield NEEDED, f"{where}: {tool} is not installed there"
+    yield check_libraries(where, machine, output)
+    free = next(
+        (int(line.split()[1]) * 1024 for line in output if line.startswith("free ") and line[5:].isdigit()), None
+    )
+    if free is None:
+        yield (
+            NEEDED,
+            f"{where}: the folder {machine.place()} cannot be made there; correct 'folder' in {settings.LAUNCH}",
+        )
+    else:
+        yield (NOTE if free < LOW_DISK else OK), f"{where}: {free / GIB:,.0f} GiB free in {machine.place()}"
+    yield describe_gpus(where, machine, output)
+    for secret in machine.secrets:
+        if not os.environ.get(secret):
+            yield NEEDED, f"{where}: ${secret} is not set here; export it before `dvc repro`"
+
+
+def check_libraries(where: str, machine: Machine, output: list[str]) -> Line:
+    """Python and libraries there, against those here."""
+    report = next((line.partition(" ")[2] for line in output if line.startswith("holdfast-probe ")), None)
+    if report is None:
+        said = next((line for line in reversed(output) if line.strip()), "nothing")[:120]
+        mark = UNKNOWN if machine.launcher == "slurm" else NEEDED  # it may be there on the compute nodes alone
+        return mark, f"{where}: `{machine.python}` does not run there ({said}); correct 'python' or 'setup'"
+    try:
+        versions = {str(key): str(value)[:40] for key, value in json.loads(report).items()}
+    except (ValueError, AttributeError):
+        return UNKNOWN, f"{where}: `{machine.python}` answers oddly"
+    python = versions.pop("python", "0")
+    if tuple(int(part) for part in python.split(".")[:2] if part.isdigit()) < (3, 11):
+        return NEEDED, f"{where}: python {python}: install 3.11 or later, and name it under 'python'"
+    if "torch" not in versions:
+        return NEEDED, f"{where}: torch is not installed for `{machine.python}`: pip install 'holdfast[pipeline]' there"
+    other = []
+    for name, version in versions.items():
+        try:
+            here = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        if version != here:
+            other.append(f"{name} {version} (here {here})")
+    if other:
+        return NOTE, f"{where}: python {python}, {', '.join(other)}: results may differ in their last digits"
+    return OK, f"{where}: python {python}, libraries as here"
+
+
+def describe_gpus(where: str, machine: Machine, output: list[str]) -> Line:
+    gpus = []
+    for line in output:
+        used, _, rest = line.removeprefix("gpu ").partition(",")
+        total, _, name = rest.partition(",")
+        if line.startswith("gpu ") and used.strip().isdigit() and total.strip().isdigit():
+            gpus.append((int(used), int(total), name.strip()[:60]))
+    if not gpus:
+        seen = "its compute nodes' GPUs are not seen from here" if machine.launcher == "slurm" else "no GPU is seen"
+        return UNKNOWN if machine.launcher == "slurm" else NOTE, f"{where}: {seen}"
+    free = sum(used <= BUSY * total for used, total, _ in gpus)
+    mark = OK if free else NOTE
+    return mark, f"{where}: {len(gpus)} x {gpus[0][2]}, {free} free"

@@ -1,0 +1,89 @@
+"""launch.yaml: what is wrong in it is said in two lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from holdfast.core.errors import UserError
+from holdfast.launch import script, settings
+
+BOX = "machines: {box: {launcher: ssh, host: gpubox}}\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "stages").mkdir()
+    for name in ("finetune", "evaluate"):
+        (tmp_path / "stages" / f"{name}.py").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_cell_comes_before_its_stage_and_here_is_no_machine(folder):
+    (folder / "launch.yaml").write_text(BOX + "stages: {finetune: box, finetune@control: here}\n")
+    launch = settings.load()
+    assert launch.find("finetune", "holdfast") == "box"
+    assert launch.find("finetune", "control") is None
+    assert launch.find("evaluate", "base") is None
+
+
+def test_no_file_means_here(folder):
+    assert settings.load() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (BOX + "stages: {finetune: bx}\n", "stages.finetune: no machine 'bx'; known: box, here"),
+        (BOX + "stages: {finetuen: box}\n", "did you mean 'finetune'?"),
+        ("machines: {box: {launcher: ssh, hots: x}}\nstages: {}\n", "did you mean 'host'?"),
+        ("machines: {box: {launcher: ssh}}\nstages: {}\n", "ssh needs 'host'"),
+        ("machines: {box: {launcher: ssh, host: -oProxyCommand=x}}\nstages: {}\n", "machines.box.host"),
+        ("machines: {box: {launcher: ssh, host: 'a b'}}\nstages: {}\n", "machines.box.host"),
+        ("machines: {box: {launcher: rsh, host: a}}\nstages: {}\n", "machines.box.launcher"),
+        ("machines: {box: {launcher: ssh, host: a, options: [-x]}}\nstages: {}\n", "those of sbatch"),
+        ("machines: {box: {launcher: ssh, host: a, secrets: ['A B']}}\nstages: {}\n", "machines.box.secrets.0"),
+        ("machines: {box: {launcher: ssh, host: a, there: [../x]}}\nstages: {}\n", "inside the project"),
+        ('machines: {box: {launcher: ssh, host: a, python: "a \'b"}}\nstages: {}\n', "machines.box.python"),
+        ('machines: {box: {launcher: ssh, host: a, setup: ["a\\nb"]}}\nstages: {}\n', "give one line of text"),
+        ("machines: {box: {launcher: ssh, host: a, price: free}}\nstages: {}\n", "machines.box.price"),
+        ("machines: {here: {launcher: ssh, host: a}}\nstages: {}\n", "stands for this machine"),
+        ("machines: [", "line 1"),
+        ("3\n", "launch.yaml"),
+    ],
+)
+def test_what_is_wrong_is_named(folder, text, says):
+    (folder / "launch.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        settings.load()
+    assert says in str(caught.value)
+    assert "launch.yaml" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_another_clone_has_another_folder(folder, tmp_path, monkeypatch):
+    machine = settings.Machine(launcher="ssh", host="a")
+    first = machine.place()
+    (tmp_path / "clone").mkdir()
+    monkeypatch.chdir(tmp_path / "clone")
+    assert machine.place() != first
+    assert settings.Machine(launcher="ssh", host="a", folder="/scratch/me/").place() == "/scratch/me"
+
+
+@pytest.mark.parametrize(
+    ("python", "command"),
+    [
+        ("python3", "python3"),
+        ("venv/bin/python", "~/venv/bin/python"),
+        ("~/a b/python", "~/a b/python"),
+        ("apptainer exec --nv 'an image.sif' python", "apptainer exec --nv 'an image.sif' python"),
+    ],
+)
+def test_python_may_be_a_path_or_a_container(python, command):
+    machine = settings.Machine(launcher="ssh", host="a", python=python.replace("a b", "ab"))
+    assert machine.command() == command.replace("a b", "ab")
+    assert f"{machine.command()} -P -m holdfast.cli run finetune control\n" in script.write_job(
+        machine, "finetune", "control"
+    )

@@ -1,0 +1,226 @@
+"""Stages under Slurm: a real cluster of one node, where Debian's slurmctld, slurmd and munge are installed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from launch_project import make_project, read_outputs, wait_for, write_launch
+
+from holdfast.commands import launch
+from holdfast.commands import run as command
+from holdfast.core.errors import UserError
+from holdfast.launch import records, slurm
+from holdfast.launch.shells import Unreachable
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel")
+CONFIGURATION = """ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmdPort={node_port}
+SlurmUser=root
+AuthInfo=socket={folder}/munge/socket
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+ReturnToService=2
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SelectType=select/cons_tres
+KillWait=2
+NodeName={host} NodeAddr=127.0.0.1 CPUs=1 State=UNKNOWN
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+class Cluster:
+    def __init__(self) -> None:
+        os.environ["PATH"] += ":/usr/sbin"
+        if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
+            raise FileNotFoundError(f"no {missing[0]} here (apt install slurmctld slurmd munge)")
+        if os.getuid() != 0:
+            raise FileNotFoundError("Slurm's daemons of Debian want to be root")
+        self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+        for name in ("state", "spool", "munge"):
+            (self.folder / name).mkdir(mode=0o700)
+        (self.folder / "munge" / "key").write_bytes(os.urandom(1024))
+        (self.folder / "munge" / "key").chmod(0o600)
+        port = 20000 + os.getpid() % 20000
+        text = CONFIGURATION.format(host=platform.node(), port=port, node_port=port + 1, folder=self.folder)
+        (self.folder / "slurm.conf").write_text(text)
+        os.environ["SLURM_CONF"] = str(self.folder / "slurm.conf")
+        self.daemons: dict[str, subprocess.Popen[bytes]] = {}
+        files = {name: f"--{name}-file={self.folder}/munge/{name}" for name in ("key", "pid", "log", "seed")}
+        self.start("munged", "--foreground", "--force", *files.values(), f"--socket={self.folder}/munge/socket")
+        wait_for((self.folder / "munge" / "socket").exists)
+        self.start("slurmctld", "-D")
+        self.start("slurmd", "-D")
+        wait_for(lambda: b"idle" in subprocess.run(["sinfo", "-h"], capture_output=True, check=False).stdout, 60)
+
+    def start(self, name: str, *options: str) -> None:
+        log = (self.folder / f"{name}.out").open("ab")
+        self.daemons[name] = subprocess.Popen([name, *options], stdout=log, stderr=log, start_new_session=True)
+
+    def end(self, name: str) -> None:
+        self.daemons[name].terminate()
+        self.daemons[name].wait(timeout=30)
+
+    def stop(self) -> None:
+        subprocess.run(["scancel", "--user=root"], capture_output=True, check=False)
+        for name in reversed(self.daemons):
+            if self.daemons[name].poll() is None:
+                self.daemons[name].kill()
+                self.daemons[name].wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    before = {name: os.environ.get(name) for name in ("PATH", "SLURM_CONF")}
+    try:
+        started = Cluster()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    yield started
+    started.stop()
+    for name, value in before.items():
+        os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """The folder that login node and compute node share."""
+    return tmp_path / "shared"
+
+
+@pytest.fixture
+def project(tmp_path: Path, cluster: Cluster, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(slurm, "LAG", 1)
+    monkeypatch.chdir(make_project(tmp_path / "project"))
+    send(tmp_path / "project", shared)
+    yield tmp_path / "project"
+    go(shared)
+
+
+def send(project: Path, shared: Path, **more: object) -> None:
+    write_launch(project, launcher="slurm", folder=str(shared), **more)
+
+
+def go(shared: Path) -> None:
+    (shared / "tree" / ".cache").mkdir(parents=True, exist_ok=True)
+    (shared / "tree" / ".cache" / "go").touch()
+
+
+def starts(shared: Path) -> int:
+    file = shared / "tree" / ".cache" / "starts"
+    return len(file.read_text().split()) if file.is_file() else 0
+
+
+def leave(monkeypatch: pytest.MonkeyPatch, shared: Path) -> None:
+    """Runs the stage's command until the job runs; then the command ends, as one whose terminal is closed."""
+
+    def watch(*arguments: object) -> None:
+        wait_for(lambda: starts(shared))
+        raise Unreachable("is gone", where="test", do="-")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "watch", watch)
+        with pytest.raises(Unreachable):
+            command.main("gate", None)
+
+
+def test_it_writes_what_a_run_here_writes(project, tmp_path, shared, monkeypatch, capfd):
+    assert command.main("gate", None) == 0
+    assert "begins" in capfd.readouterr().out
+    here = make_project(tmp_path / "here")
+    monkeypatch.chdir(here)
+    assert command.main("gate", None) == 0
+    assert read_outputs(project) == read_outputs(here)
+    assert starts(shared) == 1
+
+
+def test_the_exit_code_comes_back(project):
+    (project / "data" / "mode").write_text("seven")
+    assert command.main("gate", None) == 7
+
+
+def test_the_next_command_waits_for_the_same_job(project, shared, monkeypatch, capfd):
+    (project / "data" / "mode").write_text("wait")
+    leave(monkeypatch, shared)
+    assert launch.describe_state(records.read("gate")) == "runs"
+    go(shared)
+    assert command.main("gate", None) == 0
+    assert f"waits for the job {records.read('gate').id} on box" in capfd.readouterr().err
+    assert starts(shared) == 1
+
+
+def test_a_job_whose_number_was_not_heard_is_found_by_its_name(project, shared, monkeypatch):
+    (project / "data" / "mode").write_text("wait")
+    submit = slurm.Slurm.submit
+
+    def die(*arguments: object) -> str:
+        submit(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(slurm.Slurm, "submit", die)
+        with pytest.raises(KeyboardInterrupt):
+            command.main("gate", None)
+    assert records.read("gate").id == ""
+    wait_for(lambda: starts(shared))
+    go(shared)
+    assert command.main("gate", None) == 0
+    assert starts(shared) == 1
+
+
+def test_a_cancelled_job_is_said_and_the_next_one_goes_on(project, shared, monkeypatch):
+    (project / "data" / "mode").write_text("wait")
+    leave(monkeypatch, shared)
+    subprocess.run(["scancel", records.read("gate").id], check=True)
+    wait_for(lambda: "was killed" in launch.describe_state(records.read("gate")))
+    assert "CANCELLED" in launch.describe_state(records.read("gate"))
+    go(shared)  # what the first job left in the caches
+    assert command.main("gate", None) == 0
+    assert starts(shared) == 2
+
+
+def test_cancel_ends_it(project, shared, monkeypatch):
+    (project / "data" / "mode").write_text("wait")
+    leave(monkeypatch, shared)
+    launch.cancel("gate")
+    squeue = ["squeue", "-h", "-n", records.read("gate").token]
+    wait_for(lambda: subprocess.run(squeue, capture_output=True, check=True).stdout == b"")
+
+
+def test_a_controller_that_is_down_does_not_make_the_job_lost(project, cluster, shared, monkeypatch):
+    (project / "data" / "mode").write_text("wait")
+    leave(monkeypatch, shared)
+    cluster.end("slurmctld")
+    monkeypatch.setattr(slurm, "SILENCE", 1)
+    try:
+        with pytest.raises(Unreachable, match="squeue does not answer"):
+            command.main("gate", None)
+    finally:
+        cluster.start("slurmctld", "-D")
+    go(shared)
+    monkeypatch.setattr(slurm, "SILENCE", 60)
+    wait_for(lambda: "exit code 0" in launch.describe_state(records.read("gate")))
+    assert command.main("gate", None) == 0
+    assert starts(shared) == 1
+
+
+def test_what_sbatch_refuses_is_said(project, shared):
+    send(project, shared, options=["--partition=no-such"])
+    with pytest.raises(UserError) as caught:
+        command.main("gate", None)
+    assert "sbatch: error" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 2
+    send(project, shared)
+    assert command.main("gate", None) == 0
