@@ -82,7 +82,7 @@ FILES = {
 
 def make_project(folder: Path) -> Path:
     """The project, with its code written down as `holdfast code` does."""
-    from holdfast.commands.run import describe_code
+    from holdfast.commands.code import describe_code
 
     for name, text in {**FILES, "dvc.yaml": yaml.safe_dump(PIPELINE, sort_keys=False)}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -283,9 +283,13 @@ def print_status(as_json: bool) -> None:
         return
     if not rows:
         print("no stage was sent to another machine from here")
-    for row in rows:
-        name = records.name_of(row["stage"], row["cell"])
-        print(f"{name:<24} {row['machine']:<12} {row['id'] or row['token']:<32} {row['submitted']:<22} {row['state']}")
+    cells = [
+        [records.name_of(row["stage"], row["cell"]), row["machine"], row["id"] or row["token"], row["submitted"]]
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row, columns in zip(rows, cells, strict=True):
+        print("  ".join([*(c.ljust(width) for c, width in zip(columns, widths, strict=True)), row["state"]]))
 
 
 def describe_state(record: Record) -> str:

@@ -65,7 +65,7 @@ def read_prices(lines: list[Line]) -> dict[str, float]:
     if launch := settings.load():
         for one in lines:
             stage, _, cell = one.stage.partition("@")
-            machine = launch.find(stage, cell or None)
+            machine = launch.find(stage, *filter(None, [cell]))
             if machine and (price := launch.machines[machine].price) is not None:
                 prices[one.stage] = price
     return prices

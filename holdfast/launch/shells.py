@@ -131,7 +131,7 @@ def connection_options(host: str, own: tuple[str, ...]) -> list[str]:
         except FileNotFoundError:
             return options  # said where it is called
     if not re.search(rb"^controlpath (?!none$)", known, re.MULTILINE | re.IGNORECASE):
-        folder = Path(tempfile.gettempdir()) / f"holdfast-ssh-{os.getuid()}"
+        folder = Path(f"/tmp/holdfast-ssh-{os.getuid()}")  # noqa: S108 (looked at below; TMPDIR may be too long for a socket)
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
         if status.st_uid == os.getuid() and not status.st_mode & 0o077 and not folder.is_symlink():

@@ -112,7 +112,7 @@ def send(shell: Shell, folder: str, cargo: Cargo) -> int:
     changed = sorted(name for name, digest in cargo.files.items() if present.get(name) != digest)
     sizes = {name: os.stat(name).st_size for name in changed}
     code = {} if output.startswith(b"package\n") else package.content
-    total = sum(sizes.values()) + sum(map(len, code.values()))
+    total = sum(sizes.values())
     progress = Progress(f"{shell.machine}: sending", total, "bytes") if total >= MIN_BYTES_TO_SHOW else None
 
     def pack(out: IO[bytes]) -> None:
@@ -121,19 +121,34 @@ def send(shell: Shell, folder: str, cargo: Cargo) -> int:
                 add(archive, name, len(data), io.BytesIO(data))
             for name in changed:
                 with open(name, "rb") as file:
-                    add(archive, f"tree/{name}", sizes[name], file)
-                if progress:
-                    progress.advance(sizes[name])
+                    add(archive, f"tree/{name}", sizes[name], Counted(file, progress) if progress else file)
 
-    shell.run(f"cd {shlex.quote(folder)} && exec tar -xf - --no-same-owner", pack)
-    return total
+    try:
+        shell.run(f"cd {shlex.quote(folder)} && exec tar -xf - --no-same-owner", pack)
+    finally:
+        if progress:
+            progress.close()
+    return total + sum(map(len, code.values()))
 
 
-def add(archive: tarfile.TarFile, name: str, size: int, file: IO[bytes]) -> None:
+@dataclass(frozen=True)
+class Counted:
+    """A file whose reading shows as progress."""
+
+    file: IO[bytes]
+    progress: Progress
+
+    def read(self, size: int = -1) -> bytes:
+        content = self.file.read(size)
+        self.progress.advance(len(content))
+        return content
+
+
+def add(archive: tarfile.TarFile, name: str, size: int, file: IO[bytes] | Counted) -> None:
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.mtime = size, 0o644, int(time.time())
     try:
-        archive.addfile(info, file)
+        archive.addfile(info, file)  # type: ignore[arg-type]
     except BrokenPipeError:
         raise
     except OSError:  # it is shorter than it was
@@ -181,6 +196,7 @@ def fetch(shell: Shell, tree: str, outs: Collection[str], staging: Path) -> list
         return []
     script = f"cd {shlex.quote(tree)} && tar -chf - --null --files-from=-"  # symbolic links: what they point to
     received: Hashes = {}
+    progress = Progress(f"{shell.machine}: fetching", len(wanted), "files")
 
     def unpack(stream: IO[bytes]) -> None:
         with tarfile.open(mode="r|", fileobj=stream) as archive:
@@ -188,20 +204,24 @@ def fetch(shell: Shell, tree: str, outs: Collection[str], staging: Path) -> list
                 name = PurePosixPath(member.name).as_posix()
                 source = archive.extractfile(member) if member.isfile() and name in wanted else None
                 if source is None or name in received:
-                    raise refuse_answer(shell.machine, member.name)
+                    raise describe_mismatch(shell.machine, member.name)
                 file = staging / name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with file.open("wb") as target:
                     shutil.copyfileobj(source, target, 2**20)
                 received[name] = storage.file_sha256(file)
+                progress.advance(1)
 
-    shell.stream(script, "".join(f"./{name}\0" for name in wanted).encode(), unpack)
+    try:
+        shell.stream(script, "".join(f"./{name}\0" for name in wanted).encode(), unpack)
+    finally:
+        progress.close()
     if different := sorted(name for name, digest in wanted.items() if received.get(name) != digest):
-        raise refuse_answer(shell.machine, different[0])
+        raise describe_mismatch(shell.machine, different[0])
     return changed
 
 
-def refuse_answer(machine: str, name: str) -> UserError:
+def describe_mismatch(machine: str, name: str) -> UserError:
     do = "run it again: it fetches them anew; nothing was changed here"
     return UserError(f"'{name[:120]}' did not come back as it is there", where=f"machine {machine}", do=do)
 

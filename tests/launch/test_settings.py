@@ -25,8 +25,11 @@ def test_a_cell_comes_before_its_stage_and_here_is_no_machine(folder):
     (folder / "launch.yaml").write_text(BOX + "stages: {finetune: box, finetune@control: here}\n")
     launch = settings.load()
     assert launch.find("finetune", "holdfast") == "box"
+    assert launch.find("finetune", "holdfast", "2") == "box"
+    assert launch.find("finetune", "control", "2") is None
     assert launch.find("finetune", "control") is None
     assert launch.find("evaluate", "base") is None
+    assert launch.find("evaluate") is None
 
 
 def test_no_file_means_here(folder):
@@ -85,5 +88,5 @@ def test_python_may_be_a_path_or_a_container(python, command):
     machine = settings.Machine(launcher="ssh", host="a", python=python.replace("a b", "ab"))
     assert machine.command() == command.replace("a b", "ab")
     assert f"{machine.command()} -P -m holdfast.cli run finetune control\n" in script.write_job(
-        machine, "finetune", "control"
+        machine, "finetune", ["control"]
     )

@@ -133,22 +133,22 @@ def leave(monkeypatch: pytest.MonkeyPatch, shared: Path) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(launch, "watch", watch)
         with pytest.raises(Unreachable):
-            command.main("gate", None)
+            command.main("gate")
 
 
 def test_it_writes_what_a_run_here_writes(project, tmp_path, shared, monkeypatch, capfd):
-    assert command.main("gate", None) == 0
+    assert command.main("gate") == 0
     assert "begins" in capfd.readouterr().out
     here = make_project(tmp_path / "here")
     monkeypatch.chdir(here)
-    assert command.main("gate", None) == 0
+    assert command.main("gate") == 0
     assert read_outputs(project) == read_outputs(here)
     assert starts(shared) == 1
 
 
 def test_the_exit_code_comes_back(project):
     (project / "data" / "mode").write_text("seven")
-    assert command.main("gate", None) == 7
+    assert command.main("gate") == 7
 
 
 def test_the_next_command_waits_for_the_same_job(project, shared, monkeypatch, capfd):
@@ -156,7 +156,7 @@ def test_the_next_command_waits_for_the_same_job(project, shared, monkeypatch, c
     leave(monkeypatch, shared)
     assert launch.describe_state(records.read("gate")) == "runs"
     go(shared)
-    assert command.main("gate", None) == 0
+    assert command.main("gate") == 0
     assert f"waits for the job {records.read('gate').id} on box" in capfd.readouterr().err
     assert starts(shared) == 1
 
@@ -172,11 +172,11 @@ def test_a_job_whose_number_was_not_heard_is_found_by_its_name(project, shared, 
     with monkeypatch.context() as patch:
         patch.setattr(slurm.Slurm, "submit", die)
         with pytest.raises(KeyboardInterrupt):
-            command.main("gate", None)
+            command.main("gate")
     assert records.read("gate").id == ""
     wait_for(lambda: starts(shared))
     go(shared)
-    assert command.main("gate", None) == 0
+    assert command.main("gate") == 0
     assert starts(shared) == 1
 
 
@@ -187,7 +187,7 @@ def test_a_cancelled_job_is_said_and_the_next_one_goes_on(project, shared, monke
     wait_for(lambda: "was killed" in launch.describe_state(records.read("gate")))
     assert "CANCELLED" in launch.describe_state(records.read("gate"))
     go(shared)  # what the first job left in the caches
-    assert command.main("gate", None) == 0
+    assert command.main("gate") == 0
     assert starts(shared) == 2
 
 
@@ -206,21 +206,21 @@ def test_a_controller_that_is_down_does_not_make_the_job_lost(project, cluster, 
     monkeypatch.setattr(slurm, "SILENCE", 1)
     try:
         with pytest.raises(Unreachable, match="squeue does not answer"):
-            command.main("gate", None)
+            command.main("gate")
     finally:
         cluster.start("slurmctld", "-D")
     go(shared)
     monkeypatch.setattr(slurm, "SILENCE", 60)
     wait_for(lambda: "exit code 0" in launch.describe_state(records.read("gate")))
-    assert command.main("gate", None) == 0
+    assert command.main("gate") == 0
     assert starts(shared) == 1
 
 
 def test_what_sbatch_refuses_is_said(project, shared):
     send(project, shared, options=["--partition=no-such"])
     with pytest.raises(UserError) as caught:
-        command.main("gate", None)
+        command.main("gate")
     assert "sbatch: error" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2
     send(project, shared)
-    assert command.main("gate", None) == 0
+    assert command.main("gate") == 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +21,10 @@ from launch_project import Sshd, make_project, read_outputs, wait_for, write_lau
 from holdfast.commands import launch
 from holdfast.commands import run as command
 from holdfast.core.errors import UserError
-from holdfast.launch import records
+from holdfast.launch import records, transfer
 from holdfast.launch.interface import Phase
 from holdfast.launch.launchers import make_launcher
-from holdfast.launch.shells import Unreachable
+from holdfast.launch.shells import Shell, Unreachable
 from holdfast.planning import elsewhere
 from holdfast.planning.machine import NEEDED, OK
 
@@ -96,11 +98,11 @@ def test_it_writes_what_a_run_here_writes_and_the_same_lock(project, box, tmp_pa
 
 def test_only_what_the_stage_declares_is_there(project, box):
     (project / "data" / "old").write_text("old")
-    assert command.main("gate", None) == 0
+    assert command.main("gate") == 0
     (project / "data" / "old").unlink()
     (project / "private").write_text("mine alone")
     (box / "tree" / "data" / "deep" / "planted").write_text("no input")
-    assert command.main("gate", None) == 0
+    assert command.main("gate") == 0
     assert not (box / "tree" / "private").exists()
     there = {file.name for file in (box / "tree" / "data").rglob("*") if file.is_file()}
     assert there == {"mode", "a b.txt", "Ü.txt"}
@@ -112,7 +114,7 @@ def test_only_what_the_stage_declares_is_there(project, box):
 )
 def test_the_exit_code_and_the_log_come_back(project, mode, code, line, capfd):
     (project / "data" / "mode").write_text(mode)
-    assert command.main("gate", None) == code
+    assert command.main("gate") == code
     output = capfd.readouterr()
     assert line in output.out
     assert f"ended with exit code {code}" in output.err
@@ -126,7 +128,7 @@ def test_what_the_log_holds_steers_no_terminal(project, monkeypatch, capfd):
     from holdfast.core import terminal
 
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert terminal.guard_command(command.main)("gate", None) == 0
+    assert terminal.guard_command(command.main)("gate") == 0
     assert "\\x1b[31m" in capfd.readouterr().out
 
 
@@ -137,7 +139,7 @@ def test_a_killed_submitter_is_followed_by_one_that_waits_for_the_same_job(proje
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     go(box)
-    assert command.main("gate", None) == 0
+    assert command.main("gate") == 0
     assert "waits for the job holdfast-gate-" in capfd.readouterr().err
     assert len(starts(box)) == 1
     assert read_outputs(project)["note.txt"] == b"mine"
@@ -155,10 +157,10 @@ def test_a_submitter_killed_in_the_middle_of_submitting_does_not_lead_to_two_job
 
     monkeypatch.setattr(Ssh, "submit", die)
     with pytest.raises(KeyboardInterrupt):
-        command.main("gate", None)
+        command.main("gate")
     monkeypatch.setattr(Ssh, "submit", submit)
     assert records.read("gate").id == ""
-    assert command.main("gate", None) == 0
+    assert command.main("gate") == 0
     assert len(starts(box)) == 1
 
 
@@ -172,7 +174,7 @@ def test_a_job_that_was_killed_goes_on_from_its_caches(project, box, capfd):
     assert "error: stage gate on box: the job was killed" in output
     assert "Traceback" not in output
     go(box)  # a cache of the first job that the second one finds
-    assert command.main("gate", None) == 0
+    assert command.main("gate") == 0
     assert len(starts(box)) == 2
 
 
@@ -197,7 +199,7 @@ def test_retries_submit_another_job(project, sshd, box, capfd):
 
     thread = threading.Thread(target=kill_the_first)
     thread.start()
-    assert command.main("gate", None) == 0
+    assert command.main("gate") == 0
     thread.join()
     assert len(starts(box)) == 2
     assert "submitting another" in capfd.readouterr().err
@@ -219,7 +221,7 @@ def test_a_connection_that_is_lost_is_tried_again(project, sshd, box, capfd):
     say = launch.watch.__globals__["say"]
     launch.watch.__globals__["say"] = lambda text: (seen.append(text), say(text))
     try:
-        assert command.main("gate", None) == 0
+        assert command.main("gate") == 0
     finally:
         launch.watch.__globals__["say"] = say
     thread.join()
@@ -239,13 +241,13 @@ def test_where_the_connection_stays_lost_the_job_goes_on(project, sshd, box):
     thread.start()
     try:
         with pytest.raises(Unreachable) as caught:
-            command.main("gate", None)
+            command.main("gate")
     finally:
         thread.join()
         sshd.start()
     assert "the job goes on" in str(caught.value)
     go(box)
-    assert command.main("gate", None) == 0
+    assert command.main("gate") == 0
     assert len(starts(box)) == 1
 
 
@@ -289,14 +291,14 @@ def test_a_job_of_other_inputs_is_neither_taken_nor_doubled(project, sshd, box):
     first.communicate()
     (project / "params.yaml").write_text("gate: {margin: 0.05}\n")
     with pytest.raises(UserError, match="a job of other inputs still runs on box"):
-        command.main("gate", None)
+        command.main("gate")
     (project / "launch.yaml").unlink()
     with pytest.raises(UserError, match="was not fetched"):
-        command.main("gate", None)
+        command.main("gate")
     go(box)
     wait_for(lambda: "ended with" in launch.describe_state(records.read("gate")))
     send(project, sshd, box)
-    assert command.main("gate", None) == 0
+    assert command.main("gate") == 0
     assert len(starts(box)) == 2, "what was made of other inputs is not taken"
 
 
@@ -311,7 +313,7 @@ def test_an_input_that_is_edited_meanwhile_stops_it(project, box):
     thread = threading.Thread(target=edit)
     thread.start()
     with pytest.raises(UserError, match="a b.txt was changed while the stage ran"):
-        command.main("gate", None)
+        command.main("gate")
     thread.join()
     assert not (project / "note.txt").exists()
 
@@ -326,7 +328,7 @@ def test_what_was_replaced_there_before_the_job_began_stops_it(project, box, cap
         return submit(*arguments)
 
     monkeypatch.setattr(Ssh, "submit", replace_first)
-    assert command.main("gate", None) == 3
+    assert command.main("gate") == 3
     assert "is not as it was sent" in capfd.readouterr().out
     assert starts(box) == []
 
@@ -342,7 +344,7 @@ def test_what_was_replaced_there_before_the_job_began_stops_it(project, box, cap
 def test_a_wrong_host_is_said_before_anything_is_sent(project, sshd, box, host, says):
     send(project, sshd, box, host=host)
     with pytest.raises(Unreachable) as caught:
-        command.main("gate", None)
+        command.main("gate")
     assert says in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2
     assert records.read("gate") is None
@@ -353,9 +355,9 @@ def test_a_secret_reaches_the_stage_and_no_file(project, sshd, box, tmp_path, mo
     send(project, sshd, box, secrets=["A_SECRET"])
     monkeypatch.delenv("A_SECRET", raising=False)
     with pytest.raises(UserError, match=r"\$A_SECRET: is not set"):
-        command.main("gate", None)
+        command.main("gate")
     monkeypatch.setenv("A_SECRET", "open sesame '")
-    assert command.main("gate", None) == 0
+    assert command.main("gate") == 0
     own = box / "tree" / ".cache" / "secret"
     assert own.read_text() == "open sesame '"
     for folder in (box, project):
@@ -366,10 +368,10 @@ def test_a_secret_reaches_the_stage_and_no_file(project, sshd, box, tmp_path, mo
 def test_setup_and_env_come_before_the_stage(project, sshd, box, capfd):
     send(project, sshd, box, setup=["export A_SECRET=set-up"], env={"OTHER": "a b"})
     (project / "data" / "mode").write_text("secret")
-    assert command.main("gate", None) == 0
+    assert command.main("gate") == 0
     assert (box / "tree" / ".cache" / "secret").read_text() == "set-up"
     send(project, sshd, box, setup=["source no/such/activate"])
-    assert command.main("gate", None) == 3
+    assert command.main("gate") == 3
     assert "error: setup: this line failed: source no/such/activate" in capfd.readouterr().out
 
 
@@ -401,16 +403,27 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_there_is_said_and_the_exit_code_comes_back(project, sshd, small_disk, capfd):
     send(project, sshd, small_disk)
     (project / "data" / "mode").write_text("fill")
-    assert command.main("gate", None) == 3
+    assert command.main("gate") == 3
     assert "its disk is full" in capfd.readouterr().err
     assert not (project / "out").exists() or (project / "out" / "large").stat().st_size > 0
     (project / "data" / "large").write_bytes(os.urandom(5 * 2**20))
     with pytest.raises(UserError, match="No space left on device"):
-        command.main("gate", None)
+        command.main("gate")
 
 
-def test_a_machine_that_lies_about_files_writes_none_outside(project, monkeypatch):
-    from holdfast.launch import transfer
-
-    lie = f"{'0' * 64}  ./out/../../escaped\n{'0' * 64}  ./note.txt\n".encode()
-    assert transfer.parse_hashes(lie) == {"note.txt": "0" * 64}
+@pytest.mark.parametrize("name", ["../escaped", "other", "out"])  # the last with other content than was announced
+def test_a_machine_that_lies_about_files_writes_none_outside(name, tmp_path, monkeypatch):
+    lie = f"{'0' * 64}  ./out/../../escaped\n{'0' * 64}  ./out\n".encode()
+    assert transfer.parse_hashes(lie) == {"out": "0" * 64}
+    archive = io.BytesIO()
+    with tarfile.open(mode="w", fileobj=archive) as packed:
+        packed.addfile(tarfile.TarInfo(name))
+    archive.seek(0)
+    monkeypatch.setattr(Shell, "run", lambda *arguments: lie)
+    monkeypatch.setattr(Shell, "stream", lambda self, text, give, take: take(archive))
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    with pytest.raises(UserError, match="did not come back as it is there"):
+        transfer.fetch(Shell("box"), "tree", ["out"], Path("staging"))
+    assert {file.name for file in tmp_path.rglob("*")} <= {"project", "staging", "out"}
+    assert not Path("out").exists()
