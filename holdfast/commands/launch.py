@@ -71,6 +71,10 @@ def run_elsewhere(stage: str, cells: tuple[str, ...], name: str, machine: Machin
             if state.phase is Phase.ENDED:
                 return finish(launcher, record, state, work, before)
             why = state.why or "its folder there is gone"
+            latest = records.read(stage_name)
+            if latest is None or latest.ended is not None:
+                do = "run it again to submit another, which goes on from its caches"
+                raise UserError("the job was cancelled", where=f"stage {stage_name} on {name}", do=do)
             records.write(replace(record, ended=CANCELLED))
             if left:
                 say(f"machine {name}: the job was killed ({why}); submitting another, which goes on from its caches")
@@ -329,8 +333,12 @@ def cancel(name: str) -> None:
     """Ends the job of a stage. Raises UserError where there is none."""
     record = find_record(name)
     if record.ended is None:
-        make_launcher(record.machine, record.load_machine()).cancel(record.job)
-        records.write(replace(record, ended=CANCELLED))
+        records.write(replace(record, ended=CANCELLED))  # first: whoever waits for it submits no other
+        try:
+            make_launcher(record.machine, record.load_machine()).cancel(record.job)
+        except UserError:
+            records.write(record)
+            raise
         print(f"{name}: the job {record.id or record.token} on {record.machine} is cancelled; its caches stay there")
     else:
         print(f"{name}: {describe_state(record)}")

@@ -205,6 +205,22 @@ def test_retries_submit_another_job(project, sshd, box, capfd):
     assert "submitting another" in capfd.readouterr().err
 
 
+def test_a_job_that_is_cancelled_is_not_submitted_again(project, sshd, box):
+    (project / "data" / "mode").write_text("wait")
+    send(project, sshd, box, retries=3)
+
+    def cancel() -> None:
+        wait_for(lambda: starts(box))
+        launch.cancel("gate")
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    with pytest.raises(UserError, match="the job was cancelled"):
+        command.main("gate")
+    thread.join()
+    assert len(starts(box)) == 1
+
+
 def test_a_connection_that_is_lost_is_tried_again(project, sshd, box, capfd):
     (project / "data" / "mode").write_text("wait")
 
