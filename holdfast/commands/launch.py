@@ -91,7 +91,7 @@ def collect_work(stage: str, cells: tuple[str, ...], machine: Machine, code: str
         do = f"add it: what it reads and writes is what travels; or take it out of {LAUNCH}"
         raise UserError(what, where=inputs.PIPELINE, do=do)
     content, items = read_yaml(PARAMS), inputs.read_items(entry, cells)
-    deps = [inputs.fill_in(str(dep), items, content) for dep in entry.get("deps") or []]
+    keys, deps = ([inputs.fill_in(text, items, content) for text in texts] for texts in inputs.list_reads(entry))
     listed = [next(iter(out)) if isinstance(out, dict) else out for kind in OUTS for out in entry.get(kind) or []]
     outs = [inputs.fill_in(str(out), items, content) for out in listed]
     for path in [*deps, *outs]:
@@ -107,7 +107,6 @@ def collect_work(stage: str, cells: tuple[str, ...], machine: Machine, code: str
     if absent := [name for name in weights if not Path(name).is_file()]:
         do = f"put it there, or name it under 'there' in {LAUNCH} if the machine has it"
         raise UserError("is missing: the weights are neither here nor there", where=absent[0], do=do)
-    keys = [inputs.fill_in(key, items, content) for key in entry.get("params") or [] if isinstance(key, str)]
     identity = [{key: inputs.look_up(content, key) for key in keys}, read, weights, code]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     scripts = transfer.hash_here([PARAMS.as_posix(), inputs.PIPELINE.as_posix(), *list_scripts(stage)])
