@@ -80,6 +80,7 @@ def make_project(folder: Path) -> Path:
         write_evaluation(folder / "reports/eval" / name, None if name == "base" else name)
     evaluate = {"tasks": "tasks", "suites": {n: {"role": r, "chance": c} for n, (r, c, _) in SUITES.items()}}
     params = {"arms": list(ARMS), "panel": ["base"], "mix": {"epochs": 2}, "evaluate": evaluate, "gate": GATE}
+    params["ingest"] = {"folder": "data/local", "train": {"path": "domain.jsonl"}}
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     (folder / "stages").mkdir()
     for name in ("gate", "report"):

@@ -152,7 +152,7 @@ def check_suites(params: Params) -> Iterator[Line]:
 
 def check_power(params: Params) -> Iterator[Line]:
     """Whether the suites have enough items for the margins, and whether an arm could pass at all."""
-    outlook = prospects.survey_suites(params.gate, params.evaluate)
+    outlook = prospects.survey_suites(params.gate, params.evaluate, params.ingest)
     for score in outlook.power.scores:
         yield (NOTE if score.missing else OK), power.describe_score(score)
     for line in [*power.describe_suites(outlook.power), *outlook.sources]:

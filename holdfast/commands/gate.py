@@ -24,6 +24,7 @@ from holdfast.core.errors import ExitCode, UserError
 from holdfast.params.base import parse
 from holdfast.params.evaluate import Evaluate
 from holdfast.params.gate import Gate
+from holdfast.params.ingest import Ingest
 from holdfast.params.models import Retrain, load_trainings, name_trainings
 from holdfast.reporting import exports
 from holdfast.verdict import decision, fields, gate_file, provenance, run, summary, thresholds, yardstick
@@ -103,7 +104,7 @@ def print_power() -> None:
     from holdfast.verdict import power
 
     params = Gate.load()
-    outlook = prospects.survey_suites(params, Evaluate.load())
+    outlook = prospects.survey_suites(params, Evaluate.load(), Ingest.load())
     print(power.table(outlook.power, params))
     for source in outlook.sources:
         print(f"note: {source}")

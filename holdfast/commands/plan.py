@@ -23,7 +23,7 @@ from holdfast.launch import settings
 from holdfast.params.whole import Params
 from holdfast.planning import costs, devices, earlier, fit, prospects, shapes, survey
 from holdfast.planning.costs import Domain, Means, Rates, Work
-from holdfast.planning.prospects import USUAL_ITEMS, count_items
+from holdfast.planning.prospects import USUAL_ITEMS, count_items, count_test_rows
 from holdfast.planning.shapes import Shape
 
 DEFAULT_DEVICE = "h100"  # the device that is reckoned with where nothing can be measured and none is named
@@ -124,7 +124,7 @@ def make_plan(params: Params, device: str | None = None, count: int = 1) -> Plan
     if ruled := [name for name in rates if name not in measured]:
         notes.append(f"{', '.join(ruled)}: {devices.describe_rule(named)}")
 
-    outlook = prospects.survey_suites(params.gate, params.evaluate)
+    outlook = prospects.survey_suites(params.gate, params.evaluate, params.ingest)
     notes += [*prospects.summarise(outlook), *outlook.sources]
     slower = devices.time_yardstick() / devices.YARDSTICK_SECONDS
     works = costs.plan_work(params, domain, means, rubric_tokens)
@@ -155,7 +155,7 @@ def count_data(params: Params, tokenizer: Any) -> tuple[Domain, list[str]]:
     surveyed = survey.survey_rows(params.ingest, measure, tokenizer)
     part = 1.0 if params.ingest.test else 1 - params.ingest.test_fraction
     if evaluate.domain_test != "off":
-        suite_items += round(len(surveyed.lengths) * (1 - part)) or len(surveyed.lengths) // 10
+        suite_items += count_test_rows(params.ingest) or len(surveyed.lengths) // 10
     rows = round(part * len(surveyed.lengths))
     return Domain(rows, round(part * sum(surveyed.lengths)), round(part * sum(surveyed.answers)), suite_items), notes
 

@@ -22,7 +22,8 @@ class Progress:
         self.shown = now
         rate = self.done / max(now - self.began, 1e-9)
         left = (self.total - self.done) / max(rate, 1e-9)
-        line = f"{self.what}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, {left:,.0f} s left"
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+        line = f"{self.what}: {self.done:,}/{self.total:,} {self.unit}, {speed}/s, {left:,.0f} s left"
         if self.terminal:
             print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
         elif self.done < self.total:

@@ -39,7 +39,7 @@ def build_suites(params: Quality, panel: list[str], tables: Tables) -> dict[str,
     return {
         "instructions": Suite(instructions, expect_of_instructions(params, len(tables["raw"]))),
         **scores,
-        "replay": Suite(replay, expect_of_replay(params, models, clusters, judged)),
+        "replay": Suite(replay, expect_of_replay(params, models if len(panel) > 1 else [], clusters, judged)),
         "counts": Suite(quality_tables.frame_of_flow(tables, panel), expect_of_counts()),
     }
 
@@ -167,7 +167,7 @@ def expect_of_counts() -> list[Expectation]:
 def expect_of_replay(params: Quality, models: list[str], clusters: int, judged: bool) -> list[Expectation]:
     """On the replay set, with `candidate_*` columns joined to it.
 
-    `models`: who wrote its responses; `clusters`: how many the kept instructions fall into; `judged`: whether judges
+    `models`: who wrote its responses, where a panel of several did; `clusters`: how many the kept instructions fall into; `judged`: whether judges
     were asked, so that each row has a score.
     """
     scores = ("score",) if judged else ()

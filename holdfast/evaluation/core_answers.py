@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.chat import encoding, thinking
 from holdfast.core import records
+from holdfast.core.progress import Progress
 from holdfast.core_suite import families
 from holdfast.core_suite.families import FAMILIES, Question
 from holdfast.core_suite.items import CORE_VERSION, Answer
@@ -34,7 +35,10 @@ def ask(model: LM, params: Evaluate, tokenizer: Any, context: int, only: dict[st
     rows: list[dict[str, Any]] = []
     suites: dict[str, dict[str, Any]] = {}
     left_out: dict[str, str] = {}
-    for suite in params.core_suites():
+    names = params.core_suites()
+    progress = Progress("evaluate", len(names), "families of the core suite")
+    for done, suite in enumerate(names):
+        progress.advance(done - progress.done)
         name = suite.removeprefix(f"{CORE}/")
         if only is not None and suite not in only:
             continue
@@ -53,6 +57,7 @@ def ask(model: LM, params: Evaluate, tokenizer: Any, context: int, only: dict[st
         rows += score(suite, name, questions, answer(model, params, tokenizer, name, questions))
         suites[suite] = {"role": "general", "chance": FAMILIES[name].chance, "metric": "score", "filter": "none"}
         suites[suite] |= {"items": len(questions), "written": not questions[0].item.choices, "version": CORE_VERSION}
+    progress.close()
     return Asked(rows, suites, left_out)
 
 

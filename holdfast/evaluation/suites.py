@@ -131,7 +131,10 @@ def load_suite(name: str, params: Evaluate, manager: TaskManager) -> list[Task]:
     except Exception as error:  # a task is somebody's YAML, Python and data
         do = f"check its YAML and data in {params.tasks}"
         if name not in list_local(params):
-            do = "its data come from the hub: run it once where there is a network, or copy the cache (HF_HOME)"
+            do = (
+                "its data come from the hub: run it once where there is a network, copy the cache (HF_HOME), "
+                "or remove it from evaluate.suites"
+            )
         raise UserError(
             f"task '{name}' cannot be loaded ({first_line(error)})", where="evaluate.suites", do=do
         ) from None

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from holdfast.core_suite.families import FAMILIES
 from holdfast.data import holding_out, mixture
+from holdfast.params.evaluate import CORE, Evaluate
 from holdfast.params.finetune import Arm
 from holdfast.params.whole import Params
 from holdfast.planning.shapes import Shape
@@ -125,6 +127,7 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
         ]
     own_answer = stretch_answer(means.answer, params.respond.max_tokens, params.evaluate.self_suite.max_tokens)
     questions = min(held_out, params.evaluate.limit or held_out)  # of the self suite
+    suite_answers = count_suite_answers(params.evaluate, domain.items, means.answer, params.respond.max_tokens)
     trained = [cell for arm, several in params.trainings.items() for cell in name_cells(arm, several)]
     for cell in ("@base", *trained):
         passes = 1  # likelihood of the base's answers
@@ -134,7 +137,7 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
             f"evaluate{cell}",
             params.base,
             domain.items + questions,
-            written=domain.items * means.answer + questions * own_answer,
+            written=suite_answers + questions * own_answer,
             read=domain.items * turn + questions * (turn + passes * (turn + own_answer)),
         )
         stages.append(evaluation)
@@ -144,6 +147,14 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
 def name_cells(arm: str, trainings: list[str]) -> list[str]:
     """What stands behind the stage's name for each training of an arm: @holdfast, -retrain@holdfast-2."""
     return [f"@{name}" if name == arm else f"-retrain@{name}" for name in trainings]
+
+
+def count_suite_answers(evaluate: Evaluate, items: float, mean: float, limit: int) -> float:
+    """Tokens that a model writes for `items` items: the core suite's answers have limits of their own, others the mean length."""
+    each = min(evaluate.core.items, evaluate.limit or evaluate.core.items)
+    limits = [FAMILIES[name.removeprefix(f"{CORE}/")].max_tokens for name in evaluate.core_suites()]
+    written = sum(each * stretch_answer(mean, limit, own) for own in limits if own > 1)
+    return written + max(items - each * len(limits), 0) * mean
 
 
 def stretch_answer(mean: float, limit: int, other_limit: int) -> float:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from holdfast.core.errors import UserError
 from holdfast.evaluation.settings import CHAT, LIKELIHOOD
-from holdfast.params.evaluate import Evaluate
+from holdfast.params.evaluate import DOMAIN_TEST, Evaluate
 from holdfast.params.gate import Gate
+from holdfast.params.ingest import Ingest
 from holdfast.verdict import baseline, power
 from holdfast.verdict.power import Power, Suite
 
@@ -25,8 +26,9 @@ class Prospects:
     sources: list[str]  # where the numbers come from, and what is assumed
 
 
-def survey_suites(params: Gate, evaluate: Evaluate) -> Prospects:
-    """Raises UserError where a file of results or items cannot be read."""
+def survey_suites(params: Gate, evaluate: Evaluate, ingest: Ingest | None = None) -> Prospects:
+    """With `ingest`, the domain's test split is counted from its source. Raises UserError where a file of results or items
+    cannot be read."""
     wanted, sources = evaluate.all_suites(), []
     suites: dict[str, Suite] = {}
     is_evaluated = (EVALUATION / "settings.json").is_file()
@@ -41,7 +43,7 @@ def survey_suites(params: Gate, evaluate: Evaluate) -> Prospects:
         evaluate.core_suites()
     )  # of which a template may not express all: those that were not evaluated are not to come
     if absent := [name for name in wanted if name not in suites and not (is_evaluated and name in families)]:
-        counted, uncounted = count_suites(absent, evaluate)
+        counted, uncounted = count_suites(absent, evaluate, ingest)
         suites |= counted
         if uncounted:
             sources.append(f"{len(uncounted)} suites are taken to have {USUAL_ITEMS} items: {', '.join(uncounted)}")
@@ -68,12 +70,16 @@ def is_same(suite: Suite, name: str, evaluate: Evaluate) -> bool:
     return wanted is not None and (wanted.role, wanted.chance) == (suite.role, suite.chance)
 
 
-def count_suites(names: list[str], evaluate: Evaluate) -> tuple[dict[str, Suite], list[str]]:
+def count_suites(names: list[str], evaluate: Evaluate, ingest: Ingest | None) -> tuple[dict[str, Suite], list[str]]:
     """(suites of which only the size is known, those of which not even that is)."""
     suites, uncounted = {}, []
     for name in names:
-        is_core = name in evaluate.core_suites()
-        items = evaluate.core.items if is_core else count_items(name, Path(evaluate.tasks))
+        if name in evaluate.core_suites():
+            items: int | None = evaluate.core.items
+        elif name == DOMAIN_TEST:
+            items = count_test_rows(ingest) if ingest else None
+        else:
+            items = count_items(name, Path(evaluate.tasks))
         if items is None:
             uncounted.append(name)
         described = evaluate.all_suites()[name]
@@ -90,6 +96,21 @@ def count_items(suite: str, tasks: Path) -> int | None:
     from holdfast.data import files
 
     return sum(1 for _ in files.read_jsonl(file, "utf-8", {}))
+
+
+def count_test_rows(ingest: Ingest) -> int | None:
+    """Rows of the domain's test split, as its source has them; None where that is not here or cannot be read."""
+    from holdfast.data import ingestion
+
+    source = ingest.test or ingest.train
+    if source.path is None:
+        return None
+    try:
+        _, _, rows = ingestion.open_source("test" if ingest.test else "train", source, ingest)
+        count = sum(1 for _ in rows)
+    except UserError:
+        return None  # `ingest` says what is wrong with it
+    return count if ingest.test else round(count * ingest.test_fraction)
 
 
 def summarise(prospects: Prospects) -> list[str]:

@@ -14,13 +14,14 @@ from holdfast.data import mixture
 from holdfast.params.ingest import Columns, Ingest
 from holdfast.params.models import Model
 from holdfast.params.whole import Params
-from holdfast.planning import costs, fit, profiles, scaffold
+from holdfast.planning import costs, fit, profiles, reach, scaffold
 from holdfast.planning.shapes import Shape
 from holdfast.planning.survey import Survey
 from holdfast.reconstruction import amount
 
 ANSWER_TOKENS = 32  # of a replay answer: chat is lost at an answer's first tokens, and a mean over long ones hides them
 TURN_TOKENS = 256  # tokens of a reconstructed user turn, at most
+CPU_BATCH = 64  # rows that are written at once on a CPU, where a step costs nearly as much for 16
 CPU_SHARD = 64  # rows of a unit of work on a CPU: then progress shows within a minute
 EXACT_MATCH_TOKENS = 64  # tokens up to which an exact match with the expected answer says something
 LIKELIHOOD_GAIN = 0.01  # gain of the mean probability of a token that is asked for: what moved nothing has not learnt
@@ -76,6 +77,7 @@ def tailor_params(
         *fit_lengths(content, shape, tokenizer),
         *fit_rows(content, survey, min(shape.context, MAX_ROW_TOKENS), domain),
         *describe_rejects(content, survey),
+        *fit_suites(content["evaluate"]["suites"]),
     ]
     fit_memory(content, shape, yaml)
     name = "".join(c for c in f"{model.path or model.hub} on {domain.name}" if c.isprintable())
@@ -120,6 +122,17 @@ def describe_rejects(content: Any, survey: Survey) -> list[str]:
     return [f"{what}; fix those rows, or raise it in params.yaml to leave them out"]
 
 
+def fit_suites(suites: Any) -> list[str]:
+    """Leaves out those whose data cannot be had from here: `curate` and `evaluate` would stop at them."""
+    absent = reach.find_out_of_reach(suites)
+    for name in absent:
+        del suites[name]
+    if not absent:
+        return []
+    what = f"the hub does not answer, and its cache lacks the data of {', '.join(absent)}"
+    return [f"{what}: left out; where there is a network, add them to evaluate.suites"]
+
+
 def put(section: Any, key: str, value: Any) -> None:
     """Sets a key; after a new one comes the blank line that came after the last one before."""
     last = list(section)[-1]
@@ -151,6 +164,7 @@ def fit_method(content: Any, shape: Shape) -> None:
     if manifest.find_device().type == "cpu":
         for stage in ("reconstruct", "respond"):
             put(content[stage], "shard", CPU_SHARD)
+        content["evaluate"]["batch"] = CPU_BATCH
 
 
 def fit_memory(content: Any, shape: Shape, yaml: Any) -> None:
@@ -207,15 +221,15 @@ def fit_rows(content: Any, survey: Survey, limit: int, domain: Path) -> list[str
     content["finetune"]["max_length"] = min(limit, max(content["finetune"]["max_length"], 64 * math.ceil(longest / 64)))
 
     share, epochs = content["mix"]["arms"]["holdfast"]["share"], content["mix"]["epochs"]
-    replayed = math.ceil(mixture.count_replay(len(survey.answers) * epochs, share))
+    part = 1.0 if content["ingest"]["test"] else 1 - Ingest.model_fields["test_fraction"].default
+    trained = round(len(survey.answers) * part)
+    replayed = math.ceil(mixture.count_replay(trained * epochs, share))
     drawn = amount.count_instructions({"holdfast": replayed})
     content["balance"]["rows"] = max(content["balance"]["rows"], drawn)
     content["curate"]["clusters"] = min(content["curate"]["clusters"], max(MIN_CLUSTERS, drawn // ROWS_PER_CLUSTER))
     content["quality"]["min_clusters"] = min(content["quality"]["min_clusters"], MIN_CLUSTERS // 2)
-    shown = round(len(survey.answers) * epochs)
-    notes.append(
-        f"{replayed:,} replay rows beside {shown:,} of yours: {len(survey.answers):,} rows in {epochs:g} epochs"
-    )
+    shown = round(trained * epochs)
+    notes.append(f"{replayed:,} replay rows beside {shown:,} of yours: {trained:,} rows in {epochs:g} epochs")
 
     put(content["evaluate"], "max_tokens", min(max([16, *survey.answers]), 1024, limit // 2))
     content["evaluate"]["domain_test"] = choose_domain_test(survey, content["evaluate"]["domain_test"])

@@ -64,6 +64,18 @@ def test_a_progress_bar_is_still_one_and_what_it_names_is_spelled_out(monkeypatc
     assert (first, last) == ("", "") and bar.startswith("judge \\x1b[8m: 4/4 rows")
 
 
+def test_a_slow_rate_is_not_rounded_to_none(monkeypatch, capsys):
+    clock = iter([0.0, 0.0, 100.0, 200.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    progress = Progress("finetune", 29, "steps")
+    progress.advance(4)
+    progress.advance(6)
+    assert capsys.readouterr().err.splitlines() == [
+        "finetune: 4/29 steps, 0.04/s, 625 s left",
+        "finetune: 10/29 steps, 0.05/s, 380 s left",
+    ]
+
+
 def test_no_bar_begins_on_standard_output(monkeypatch):
     screen = attach_terminal(monkeypatch)
     with terminal.guard_streams():

@@ -368,6 +368,14 @@ def test_an_answer_that_several_members_gave_has_no_sole_author(lab: Lab) -> Non
     assert lab.failed() == []
 
 
+@pytest.mark.parametrize(("panel", "limits"), [(["base", "other"], 2), (["base"], 0)])
+def test_a_panel_of_one_is_not_warned_that_one_member_wrote_it_all(lab: Lab, panel: list[str], limits: int) -> None:
+    lab.write()
+    suites = expectation_suites.build_suites(Quality(**PARAMS), panel, quality_tables.load_tables(panel, lab.data))
+    columns = [getattr(one, "column", None) for one in suites["replay"].expectations]
+    assert columns.count("sole_author") == limits
+
+
 def test_limit_itself_is_allowed(lab: Lab) -> None:
     lab.run(max_model_share=0.5, max_unfinished=0.2, max_null_scores=0.0625, min_rows=10, min_clusters=4)
     assert lab.failed() == []

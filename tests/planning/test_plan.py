@@ -13,9 +13,11 @@ from helpers import ROOT, set_params
 from holdfast.commands import plan
 from holdfast.core import storage
 from holdfast.core.errors import UserError
+from holdfast.core_suite.families import FAMILIES
 from holdfast.engines import local
 from holdfast.engines.interface import Completion
 from holdfast.params.base import STAGES
+from holdfast.params.evaluate import Evaluate
 from holdfast.params.models import Model
 from holdfast.params.whole import Params
 from holdfast.planning import costs, devices, earlier, generation_speed, shapes
@@ -94,6 +96,14 @@ def test_the_self_suite_is_held_out_answered_and_read(settings, project):
         assert evaluation.written == pytest.approx((items + 100) * 20, rel=1e-3)
         assert evaluation.read == pytest.approx(items * turn + 100 * (turn + passes * both), rel=1e-3)
     assert work["balance"].rows == 400
+
+
+def test_the_core_suite_s_answers_have_limits_of_their_own():
+    """`respond.max_tokens: 32` cuts replay answers, not those of suites, which an evaluation spends most of its time on."""
+    evaluate = Evaluate(tasks="x", suites={"core": {"role": "general"}}, core={"items": 10}, limit=6)  # type: ignore[arg-type]
+    limits = [family.max_tokens for family in FAMILIES.values() if family.max_tokens > 1]
+    never_ends = costs.count_suite_answers(evaluate, 6 * len(FAMILIES) + 50, 32.0, 32)
+    assert never_ends == pytest.approx(6 * sum(limits) + 50 * 32, rel=1e-3)
 
 
 def test_answers_that_a_limit_cuts_are_longer_under_another():

@@ -143,7 +143,7 @@ BELOW = {  # what a room may import beside itself
         "verdict": "core params evaluation",
         "reporting": "core params chat engines data evaluation verdict training",
         "launch": "core",
-        "planning": "core params chat engines data reconstruction panel training evaluation verdict launch",
+        "planning": "core params chat engines data core_suite reconstruction panel training evaluation verdict launch",
         "pocket": "core params chat engines",
         "comparison": "core params chat engines data reconstruction evaluation verdict reporting planning",
         "repair": "core params chat data evaluation verdict",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from holdfast.commands import doctor
 from holdfast.commands import gate as command
 from holdfast.core import records, storage
 from holdfast.core.errors import UserError
-from holdfast.params.evaluate import Evaluate
+from holdfast.params.evaluate import DOMAIN_TEST, Evaluate
 from holdfast.params.gate import Gate
+from holdfast.params.ingest import Ingest
 from holdfast.planning import prospects
 from holdfast.verdict import baseline, pooling, power, precision
 from holdfast.verdict.power import Suite
@@ -143,7 +145,7 @@ def test_doctor_says_what_is_missing_and_what_no_arm_can_reach(project: Path) ->
     assert any("items more would make that 95%" in line for line in prospects.summarise(outlook))
 
     class Project:
-        gate, evaluate = Gate(min_base=0.95), Evaluate.load()
+        gate, evaluate, ingest = Gate(min_base=0.95), Evaluate.load(), None
 
     lines = list(doctor.check_power(Project()))  # type: ignore[arg-type]
     assert (doctor.NEEDED, lines[-1][1]) == lines[-1] and "no arm can pass" in lines[-1][1]
@@ -156,6 +158,22 @@ def test_a_domain_whose_test_split_is_not_made_yet_blocks_nothing(tmp_path: Path
     assert not prospects.survey_suites(Gate(min_domain_gain=0.02), asked).power.blocked
     no_domain = asked.model_copy(update={"domain_test": "off"})
     assert prospects.survey_suites(Gate(min_domain_gain=0.02), no_domain).power.blocked
+
+
+@pytest.mark.parametrize(("test", "counted"), [(None, 4), ({"path": "test.jsonl"}, 7)], ids=["a tenth", "a file"])
+def test_the_domain_s_test_split_is_counted_from_its_source(tmp_path: Path, test: dict | None, counted: int) -> None:
+    for name, rows in (("train", 40), ("test", 7)):
+        lines = [json.dumps({"prompt": f"{n}?", "completion": "a"}) + "\n" for n in range(rows)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    ingest = Ingest(folder=str(tmp_path), train={"path": "train.jsonl"}, test=test)  # type: ignore[arg-type]
+    suites, uncounted = prospects.count_suites(
+        [DOMAIN_TEST], Evaluate(tasks="data", suites={"core": {"role": "general"}}, domain_test="exact_match"), ingest
+    )
+    assert (suites[DOMAIN_TEST].items, uncounted) == (counted, [])
+    nowhere = ingest.model_copy(update={"folder": "nowhere"})
+    assert prospects.count_suites(
+        [DOMAIN_TEST], Evaluate(tasks="data", suites={"core": {"role": "general"}}, domain_test="exact_match"), nowhere
+    )[1] == [DOMAIN_TEST]
 
 
 def test_the_pipeline_stops_before_training_where_no_arm_could_pass(project: Path) -> None:
