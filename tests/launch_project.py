@@ -13,7 +13,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
+
+from holdfast.commands import launch, run
+from holdfast.launch.shells import Unreachable
 
 STAGE = '''
 """Writes what it reads; `mode` says how it ends. .cache/ stays on the machine, as caches do."""
@@ -96,6 +100,30 @@ def write_launch(project: Path, **machine: object) -> None:
     """launch.yaml that sends the stage to the machine `box`."""
     content = {"machines": {"box": {"python": sys.executable, **machine}}, "stages": {"gate": "box"}}
     (project / "launch.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
+def go(machine: Path) -> None:
+    """Lets a stage that waits go on. `machine`: its folder."""
+    (machine / "tree" / ".cache").mkdir(parents=True, exist_ok=True)
+    (machine / "tree" / ".cache" / "go").touch()
+
+
+def starts(machine: Path) -> int:
+    file = machine / "tree" / ".cache" / "starts"
+    return len(file.read_text().split()) if file.is_file() else 0
+
+
+def leave(monkeypatch: pytest.MonkeyPatch, machine: Path) -> None:
+    """Runs the stage's command until the job runs; then the command ends, as one whose terminal is closed."""
+
+    def watch(*arguments: object) -> None:
+        wait_for(lambda: starts(machine))
+        raise Unreachable("is gone", where="test", do="-")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "watch", watch)
+        with pytest.raises(Unreachable):
+            run.main("gate")
 
 
 def wait_for(true: Callable[[], object], seconds: float = 30) -> None:

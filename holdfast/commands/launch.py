@@ -76,7 +76,9 @@ def find_job(name: str, machine: str, key: str) -> Record | None:
     record = records.read(name)
     if record is None or record.ended is not None:
         return None
-    state = make_launcher(record.machine, record.load_machine()).poll(record.job)
+    launcher = make_launcher(record.machine, record.load_machine())
+    launcher.prepare()
+    state = launcher.poll(record.job)
     if record.key != key or record.machine != machine:
         if state.phase in ALIVE:
             what = f"a job of other inputs still runs on {record.machine} ({record.id or record.token})"
@@ -121,6 +123,7 @@ def submit(name: str, machine: Machine, work: Work, values: dict[str, str], form
         skipped=machine.there,
         notes={f"jobs/{record.token}/{name}": content for name, content in notes.items()},
     )
+    launcher.prepare()
     sent = transfer.send(launcher.shell, folder, cargo)
     records.write(record)
     record = replace(record, id=launcher.submit(record.job, values) or record.token)
@@ -237,7 +240,9 @@ def find_record(name: str) -> Record:
 
 def print_log(name: str) -> None:
     record = find_record(name)
-    log = Log(make_launcher(record.machine, record.load_machine()), record.job)
+    launcher = make_launcher(record.machine, record.load_machine())
+    launcher.prepare()
+    log = Log(launcher, record.job)
     for line in [*log.read(), *log.finish()]:
         print(line)
 

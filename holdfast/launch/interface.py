@@ -63,6 +63,9 @@ class Launcher(Protocol):
     def interval(self) -> float:
         """Seconds between two polls of a job that is quiet."""
 
+    def prepare(self) -> None:
+        """Makes the shell usable where it is not: starts the pod or the cluster behind it. Raises UserError."""
+
     def submit(self, job: Job, secrets: dict[str, str]) -> str:
         """Starts job.sh and returns the scheduler's name for it. A job that was started is left alone. Secrets become
         variables of its environment; they stand in no file of ours and in no command line."""

@@ -50,6 +50,15 @@ def inside(text: str) -> str:
 
 
 Line = Annotated[str, AfterValidator(one_line)]
+MOUNT = "/holdfast"
+OWN = {  # keys that some launchers alone know
+    "host": ("ssh", "slurm", "skypilot"),
+    "ssh_config": ("ssh", "slurm", "skypilot"),
+    "options": ("slurm", "kubernetes", "skypilot"),
+    **dict.fromkeys(("image", "claim", "limits", "labels", "pod"), ("kubernetes",)),
+    "gpus": ("skypilot",),
+}
+REQUIRED = {"ssh": ("host",), "skypilot": ("host",), "kubernetes": ("image", "claim")}
 
 
 class Machine(BaseModel):
@@ -57,15 +66,27 @@ class Machine(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    launcher: Literal["ssh", "slurm"]
-    host: Host | None = None  # as `ssh` takes it; slurm without one: sbatch of this machine
+    launcher: Literal["ssh", "slurm", "kubernetes", "skypilot"]
+    host: Host | None = (
+        None  # as `ssh` takes it; slurm without one: sbatch of this machine; skypilot: the cluster's name
+    )
     ssh_config: Line | None = None  # file for `ssh -F`; None: ~/.ssh/config
-    folder: Line | None = None  # there; relative: to the home folder; None: holdfast-runs/PROJECT-...
+    folder: Line | None = (
+        None  # there; relative: to the home folder; None: holdfast-runs/PROJECT-... (kubernetes: in MOUNT)
+    )
     python: Annotated[str, AfterValidator(words)] = "python3"  # a command, such as `apptainer exec --nv IMAGE python`
     setup: list[Line] = []  # lines of bash before it: module load ..., source .../activate
     env: dict[Variable, Line] = {}  # set for the stage, and written into its job script: no secrets
     secrets: list[Variable] = []  # names of variables of this shell that the stage is given
-    options: list[Line] = []  # of sbatch
+    options: list[Line] = []  # of sbatch, of kubectl (--context, --namespace), of `sky launch`
+    image: Line | None = None  # kubernetes: of the containers
+    claim: Line | None = None  # kubernetes: the PersistentVolumeClaim that holds the files
+    limits: dict[Line, str | int] = {}  # kubernetes: of the stage's container, such as nvidia.com/gpu: 8
+    labels: dict[Line, str] = {}  # kubernetes: of the Job, such as kueue.x-k8s.io/queue-name
+    pod: dict[
+        str, Any
+    ] = {}  # kubernetes: more of the pods' spec, such as nodeSelector, tolerations, serviceAccountName
+    gpus: Line | None = None  # skypilot: such as H100:8
     there: list[Annotated[str, AfterValidator(inside)]] = []  # files and folders of the project that are not sent
     retries: Annotated[int, Field(ge=0, le=100)] = 0  # new jobs after one that was killed, in one command
     patience: Annotated[float, Field(ge=0, le=86400)] = 600.0  # seconds of trying after a lost connection
@@ -73,15 +94,25 @@ class Machine(BaseModel):
 
     @model_validator(mode="after")
     def check(self) -> Machine:
-        if self.launcher == "ssh" and self.host is None:
-            raise ValueError("ssh needs 'host'")
+        given = {name for name in OWN if getattr(self, name) not in (None, [], {})}
+        if foreign := min((name for name in given if self.launcher not in OWN[name]), default=None):
+            raise ValueError(f"'{foreign}' belongs to {', '.join(OWN[foreign])}, not to {self.launcher}")
+        if missing := [name for name in REQUIRED.get(self.launcher, ()) if name not in given]:
+            raise ValueError(f"{self.launcher} needs '{missing[0]}'")
         if self.host is None and self.ssh_config is not None:
             raise ValueError("'ssh_config' goes with 'host'")
-        if self.options and self.launcher != "slurm":
-            raise ValueError("'options' are those of sbatch; ssh has a file of its own for them")
+        if self.launcher == "kubernetes" and self.folder is not None and not self.folder.startswith("/"):
+            raise ValueError("'folder' of kubernetes is where the claim is mounted: begin it with /")
+        if reserved := {"containers", "restartPolicy"} & set(self.pod):
+            raise ValueError(f"'pod' cannot set {min(reserved)}: Holdfast does")
         if both := set(self.env) & set(self.secrets):
             raise ValueError(f"{min(both)} is in env and in secrets")
         return self
+
+    @property
+    def mount(self) -> str:
+        """Kubernetes: where the claim is in the containers."""
+        return self.folder or MOUNT
 
     def place(self) -> str:
         """The folder there, relative to the home folder or absolute. Another project, or another clone, has another one."""
@@ -89,7 +120,8 @@ class Machine(BaseModel):
             return self.folder.rstrip("/") or "/"
         here = Path.cwd().resolve()
         digest = hashlib.sha256(f"{platform.node()}:{here}".encode()).hexdigest()[:8]
-        return f"holdfast-runs/{re.sub(r'[^A-Za-z0-9._-]', '-', here.name)[:40] or 'project'}-{digest}"
+        parent = MOUNT if self.launcher == "kubernetes" else "holdfast-runs"
+        return f"{parent}/{re.sub(r'[^A-Za-z0-9._-]', '-', here.name)[:40] or 'project'}-{digest}"
 
     def command(self) -> str:
         """`python`, for the shell. A relative path is one from the home folder, and ~/ stays the home folder."""

@@ -109,6 +109,19 @@ class Shell:
         return UserError(last, where=where, do="put that right there, and run it again; `holdfast doctor` looks around")
 
 
+def call(machine: str, command: list[str], give: bytes = b"") -> bytes:
+    """What a client of a scheduler prints here. Raises UserError with the last line of what it says where it fails."""
+    with tempfile.TemporaryFile() as errors:
+        process = start(command, errors)
+        output, _ = process.communicate(give)
+        errors.seek(0)
+        lines = [line for line in (output + errors.read()).decode(errors="replace").splitlines() if line.strip()]
+    if process.returncode:
+        what = f"{command[0]}: {lines[-1].strip()[:300]}" if lines else f"{command[0]}: exit code {process.returncode}"
+        raise UserError(what, where=f"machine {machine}", do="`holdfast doctor` looks around; then run it again")
+    return output
+
+
 def start(command: list[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
     """Out of reach of Ctrl-C, which is ours to handle."""
     try:

@@ -24,6 +24,9 @@ class Slurm:
     options: tuple[str, ...] = ()  # of sbatch
     interval: float = 10.0
 
+    def prepare(self) -> None:
+        pass  # the cluster is there
+
     def submit(self, job: Job, secrets: dict[str, str]) -> str:
         read, values = give_secrets(secrets)
         options = " ".join(map(shlex.quote, self.options))

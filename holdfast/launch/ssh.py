@@ -21,6 +21,9 @@ class Ssh:
     shell: Shell
     interval: float = 3.0
 
+    def prepare(self) -> None:
+        pass  # the machine is there
+
     def submit(self, job: Job, secrets: dict[str, str]) -> str:
         read, values = give_secrets(secrets)
         script = f"""set -e; {job.enter}

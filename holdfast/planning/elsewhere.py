@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 from collections.abc import Iterator
 from importlib import metadata
 
@@ -13,6 +14,7 @@ from holdfast.launch import settings
 from holdfast.launch.launchers import make_launcher
 from holdfast.launch.script import write_setup
 from holdfast.launch.settings import Machine
+from holdfast.launch.shells import Unreachable
 from holdfast.planning.machine import GIB, NEEDED, NOTE, OK, UNKNOWN, Line
 
 LIBRARIES = (
@@ -22,6 +24,8 @@ LIBRARIES = (
     "datasets",
     "lm_eval",
 )  # with other versions, outputs may differ in their bits
+CLIENTS = {"kubernetes": "kubectl", "skypilot": "sky"}
+LATER = ("slurm", "kubernetes")  # where jobs run on other nodes than the one that is asked
 LOW_DISK = 10 * GIB  # bytes
 BUSY = 0.05  # part of a GPU's memory that someone uses when it is not free
 TOOLS = ("bash", "find", "sha256sum", "setsid", "tar", "xargs")
@@ -52,7 +56,8 @@ def check_machines() -> Iterator[Line]:
 
 def check_machine(name: str, machine: Machine, stages: list[str]) -> Iterator[Line]:
     where = f"machine {name}"
-    shell = make_launcher(name, machine).shell
+    launcher = make_launcher(name, machine)
+    shell = launcher.shell
     tools = [*TOOLS, *(("sbatch", "squeue", "scancel") if machine.launcher == "slurm" else ())]
     folder = shlex.quote(machine.place())
     probe = f"{write_setup(machine)}\n{machine.command()} -c {shlex.quote(PROBE)}"
@@ -61,9 +66,18 @@ mkdir -p {folder} && echo "free $(df -Pk {folder} | tail -n 1 | awk '{{print $4}
 nvidia-smi --query-gpu=memory.used,memory.total,name --format=csv,noheader,nounits 2>/dev/null | sed 's/^/gpu /'
 bash -l -c {shlex.quote(probe)} 2>&1 < /dev/null | tail -n 5
 exit 0"""
+    client = CLIENTS.get(machine.launcher)
+    if client and shutil.which(client) is None:
+        yield NEEDED, f"{where}: {client} is not installed here; install it, and sign in"
+        return
     try:
+        if machine.launcher == "kubernetes":
+            launcher.prepare()
         output = shell.run(script).decode(errors="replace").splitlines()
     except UserError as error:
+        if isinstance(error, Unreachable) and machine.launcher == "skypilot":  # no doctor costs an hour of a cloud
+            yield UNKNOWN, f"{where}: the cluster '{machine.host}' is not up; the first stage that goes there starts it"
+            return
         yield NEEDED, f"{where}: {error.what}; {error.do}"
         return
     yield OK, f"{where}: reachable by {machine.launcher}; for {', '.join(stages)}"
@@ -91,7 +105,7 @@ def check_libraries(where: str, machine: Machine, output: list[str]) -> Line:
     report = next((line.partition(" ")[2] for line in output if line.startswith("holdfast-probe ")), None)
     if report is None:
         said = next((line for line in reversed(output) if line.strip()), "nothing")[:120]
-        mark = UNKNOWN if machine.launcher == "slurm" else NEEDED  # it may be there on the compute nodes alone
+        mark = UNKNOWN if machine.launcher in LATER else NEEDED  # it may be there on the compute nodes alone
         return mark, f"{where}: `{machine.python}` does not run there ({said}); correct 'python' or 'setup'"
     try:
         versions = {str(key): str(value)[:40] for key, value in json.loads(report).items()}
@@ -123,8 +137,8 @@ def describe_gpus(where: str, machine: Machine, output: list[str]) -> Line:
         if line.startswith("gpu ") and used.strip().isdigit() and total.strip().isdigit():
             gpus.append((int(used), int(total), name.strip()[:60]))
     if not gpus:
-        seen = "its compute nodes' GPUs are not seen from here" if machine.launcher == "slurm" else "no GPU is seen"
-        return UNKNOWN if machine.launcher == "slurm" else NOTE, f"{where}: {seen}"
+        seen = "its compute nodes' GPUs are not seen from here" if machine.launcher in LATER else "no GPU is seen"
+        return UNKNOWN if machine.launcher in LATER else NOTE, f"{where}: {seen}"
     free = sum(used <= BUSY * total for used, total, _ in gpus)
     mark = OK if free else NOTE
     return mark, f"{where}: {len(gpus)} x {gpus[0][2]}, {free} free"

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launch_project import make_project, read_outputs, wait_for, write_launch
+from launch_contract import LauncherContract
+from launch_project import go, leave, make_project, starts, wait_for, write_launch
 
 from holdfast.commands import launch
 from holdfast.commands import run as command
@@ -95,113 +96,48 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Path:
+def machine(tmp_path: Path) -> Path:
     """The folder that login node and compute node share."""
     return tmp_path / "shared"
 
 
 @pytest.fixture
-def project(tmp_path: Path, cluster: Cluster, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def state() -> None:
+    """The cluster needs none."""
+
+
+@pytest.fixture
+def project(tmp_path: Path, cluster: Cluster, machine: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(slurm, "LAG", 1)
     monkeypatch.chdir(make_project(tmp_path / "project"))
-    send(tmp_path / "project", shared)
+    send(tmp_path / "project", machine)
     yield tmp_path / "project"
-    go(shared)
+    go(machine)
 
 
-def send(project: Path, shared: Path, **more: object) -> None:
-    write_launch(project, launcher="slurm", folder=str(shared), **more)
+def send(project: Path, machine: Path, **more: object) -> None:
+    write_launch(project, launcher="slurm", folder=str(machine), **more)
 
 
-def go(shared: Path) -> None:
-    (shared / "tree" / ".cache").mkdir(parents=True, exist_ok=True)
-    (shared / "tree" / ".cache" / "go").touch()
+class TestSlurm(LauncherContract):
+    launcher = slurm.Slurm
+    why = "CANCELLED"
+
+    def kill(self, record: records.Record, state: None) -> None:
+        subprocess.run(["scancel", record.id], check=True)
 
 
-def starts(shared: Path) -> int:
-    file = shared / "tree" / ".cache" / "starts"
-    return len(file.read_text().split()) if file.is_file() else 0
-
-
-def leave(monkeypatch: pytest.MonkeyPatch, shared: Path) -> None:
-    """Runs the stage's command until the job runs; then the command ends, as one whose terminal is closed."""
-
-    def watch(*arguments: object) -> None:
-        wait_for(lambda: starts(shared))
-        raise Unreachable("is gone", where="test", do="-")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(launch, "watch", watch)
-        with pytest.raises(Unreachable):
-            command.main("gate")
-
-
-def test_it_writes_what_a_run_here_writes(project, tmp_path, shared, monkeypatch, capfd):
-    assert command.main("gate") == 0
-    assert "begins" in capfd.readouterr().out
-    here = make_project(tmp_path / "here")
-    monkeypatch.chdir(here)
-    assert command.main("gate") == 0
-    assert read_outputs(project) == read_outputs(here)
-    assert starts(shared) == 1
-
-
-def test_the_exit_code_comes_back(project):
-    (project / "data" / "mode").write_text("seven")
-    assert command.main("gate") == 7
-
-
-def test_the_next_command_waits_for_the_same_job(project, shared, monkeypatch, capfd):
+def test_cancel_ends_it(project, machine, monkeypatch):
     (project / "data" / "mode").write_text("wait")
-    leave(monkeypatch, shared)
-    assert launch.describe_state(records.read("gate")) == "runs"
-    go(shared)
-    assert command.main("gate") == 0
-    assert f"waits for the job {records.read('gate').id} on box" in capfd.readouterr().err
-    assert starts(shared) == 1
-
-
-def test_a_job_whose_number_was_not_heard_is_found_by_its_name(project, shared, monkeypatch):
-    (project / "data" / "mode").write_text("wait")
-    submit = slurm.Slurm.submit
-
-    def die(*arguments: object) -> str:
-        submit(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(slurm.Slurm, "submit", die)
-        with pytest.raises(KeyboardInterrupt):
-            command.main("gate")
-    assert records.read("gate").id == ""
-    wait_for(lambda: starts(shared))
-    go(shared)
-    assert command.main("gate") == 0
-    assert starts(shared) == 1
-
-
-def test_a_cancelled_job_is_said_and_the_next_one_goes_on(project, shared, monkeypatch):
-    (project / "data" / "mode").write_text("wait")
-    leave(monkeypatch, shared)
-    subprocess.run(["scancel", records.read("gate").id], check=True)
-    wait_for(lambda: "was killed" in launch.describe_state(records.read("gate")))
-    assert "CANCELLED" in launch.describe_state(records.read("gate"))
-    go(shared)  # what the first job left in the caches
-    assert command.main("gate") == 0
-    assert starts(shared) == 2
-
-
-def test_cancel_ends_it(project, shared, monkeypatch):
-    (project / "data" / "mode").write_text("wait")
-    leave(monkeypatch, shared)
+    leave(monkeypatch, machine)
     launch.cancel("gate")
     squeue = ["squeue", "-h", "-n", records.read("gate").token]
     wait_for(lambda: subprocess.run(squeue, capture_output=True, check=True).stdout == b"")
 
 
-def test_a_controller_that_is_down_does_not_make_the_job_lost(project, cluster, shared, monkeypatch):
+def test_a_controller_that_is_down_does_not_make_the_job_lost(project, cluster, machine, monkeypatch):
     (project / "data" / "mode").write_text("wait")
-    leave(monkeypatch, shared)
+    leave(monkeypatch, machine)
     cluster.end("slurmctld")
     monkeypatch.setattr(slurm, "SILENCE", 1)
     try:
@@ -209,18 +145,18 @@ def test_a_controller_that_is_down_does_not_make_the_job_lost(project, cluster, 
             command.main("gate")
     finally:
         cluster.start("slurmctld", "-D")
-    go(shared)
+    go(machine)
     monkeypatch.setattr(slurm, "SILENCE", 60)
     wait_for(lambda: "exit code 0" in launch.describe_state(records.read("gate")))
     assert command.main("gate") == 0
-    assert starts(shared) == 1
+    assert starts(machine) == 1
 
 
-def test_what_sbatch_refuses_is_said(project, shared):
-    send(project, shared, options=["--partition=no-such"])
+def test_what_sbatch_refuses_is_said(project, machine):
+    send(project, machine, options=["--partition=no-such"])
     with pytest.raises(UserError) as caught:
         command.main("gate")
     assert "sbatch: error" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2
-    send(project, shared)
+    send(project, machine)
     assert command.main("gate") == 0

@@ -1,0 +1,146 @@
+"""Stages on Kubernetes: a stand-in `kubectl` that behaves as its documentation says (tests/fake_clusters.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import fake_clusters
+import pytest
+from launch_contract import LauncherContract
+from launch_project import go, leave, make_project, starts, write_launch
+
+from holdfast.commands import launch
+from holdfast.commands import run as command
+from holdfast.launch import records
+from holdfast.launch.interface import Job
+from holdfast.launch.kubernetes import Kubernetes, name_of
+from holdfast.launch.shells import Unreachable
+from holdfast.planning import elsewhere
+from holdfast.planning.machine import NEEDED, OK
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the PersistentVolumeClaim holds, with this Holdfast in it after the first test."""
+    return tmp_path_factory.mktemp("machine")
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    monkeypatch.setenv("FAKE_CLUSTER", "")
+    return fake_clusters.install(tmp_path)
+
+
+@pytest.fixture
+def project(tmp_path: Path, state: Path, machine: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    for name in ("tree", "jobs"):
+        shutil.rmtree(machine / name, ignore_errors=True)
+    monkeypatch.chdir(make_project(tmp_path / "project"))
+    send(tmp_path / "project", machine)
+    yield tmp_path / "project"
+    go(machine)
+
+
+def send(project: Path, machine: Path, **more: object) -> None:
+    settings = {"image": "holdfast:1", "claim": "work", "folder": str(machine), "limits": {"nvidia.com/gpu": 8}, **more}
+    write_launch(project, launcher="kubernetes", **settings)
+
+
+class TestKubernetes(LauncherContract):
+    launcher = Kubernetes
+    why = "OOMKilled"
+
+    def kill(self, record: records.Record, state: Path) -> None:
+        os.killpg(int((state / f"{record.id}.pid").read_text()), signal.SIGKILL)
+
+
+def test_a_job_is_what_launch_yaml_says(project, state, machine):
+    settings = {"options": ["--context=prod"], "labels": {"kueue.x-k8s.io/queue-name": "gpus"}}
+    send(project, machine, pod={"serviceAccountName": "me"}, **settings)
+    assert command.main("gate") == 0
+    (job,) = (json.loads(file.read_text()) for file in state.glob("job-*.json"))
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    spec = job["spec"]["template"]["spec"]
+    assert spec["containers"][0]["resources"] == {"limits": {"nvidia.com/gpu": 8}}
+    assert spec["serviceAccountName"] == "me"
+    assert spec["restartPolicy"] == "Never"  # else podFailurePolicy is refused
+    calls = [json.loads(line) for line in (state / "calls").read_text().splitlines()]
+    assert all(call[0] == "--context=prod" for call in calls)
+
+
+def test_cancel_ends_it(project, state, machine, monkeypatch):
+    (project / "data" / "mode").write_text("wait")
+    leave(monkeypatch, machine)
+    launch.cancel("gate")
+    assert not list(state.glob("job-*.json"))
+    assert launch.describe_state(records.read("gate")) == "killed or cancelled"
+
+
+def test_what_a_job_waits_for_is_said(project, state, machine, monkeypatch):
+    (state / "queue-full").touch()
+
+    def watch(*arguments: object) -> None:
+        raise Unreachable("is gone", where="test", do="-")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "watch", watch)
+        with pytest.raises(Unreachable):
+            command.main("gate")
+    assert "Unschedulable: 0/1 nodes are available" in launch.describe_state(records.read("gate"))
+    (state / "queue-full").unlink()
+    assert command.main("gate") == 0
+    assert starts(machine) == 1
+
+
+def test_a_cluster_that_does_not_answer_does_not_make_the_job_lost(project, state, machine, monkeypatch):
+    (project / "data" / "mode").write_text("wait")
+    leave(monkeypatch, machine)
+    (state / "down").touch()
+    assert launch.describe_state(records.read("gate")).startswith("unknown: kubectl: Unable to connect")
+    with pytest.raises(Unreachable, match="cannot be reached"):
+        command.main("gate")
+    (state / "down").unlink()
+    go(machine)
+    assert command.main("gate") == 0
+    assert starts(machine) == 1
+
+
+def test_a_wrong_cluster_is_said_before_anything_is_sent(project, machine):
+    send(project, machine, options=["--context=wrong"])
+    with pytest.raises(Unreachable) as caught:
+        command.main("gate")
+    assert 'context "wrong" does not exist' in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 2
+    assert records.read("gate") is None
+
+
+def test_a_secret_goes_with_the_job_and_into_no_command_line(project, state, machine, monkeypatch):
+    (project / "data" / "mode").write_text("secret")
+    send(project, machine, secrets=["A_SECRET"])
+    monkeypatch.setenv("A_SECRET", "open sesame '")
+    assert command.main("gate") == 0
+    assert (machine / "tree" / ".cache" / "secret").read_text() == "open sesame '"
+    assert "sesame" not in (state / "calls").read_text()
+    assert not any("sesame" in file.read_text() for file in (machine / "jobs").rglob("*") if file.is_file())
+    (secret,) = (json.loads(file.read_text()) for file in state.glob("secret-*.json"))
+    assert secret["metadata"]["ownerReferences"][0]["name"] == records.read("gate").id, "it is deleted with the Job"
+
+
+def test_doctor_says_what_is_there(project, machine, monkeypatch):
+    lines = list(elsewhere.check_machines())
+    assert (OK, "machine box: reachable by kubernetes; for gate") in lines
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert next(elsewhere.check_machines())[0] == NEEDED
+
+
+def test_names_are_those_of_kubernetes():
+    assert name_of(Job("holdfast-respond-Qwen_2.5-0a1b2c3d", "f")) == "holdfast-respond-qwen-2-5-0a1b2c3d"
+    long = name_of(Job(f"holdfast-respond-{'x' * 70}-0a1b2c3d", "f"))
+    assert len(long) == 63
+    assert long.endswith("-0a1b2c3d")

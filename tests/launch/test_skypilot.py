@@ -1,0 +1,152 @@
+"""Stages on a cluster of SkyPilot: a stand-in `sky` (tests/fake_clusters.py), and a real sshd for the cluster that it starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import fake_clusters
+import pytest
+from launch_contract import LauncherContract
+from launch_project import Sshd, go, leave, make_project, wait_for, write_launch
+
+from holdfast.commands import launch
+from holdfast.commands import run as command
+from holdfast.core.errors import UserError
+from holdfast.launch import records
+from holdfast.launch.skypilot import Skypilot
+from holdfast.planning import elsewhere
+from holdfast.planning.machine import UNKNOWN
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[Sshd]:
+    """The cluster once it is up; at first it is not."""
+    try:
+        server = Sshd()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cluster")
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    monkeypatch.setenv("FAKE_CLUSTER", "")
+    state = fake_clusters.install(tmp_path)
+    (state / "start").write_text("#!/bin/sh\n")
+    (state / "start").chmod(0o755)
+    (state / "up").write_text("gpubox")
+    return state
+
+
+@pytest.fixture
+def project(tmp_path: Path, state: Path, cloud: Sshd, machine: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    for name in ("tree", "jobs"):
+        shutil.rmtree(machine / name, ignore_errors=True)
+    monkeypatch.chdir(make_project(tmp_path / "project"))
+    send(tmp_path / "project", cloud, machine)
+    yield tmp_path / "project"
+    go(machine)
+
+
+def send(project: Path, cloud: Sshd, machine: Path, host: str = "gpubox", **more: object) -> None:
+    settings = {"host": host, "ssh_config": str(cloud.config), "folder": str(machine), "gpus": "H100:8", **more}
+    write_launch(project, launcher="skypilot", **settings)
+
+
+def read_calls(state: Path) -> list[list[str]]:
+    return [json.loads(line) for line in (state / "calls").read_text().splitlines()]
+
+
+class TestSkypilot(LauncherContract):
+    launcher = Skypilot
+    why = "FAILED"
+
+    def kill(self, record: records.Record, state: Path) -> None:
+        os.killpg(int((state / f"{record.token}.pid").read_text()), signal.SIGKILL)
+
+
+def test_a_cluster_that_is_not_up_is_started(project, state, cloud, machine):
+    cloud.cut()
+    (state / "up").unlink()
+    assert [mark for mark, text in elsewhere.check_machines() if "is not up" in text] == [UNKNOWN]
+    (state / "start").write_text(f"#!/bin/sh\ncd {state}; touch wanted; while [ ! -e started ]; do sleep 0.05; done\n")
+
+    def start() -> None:
+        wait_for((state / "wanted").exists)
+        cloud.start()
+        (state / "started").touch()
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    send(project, cloud, machine, options=["--idle-minutes-to-autostop=30"])
+    assert command.main("gate") == 0
+    thread.join()
+    (call,) = (call for call in read_calls(state) if call[0] == "launch")
+    (submission,) = (call for call in read_calls(state) if call[0] == "exec")
+    assert submission[submission.index("--gpus") + 1] == "H100:8"
+    assert call == ["launch", "--cluster", "gpubox", "--yes", "--gpus", "H100:8", "--idle-minutes-to-autostop=30"]
+
+
+def test_cancel_ends_it(project, state, machine, monkeypatch):
+    (project / "data" / "mode").write_text("wait")
+    leave(monkeypatch, machine)
+    launch.cancel("gate")
+    assert list(state.glob("*.cancelled"))
+    assert launch.describe_state(records.read("gate")) == "killed or cancelled"
+
+
+def test_a_cluster_that_was_taken_away_ends_its_job_and_a_silent_server_does_not(
+    project, state, cloud, machine, monkeypatch
+):
+    (project / "data" / "mode").write_text("wait")
+    leave(monkeypatch, machine)
+    cloud.cut()
+    try:
+        assert "unknown: cannot be reached" in launch.describe_state(records.read("gate"))
+        (state / "down").touch()
+        assert "unknown: sky:" in launch.describe_state(records.read("gate"))
+        (state / "down").unlink()
+        (state / "up").unlink()
+        assert "its cluster is stopped or gone" in launch.describe_state(records.read("gate"))
+    finally:
+        cloud.start()
+
+
+def test_a_cluster_that_cannot_be_had_is_said_before_anything_is_sent(project, state, cloud, machine):
+    send(project, cloud, machine, host="no-such-cluster")
+    (state / "down").touch()
+    with pytest.raises(UserError) as caught:
+        command.main("gate")
+    assert "Could not connect to SkyPilot API server" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 2
+    assert records.read("gate") is None
+
+
+def test_a_secret_stands_in_no_command_line(project, state, cloud, machine, monkeypatch):
+    (project / "data" / "mode").write_text("secret")
+    send(project, cloud, machine, secrets=["A_SECRET"])
+    monkeypatch.setenv("A_SECRET", "open sesame '")
+    assert command.main("gate") == 0
+    assert (machine / "tree" / ".cache" / "secret").read_text() == "open sesame '"
+    assert "sesame" not in (state / "calls").read_text()
+
+
+def test_a_job_in_the_queue_waits(project, state, monkeypatch):
+    launcher = launch.make_launcher("box", records.Machine.model_validate({"launcher": "skypilot", "host": "gpubox"}))
+    table = "ID  NAME  STATUS  LOG\n2  other  RUNNING  ~/a\n1  t  \x1b[33mPENDING\x1b[0m  ~/b\n"
+    monkeypatch.setattr("holdfast.launch.skypilot.call", lambda *arguments: table.encode())
+    assert launcher._find(records.Job("t", "f")) == ("1", "PENDING")
+    assert launcher._find(records.Job("unknown", "f")) is None

@@ -1,0 +1,72 @@
+"""What every launcher has to keep. A module of tests inherits from this class, and has the fixtures `project`, whose stage goes to
+the machine, and `machine`, the folder there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from launch_project import go, leave, make_project, read_outputs, starts, wait_for
+
+from holdfast.commands import launch
+from holdfast.commands import run as command
+from holdfast.launch import records
+
+
+class LauncherContract:
+    launcher: type[Any]
+
+    def kill(self, record: records.Record, state: Any) -> None:
+        """Ends the job as its cluster does. `state`: what the fixture of this name gives."""
+        raise NotImplementedError
+
+    def test_it_writes_what_a_run_here_writes(self, project, machine, tmp_path, monkeypatch, capfd):
+        assert command.main("gate") == 0
+        assert "begins" in capfd.readouterr().out
+        here = make_project(tmp_path / "here")
+        monkeypatch.chdir(here)
+        assert command.main("gate") == 0
+        assert read_outputs(project) == read_outputs(here)
+        assert starts(machine) == 1
+
+    def test_the_exit_code_comes_back(self, project):
+        (project / "data" / "mode").write_text("seven")
+        assert command.main("gate") == 7
+
+    def test_the_next_command_waits_for_the_same_job(self, project, machine, monkeypatch, capfd):
+        (project / "data" / "mode").write_text("wait")
+        leave(monkeypatch, machine)
+        assert launch.describe_state(records.read("gate")) == "runs"
+        go(machine)
+        assert command.main("gate") == 0
+        assert f"waits for the job {records.read('gate').id} on box" in capfd.readouterr().err
+        assert starts(machine) == 1
+
+    def test_a_job_whose_number_was_not_heard_is_not_submitted_twice(self, project, machine, monkeypatch):
+        (project / "data" / "mode").write_text("wait")
+        submit = self.launcher.submit
+
+        def die(*arguments: object) -> str:
+            submit(*arguments)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(self.launcher, "submit", die)
+            with pytest.raises(KeyboardInterrupt):
+                command.main("gate")
+        assert records.read("gate").id == ""
+        go(machine)
+        assert command.main("gate") == 0
+        assert starts(machine) == 1
+
+    def test_a_job_that_was_killed_is_said_and_the_next_one_goes_on(self, project, state, machine, monkeypatch):
+        (project / "data" / "mode").write_text("wait")
+        leave(monkeypatch, machine)
+        self.kill(records.read("gate"), state)
+        wait_for(lambda: "was killed" in launch.describe_state(records.read("gate")))
+        assert self.why in launch.describe_state(records.read("gate"))
+        go(machine)  # what the first job left in the caches
+        assert command.main("gate") == 0
+        assert starts(machine) == 2
+
+    why: str  # the cluster's word for it
