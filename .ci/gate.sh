@@ -7,14 +7,23 @@
 # 2 cannot compare; 3 something broke or was called wrongly. Needs no secret, so it works from forks.
 #   HOLDFAST_REPRO=1       run first what has changed (needs holdfast[pipeline]); without it, what is committed is checked and read
 #   HOLDFAST_AGAINST=1     also compare each arm with itself at TARGET; needs holdfast[report] and a DVC remote that has those evaluations
-#   HOLDFAST_TRUSTED_GATE=1        the same, and TARGET's gate settings decide
+#   HOLDFAST_TRUSTED_GATE=1        the same, and TARGET decides: its gate settings, its copy of this script, and its Holdfast where the
+#                                  repository holds that
 #   HOLDFAST_ALLOW_GATE_CHANGE=1   with either: a gate that is looser than TARGET's does not fail
 #   HOLDFAST_PAGES=https   address where OUT/pages can be had, for the link in the comment
 set -uo pipefail
 if [ $# -ne 2 ]; then echo "usage: .ci/gate.sh TARGET OUT" >&2; exit 3; fi
 target=$1 out=$2
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 3
-cd "$(dirname "$0")/.." || exit 3
+cd "${HOLDFAST_CHECKOUT:-$(dirname "$0")/..}" || exit 3
+
+if [ "${HOLDFAST_TRUSTED_GATE:-}" = 1 ] && [ -z "${HOLDFAST_CHECKOUT:-}" ]; then
+  trusted=$(mktemp -d) && trap 'rm -rf "$trusted"' EXIT || exit 3
+  mapfile -t parts < <(git ls-tree --name-only "$target" .ci holdfast)
+  git archive "$target" "${parts[@]}" | tar -x -C "$trusted" && [ -f "$trusted/.ci/gate.sh" ] || { echo "no .ci/gate.sh at $target" >&2; exit 3; }
+  HOLDFAST_CHECKOUT=$PWD HOLDFAST_TRUSTED_CODE=$trusted${PYTHONPATH:+:$PYTHONPATH} bash "$trusted/.ci/gate.sh" "$target" "$out"
+  exit
+fi
 
 cached=(reports/index.html reports/drift/html reports/quality/data_docs) pages=("${cached[@]}" reports/report.md reports/cards)
 remote=$(dvc remote list 2>/dev/null)
@@ -30,7 +39,7 @@ lock=$(holdfast check --against "$target" 2>&1); stale=$?
 how=(--check); if [ "${HOLDFAST_AGAINST:-}" = 1 ] || [ "${HOLDFAST_TRUSTED_GATE:-}" = 1 ]; then how=(--against "$target"); fi
 if [ "${HOLDFAST_ALLOW_GATE_CHANGE:-}" = 1 ]; then how+=(--allow-gate-change); fi
 how+=(--junit "$out/junit.xml"); if [ "${GITHUB_ACTIONS:-}" = true ]; then how+=(--github); fi
-gate() { GITHUB_STEP_SUMMARY='' holdfast gate "$@" 2>&1; }  # the comment becomes the summary
+gate() { GITHUB_STEP_SUMMARY='' PYTHONPATH=${HOLDFAST_TRUSTED_CODE:-${PYTHONPATH:-}} holdfast gate "$@" 2>&1; }  # the comment becomes the summary
 verified="The verdict was checked against the thresholds, dvc.lock and its own numbers, not recomputed: no remote has its items."
 verdict= code=3
 if [ -n "$remote" ]; then
@@ -46,6 +55,9 @@ said() { printf '\n%s\n\n' "$1"; printf '%s\n' "$2" | tail -n 25 | cut -c1-300 |
   if [ "$ran" -ne 0 ]; then said "## BROKEN: the pipeline stopped" "$log"; fi
   if [ "$stale" -ne 0 ]; then said "## STALE: dvc.lock is not of this code, parameters and data; what follows is of an earlier run" "$lock"; fi
   if [ "$code" -ge 2 ]; then said "## NO VERDICT: what is committed is not the verdict on this branch, or cannot be compared" "$verdict"; fi
+  if [ -n "${HOLDFAST_CHECKOUT:-}" ] && [ "$code" -lt 2 ]; then
+    said "## $([ "$code" -eq 0 ] && echo PASS || echo FAIL) by the gate of $target; what follows is what the branch's own gate says" "$verdict"
+  fi
   holdfast comment --against "$target" ${HOLDFAST_PAGES:+--pages "$HOLDFAST_PAGES"} || said "## No report" "$verdict"
   printf '\n%s\n' "$verified"
 } >"$out/comment.md"

@@ -53,13 +53,15 @@ def md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def find_mismatches(content: Json) -> list[str]:
-    """Why gate.json is not the verdict on what is checked out; empty where it is. Raises UserError where params.yaml or
-    dvc.lock cannot be read."""
+def find_mismatches(content: Json, any_code: bool = False) -> list[str]:
+    """Why gate.json is not the verdict on what is checked out; empty where it is. `any_code`: whatever code decided. Raises
+    UserError where params.yaml or dvc.lock cannot be read."""
     params, trainings, lock = Gate.load(), load_trainings(), read_lock()
     arms = [name for several in trainings.values() for name in several]
-    reasons = [*changed_thresholds(content, params), *changed_arms(content, arms), *changed_code(content)]
-    if not reasons:
+    reasons = [*changed_thresholds(content, params), *changed_arms(content, arms)]
+    other_code = list(changed_code(content))
+    reasons += [] if any_code else other_code
+    if not reasons and not other_code:  # other code may well decide otherwise
         reasons += contradictions(content, params, trainings)
     reasons += changed_evaluations(content, lock)
     settings_file = REPORTS / "eval/base/settings.json"

@@ -232,7 +232,9 @@ def test_a_branch_that_forgets_goes_red_and_one_that_does_not_goes_green(reposit
     assert comment.startswith("## GATE LOOSENED against main\n\n- **margin loosened from 5.0 to 50.0 points**\n")
     assert gate(repository, HOLDFAST_AGAINST="1")[0] == 1, "a gate that is looser fails"
     assert gate(repository, HOLDFAST_AGAINST="1", HOLDFAST_ALLOW_GATE_CHANGE="1")[0] == 0
-    assert gate(repository, HOLDFAST_TRUSTED_GATE="1")[0] == 0, "the target's gate settings decide, and pass it too"
+    code, comment = gate(repository, HOLDFAST_TRUSTED_GATE="1")
+    assert code == 0, "the target's gate settings decide, and pass it too"
+    assert comment.lstrip().startswith("## PASS by the gate of main; ")
 
     ran(repository, "git", "checkout", "-qfb", "forgets", "main")
     shutil.copytree(repository / "reports/eval/domain-only", repository / "reports/eval/holdfast", dirs_exist_ok=True)
@@ -244,6 +246,46 @@ def test_a_branch_that_forgets_goes_red_and_one_that_does_not_goes_green(reposit
     assert comment.startswith("## FAIL: holdfast lost ") and " (limit 5.0); " in comment
     assert re.search(r"\| holdfast\.general \| 0\.\d+ \| 0\.\d+ \| −0\.\d+ \|", comment)
     assert "No change in parameters." in comment
+
+
+FORGIVING = {"margin": 0.9, "suite_margin": 0.9, "self_margin": 0.9, "min_domain_gain": -0.9}
+
+
+def test_a_branch_that_edits_what_decides_is_decided_by_the_target(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The repository holds the library, and the branch makes every arm pass."""
+    plain = helpers.environment()
+    plain["PATH"] = os.pathsep.join([str(helpers.BIN), os.environ["PATH"]])  # commands that load the library anew
+    ran(repository, "git", "checkout", "-qfb", "holds-the-library", "main")
+    shutil.copytree(ROOT / "holdfast", repository / "holdfast", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(helpers, "environment", lambda: plain | {"PYTHONPATH": str(repository)})
+    ran(repository, "dvc", "repro")
+    ran(repository, "git", "add", "-A")
+    ran(repository, "git", "commit", "-qm", "the library")
+    ran(repository, "git", "branch", "-f", "library")
+
+    ran(repository, "git", "checkout", "-qb", "edits-its-judge")
+    shutil.copytree(repository / "reports/eval/domain-only", repository / "reports/eval/holdfast", dirs_exist_ok=True)
+    decision = repository / "holdfast/verdict/decision.py"
+    text = decision.read_text(encoding="utf-8")
+    edited = text.replace(
+        "    shares = confidences(", f"    params = params.model_copy(update={FORGIVING})\n    shares = confidences("
+    )
+    assert edited != text
+    decision.write_text(edited, encoding="utf-8")
+    script = repository / ".ci/gate.sh"
+    script.write_text(script.read_text(encoding="utf-8").replace('exit "$code"', "exit 0"), encoding="utf-8")
+    ran(repository, "dvc", "repro")
+    ran(repository, "git", "add", "-A")
+    ran(repository, "git", "commit", "-qm", "every arm passes")
+    code, comment = gate(repository, target="library")
+    assert code == 0 and comment.startswith("## GATE LOOSENED"), "the branch's own code"
+    code, comment = gate(repository, target="library", HOLDFAST_TRUSTED_GATE="1")
+    assert code == 1
+    assert comment.lstrip().startswith("## FAIL by the gate of library; ")
+    assert "decided anew from the items" in comment
+    ran(repository, "git", "checkout", "-qf", "forgets")
 
 
 def test_dvc_s_own_diffs_say_what_changed(tmp_path: Path) -> None:
