@@ -123,8 +123,9 @@ def submit(name: str, machine: Machine, work: Work, values: dict[str, str], form
         skipped=machine.there,
         notes={f"jobs/{record.token}/{name}": content for name, content in notes.items()},
     )
-    launcher.prepare()
-    sent = transfer.send(launcher.shell, folder, cargo)
+    with records.take_turn(name):
+        launcher.prepare()
+        sent = transfer.send(launcher.shell, folder, cargo)
     records.write(record)
     record = replace(record, id=launcher.submit(record.job, values) or record.token)
     records.write(record)

@@ -81,6 +81,17 @@ def history(
     command.main(page)
 
 
+@app.command(rich_help_panel=PIPELINE)
+def repro(
+    targets: Annotated[list[str] | None, typer.Argument(metavar="STAGE", help="As of dvc repro; none: all.")] = None,
+    here: Annotated[int, typer.Option(min=1, metavar="N", help="Stages at once on this machine.")] = 1,
+) -> None:
+    """As dvc repro, with independent stages side by side on the machines of launch.yaml."""
+    from holdfast.commands import repro as command
+
+    raise typer.Exit(command.main(targets or [], here))
+
+
 @app.command(rich_help_panel=REVIEW)
 def comment(
     against: Annotated[

@@ -88,3 +88,12 @@ def hold(name: str) -> Iterator[None]:
             do = "let it go on, or end it; `holdfast launch logs` shows what the stage writes"
             raise UserError("another process waits for this stage already", where=f"stage {name}", do=do) from None
         yield
+
+
+@contextmanager
+def take_turn(machine: str) -> Iterator[None]:
+    """Stages that are sent to one machine at once send their files one after another, so that each finds what is there already."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / f"{machine}.sending").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -88,6 +88,9 @@ class Machine(BaseModel):
     ] = {}  # kubernetes: more of the pods' spec, such as nodeSelector, tolerations, serviceAccountName
     gpus: Line | None = None  # skypilot: such as H100:8
     there: list[Annotated[str, AfterValidator(inside)]] = []  # files and folders of the project that are not sent
+    at_once: Annotated[int, Field(ge=1)] | None = (
+        None  # stages that `holdfast repro` sends at once; None: 1 by ssh, else any number
+    )
     retries: Annotated[int, Field(ge=0, le=100)] = 0  # new jobs after one that was killed, in one command
     patience: Annotated[float, Field(ge=0, le=86400)] = 600.0  # seconds of trying after a lost connection
     price: Annotated[float, Field(ge=0)] | None = None  # of the machine for one hour, in your currency
@@ -108,6 +111,11 @@ class Machine(BaseModel):
         if both := set(self.env) & set(self.secrets):
             raise ValueError(f"{min(both)} is in env and in secrets")
         return self
+
+    @property
+    def width(self) -> int | None:
+        """Stages at once; None: any number, since the machine has a queue."""
+        return self.at_once or (1 if self.launcher == "ssh" else None)
 
     @property
     def mount(self) -> str:
