@@ -4,12 +4,13 @@
 #   bash .ci/gate.sh TARGET OUT     TARGET: revision of the target branch, such as origin/main; OUT: a folder to write to
 #
 # Writes OUT/comment.md, OUT/junit.xml and OUT/pages, whatever the verdict. Exit code: 0 pass; 1 the model forgot, or dvc.lock is stale;
-# 2 cannot compare; 3 something broke or was called wrongly. Needs no secret, so it works from forks.
+# 2 cannot compare; 3 something broke or was called wrongly. Works without any secret, as from forks.
 #   HOLDFAST_REPRO=1       run first what has changed (needs holdfast[pipeline]); without it, what is committed is checked and read
 #   HOLDFAST_AGAINST=1     also compare each arm with itself at TARGET; needs holdfast[report] and a DVC remote that has those evaluations
 #   HOLDFAST_TRUSTED_GATE=1        the same, and TARGET decides: its gate settings, its copy of this script, and its Holdfast where the
 #                                  repository holds that
 #   HOLDFAST_ALLOW_GATE_CHANGE=1   with either: a gate that is looser than TARGET's does not fail
+#   HOLDFAST_DVC_CONFIG=   content of .dvc/config.local, or a file of it: the credentials of the DVC remote; removed at the end
 #   HOLDFAST_PAGES=https   address where OUT/pages can be had, for the link in the comment
 set -uo pipefail
 if [ $# -ne 2 ]; then echo "usage: .ci/gate.sh TARGET OUT" >&2; exit 3; fi
@@ -25,6 +26,12 @@ if [ "${HOLDFAST_TRUSTED_GATE:-}" = 1 ] && [ -z "${HOLDFAST_CHECKOUT:-}" ]; then
   exit
 fi
 
+own=$(dvc root 2>/dev/null)/.dvc/config.local
+if [ -n "${HOLDFAST_DVC_CONFIG:-}" ] && [ ! -e "$own" ]; then
+  trap 'rm -f "$own"' EXIT
+  (umask 077 && if [ -f "$HOLDFAST_DVC_CONFIG" ]; then cat "$HOLDFAST_DVC_CONFIG"; else printf '%s\n' "$HOLDFAST_DVC_CONFIG"; fi >"$own") || exit 3
+fi
+unset HOLDFAST_DVC_CONFIG
 cached=(reports/index.html reports/drift/html reports/quality/data_docs) pages=("${cached[@]}" reports/report.md reports/cards)
 remote=$(dvc remote list 2>/dev/null)
 ran=0 log=

@@ -31,8 +31,9 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 ACTION = ROOT / ".github/actions/holdfast-gate/action.yml"
 GITLAB_JOBS = ROOT / ".ci/gitlab.yml"
 SCRIPTS = [ROOT / ".ci" / name for name in ("run", "gate.sh")]
-PINNED = {  # as runners logged them when they resolved the version's tag
+PINNED = {  # as runners logged them when they resolved the version's tag; the cache as widely pinned
     "actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1  # v7.0.1",
+    "actions/cache@cdf6c1fa76f9f475f3d7449005a359c84ca0f306  # v5.0.3",
     "actions/setup-python@a309ff8b426b58ec0e2a45f0f869d46889d02405  # v6.2.0",
     "actions/upload-artifact@043fb46d1a93c77aae656e7c1c64a875d1fc6a0a  # v7.0.1",
 }
@@ -54,7 +55,7 @@ def test_the_half_that_runs_foreign_code_has_no_rights_and_the_half_with_rights_
     gate, comment = workflow("gate.yml"), workflow("comment.yml")
     assert set(gate["on"]) == {"pull_request", "schedule", "workflow_dispatch"}, "never pull_request_target"
     assert gate["permissions"] == {"contents": "read"}
-    assert "secrets." not in json.dumps(gate)
+    assert re.findall(r"secrets\.(\w+)", json.dumps(gate)) == ["HOLDFAST_DVC_CONFIG"], "of the remote, where it is set"
     assert "permissions" not in gate["jobs"]["gate"]
     assert comment["permissions"] == {}
     assert comment["jobs"]["comment"]["permissions"] == {
@@ -246,6 +247,22 @@ def test_a_branch_that_forgets_goes_red_and_one_that_does_not_goes_green(reposit
     assert comment.startswith("## FAIL: holdfast lost ") and " (limit 5.0); " in comment
     assert re.search(r"\| holdfast\.general \| 0\.\d+ \| 0\.\d+ \| −0\.\d+ \|", comment)
     assert "No change in parameters." in comment
+
+
+def test_a_remote_whose_credentials_come_from_a_secret_is_read_and_forgotten(repository: Path, tmp_path: Path) -> None:
+    ran(repository, "git", "checkout", "-qfB", "with-a-remote", "main")
+    ran(repository, "dvc", "repro")
+    config, name = repository / ".dvc/config.local", "a-name-like-a-password"
+    config.write_text(f"[core]\n    remote = {name}\n['remote \"{name}\"']\n    url = {tmp_path / 'remote'}\n")
+    ran(repository, "dvc", "push")
+    secret = config.read_text()
+    config.unlink()
+    (tmp_path / "variable").write_text(secret)
+    for value in (secret, str(tmp_path / "variable")):  # as GitHub has secrets, and GitLab variables that are files
+        code, comment = gate(repository, HOLDFAST_DVC_CONFIG=value)
+        assert code == 0, comment
+        assert "The verdict was recomputed from the items" in comment
+        assert name not in comment and not config.exists()
 
 
 FORGIVING = {"margin": 0.9, "suite_margin": 0.9, "self_margin": 0.9, "min_domain_gain": -0.9}
