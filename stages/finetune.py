@@ -14,7 +14,8 @@ from holdfast.training.fine_tuning import train_arm
 
 def main(arm: str, seed: str | None = None) -> None:
     params = job.use_seed(Finetune.load(), seed)
-    arm_config, model = job.arm_config(params, arm), name_training(arm, seed)
+    model = name_training(arm, seed)
+    arm_config = job.fill_in_rate(params, job.arm_config(params, arm), Path(f"reports/pilot/{arm}.json"))
     base = manifest.load(Path("models/manifest/base.json"))
     mixture = Path(f"data/mixes/{arm}.parquet")
     rows = records.read("mix", mixture)

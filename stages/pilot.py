@@ -1,4 +1,5 @@
-"""Short runs that find the replay share of an arm with `share: auto`; for other arms it writes that none ran."""
+"""Short runs that find the replay share of an arm with `share: auto`, the learning rate of one with `learning_rate: auto`; for
+others it writes that none ran."""
 
 from __future__ import annotations
 
@@ -10,16 +11,16 @@ from holdfast.data.rewriting import rewrite_answers
 from holdfast.params.finetune import Finetune
 from holdfast.params.mix import Mix
 from holdfast.params.pilot import Pilot
-from holdfast.training import job, pilot_plan, share_fit
+from holdfast.training import job, pilot_plan, rate_choice, share_fit
 
 
 def main(arm: str) -> None:
     params, mixing, tuning = Pilot.load(), Mix.load(), Finetune.load()
-    mix_config, _ = mixture.arm_config(mixing, arm), job.arm_config(tuning, arm)
+    mix_config, is_rate_open = mixture.arm_config(mixing, arm), job.is_rate_open(tuning, job.arm_config(tuning, arm))
     report = Path(f"reports/pilot/{arm}.json")
-    if mix_config.share != "auto":
+    if mix_config.share != "auto" and not is_rate_open:
         storage.write_json(report, {"schema": 1, "arm": arm, "asked": False, "share": None})
-        print(f"{arm}: its share is a number in params.yaml, so no pilot runs")
+        print(f"{arm}: its share and learning rate are numbers in params.yaml, so no pilot runs")
         return
 
     base = manifest.load(Path("models/manifest/base.json"))
@@ -36,4 +37,7 @@ def main(arm: str) -> None:
     pilots = pilot_runs.run_pilots(plan)
     summary = pilot_runs.report(params, plan, pilots)
     storage.write_json(report, summary)
-    print(share_fit.sentence(summary))
+    if is_rate_open:
+        print(rate_choice.rate_sentence(summary))
+    if mix_config.share == "auto":
+        print(share_fit.sentence(summary))

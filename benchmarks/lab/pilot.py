@@ -60,7 +60,8 @@ def main() -> None:
         storage.write_json(folder / "base/settings.json", evaluation.settings)
         for arm, share in POINTS:
             arm_config, epochs = tuning.arms[arm], mixing.arms[arm].epochs or mixing.epochs
-            plan = Plan(arm, arm_config, tuning, base, epochs, 20, mixing.seed, train, held, 1.0, ())
+            rate = job.find_rate(tuning, arm_config)
+            plan = Plan(arm, arm_config, tuning, base, epochs, 20, mixing.seed, train, held, 0.98, rate, (), 1.0, ())
             replayed = train["replay"] if share else []
             mixed = mixture.build_mixture(train["domain"], replayed, share, epochs * PART, 20, mixing.seed, arm)
             with train_arm(tuning, arm, arm_config, base, mixed, folder) as trained:

@@ -8,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from holdfast.params.base import Name, Positive, Section, Seed, auto_or_count
 
+Rate = Annotated[float, Field(gt=0)] | Literal["auto"]
+
 
 class Arm(Section):
     objective: Literal["ce", "kl"] = "ce"
@@ -40,8 +42,8 @@ class Arm(Section):
     on rows of the mixture that are not trained on."""
     retention_target: Annotated[float, Field(gt=0, lt=1)] = 0.98
     """Retention, as a fraction, that average: auto keeps; measured as in pilot."""
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Peak learning rate of this arm; null: the section's."""
+    learning_rate: Rate | None = None
+    """Peak learning rate of this arm; auto: as in the section; null: the section's."""
 
     @model_validator(mode="after")
     def parts_fit(self) -> Arm:
@@ -81,8 +83,8 @@ class Finetune(Section):
 
     arms: dict[Name, Arm]
     """How each arm trains, by its name."""
-    learning_rate: Annotated[float, Field(gt=0)]
-    """Peak learning rate, for arms that set none."""
+    learning_rate: Rate
+    """Peak learning rate, for arms that set none; auto: the stage pilot chooses it for each arm by short runs."""
     batch_size: Positive = 16
     """Rows per optimiser step, whatever the number of processes."""
     micro_batch: Positive | None = None

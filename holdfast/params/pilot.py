@@ -1,4 +1,4 @@
-"""The section `pilot`: short runs that choose a share of replay."""
+"""The section `pilot`: short runs that choose a share of replay, or a learning rate."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from holdfast.params.base import Positive, Section, Seed
 
 
 class Pilot(Section):
-    """Short runs that find the share of an arm that says `share: auto`. They train on a part of its rows and are measured on
-    rows of both sources that they have not seen."""
+    """Short runs that find the share of an arm that says `share: auto`, and the rate of one that says `learning_rate: auto`. They
+    train on a part of its rows and are measured on rows of both sources that they have not seen."""
 
     section: ClassVar[str] = "pilot"
 
@@ -24,6 +24,9 @@ class Pilot(Section):
     """Lengths of the runs, as parts of the arm's whole one."""
     learning_rates: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = [1.0]
     """Learning rates that are tried, as multiples of the arm's own; others than 1 are fitted too, and reported."""
+    rate_factors: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2)] = [1.0, 3.0, 10.0]
+    """Learning rates that are tried for learning_rate: auto, as multiples of the usual one for the base's width and the
+    method, full or LoRA (docs/training.md); their runs are as long as the longest of parts."""
     held_out: Positive = 300
     """Rows of each source to measure on, at most a fifth of them."""
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.8

@@ -15,6 +15,7 @@ from holdfast.params.finetune import Arm
 from holdfast.params.whole import Params
 from holdfast.planning.shapes import Shape
 from holdfast.reconstruction import amount
+from holdfast.training.job import is_rate_open
 
 UNDECIDED = 0.5  # part of the instructions for which a further judge is asked, where no earlier run of the panel tells
 MAX_SCORED_TOKENS = 1024  # tokens that pass through a model at once on a CPU (TOKENS of engines/local.py)
@@ -109,11 +110,8 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
     for arm in params.arms:
         rows, tokens, replay = training_size(params, arm, domain, means, chosen)
         extra = base_passes(params.finetune.arms[arm], tokens, replay, chosen * both)
-        has_pilot = params.mix.arms[arm].share == "auto"
-        runs = sum(params.pilot.parts) * len(params.pilot.learning_rates) * len(params.pilot.shares) if has_pilot else 0
-        pilot = Work(
-            f"pilot@{arm}", params.base if has_pilot else "", runs * rows, read=runs * extra, trained=runs * tokens
-        )
+        runs = count_short_runs(params, arm)
+        pilot = Work(f"pilot@{arm}", params.base if runs else "", runs * rows, read=runs * extra, trained=runs * tokens)
         words = domain.answers if params.mix.arms[arm].targets == "rewritten" else 0
         model, tries = params.base if words else "", 2 * params.mix.rewrite.k
         written, read = tries * words, tries * domain.tokens
@@ -142,6 +140,16 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
         )
         stages.append(evaluation)
     return [*stages, Work("drift", rows=kept_rows), Work("gate", rows=domain.items), Work("report", rows=kept_rows)]
+
+
+def count_short_runs(params: Params, arm: str) -> float:
+    """What the pilot of an arm trains, in whole trainings of the arm."""
+    pilot, runs = params.pilot, 0.0
+    if params.mix.arms[arm].share == "auto":
+        runs += sum(pilot.parts) * len(pilot.learning_rates) * len(pilot.shares)
+    if is_rate_open(params.finetune, params.finetune.arms[arm]):
+        runs += max(pilot.parts) * len(pilot.rate_factors)
+    return runs
 
 
 def name_cells(arm: str, trainings: list[str]) -> list[str]:

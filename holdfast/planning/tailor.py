@@ -18,6 +18,7 @@ from holdfast.planning import costs, fit, profiles, reach, scaffold
 from holdfast.planning.shapes import Shape
 from holdfast.planning.survey import Survey
 from holdfast.reconstruction import amount
+from holdfast.training.rate_choice import usual_rate
 
 ANSWER_TOKENS = 32  # of a replay answer: chat is lost at an answer's first tokens, and a mean over long ones hides them
 TURN_TOKENS = 256  # tokens of a reconstructed user turn, at most
@@ -142,12 +143,6 @@ def put(section: Any, key: str, value: Any) -> None:
         section.ca.items[key] = section.ca.items.pop(last)
 
 
-def learning_rate(hidden: int, lora: bool) -> float:
-    """5e-5 x (2000 / hidden) ** 0.781, ten times as much for LoRA: what Thinking Machines' Tinker recommends by hidden size
-    (tinker-docs.thinkingmachines.ai, supervised learning, hyperparameters; the exponent is Llama's). One digit."""
-    return float(f"{5e-5 * (10 if lora else 1) * (2000 / hidden) ** 0.781:.0e}")
-
-
 def fit_method(content: Any, shape: Shape) -> None:
     """The method's own settings: as much replay as the arms need, the base's first answers, a rate for the base's size."""
     content["reconstruct"].update(samples="auto", max_tokens=min(TURN_TOKENS, content["reconstruct"]["max_tokens"]))
@@ -160,7 +155,7 @@ def fit_method(content: Any, shape: Shape) -> None:
         rule.pop(field, None)
     rule.update(strategy="first", finished_only=False)
     content["quality"]["min_rows"] = MIN_REPLAY_ROWS
-    content["finetune"]["learning_rate"] = learning_rate(shape.hidden, False)
+    content["finetune"]["learning_rate"] = usual_rate(shape.hidden, lora=False)
     if manifest.find_device().type == "cpu":
         for stage in ("reconstruct", "respond"):
             put(content[stage], "shard", CPU_SHARD)

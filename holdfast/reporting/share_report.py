@@ -5,6 +5,7 @@ from __future__ import annotations
 from holdfast.reporting.findings import Json, Run, part
 from holdfast.reporting.markup import count, decimal, html, is_number, percent
 from holdfast.reporting.plots import WIDTH, dot, figure, line, scale, text, ticks
+from holdfast.training.rate_choice import rate_sentence
 from holdfast.training.share_fit import sentence
 
 LEFT, TOP, BOTTOM = 52, 14, 190  # of the plot, in user units
@@ -13,13 +14,15 @@ LEFT, TOP, BOTTOM = 52, 14, 190  # of the plot, in user units
 def sections(run: Run) -> list[str]:
     """HTML for the section on training: a sentence on every mixture that is out of the ordinary, a plot for every pilot."""
     parts = [f"<p>{html(words, 2000)}</p>" for arm in run.arms() for words in sentences(run, arm)]
-    plots = [plot(pilot) for arm in run.arms() if (pilot := part(run.pilots, arm)).get("asked")]
+    plots = [plot(pilot) for arm in run.arms() if (pilot := part(run.pilots, arm)).get("fits")]
     return [*parts, *([f'<div class="plates">{"".join(plots)}</div>'] if plots else [])]
 
 
 def sentences(run: Run, arm: str) -> list[str]:
     mix, pilot, lines = part(run.mixes, arm), part(run.pilots, arm), []
-    if pilot.get("asked"):
+    if pilot.get("rates"):
+        lines.append(f"Learning rate chosen by short runs. {rate_sentence(pilot)}.")
+    if pilot.get("fits"):
         lines.append(f"Share chosen by short runs. {sentence(pilot)}.")
     if (most := part(mix, "replay", "most_uses")) and is_number(most) and most > 1:
         lines.append(

@@ -112,7 +112,7 @@ def train_arm(
             yield Trained(
                 arm=arm,
                 arm_config=arm_config,
-                learning_rate=arm_config.learning_rate or params.learning_rate,
+                learning_rate=job.find_rate(params, arm_config),
                 scratch=scratch,
                 result=Result.read(scratch),
                 rows=rows,

@@ -76,6 +76,39 @@ def arm_config(params: Finetune, arm: str) -> Arm:
     return params.arms[arm]
 
 
+class DivergedError(UserError):
+    """The loss, or the gradient's norm, is no finite number any more, or the model is worse than guessing."""
+
+
+def is_rate_open(params: Finetune, config: Arm) -> bool:
+    """Whether the stage `pilot` has to choose the arm's learning rate."""
+    return (config.learning_rate or params.learning_rate) == "auto"
+
+
+def find_rate(params: Finetune, config: Arm) -> float:
+    """The arm's peak learning rate, or the section's. Raises UserError where it is yet to be chosen."""
+    rate = config.learning_rate or params.learning_rate
+    if rate == "auto":
+        raise UserError(
+            "is auto, which only the stages `pilot` and `finetune` can read",
+            where="params.yaml: finetune.learning_rate",
+            do="give a number",
+        )
+    return rate
+
+
+def fill_in_rate(params: Finetune, config: Arm, pilot_report: Path) -> Arm:
+    """The arm with the learning rate that the pilot has chosen, where it is auto. Raises UserError where it has chosen none."""
+    if not is_rate_open(params, config):
+        return config
+    rate = storage.read_json(pilot_report).get("learning_rate")
+    if rate is None:
+        raise UserError(
+            "holds no learning rate", where=pilot_report, do="run `dvc repro`: a pilot runs before its arm's training"
+        )
+    return config.model_copy(update={"learning_rate": rate})
+
+
 def use_seed(params: Finetune, seed: str | None) -> Finetune:
     """The section with another seed, as dvc.yaml writes it. Raises UserError where it is none."""
     if seed is None:

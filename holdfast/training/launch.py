@@ -19,7 +19,7 @@ from pathlib import Path
 from holdfast.core import cache, manifest, shards, storage
 from holdfast.core.errors import UserError
 from holdfast.params.finetune import Finetune
-from holdfast.training.job import MAX_PARAMETERS_ON_ONE_THREAD, Job
+from holdfast.training.job import MAX_PARAMETERS_ON_ONE_THREAD, DivergedError, Job
 
 PROCESS_MODULE = "holdfast.training.process"
 ERROR_FILE = "error-{rank}.json"  # in the scratch folder: what the user should read
@@ -124,7 +124,8 @@ def run_job(job: Job) -> None:
         raise SystemExit(128 + stopped.sigval) from None
     except ChildFailedError as error:
         for file in sorted(job.scratch.glob(ERROR_FILE.format(rank="*"))):
-            raise UserError(**storage.read_json(file)) from None
+            content = storage.read_json(file)
+            raise (DivergedError if content.pop("diverged") else UserError)(**content) from None
         failure = error.get_first_failure()[1]
         if failure.exitcode == USER_ERROR:  # and not even the reason could be written
             raise cache.unwritable_error(OSError("is the disk full?"), job.scratch) from None
@@ -161,7 +162,12 @@ def run_worker(job: Job) -> None:
     except (UserError, OSError) as error:
         if not isinstance(error, UserError):
             error = cache.unwritable_error(error, Path(error.filename or job.scratch))
-        content = {"what": error.what, "where": error.where, "do": error.do}
+        content = {
+            "what": error.what,
+            "where": error.where,
+            "do": error.do,
+            "diverged": isinstance(error, DivergedError),
+        }
         with contextlib.suppress(OSError):  # where the disk is full, the exit code has to do
             storage.write_json(job.scratch / ERROR_FILE.format(rank=rank()), content)
         os._exit(USER_ERROR)  # at once: the others wait for this process in a collective call, and torchrun ends them

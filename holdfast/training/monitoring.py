@@ -12,10 +12,9 @@ from typing import Any
 from accelerate import PartialState
 from transformers import TrainerCallback
 
-from holdfast.core.errors import UserError
 from holdfast.core.progress import Progress
 from holdfast.training import curves
-from holdfast.training.job import last_checkpoint, seal_checkpoint
+from holdfast.training.job import DivergedError, last_checkpoint, seal_checkpoint
 
 EXPLODED_RATIO = 2.0  # to the cross-entropy of guessing, or of the first step where that was worse
 
@@ -52,7 +51,7 @@ class Watch(TrainerCallback):
             bad.append(f"cross-entropy is {logs['domain_loss']:.4g}, worse than guessing")
         if bad:
             checkpoint = last_checkpoint(self.scratch)
-            raise UserError(
+            raise DivergedError(
                 f"the {bad[0]} at step {state.global_step}",
                 where=f"finetune.arms, learning rate {args.learning_rate:g}",
                 do="lower finetune.learning_rate"

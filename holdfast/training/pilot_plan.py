@@ -1,7 +1,8 @@
-"""The plan of a pilot: which short runs an arm with `share: auto` gets, and the rows that they are measured on.
+"""The plan of a pilot: which short runs an arm with `share: auto` or `learning_rate: auto` gets, and the rows that they are
+measured on.
 
 Before: the stage `pilot` has read the arm's rows. After: pilot_runs.py trains. No heavy library is imported here, since
-an arm whose share is a number need not wait for one.
+an arm whose share and rate are numbers need not wait for one.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from holdfast.core import manifest, records
+from holdfast.core import manifest, records, storage
 from holdfast.core.errors import UserError
 from holdfast.core.rows import TrainingRow
 from holdfast.params.finetune import Arm, Finetune
 from holdfast.params.mix import Mix
 from holdfast.params.pilot import Pilot
+from holdfast.training import job
+from holdfast.training.rate_choice import usual_rate
 
 MIN_HELD_OUT_ROWS = 10  # of a source; fewer say too little
+EXAMPLES = {"share": "0.25", "learning_rate": "1e-4"}  # of numbers in place of auto
 Rows = dict[str, list[TrainingRow]]  # by source, "domain" and "replay"
 
 
@@ -25,7 +29,7 @@ class Point(NamedTuple):
 
     share: float
     part: float  # of the whole run
-    rate: float  # learning rate over the arm's own
+    rate: float  # learning rate over the plan's
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,11 @@ class Plan:
     seed: int  # of the mixture
     train: Rows
     held_out: Rows
+    target: float  # retention to keep
+    rate: float  # learning rate: the arm's own, the usual one until one is chosen
+    rate_points: tuple[Point, ...]  # none where the rate is a number
     max_share: float  # that the replay set can supply, within pilot.max_share
-    points: tuple[Point, ...]
+    points: tuple[Point, ...]  # none where the share is a number
 
 
 def plan_pilot(
@@ -53,23 +60,27 @@ def plan_pilot(
     replay: list[Any],
 ) -> Plan:
     """Raises UserError where there are too few rows to hold some out, or too few shares that can be tried."""
-    where = f"mix.arms.{arm}: share: auto"
+    share, config = mixing.arms[arm].share, job.arm_config(tuning, arm)
+    where = f"mix.arms.{arm}: share: auto" if share == "auto" else f"finetune.arms.{arm}: learning_rate: auto"
     epochs = mixing.arms[arm].epochs or mixing.epochs
     supply = len(replay) * mixing.max_repeats
     max_share = min(params.max_share, supply / (supply + len(domain) * epochs))
     train, held_out = hold_out({"replay": replay, "domain": domain}, params, where)
-    shares = sorted({share for share in params.shares if share <= max_share})
-    if len(shares) < 2:
+    shares = sorted({each for each in params.shares if each <= max_share}) if share == "auto" else [share]
+    if share == "auto" and len(shares) < 2:
         raise UserError(
             f"the replay set is enough for a share of {max_share:.3f} at most, "
             "so fewer than two of pilot.shares can be tried",
             where=where,
             do="raise reconstruct.samples and balance.rows, raise mix.max_repeats, or try smaller shares",
         )
-    points = [Point(share, part, rate) for part in params.parts for rate in params.learning_rates for share in shares]
+    is_rate_open = job.is_rate_open(tuning, config)
+    rate = usual_rate(find_width(base), bool(config.lora_rank)) if is_rate_open else job.find_rate(tuning, config)
+    rates = sorted(set(params.rate_factors)) if is_rate_open else []
+    points = [Point(each, part, factor) for part in params.parts for factor in params.learning_rates for each in shares]
     return Plan(
         arm=arm,
-        arm_config=tuning.arms[arm],
+        arm_config=config,
         tuning=tuning,
         base=base,
         epochs=epochs,
@@ -77,9 +88,22 @@ def plan_pilot(
         seed=mixing.seed,
         train=train,
         held_out=held_out,
+        target=params.retention_target,
+        rate=rate,
+        rate_points=tuple(Point(shares[-1], max(params.parts), factor) for factor in rates),
         max_share=max_share,
-        points=tuple(points),
+        points=tuple(points) if share == "auto" else (),
     )
+
+
+def find_width(base: manifest.Manifest) -> int:
+    """The base's hidden size. Raises UserError where its configuration names none."""
+    config = storage.read_json(base.folder() / "config.json")
+    width = (config.get("text_config") or config).get("hidden_size")
+    if not isinstance(width, int) or width < 1:
+        do = "set finetune.learning_rate to a number"
+        raise UserError("names no hidden_size, from which a usual learning rate follows", where="config.json", do=do)
+    return width
 
 
 def hold_out(rows: Rows, params: Pilot, where: str) -> tuple[Rows, Rows]:
@@ -95,6 +119,7 @@ def hold_out(rows: Rows, params: Pilot, where: str) -> tuple[Rows, Rows]:
                 do = f"raise pilot.held_out to {MIN_HELD_OUT_ROWS} or more"
                 raise UserError(f"{what}, {MIN_HELD_OUT_ROWS} are needed", where=where, do=do)
             more = "raise reconstruct.samples and balance.rows, or " if source == "replay" else ""
-            do = f"{more}set {where.partition(':')[0]}.share to a number, such as 0.25: then no pilot runs"
+            place, setting, _ = where.split(": ")
+            do = f"{more}set {place}.{setting} to a number, such as {EXAMPLES[setting]}: then no pilot runs"
             raise UserError(f"{what} (a fifth of {len(ordered)}), {MIN_HELD_OUT_ROWS} are needed", where=where, do=do)
     return train, held_out

@@ -29,6 +29,7 @@ from holdfast.training.job import (
     ROWS_FILE,
     Job,
     Result,
+    find_rate,
     last_checkpoint,
 )
 from holdfast.training.monitoring import Watch
@@ -143,7 +144,7 @@ def trainer_arguments(job: Job, cpu: bool) -> SFTConfig:
         bf16=job.bf16 and sharded,
         fp16=False,
         num_train_epochs=1,  # the mixture holds all epochs
-        learning_rate=job.arm_config.learning_rate or params.learning_rate,
+        learning_rate=find_rate(params, job.arm_config),
         per_device_train_batch_size=max(1, params.batch_size // job.parts),
         gradient_accumulation_steps=job.parts // job.processes,
         lr_scheduler_type=params.scheduler,

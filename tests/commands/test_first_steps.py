@@ -20,8 +20,8 @@ from holdfast.commands import doctor, init
 from holdfast.core import records, storage
 from holdfast.core.errors import UserError
 from holdfast.params.whole import Params
-from holdfast.planning import tailor
 from holdfast.reconstruction import amount
+from holdfast.training import rate_choice
 
 
 def rows(n: int, words: int = 3) -> list[dict[str, Any]]:
@@ -178,9 +178,9 @@ def test_the_domain_decides_how_much_is_replayed_and_the_base_answers_first(plac
 
 
 def test_the_learning_rate_follows_the_base_s_width(place):
-    assert tailor.learning_rate(576, lora=False) == pytest.approx(1e-4)  # 1.3e-4, one digit
-    assert tailor.learning_rate(4096, lora=False) == pytest.approx(3e-5)
-    assert tailor.learning_rate(4096, lora=True) == pytest.approx(3e-4)
+    assert rate_choice.usual_rate(576, lora=False) == pytest.approx(1e-4)  # 1.3e-4, one digit
+    assert rate_choice.usual_rate(4096, lora=False) == pytest.approx(3e-5)
+    assert rate_choice.usual_rate(4096, lora=True) == pytest.approx(3e-4)
     data = jsonl(place / "mine" / "d.jsonl", rows(5))
     assert start("Qwen/Qwen2.5-0.5B-Instruct", data).finetune.learning_rate == pytest.approx(9e-5)
     assert start("meta-llama/Llama-3.1-8B-Instruct", data).finetune.learning_rate == pytest.approx(3e-5)

@@ -1,4 +1,5 @@
-"""`share: auto`: the fit finds what made the runs, the stage chooses by it, and an arm with a share of its own costs nothing."""
+"""`share: auto` and `learning_rate: auto`: the fit finds what made the runs, the stage chooses by short runs, and an arm with numbers of
+its own costs nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from holdfast.core import manifest, records, storage
 from holdfast.core.errors import UserError
 from holdfast.reporting import share_report
 from holdfast.reporting.findings import Run
-from holdfast.training import base_logprobs, held_out, pilot_runs, share_fit
+from holdfast.training import base_logprobs, held_out, pilot_runs, rate_choice, share_fit
+from holdfast.training.rate_choice import RateRun
 
 SHARES, PARTS = [0.05, 0.2, 0.5], [0.1, 0.3]
 A, B, C = np.log(0.02), -0.5, 0.4  # log D = A + B log(share) + C log(part)
@@ -128,7 +130,7 @@ def test_held_out_rows_are_measured_each_by_itself(tiny, project, monkeypatch):
 def run(project: Path, base: Path):
     """run(share, pilot params, replay rows, domain rows) -> reports/pilot/arm.json of a tiny model."""
 
-    def pilot(share: object = "auto", replay: int = 60, domain: int = 60, **params) -> dict:
+    def pilot(share: object = "auto", replay: int = 60, domain: int = 60, rate: object = 3e-3, **params) -> dict:
         rows = []
         for n in range(domain):
             turns = [{"role": "user", "content": f"Domain {n}?"}, {"role": "assistant", "content": f"{n} red foxes"}]
@@ -136,7 +138,7 @@ def run(project: Path, base: Path):
         records.write("domain", project / "data/domain/train.parquet", rows)
         kept = [{**candidate(f"r{n:03d}", f"What is {n}?", f"{n} and {n}"), "difficulty": 0} for n in range(replay)]
         records.write("replay", project / "data/replay/replay.parquet", kept)
-        tuning = dict(arms={"arm": {"objective": "kl"}}, learning_rate=3e-3, batch_size=8, bf16=False, processes=1)
+        tuning = dict(arms={"arm": {"objective": "kl"}}, learning_rate=rate, batch_size=8, bf16=False, processes=1)
         mixing = {"arms": {"arm": {"share": share}}, "epochs": 1}
         set_params(project, pilot={"parts": [0.25], **params}, mix=mixing, finetune=tuning)
         run_stage("pilot", "arm")
@@ -193,8 +195,53 @@ def test_an_arm_with_a_share_of_its_own_runs_nothing_and_loads_nothing_heavy(run
 
 
 @pytest.mark.parametrize(
+    ("target", "rate", "met"),
+    [
+        (None, 3e-4, True),  # 1e-3 learns no more and keeps less
+        (0.9, 3e-4, True),
+        (0.95, 1e-4, True),  # what learns more keeps too little
+        (0.99, 3e-4, False),  # none keeps it: as if nothing were asked
+    ],
+)
+def test_of_the_rates_that_learn_as_much_the_one_that_keeps_most_is_taken(target, rate, met):
+    runs = [RateRun(1e-4, 0.96, 2.0), RateRun(3e-4, 0.92, 3.0), RateRun(1e-3, 0.8, 3.05), RateRun(3e-3, 0.5, 1.0)]
+    chosen, is_met = rate_choice.choose_rate(runs, target)
+    assert (chosen.rate, is_met) == (rate, met)
+
+
+def test_where_no_rate_learns_anything_the_least_harmful_is_taken():
+    assert rate_choice.choose_rate([RateRun(1e-4, 0.96, -0.1), RateRun(3e-4, 0.92, -0.01)], None)[0].rate == 1e-4
+
+
+def test_the_learning_rate_that_short_runs_choose_is_trained_with(run, project, capsys):
+    pilot = run(0.3, rate="auto", rate_factors=[0.1, 1.0, 1e30])
+    usual = pilot["rates"]["usual"]
+    slow, usually, exploded = pilot["rates"]["runs"]
+    assert (slow["rate"], usually["rate"]) == pytest.approx((0.1 * usual, usual))
+    assert usually["gain"] > slow["gain"]
+    assert exploded == {"rate": 1e30 * usual, "share": 0.3, "part": 0.25, "diverged": True}
+    assert pilot["share"] is None
+    assert pilot["learning_rate"] in (slow["rate"], usually["rate"])
+    said = capsys.readouterr().out
+    assert f"arm: learning rate {pilot['learning_rate']:g} after short runs at " in said
+    assert "(diverged)" in said
+    run_stage("mix", "arm")
+    run_stage("finetune", "arm")
+    assert storage.read_json(project / "reports/training/arm/ledger.json")["learning_rate"] == pilot["learning_rate"]
+
+    gate = {"arms": {"arm": {}}, "verdict": "pass"}
+    text = "".join(share_report.sections(Run(gate=gate, pairs=None, settings={}, pilots={"arm": pilot})))
+    assert "Learning rate chosen by short runs. arm: learning rate" in text
+    assert "<circle" not in text
+
+
+@pytest.mark.parametrize(
     ("settings", "said"),
     [
+        (
+            dict(share=0.3, rate="auto", replay=20),
+            "finetune.arms.arm: learning_rate: auto: 4 rows of the replay set .*\n  .*set finetune.arms.arm.learning_rate to a number",
+        ),
         (
             dict(replay=20),
             "4 rows of the replay set can be held out .*\n  raise reconstruct.samples and balance.rows, or set mix.arms.arm.share",
@@ -210,7 +257,7 @@ def test_an_arm_with_a_share_of_its_own_runs_nothing_and_loads_nothing_heavy(run
 def test_too_little_data_for_a_pilot_is_said_before_anything_is_trained(run, project, settings, said):
     with pytest.raises(UserError, match=said) as caught:
         run(**settings)
-    assert "mix.arms.arm: share: auto" in str(caught.value)
+    assert "mix.arms.arm: share: auto" in str(caught.value) or "rate" in settings
     assert len(str(caught.value).splitlines()) <= 3
     assert not (project / "reports").exists()
 
@@ -262,7 +309,8 @@ def test_the_plan_counts_the_short_runs_and_the_rewriting():
     content["arms"] = ["holdfast"]
     content["gate"]["control"] = None
     content["mix"]["arms"]["holdfast"] |= {"share": "auto", "targets": "rewritten"}
+    content["finetune"]["arms"]["holdfast"]["learning_rate"] = "auto"
     given = parse(Params, content)
     works = {one.stage: one for one in costs.plan_work(given, costs.Domain(100, 1000, 500, 10), costs.Means(), 50)}
-    assert works["pilot@holdfast"].trained == pytest.approx(0.4 * 3 * works["finetune@holdfast"].trained)
+    assert works["pilot@holdfast"].trained == pytest.approx((0.4 * 3 + 0.3 * 3) * works["finetune@holdfast"].trained)
     assert works["mix@holdfast"].written == 2 * 4 * 500
