@@ -142,7 +142,8 @@ MAY_HAVE_EXTRA = {"domain", "mix"}
 
 def text_id(*parts: object) -> str:
     """A stable 16-hex-digit id of the parts."""
-    return hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).hexdigest()
+    whole = parts[0] if len(parts) == 1 else "\x1f".join(map(str, parts))
+    return hashlib.blake2b(str(whole).encode(), digest_size=8).hexdigest()
 
 
 def write(name: str, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

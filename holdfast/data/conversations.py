@@ -179,7 +179,7 @@ def read_history(history: Any, shapes: list) -> list[Turn]:
 
 def parse_tools(row: dict[str, Any], fields: Fields) -> list[Any] | None:
     value = fields.first(row, "tools")
-    tools = decode_json(value, "tools that are not JSON")
+    tools = decode_json(value, "tools that are not JSON") if value else None
     if not tools:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):

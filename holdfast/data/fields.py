@@ -90,7 +90,8 @@ class Fields:
 
     def count(self, row: dict[str, Any], shapes: list[tuple[str, tuple[str, ...]]]) -> None:
         """Counts a row that could be read; `shapes`: (where, names) of its turns and their parts."""
-        self.shapes[tuple(self.names(row) if self.inner else [k for k in row if row[k] is not None])] += 1
+        some = self.inner or None in row.values()  # else every name counts, which is the usual case
+        self.shapes[tuple(self.names(row) if some else row)] += 1
         for shape in shapes:
             self.inner_shapes[shape] += 1
 

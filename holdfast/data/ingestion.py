@@ -33,6 +33,8 @@ MAX_EXCERPT = 200  # characters of a rejected row
 encode = json.JSONEncoder(
     ensure_ascii=False, check_circular=False, allow_nan=False
 ).encode  # json.dumps makes an encoder for every row
+quote = json.encoder.encode_basestring  # of a text, what `encode` writes
+GROUPS = frozenset(fields.PURPOSES["group"])
 CHUNK_ROWS = 16_384  # rows that are objects at once when a file is written
 
 
@@ -102,7 +104,7 @@ def read_split(split: str, source: Source, params: Ingest, fit: TemplateFit | No
             continue
         ids.add(conversation.id)
         accepted.append(conversation)
-        if fit:
+        if fit and fit.may_spell(conversation.json + conversation.tools):
             fit.count_special(turns, parsed.tools, parsed.changes)
         if parsed.changes:
             changed.update(parsed.changes)
@@ -154,12 +156,12 @@ def make_conversation(
     source: str, row: Any, turns: list[Turn], tools: list[Any] | None, params: Ingest
 ) -> Conversation:
     """Raises Unreadable."""
-    if sum([len(turn["content"]) for turn in turns]) > params.max_chars:
-        raise Unreadable("longer than max_chars")
     try:
-        as_json, tools_json = encode(turns), encode(tools) if tools else ""
+        as_json, tools_json = encode_turns(turns), encode(tools) if tools else ""
     except (TypeError, ValueError):  # NaN; of Parquet, dates, bytes and decimals
         raise Unreadable("a tool or a call with a value that JSON does not have") from None
+    if len(as_json) > params.max_chars and sum([len(turn["content"]) for turn in turns]) > params.max_chars:
+        raise Unreadable("longer than max_chars")
     try:
         id = records.text_id(as_json, *([tools_json] if tools else []))
     except UnicodeEncodeError:
@@ -169,11 +171,21 @@ def make_conversation(
     return Conversation(id, as_json, tools_json, group, printable(source), contexts, "" if key is None else str(key))
 
 
+def encode_turns(turns: list[Turn]) -> str:
+    """The turns as JSON. Those of a role and a text alone are written here, in a third of the time."""
+    if max(map(len, turns)) > 2:
+        return encode(turns)
+    plain = [f'{{"role": "{turn["role"]}", "content": {quote(turn["content"])}}}' for turn in turns]
+    return f"[{', '.join(plain)}]"
+
+
 def read_group(row: dict[str, Any], columns: Columns | None) -> str:
     """The name of the domain suite that a row belongs to, or ""."""
     if columns:
         named = field(row, columns.group) if columns.group else None
         return storable(text(row, columns.group).strip()) if columns.group and named is not None else ""
+    if GROUPS.isdisjoint(row):
+        return ""
     named = next((row[key] for key in fields.PURPOSES["group"] if isinstance(row.get(key), str)), "")
     return storable(named.strip())
 

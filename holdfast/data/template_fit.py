@@ -38,8 +38,8 @@ class TemplateFit:
         others = [token for token in encoding.special_strings(tokenizer) if token not in self.controls]
         self.control = re.compile(encoding.alternatives(self.controls))
         self.other = re.compile(encoding.alternatives(others))
-        first = "".join(sorted({token[0] for token in [*self.controls, *others]}))
-        self.may_spell = re.compile(f"[{re.escape(first)}]" if first else r"(?!)").search
+        self.first_characters = sorted({token[0] for token in [*self.controls, *others]})
+        self.spelled_in_json = all(first.isprintable() and first not in '"\\' for first in self.first_characters)
         self.extras = templates.find_extras(self.template)
         self.known: dict[
             tuple[str, ...], str
@@ -65,9 +65,10 @@ class TemplateFit:
             if thought and thought[1].strip() and thought[2]:
                 turns[i] = {**turn, "content": thought[2], "reasoning_content": thought[1]}
                 changes.add(THOUGHTS)
-        if tools or any(len(turn) > 2 or turn["role"] == "tool" for turn in turns):
+        roles = tuple([turn["role"] for turn in turns])
+        if tools or "tool" in roles or max(map(len, turns)) > 2:
             self.check_extras(turns, tools, changes)
-        elif fault := self.find_fault(tuple(turn["role"] for turn in turns)):
+        elif fault := self.find_fault(roles):
             raise Unreadable(fault)
         return turns
 
@@ -110,23 +111,26 @@ class TemplateFit:
         if not self.extras.thoughts and any("reasoning_content" in turn for turn in turns):
             changes.add(INLINE)
 
+    def may_spell(self, json: str) -> bool:
+        """Whether a special token can be in the texts of a row, given as JSON without escapes of what is no ASCII."""
+        return not self.spelled_in_json or any(map(json.__contains__, self.first_characters))
+
     def count_special(self, turns: list[Turn], tools: list[Any] | None, changes: set[str]) -> None:
         """Counts a row that is kept, where it spells special tokens; adds to `changes` what `mix` will change."""
         controls, others = set[str](), set[str]()
         for turn in turns:
             texts = [turn["content"]] if len(turn) == 2 else [str(leaf) for leaf in leaves(turn)]
             for text in texts:
-                if not self.may_spell(text):
-                    continue
                 controls.update(spelled := self.control.findall(text))
                 others.update(self.other.findall(text))
                 if spelled and self.example is None:
                     at = max(0, text.index(spelled[0]) - 40)
                     excerpt = text[at : at + 120]
                     self.example = excerpt, encoding.escape_controls(self.controls, excerpt)
-        for text in map(str, leaves(tools or [])):
+        for text in map(str, leaves(tools)) if tools else ():
             controls.update(self.control.findall(text))
-        self.escaped.update(controls)
-        self.kept.update(others)
+        if others:
+            self.kept.update(others)
         if controls:
+            self.escaped.update(controls)
             changes.add(ESCAPED)

@@ -19,7 +19,7 @@ def normalise_turns(turns: list[Turn], same_role: str, changes: set[str]) -> lis
     result: list[Turn] = []
     for turn in turns:
         content = turn["content"]
-        if content[:1].isspace() or content[-1:].isspace():
+        if content.strip() != content:
             content = trim(turn["content"])
             if content != turn["content"]:
                 changes.add(BLANK)

@@ -145,6 +145,18 @@ def test_conversations_survive_letter_by_letter(tmp_path: Path, tokenizer: Any, 
         assert len(rows) == len(chats)
 
 
+def test_turns_are_written_as_json_writes_them() -> None:
+    dice = random.Random(5)
+    for _ in range(300):
+        text = "".join(
+            chr(dice.choice([dice.randrange(160), dice.randrange(0x2100), 0x2028, 0x1F642])) for _ in range(20)
+        )
+        turns = turns_of([draw_text(dice), text])
+        assert ingestion.encode_turns(turns) == json.dumps(turns, ensure_ascii=False)
+        masked = [turns[0], {**turns[1], "train": False}]
+        assert ingestion.encode_turns(masked) == json.dumps(masked, ensure_ascii=False)
+
+
 def test_what_is_altered_is_counted(tmp_path: Path, tokenizer: Any) -> None:
     dice = random.Random(7)
     counted: Counter[str] = Counter()
