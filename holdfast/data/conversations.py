@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from holdfast.data.fields import ROW_WEIGHTS, Fields, field
+from holdfast.data.fields import ROW_WEIGHTS, TURNS, Fields, field
+from holdfast.data.parts import read_content, refuse_pictures
 from holdfast.data.row_values import Unreadable, decode_json, drop_nulls, text
 from holdfast.data.turn_order import UNTRAINED, normalise_turns
-from holdfast.data.turns import MASKS, UNDESIRED, Turn, add_thoughts, is_trained, parse_turns, refuse_pictures, role_of
+from holdfast.data.turns import MASKS, UNDESIRED, Turn, add_thoughts, is_trained, parse_turns, role_of
 from holdfast.params.ingest import Columns
 
 OTHER_PROMPT = "its prompt is not in its chosen side, which begins with a user's turn"
@@ -36,13 +37,21 @@ def parse_row(row: Any, form: str, columns: Columns | None, same_role: str, fiel
         refuse_untrained(row)
     shapes: list[tuple[str, tuple[str, ...]]] = []  # of its turns: what was used of them depends on the names alone
     turns = READERS[form](row, columns, fields, shapes)
-    if (system := fields.first(row, "system")) is not None and (said := text({"system": system}, "system")).strip():
-        turns.insert(0, {"role": "system", "content": said})
+    if (system := fields.first(row, "system")) is not None and (instruction := read_system(system)).strip():
+        turns.insert(0, {"role": "system", "content": instruction})
     tools = parse_tools(row, fields)
     changes: set[str] = set()
     turns = normalise_turns(turns, same_role, changes)
     fields.count(row, shapes)
     return Parsed(turns, tools, changes)
+
+
+def read_system(value: Any) -> str:
+    """A system text; Anthropic and Gemini have it as a list of parts, or within an object. Raises Unreadable."""
+    content = read_content(value.get("parts") if isinstance(value, dict) else value, "system", [])
+    if content.thoughts or content.calls or content.results:
+        raise Unreadable("field 'system' is not text")
+    return content.text or ""
 
 
 def refuse_untrained(row: dict[str, Any]) -> None:
@@ -82,13 +91,16 @@ def read_alpaca(row: dict, columns: Columns | None, fields: Fields, shapes: list
 def read_prompt_completion(row: dict, columns: Columns | None, fields: Fields, shapes: list) -> list[Turn]:
     if is_false(row.get("label")):
         raise Unreadable(UNDESIRED)
-    return read_sides(row, "prompt", "completion", fields, shapes)
+    return read_sides(split_prompt(row), "prompt", "completion", fields, shapes)
 
 
 def read_preference(row: dict, columns: Columns | None, fields: Fields, shapes: list) -> list[Turn]:
-    chosen = split_transcript(row.get("chosen"))
-    if (prompt := split_transcript(row.get("prompt"))) is not row.get("prompt"):
-        row = {**row, "prompt": prompt}
+    chosen, row = split_transcript(row.get("chosen")), split_prompt(row)
+    if row.get("prompt") is None:  # LLaMA-Factory has the turns before the answer in `conversations`
+        before = next((row[name] for name in ("conversations", *TURNS) if isinstance(row.get(name), list)), None)
+        row = {**row, "prompt": before}
+    if isinstance(chosen, dict):
+        row = {**row, "chosen": [chosen]}
     if isinstance(chosen, list) and any(isinstance(t, dict) and role_of(t) == "user" for t in chosen):
         return put_before(row, parse_turns(chosen, "chosen", shapes), shapes)
     return read_sides(row, "prompt", "chosen", fields, shapes)
@@ -96,14 +108,25 @@ def read_preference(row: dict, columns: Columns | None, fields: Fields, shapes: 
 
 def split_transcript(value: Any) -> Any:
     """The turns of a text "\\n\\nHuman: ...\\n\\nAssistant: ...", as hh-rlhf spells a conversation; anything else as it is."""
-    if not isinstance(value, str) or not value.startswith("\n\nHuman:"):
+    if not isinstance(value, str) or not value.startswith(("\n\nHuman:", "Human:")) or "\n\nAssistant:" not in value:
         return value
-    _, *parts = SPEAKER.split(value)
+    _, *parts = SPEAKER.split(value if value.startswith("\n") else f"\n\n{value}")
     roles = {"Human": "user", "Assistant": "assistant"}
     return [
         {"role": roles[name], "content": content.removeprefix(" ")}
         for name, content in zip(parts[::2], parts[1::2], strict=True)
     ]
+
+
+def split_prompt(row: dict) -> dict:
+    """The row, its prompt as turns where it is a transcript. The empty turn of the assistant at its end is the answer's place."""
+    prompt = split_transcript(row.get("prompt"))
+    if prompt is row.get("prompt"):
+        return row
+    if prompt[-1]["role"] == "assistant" and not prompt[-1]["content"].strip():
+        prompt = prompt[:-1]
+    answer = {name: row[name].removeprefix(" ") for name in ("completion", "chosen") if isinstance(row.get(name), str)}
+    return {**row, "prompt": prompt, **answer}
 
 
 def put_before(row: dict, turns: list[Turn], shapes: list) -> list[Turn]:
@@ -182,14 +205,27 @@ def parse_tools(row: dict[str, Any], fields: Fields) -> list[Any] | None:
     tools = decode_json(value, "tools that are not JSON") if value else None
     if not tools:
         return None
+    tools = [tools] if isinstance(tools, dict) else tools
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise Unreadable("tools that are no list of records")
     if not isinstance(value, str):
         tools = [drop_nulls(tool) for tool in tools]
-    tools = [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
-    if not all(isinstance(tool["function"], dict) and isinstance(tool["function"].get("name"), str) for tool in tools):
+    tools = [spell_tool(tool) for one in tools for tool in one.get("functionDeclarations", [one])]
+    if not all(
+        isinstance(tool, dict) and isinstance(tool["function"], dict) and isinstance(tool["function"].get("name"), str)
+        for tool in tools
+    ):
         raise Unreadable("a tool without a name")
     return tools
+
+
+def spell_tool(tool: Any) -> Any:
+    """A tool as OpenAI spells it. Anthropic's schema is called `input_schema`."""
+    if not isinstance(tool, dict) or "function" in tool:
+        return tool
+    if "input_schema" in tool and "parameters" not in tool:
+        tool = {"parameters" if key == "input_schema" else key: value for key, value in tool.items()}
+    return {"type": "function", "function": tool}
 
 
 def join_passages(context: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from holdfast.core.errors import UserError
 from holdfast.params.ingest import Columns
 
-TURNS = ("messages", "conversation", "dialogue", "dialog", "turns", "chat")
+TURNS = ("messages", "conversation", "dialogue", "dialog", "turns", "chat", "contents")
 NEEDED: dict[str, list[tuple[str, ...]]] = {  # of each tuple one field
     "messages": [TURNS],
     "sharegpt": [("conversations",)],
@@ -21,7 +21,7 @@ NEEDED: dict[str, list[tuple[str, ...]]] = {  # of each tuple one field
     "preference": [("chosen",)],
 }
 PURPOSES = {  # of each the first field that a row has
-    "system": ("system", "system_prompt"),
+    "system": ("system", "system_prompt", "systemInstruction", "system_instruction"),
     "tools": ("tools", "functions"),
     "reasoning": ("reasoning_content", "reasoning", "thinking"),
     "group": ("group", "suite"),
@@ -31,9 +31,18 @@ MORE = {  # fields that a format uses where a row has them
     "sharegpt": ("label",),
     "alpaca": ("input", "history"),
     "prompt_completion": ("label",),
-    "preference": ("prompt",),
+    "preference": ("prompt", "conversations", *TURNS),
 }
-ROW_WEIGHTS = ("weight", "train", "training", "trainable", "loss_weight", "kto_tag")  # of every format but columns
+ROW_WEIGHTS = (
+    "weight",
+    "train",
+    "training",
+    "trainable",
+    "loss_weight",
+    "loss_mask",
+    "train_mask",
+    "kto_tag",
+)  # of every format but columns
 QUESTIONS = ("prompt", "question", "query", "instruction", "input", "user")
 ANSWERS = ("response", "answer", "output", "completion", "chosen", "target", "assistant")
 FIRST_ROWS = 100  # that the format is detected from
@@ -151,6 +160,9 @@ def detect_format(rows: list[Any], where: object) -> str:
     forms = [form for form in NEEDED if any(fits(row, form) for row in rows[:FIRST_ROWS])]
     if len(forms) == 1:
         return forms[0]
+    if not any(isinstance(row, dict) for row in rows[:FIRST_ROWS]):
+        do = "give a JSON object a row, and as many cells in a CSV row as its header has"
+        raise UserError("no row is a record of named fields", where=where, do=do)
     what = f"the rows fit the formats {' and '.join(forms)}" if forms else "the rows fit no known format"
     do = f"set ingest.format ({', '.join(NEEDED)}), or to columns, with ingest.columns{guess_columns(rows)}, in params.yaml"
     raise UserError(f"{what}; fields found: {list_fields(rows)}", where=where, do=do)
@@ -158,9 +170,9 @@ def detect_format(rows: list[Any], where: object) -> str:
 
 def guess_columns(rows: list[Any]) -> str:
     """What the mapping may be, where names of the fields say so."""
-    named = {name for row in rows[:FIRST_ROWS] if isinstance(row, dict) for name in row}
-    sides = [next((name for name in names if name in named), None) for names in (QUESTIONS, ANSWERS)]
-    return f" (such as prompt: {sides[0]}, response: {sides[1]})" if all(sides) else ""
+    named = {name.strip().lower(): name for row in rows[:FIRST_ROWS] if isinstance(row, dict) for name in row}
+    sides = [next((named[name] for name in names if name in named), None) for names in (QUESTIONS, ANSWERS)]
+    return f" (such as prompt: {sides[0]!s:.40}, response: {sides[1]!s:.40})" if all(sides) else ""
 
 
 class Wanted:

@@ -6,46 +6,45 @@ that names the file and the line.
 
 from __future__ import annotations
 
-import bz2
 import codecs
-import contextlib
 import csv
-import gzip
 import io
 import itertools
 import json
-import lzma
 import re
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from holdfast.core.checkpoint_files import POINTER
 from holdfast.core.errors import UserError, first_line
+from holdfast.data.arrow_files import Rows, is_saved_to_disk, read_arrow, read_parquet, read_saved
 from holdfast.data.fields import TURNS, unique_keys
+from holdfast.data.streams import (
+    COMPRESSED,
+    ENCODING_HELP,
+    OTHER_KINDS,
+    UNPACKING,
+    UnmarkedUTF16,
+    find_encoding,
+    open_bytes,
+)
 from holdfast.params.ingest import Source
 
-Rows = Iterator[tuple[str, Any]]  # place (line, number from 1, or key), row
-COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": None}  # .zst: by pyarrow
-MARKS = [  # byte order marks; UTF-32's begins with UTF-16's
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-]
 DELIMITERS = ",;\t|"
 FIRST_LINES = 20  # of a CSV file, that its delimiter is found from
-UNPACKING = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, pa.ArrowException)
-ENCODING_HELP = "convert it to UTF-8, or name its encoding in params.yaml (ingest.encoding: cp1252, utf-16, ...)"
 
 
-class UnmarkedUTF16(Exception):
-    """A file with zero bytes at its beginning; the text is the encoding that it may have."""
+class SpelledFloat(float):
+    """A number of a JSON file, whose text is as the file spells it: 1.10, 1e5."""
+
+    spelling: str
+
+    def __new__(cls, spelling: str) -> SpelledFloat:
+        number = super().__new__(cls, spelling)
+        number.spelling = spelling
+        return number
+
+    def __str__(self) -> str:
+        return self.spelling
 
 
 def kind_of(path: Path) -> str:
@@ -66,8 +65,9 @@ def read_file(path: Path, encoding: str = "utf-8", facts: dict[str, str] | None 
     if not path.is_file():
         raise UserError("no such file", where=path, do="correct ingest.folder or the source's path in params.yaml")
     if (kind := kind_of(path)) not in READERS:
-        known = ", ".join(READERS) + "; also compressed as " + ", ".join(COMPRESSED)
-        raise UserError(f"unknown kind of file '{path.suffix[:20]}'", where=path, do=f"known: {known}")
+        known = "known: " + ", ".join(READERS) + "; also compressed as " + ", ".join(COMPRESSED)
+        ending = path.suffix.lower() if path.suffix.lower() not in COMPRESSED else kind
+        raise UserError(f"unknown kind of file '{ending[:20]}'", where=path, do=OTHER_KINDS.get(ending, known))
     try:
         yield from READERS[kind](path, encoding, facts)
     except UnmarkedUTF16 as error:
@@ -85,40 +85,26 @@ def read_file(path: Path, encoding: str = "utf-8", facts: dict[str, str] | None 
         raise UserError(f"{what} ({first_line(error)})", where=path, do="write or download it again") from None
 
 
-@contextlib.contextmanager
-def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    suffix = path.suffix.lower()
-    if suffix == ".zst":
-        with pa.CompressedInputStream(pa.OSFile(str(path)), "zstd") as stream:
-            yield io.BufferedReader(stream)  # type: ignore[type-var]
-        return
-    opener: Any = COMPRESSED.get(suffix) or open
-    with opener(path, "rb") as stream:
-        buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)
-        if buffered.peek(len(POINTER))[: len(POINTER)] == POINTER:
-            do = "fetch it: `git lfs install`, then `git lfs pull` in that repository; or download the file itself"
-            raise UserError("is a pointer of Git LFS, and not the file itself", where=path, do=do)
-        yield buffered
-
-
-def find_encoding(stream: IO[bytes], encoding: str, facts: dict[str, str]) -> str:
-    """What a byte order mark says, else the encoding that the params name. Raises UnmarkedUTF16."""
-    start = stream.peek(4)[:4]  # type: ignore[attr-defined]
-    marked = next((name for mark, name in MARKS if start.startswith(mark)), None)
-    if marked and marked != "utf-8":
-        facts["encoding"] = marked
-    if not marked and b"\0" in start and encoding.lower() == "utf-8":
-        raise UnmarkedUTF16("utf-16-be" if start[:1] == b"\0" else "utf-16-le")
-    return {"utf-8": "utf-8-sig"}.get(marked or encoding.lower(), marked or encoding)
-
-
 def read_jsonl(path: Path, encoding: str, facts: dict[str, str]) -> Rows:
     with open_bytes(path) as stream:
-        charset = find_encoding(stream, encoding, facts)
+        charset = find_encoding(path, stream, encoding, facts)
         if charset == "utf-8-sig":
-            yield from parse_lines(path, stream)
+            start = stream.peek(64).removeprefix(codecs.BOM_UTF8).lstrip()  # type: ignore[attr-defined]
+            yield from parse_list(path, stream, facts) if start[:1] == b"[" else parse_lines(path, stream)
         else:
             yield from parse_lines(path, io.TextIOWrapper(stream, encoding=charset, newline="\n"))
+
+
+def parse_list(path: Path, stream: IO[bytes], facts: dict[str, str]) -> Rows:
+    """A file named JSONL that is one JSON list of rows; lines that are lists of their own are left to `parse_lines`."""
+    content = stream.read()
+    try:
+        rows = decode(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        yield from parse_lines(path, io.BytesIO(content))
+        return
+    facts["format"] = "JSON"
+    yield from ((str(number), row) for number, row in enumerate(rows, start=1))
 
 
 def parse_lines(path: Path, lines: Any) -> Rows:
@@ -133,7 +119,7 @@ def parse_lines(path: Path, lines: Any) -> Rows:
         except UnicodeDecodeError:
             raise UserError("not UTF-8 text", where=f"{path}:{number}", do=ENCODING_HELP) from None
         except (ValueError, RecursionError) as error:
-            do = "fix or remove that line: every line of a JSONL file is one JSON object"
+            do = "fix or remove that line: every line is one JSON object (a file of one JSON value is named .json)"
             raise UserError(f"not valid JSON ({reason_of(error)})", where=f"{path}:{number}", do=do) from None
 
 
@@ -142,7 +128,7 @@ def read_json(path: Path, encoding: str, facts: dict[str, str]) -> Rows:
 
     A file whose lines are objects of their own is JSONL, whatever its name."""
     with open_bytes(path) as stream:
-        charset = find_encoding(stream, encoding, facts)
+        charset = find_encoding(path, stream, encoding, facts)
         text = stream.read().decode(charset)
     try:
         content = decode(text)
@@ -159,6 +145,10 @@ def read_json(path: Path, encoding: str, facts: dict[str, str]) -> Rows:
             for key, row in content.items():
                 yield key, row | {"_key": key} if isinstance(row, dict) else row
             return
+        if len(lists) > 1:
+            named = ", ".join(repr(name)[:40] for name, value in content.items() if isinstance(value, list))
+            do = "write the one that holds the rows to a file of its own"
+            raise UserError(f"several lists in this JSON ({named:.120})", where=path, do=do)
         if len(lists) == 1:
             content = [content] if is_conversation(content) else lists[0]
     if not isinstance(content, list):
@@ -187,7 +177,7 @@ def is_jsonl(text: str) -> bool:
 def read_csv(path: Path, encoding: str, facts: dict[str, str]) -> Rows:
     csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is shorter than one long document
     with open_bytes(path) as stream:
-        charset = find_encoding(stream, encoding, facts)
+        charset = find_encoding(path, stream, encoding, facts)
         file = io.TextIOWrapper(stream, encoding=charset, newline="")
         first = list(itertools.islice(file, FIRST_LINES))
         named = re.fullmatch(r"\ufeff?\"?sep=(.)\"?[,;\s]*", first[0]) if first else None  # Excel's own first line
@@ -200,16 +190,21 @@ def read_csv(path: Path, encoding: str, facts: dict[str, str]) -> Rows:
         try:
             header = next(lines, [])
             facts |= {"delimiter": delimiter, "header": ", ".join(header)[:200]}
+            header = [name if name.strip() else f"(column {number})" for number, name in enumerate(header, start=1)]
             if len(set(header)) != len(header):
-                raise UserError(
-                    "two columns have the same name", where=f"{path}:{place}", do="rename one in the header line"
-                )
+                do = "rename one in the header line"
+                raise UserError("two columns have the same name", where=f"{path}:{place}", do=do)
+            unnamed = {name for name in header if name.startswith("(column ")}
             place = above + lines.line_num + 1
             for cells in lines:
-                if (
-                    cells
-                ):  # else a blank line. More or fewer cells than the header: stays a list, and is rejected as such
-                    yield str(place), dict(zip(header, cells, strict=True)) if len(cells) == len(header) else cells
+                if len(cells) != len(header):
+                    if cells:  # else a blank line. Stays a list, and is rejected as such
+                        yield str(place), cells
+                elif unnamed:  # what a spreadsheet leaves beside the table is no field
+                    pairs = zip(header, cells, strict=True)
+                    yield str(place), {name: cell for name, cell in pairs if cell or name not in unnamed}
+                else:
+                    yield str(place), dict(zip(header, cells, strict=True))
                 place = above + lines.line_num + 1
         except csv.Error as error:
             do = f"fix the quotes of the row that begins there; cells are taken to be delimited by {delimiter!r}"
@@ -234,27 +229,6 @@ def find_delimiter(first: list[str], usual: str) -> str:
     return best if fit(best)[0] else usual
 
 
-def read_parquet(path: Path, encoding: str, facts: dict[str, str]) -> Rows:
-    try:
-        with open_bytes(path) as stream:
-            source = pa.BufferReader(stream.read()) if path.suffix.lower() in COMPRESSED else path
-            file = pq.ParquetFile(source)  # not read_table: it takes a folder called a=b for a column
-            yield from number_rows(file.iter_batches(batch_size=8192))
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"not a readable Parquet file ({reason_of(error)})", where=path, do="write or download it again"
-        ) from None
-
-
-def number_rows(batches: Iterator[pa.RecordBatch]) -> Rows:
-    numbers = itertools.count(1)
-    for batch in batches:
-        if len(set(batch.schema.names)) != len(batch.schema.names):
-            raise ValueError("two columns have the same name")
-        for row in batch.to_pylist():
-            yield str(next(numbers)), row
-
-
 READERS = {
     ".jsonl": read_jsonl,
     ".ndjson": read_jsonl,
@@ -262,33 +236,13 @@ READERS = {
     ".csv": read_csv,
     ".tsv": read_csv,
     ".tab": read_csv,
+    ".jsonlines": read_jsonl,
+    ".jl": read_jsonl,
     ".parquet": read_parquet,
     ".pq": read_parquet,
+    ".arrow": read_arrow,
+    ".feather": read_arrow,
 }
-
-
-def is_saved_to_disk(folder: Path) -> bool:
-    """Whether `datasets.Dataset.save_to_disk` wrote this folder."""
-    return (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
-
-
-def read_saved(folder: Path) -> Rows:
-    """Rows of a folder of `save_to_disk`, from its Arrow files, in the order that its state.json names them."""
-    try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        names = [str(entry["filename"]) for entry in state["_data_files"]]
-        if any(Path(name).name != name for name in names):
-            raise ValueError("a data file lies elsewhere")
-
-        def batches() -> Iterator[pa.RecordBatch]:
-            for name in names:
-                with pa.memory_map(str(folder / name)) as file, pa.ipc.open_stream(file) as stream:
-                    yield from stream
-
-        yield from number_rows(batches())
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        what = f"not a readable folder of save_to_disk ({type(error).__name__}: {reason_of(error)})"
-        raise UserError(what, where=folder, do="save it again, or write Parquet: dataset.to_parquet(...)") from None
 
 
 def read_hub(source: Source, where: str) -> Rows:
@@ -316,7 +270,9 @@ def reason_of(error: Exception) -> str:
         return "nested too deeply"
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at column {error.colno}"
-    return first_line(error)
+    return first_line(error).partition("; use sys.")[0]  # Python's own advice on long numbers
 
 
-decode = json.JSONDecoder(object_pairs_hook=unique_keys).decode  # json.loads makes a decoder for every line
+decode = json.JSONDecoder(
+    object_pairs_hook=unique_keys, parse_float=SpelledFloat
+).decode  # json.loads makes a decoder for every line

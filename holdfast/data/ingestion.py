@@ -25,7 +25,7 @@ from holdfast.data.fields import field, printable
 from holdfast.data.ingestion_report import describe_split
 from holdfast.data.row_values import NOT_UNICODE, Unreadable, storable, text
 from holdfast.data.template_fit import TemplateFit
-from holdfast.data.turns import HAS_PICTURES, ROLES, Turn
+from holdfast.data.turns import PRINTED, ROLES, Turn
 from holdfast.params.ingest import Columns, Ingest, Source
 
 DUPLICATE, OVERLAP, NEAR_COPY = "duplicate", "overlaps the test split", "near-duplicate of a test row"
@@ -186,8 +186,8 @@ def read_group(row: dict[str, Any], columns: Columns | None) -> str:
         return storable(text(row, columns.group).strip()) if columns.group and named is not None else ""
     if GROUPS.isdisjoint(row):
         return ""
-    named = next((row[key] for key in fields.PURPOSES["group"] if isinstance(row.get(key), str)), "")
-    return storable(named.strip())
+    named = next((key for key in fields.PURPOSES["group"] if row.get(key) is not None), None)
+    return storable(text(row, named).strip()) if named else ""
 
 
 def require_few_unreadable(rejected: list[Rejected], rows: int, form: str, params: Ingest, where: str) -> None:
@@ -209,15 +209,19 @@ def find_remedy(reason: str, form: str) -> str:
         return "map their fields with ingest.format: columns and ingest.columns"
     if "the base's chat template" in reason:
         return "take a base whose chat template shows what they hold"
-    return REMEDIES.get(reason, f"correct ingest.format ({form})")
+    if reason in (f"field '{name}' is not text" for name in GROUPS):
+        return "rename that field: it names the domain suite of a row"
+    if reason.startswith(("field ", "no list of turns", "a turn that is not a record", "not a record")):
+        return f"correct ingest.format ({form})"
+    return REMEDIES.get(reason, "leave them out of the file")
 
 
 REMEDIES = {
     "two turns of one role in a row": "set ingest.same_role: join to put such turns together",
     "longer than max_chars": "raise ingest.max_chars",
+    PRINTED: "write that column with json.dumps, or write JSONL or Parquet",
     "unknown role": f"spell roles as one of {', '.join(ROLES)}; other fields than role are named by ingest.columns",
     conversations.OTHER_PROMPT: "set ingest.format: columns and ingest.columns: {messages: chosen}",
-    HAS_PICTURES: "leave them out of the file",
 }
 
 

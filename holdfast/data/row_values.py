@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from decimal import Decimal
 from typing import Any
 
 from holdfast.data.fields import field, unique_keys
@@ -45,7 +46,7 @@ def text(row: dict[str, Any], path: str) -> str:
         raise Unreadable(f"no field '{path}'")
     if isinstance(value, str):
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     raise Unreadable(f"field '{path}' is not text")
 

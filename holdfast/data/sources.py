@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 from holdfast.core.errors import UserError
-from holdfast.data.files import READERS, is_saved_to_disk, kind_of
+from holdfast.data.arrow_files import is_saved_to_disk
+from holdfast.data.files import READERS, kind_of
 from holdfast.params.ingest import Source
 
 SPLIT_NAMES = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation"}
+ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json"}  # what stands beside data, and describes it
 
 
 def find_files(folder: Path, source: Source, where: str) -> tuple[list[Path], list[Path]]:
@@ -55,6 +57,7 @@ def find_shards(folder: Path, split: str) -> tuple[list[Path], list[Path]]:
         for file in folder.rglob("*")
         if file.is_file()
         and kind_of(file) in READERS
+        and file.name not in ABOUT
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     )
     if not files:

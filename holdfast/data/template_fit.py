@@ -21,6 +21,8 @@ THOUGHTS = "thoughts in <think> taken out of the text and given to the template"
 INLINE = "thoughts put into the text between <think> and </think>: the template has no field for them"
 UNROLLED = "an earlier turn's thoughts, which the template leaves out of a history, trained on in a row of their own"
 ESCAPED = "special tokens of the base spelled in a text escaped"
+NO_ANSWER = "thoughts without an answer"
+UNCLOSED = re.compile(r"\A\s*<think>(?!.*</think>).*\Z", re.DOTALL)
 THINK = re.compile(r"\A\s*<think>\n?(.*?)\n?</think>\s*(.*)\Z", re.DOTALL)
 
 
@@ -60,9 +62,18 @@ class TemplateFit:
                     raise Unreadable("empty turn")
                 turns[i] = turn = {**turn, "content": content[: end.start()]}
                 changes.add(ENDS)
-            inline = "<think>" in content and self.extras.thoughts and "reasoning_content" not in turn
-            thought = THINK.match(turn["content"]) if inline else None
-            if thought and thought[1].strip() and thought[2]:
+            if "<think>" not in content:
+                continue
+            thought = THINK.match(turn["content"])
+            if not (thought[2] if thought else UNCLOSED.sub("", turn["content"])) and "tool_calls" not in turn:
+                raise Unreadable(NO_ANSWER)
+            if (
+                thought
+                and thought[1].strip()
+                and thought[2]
+                and self.extras.thoughts
+                and "reasoning_content" not in turn
+            ):
                 turns[i] = {**turn, "content": thought[2], "reasoning_content": thought[1]}
                 changes.add(THOUGHTS)
         roles = tuple([turn["role"] for turn in turns])

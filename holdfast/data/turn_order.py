@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from holdfast.data.row_values import Unreadable
+from holdfast.data.parts import parse_call
+from holdfast.data.row_values import Unreadable, decode_json
 from holdfast.data.turns import EMPTY, Turn
 
 BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
 UNTRAINED = "nothing of it is trained on (weight 0)"
 CUT, JOINED = "last turn not by the assistant cut", "turns of one role joined"
+CALLS = "calls in <tool_call> and answers in <tool_response> taken out of the text and given to the template"
+CALL = re.compile(r"\s*<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
+RESPONSE = re.compile(r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOTALL)
+UNSEEN = "\u00ad\u180e\u200b\u200c\u200d\u2060\ufeff \t\n"  # characters that show nothing
 BLANK = "blank space removed at the end or in blank lines before the text"
 
 
@@ -26,7 +31,7 @@ def normalise_turns(turns: list[Turn], same_role: str, changes: set[str]) -> lis
             turn = {**turn, "content": content}
         if not content and turn["role"] == "system":
             continue
-        if not content and not turn.get("tool_calls") and turn["role"] != "tool":
+        if not content.strip(UNSEEN) and not turn.get("tool_calls") and turn["role"] != "tool":
             raise Unreadable(EMPTY)
         if result and result[-1]["role"] == turn["role"] != "tool":
             turn = join_turns(result.pop(), turn, same_role)
@@ -44,10 +49,25 @@ def normalise_turns(turns: list[Turn], same_role: str, changes: set[str]) -> lis
     if dialogue[0] != "user":
         raise Unreadable("does not begin with the user")
     if "tool" in dialogue:
+        result = [take_out_calls(turn, changes) for turn in result]
         check_tool_turns(result)
     if all(turn.get("train") is False for turn in result if turn["role"] == "assistant"):
         raise Unreadable(UNTRAINED)
     return result
+
+
+def take_out_calls(turn: Turn, changes: set[str]) -> Turn:
+    """A turn whose calls, or whose answer of a tool, stand in the text as Hermes writes them: as the fields of a call. Other
+    turns as they are. Raises Unreadable."""
+    content = turn["content"]
+    if turn["role"] == "tool" and (answer := RESPONSE.fullmatch(content)) and "<tool_response>" not in answer[1]:
+        changes.add(CALLS)
+        return {**turn, "content": answer[1]}
+    if turn["role"] != "assistant" or "tool_calls" in turn or not (written := CALL.findall(content)):
+        return turn
+    changes.add(CALLS)
+    calls = [parse_call(decode_json(call, "a call in <tool_call> that is not JSON")) for call in written]
+    return {**turn, "content": CALL.sub("", content).rstrip(), "tool_calls": calls}
 
 
 def join_turns(one: Turn, other: Turn, same_role: str) -> Turn:

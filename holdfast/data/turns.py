@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from holdfast.data.fields import field
-from holdfast.data.row_values import Unreadable, decode_json, drop_nulls, identifier, text
+from holdfast.data.parts import parse_call, read_content, refuse_pictures
+from holdfast.data.row_values import Unreadable, decode_json, identifier
 
 Turn = dict[str, Any]
 ROLES = {
@@ -14,46 +15,29 @@ ROLES = {
     **dict.fromkeys(("user", "human", "prompter", "customer", "client"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "chatbot", "ai", "agent"), "assistant"),
     **dict.fromkeys(("tool", "function", "observation", "tool_response", "ipython"), "tool"),
-    "function_call": "assistant",  # ShareGPT: the text is the call
+    **dict.fromkeys(("function_call", "tool_call"), "assistant"),  # ShareGPT: the text is the call
 }
-PLAIN_ROLES = {
-    name: role for name, role in ROLES.items() if name not in ("function_call", "tool")
-}  # text is all they have
+CALL_ROLES = ("function_call", "tool_call")
+PLAIN_ROLES = {name: role for name, role in ROLES.items() if name not in (*CALL_ROLES, "tool")}  # text is all they have
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-WEIGHTS = ("weight", "train", "training", "trainable", "loss", "loss_weight")
+CONTENTS = ("content", "value", "parts", "text")  # the first that a turn has
+LOSS_MASKS = ("loss_mask", "train_mask")  # a weight where they are one number; else what is trained on within a turn
+WEIGHTS = ("weight", "train", "training", "trainable", "loss", "loss_weight", *LOSS_MASKS)
 MASKS = (
     "mask",
     "masked",
-    "loss_mask",
-    "train_mask",
+    *LOSS_MASKS,
     "train_detail",
     "mask_ranges",
 )  # what else says what is trained on
-PICTURES = {
-    "images",
-    "image",
-    "image_url",
-    "input_image",
-    "video",
-    "videos",
-    "video_url",
-    "audio",
-    "audios",
-    "input_audio",
-}
 PLAIN_TURNS = frozenset({("role", "content"), ("content", "role"), ("from", "value"), ("value", "from")})
 CHANNELS = ("analysis", "commentary", "final")  # of the harmony format
 EMPTY = "empty turn"
-HAS_PICTURES = "holds images, video or audio: only text is trained on"
+PRINTED = "turns as Python prints them, which is no JSON"
 UNDESIRED = "its label is false: no answer to learn"
 MASKED = (
     f"a field that says what is trained on in a way that is not read ({', '.join(MASKS)}): give weight: 0 at a turn"
 )
-
-
-def refuse_pictures(row: dict[str, Any]) -> None:
-    if not PICTURES.isdisjoint(row) and any(row[name] for name in PICTURES & row.keys()):
-        raise Unreadable(HAS_PICTURES)
 
 
 def add_thoughts(turn: Turn, thoughts: Any) -> None:
@@ -70,7 +54,7 @@ def parse_turns(
 ) -> list[Turn]:
     """`name`: of the field that holds the turns. Adds to `shapes` what each turn has. Raises Unreadable."""
     if isinstance(turns, str) and turns.lstrip().startswith("["):
-        turns = decode_json(turns, "no list of turns")
+        turns = decode_json(turns, PRINTED if turns.lstrip().startswith("[{'") else "no list of turns")
     if isinstance(turns, dict):
         turns = transpose(turns)
     if not isinstance(turns, list) or not turns:
@@ -86,7 +70,7 @@ def parse_turns(
                 parsed.append({"role": known, "content": content})
                 shapes.append((place, named))
                 continue
-        parsed.append(parse_turn(turn, name, shapes, role_field, content_field))
+        parsed += parse_turn(turn, name, shapes, role_field, content_field)
         channels = channels or "channel" in turn
     return move_analysis(parsed) if channels else parsed
 
@@ -126,18 +110,24 @@ def role_name(turn: Turn) -> str:
     return "from" if turn.get("role") is None and turn.get("from") is not None else "role"
 
 
-def parse_turn(turn: Turn, name: str, shapes: list, role_field: str | None, content_field: str | None) -> Turn:
+def parse_turn(turn: Turn, name: str, shapes: list, role_field: str | None, content_field: str | None) -> list[Turn]:
+    """One turn, or several where the user's holds what tools answered. Raises Unreadable."""
     refuse_pictures(turn)
     role = role_of(turn, role_field)
     if role is None:
-        raise Unreadable("unknown role")
+        missing = field(turn, role_field) if role_field else turn.get(role_name(turn))
+        raise Unreadable("unknown role" if missing is not None else f"no field '{role_field or 'role'}'")
     spelled_role = turn[role_name(turn)] if role_field is None else None
-    by_value = turn.get("content") is None and "value" in turn
-    content_name: str = content_field or ("value" if by_value else "content")
+    content_name: str = content_field or next((key for key in CONTENTS if turn.get(key) is not None), "content")
     calls = decode_json(turn.get("tool_calls"), "tool calls that are no list")
-    content, thoughts = read_content(field(turn, content_name), name, shapes)
+    said = read_content(field(turn, content_name), f"{name}[].{content_name}", shapes)
+    content = add_refusal(said.text, turn.get("refusal")) if role == "assistant" else said.text
     result: Turn = {"role": role, "content": content or ""}
-    if spelled_role == "function_call":
+    if said.calls:
+        if calls or turn.get("function_call"):
+            raise Unreadable("both tool_calls and a call among the parts of one turn")
+        calls = said.calls
+    if spelled_role in CALL_ROLES:
         calls, result["content"] = decode_json(content, "a function call that is not JSON"), ""
         calls = calls if isinstance(calls, list) else [calls]
     elif turn.get("function_call"):
@@ -150,7 +140,7 @@ def parse_turn(turn: Turn, name: str, shapes: list, role_field: str | None, cont
     if channel not in (None, "", *CHANNELS):
         raise Unreadable(f"a channel that is none of {', '.join(CHANNELS)}")
     if role == "assistant":
-        add_thoughts(result, choose_thoughts([*(turn.get(key) for key in THOUGHTS), thoughts]))
+        add_thoughts(result, choose_thoughts([*(turn.get(key) for key in THOUGHTS), said.thoughts]))
         if calls:
             result["tool_calls"] = [parse_call(call) for call in calls] if isinstance(calls, list) else refuse_calls()
         if not is_trained(turn):
@@ -159,13 +149,32 @@ def parse_turn(turn: Turn, name: str, shapes: list, role_field: str | None, cont
             result = read_analysis(result)
     elif calls:
         raise Unreadable("a tool call by another than the assistant")
+    if said.results and role != "user":
+        raise Unreadable("a tool's answer in a turn of another than the user")
     if role == "tool":
         result |= {key: identifier(turn[key]) for key in ("name", "tool_call_id") if turn.get(key) is not None}
-    used = {role_field or role_name(turn), content_name, "tool_calls", "function_call", *WEIGHTS}
-    used |= {*THOUGHTS, "channel"} if role == "assistant" else {"name", "tool_call_id"} if role == "tool" else set()
+    used = {role_field or role_name(turn), content_name, "tool_calls", "function_call", *WEIGHTS, *MASKS}
+    used |= (
+        {*THOUGHTS, "channel", "refusal"}
+        if role == "assistant"
+        else {"name", "tool_call_id"}
+        if role == "tool"
+        else set()
+    )
     names = tuple(key for key in turn if turn[key] is not None)
     shapes.append((f"{name}[]", tuple(key if key in used else f"?{key}" for key in names)))
-    return result
+    if said.results:
+        return [*said.results, *([result] if result["content"].strip() else [])]
+    return [result]
+
+
+def add_refusal(content: str | None, refusal: Any) -> str | None:
+    """The text of a turn of OpenAI's: an answer, or in its place a refusal. Raises Unreadable for both."""
+    if not refusal:
+        return content
+    if content or not isinstance(refusal, str):
+        raise Unreadable("both a text and a refusal in one turn")
+    return refusal
 
 
 def read_analysis(turn: Turn) -> Turn:
@@ -191,37 +200,16 @@ def refuse_calls() -> Any:
     raise Unreadable("tool calls that are no list")
 
 
-def read_content(value: Any, name: str, shapes: list) -> tuple[str | None, str]:
-    """(text, thoughts) of a turn's content: a text, or a list of parts."""
-    if value is None:
-        return None, ""
-    value = [value] if isinstance(value, dict) else value
-    if not isinstance(value, list):
-        return text({"content": value}, "content"), ""
-    written, thoughts = [], []
-    for part in value:
-        if isinstance(part, str):
-            written.append(part)
-            continue
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind in PICTURES or (isinstance(part, dict) and any(part.get(key) for key in PICTURES & part.keys())):
-            raise Unreadable(HAS_PICTURES)
-        if kind in ("text", "input_text", "output_text"):
-            written.append(text(part, "text"))
-            used = {"type", "text"}
-        elif kind in ("thinking", "reasoning"):
-            used = {"type", "thinking", "reasoning", "text"}
-            thoughts.append(text(part, next((key for key in ("thinking", "reasoning") if key in part), "text")))
-        else:
-            raise Unreadable("a part of the content that is no text")
-        names = tuple(key for key in part if part[key] is not None)
-        shapes.append((f"{name}[].content[]", tuple(key if key in used else f"?{key}" for key in names)))
-    return "".join(written), "\n".join(thoughts)
-
-
 def is_trained(turn: dict[str, Any], keys: Sequence[str] = WEIGHTS) -> bool:
     """What weight, train or loss of a turn (or of a row) say. Raises Unreadable for a weight between."""
-    if any(turn.get(key) for key in MASKS):
+    for key in MASKS:
+        value = read_weight(turn.get(key))
+        if value is None or value == [] or (key in LOSS_MASKS and isinstance(value, int | float)):
+            continue
+        if key == "masked" and value in (0, 1):
+            if value:
+                return False
+            continue
         raise Unreadable(MASKED)
     for key in keys:
         value = read_weight(turn.get(key))
@@ -243,19 +231,3 @@ def read_weight(value: Any) -> Any:
         return {"": None, "true": True, "false": False}[word] if word in ("", "true", "false") else float(word)
     except ValueError:
         return value
-
-
-def parse_call(call: Any) -> dict[str, Any]:
-    """A tool call as OpenAI spells it, its arguments as an object."""
-    inner = call.get("function", call) if isinstance(call, dict) else None
-    if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"]:
-        raise Unreadable("a tool call without a name")
-    arguments = inner.get("arguments", inner.get("parameters"))
-    if isinstance(arguments, str):  # a null in there was written by someone, and not by Parquet
-        arguments = decode_json(arguments, "arguments of a tool call that are not JSON")
-    else:
-        arguments = drop_nulls(arguments)
-    if arguments is not None and not isinstance(arguments, dict):
-        raise Unreadable("arguments of a tool call that are no object")
-    parsed = {"type": "function", "function": {"name": inner["name"], "arguments": arguments or {}}}
-    return parsed if call.get("id") is None else {**parsed, "id": identifier(call["id"])}

@@ -12,10 +12,10 @@ from typing import Any
 
 from holdfast.core.errors import UserError
 from holdfast.data import filters, ingestion
-from holdfast.data.files import ENCODING_HELP
 from holdfast.data.ingestion import DUPLICATE
 from holdfast.data.ingestion_report import remarks
 from holdfast.data.splitting import contexts, find_copies
+from holdfast.data.streams import ENCODING_HELP
 from holdfast.data.template_fit import TemplateFit
 from holdfast.data.turn_order import JOINED
 from holdfast.params.ingest import Columns, Ingest, Source

@@ -318,7 +318,9 @@ def test_missing_file_is_named(folder: Path) -> None:
 
 def test_unknown_kind_of_file_is_named(folder: Path) -> None:
     (folder / "train.xlsx").write_bytes(b"x")
-    fails(folder, "train.xlsx", "'.xlsx'", ".parquet", train="train.xlsx")
+    fails(folder, "train.xlsx", "'.xlsx'", "save the sheet as CSV", train="train.xlsx")
+    (folder / "train.txt").write_bytes(b"x")
+    fails(folder, "train.txt", "'.txt'", ".parquet", train="train.txt")
 
 
 @pytest.mark.parametrize("path", ["../train.jsonl", "a/../../train.jsonl", "/etc/passwd"])

@@ -16,9 +16,11 @@ from helpers import SHARED
 
 from holdfast.core.errors import UserError
 from holdfast.data import ingestion
-from holdfast.data.template_fit import TemplateFit
-from holdfast.data.turn_order import UNTRAINED
-from holdfast.data.turns import HAS_PICTURES, MASKED, UNDESIRED
+from holdfast.data.parts import HAS_PICTURES
+from holdfast.data.row_values import Unreadable
+from holdfast.data.template_fit import ENDS, TemplateFit
+from holdfast.data.turn_order import CALLS, UNTRAINED
+from holdfast.data.turns import MASKED, UNDESIRED
 from holdfast.params.ingest import Ingest
 
 USER = {"role": "user", "content": "Where is it?"}
@@ -28,7 +30,12 @@ PAIR = [("user", "Where is it?"), ("assistant", "On shelf 4.")]
 ASKED_IN_TURNS = {"messages": [{**USER, "content": "Which shelf?"}, ANSWER]}
 CALLING = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "find", "arguments": "{}"}}]}
 TRANSCRIPT = "\n\nHuman: Where is it?\n\nAssistant: On shelf 4." * 2
+GEMINI_ANSWER = {"role": "model", "parts": [{"text": "On shelf 4."}]}
 THINKING = {"role": "assistant", "channel": "analysis", "content": "Shelf 4 holds it."}
+NO_TEXT, TOOLS_ANSWER = (
+    "a part of the content that is no text",
+    "a tool's answer in a turn of another than the user",
+)
 ASKED = {"instruction": "Where is it?", "output": "On shelf 4."}
 
 
@@ -72,6 +79,27 @@ def read(folder: Path, content: bytes | list[Any], file: str = "train.jsonl", **
         ),
         ({"prompt": TRANSCRIPT.removesuffix("\n\nAssistant: On shelf 4."), "chosen": "On shelf 4."}, PAIR * 2),
         ({"messages": [USER, {**ANSWER, "channel": "final"}], "training": True}, PAIR),
+        ({"messages": [USER, {"role": "assistant", "content": None, "refusal": "On shelf 4."}]}, PAIR),
+        ({"messages": [USER, {**ANSWER, "content": [{"type": "refusal", "refusal": "On shelf 4."}]}]}, PAIR),
+        ({"messages": [USER, {**ANSWER, "refusal": None, "loss_mask": 1, "masked": False}]}, PAIR),
+        ({"messages": [{"role": "user", "text": "Where is it?"}, {"role": "assistant", "text": "On shelf 4."}]}, PAIR),
+        (
+            {"contents": [{"role": "user", "parts": [{"text": "Where "}, {"text": "is it?"}]}, GEMINI_ANSWER]},
+            PAIR,
+        ),
+        (
+            {
+                "systemInstruction": {"role": "system", "parts": [{"text": "Be brief."}]},
+                "contents": [{"role": "user", "parts": {"text": "Where is it?"}}, GEMINI_ANSWER],
+            },
+            [("system", "Be brief."), *PAIR],
+        ),
+        (
+            {"system": [{"type": "text", "text": "Be brief."}], "messages": [USER, ANSWER]},
+            [("system", "Be brief."), *PAIR],
+        ),
+        ({"prompt": "\n\nHuman: Where is it?\n\nAssistant:", "completion": " On shelf 4."}, PAIR),
+        ({"prompt": "Human: Where is it?\n\nAssistant: ", "chosen": "On shelf 4."}, PAIR),
     ],
 )
 def test_the_same_conversation_in_other_spellings(tmp_path, row, turns):
@@ -80,7 +108,7 @@ def test_the_same_conversation_in_other_spellings(tmp_path, row, turns):
     assert not split.report["unused"]
 
 
-@pytest.mark.parametrize("field", ["weight", "train", "training", "trainable", "loss", "loss_weight"])
+@pytest.mark.parametrize("field", ["weight", "train", "training", "trainable", "loss", "loss_weight", "loss_mask"])
 def test_a_turn_that_is_not_to_be_trained_on_is_masked_however_that_is_spelled(tmp_path, field):
     split = read(tmp_path, [{"messages": [USER, {**ANSWER, field: 0}, USER, ANSWER]}])
     assert [turn.get("train") for turn in split.kept[0].turns()] == [None, False, None, None]
@@ -101,6 +129,17 @@ def test_a_turn_that_is_not_to_be_trained_on_is_masked_however_that_is_spelled(t
         ({"conversations": [USER, ANSWER], "kto_tag": "false"}, UNDESIRED),
         ({"messages": [USER, {**ANSWER, "train_detail": [{"begin_offset": 0, "end_offset": 3}]}]}, MASKED),
         ({"messages": [USER, ANSWER], "loss_mask": [0, 1]}, MASKED),
+        ({"messages": [USER, ANSWER], "loss_mask": 0}, UNTRAINED),
+        ({"messages": [USER, {**ANSWER, "masked": True}]}, UNTRAINED),
+        ({"messages": [USER, {**ANSWER, "mask": 0}]}, MASKED),
+        ({"messages": [USER, {**ANSWER, "refusal": "No."}]}, "both a text and a refusal in one turn"),
+        ({"messages": [USER, {"author": "bot", "content": "x"}]}, "no field 'role'"),
+        ({"messages": [USER, {**ANSWER, "content": "\u200b\ufeff"}]}, "empty turn"),
+        ({"messages": [USER, ANSWER], "suite": ["a"]}, "field 'suite' is not text"),
+        ({"messages": str([USER, ANSWER])}, "turns as Python prints them, which is no JSON"),
+        ({"messages": [USER, {**ANSWER, "content": [{"type": "tool_result", "content": "4"}]}]}, TOOLS_ANSWER),
+        ({"messages": [USER, {**ANSWER, "content": [{"type": "redacted_thinking", "data": "x"}]}]}, NO_TEXT),
+        ({"contents": [{"role": "user", "parts": [{"inlineData": {"data": "x"}}]}, GEMINI_ANSWER]}, HAS_PICTURES),
         ({"messages": [{**USER, "content": {"type": "image_url", "image_url": {"url": "x"}}}, ANSWER]}, HAS_PICTURES),
         ({"messages": {"role": ["user"], "content": []}}, "no list of turns"),
         ({**ASKED, "history": [["a", "b", "c"]]}, "history that is no list of [question, answer]"),
@@ -110,9 +149,9 @@ def test_a_row_that_teaches_what_cannot_be_read_is_rejected_with_the_reason(tmp_
     plain = {
         key: value
         for key, value in row.items()
-        if key not in ("weight", "train", "training", "label", "kto_tag", "loss_mask")
+        if key not in ("weight", "train", "training", "label", "kto_tag", "loss_mask", "suite", "contents")
     }
-    if "messages" in plain:
+    if not plain or "messages" in plain:
         plain["messages"] = [USER, ANSWER]
     split = read(tmp_path, [row, {**plain, "history": []} if "history" in plain else plain])
     assert [rejected.reason for rejected in split.rejected] == [reason]
@@ -201,6 +240,12 @@ def test_class_0_of_a_prompt_is_no_bad_answer(tmp_path):
         ('{"prompt": "q"}'.encode("utf-16-le"), "a.jsonl", "UTF-16 without a byte order mark", "ingest.encoding: utf-16-le"),
         ("prompt,completion\n".encode("utf-16-be"), "a.csv", "UTF-16 without a byte order mark", "ingest.encoding: utf-16-be"),
         (b'prompt,completion\na,b\n"c,d\ne,f\n', "a.csv", "not valid CSV", "fix the quotes of the row that begins there"),
+        (b"Question ,Answer\nq,a\n", "a.csv", "fit no known format", "(such as prompt: Question , response: Answer)"),
+        (b"prompt;completion\n'q;1';a\n", "a.csv", "no row is a record of named fields", "as many cells"),
+        (
+            json.dumps({"messages": [USER, {**ANSWER, "content": [{"type": "tool"}]}]}).encode(), "a.jsonl",
+            "a part of the content that is no text", "leave them out of the file",
+        ),
         (b'{"question": "q", "chosen": "a"}', "a.jsonl", "no field 'prompt'", "ingest.format: columns"),
         (b'{"messages": [{"role": "visitor", "content": "q"}]}', "a.jsonl", "unknown role", "spell roles as one of system,"),
         (
@@ -249,6 +294,118 @@ def test_analysis_of_the_harmony_format_is_a_thought_and_no_answer(tmp_path):
 def test_what_a_channel_says_is_never_dropped(tmp_path, turns, reason):
     split = read(tmp_path, [{"messages": turns}, {"messages": [USER, ANSWER]}])
     assert [row.reason for row in split.rejected] == [reason]
+
+
+FIND = {"name": "find", "description": "Finds a box."}
+SCHEMA = {"type": "object", "properties": {"box": {"type": "integer"}}}
+CALL = {"type": "function", "function": {"name": "find", "arguments": {"box": 4}}}
+
+
+@pytest.mark.parametrize(
+    ("row", "more"),
+    [
+        (
+            {
+                "messages": [
+                    USER,
+                    {
+                        "role": "assistant",
+                        "content": [
+                            {"type": "text", "text": "I look."},
+                            {"type": "tool_use", "id": "t1", "name": "find", "input": {"box": 4}},
+                        ],
+                    },
+                    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "Shelf 4"}]},
+                    ANSWER,
+                ],
+                "tools": [{**FIND, "input_schema": SCHEMA}],
+            },
+            {"tool_call_id": "t1"},
+        ),
+        (
+            {
+                "contents": [
+                    {"role": "user", "parts": [{"text": "Where is it?"}]},
+                    {
+                        "role": "model",
+                        "parts": [{"text": "I look."}, {"functionCall": {"name": "find", "args": {"box": 4}}}],
+                    },
+                    {"role": "user", "parts": [{"functionResponse": {"name": "find", "response": "Shelf 4"}}]},
+                    GEMINI_ANSWER,
+                ],
+                "tools": [{"functionDeclarations": [{**FIND, "parameters": SCHEMA}]}],
+            },
+            {"name": "find"},
+        ),
+        (
+            {
+                "conversations": [
+                    {"from": "human", "value": "Where is it?"},
+                    {
+                        "from": "gpt",
+                        "value": 'I look.\n<tool_call>\n{"name": "find", "arguments": {"box": 4}}\n</tool_call>',
+                    },
+                    {"from": "tool", "value": "<tool_response>\nShelf 4\n</tool_response>"},
+                    {"from": "gpt", "value": "On shelf 4."},
+                ],
+                "tools": json.dumps({**FIND, "parameters": SCHEMA}),
+            },
+            {},
+        ),
+    ],
+    ids=["Anthropic", "Gemini", "Hermes"],
+)
+def test_calls_and_answers_of_tools_however_they_are_spelled(tmp_path, row, more):
+    split = read(tmp_path, [row])
+    assert not split.report["unused"] and split.report["changed"].keys() <= {CALLS}
+    (kept,) = split.kept
+    call = {**CALL, "id": "t1"} if "tool_call_id" in more else CALL
+    answer = '"Shelf 4"' if "name" in more else "Shelf 4"
+    assert kept.turns() == [
+        USER,
+        {"role": "assistant", "content": "I look.", "tool_calls": [call]},
+        {"role": "tool", "content": answer, **more},
+        ANSWER,
+    ]
+    assert json.loads(kept.tools) == [{"type": "function", "function": {**FIND, "parameters": SCHEMA}}]
+
+
+def test_a_call_of_the_role_tool_call_and_one_in_the_text_alone(tmp_path):
+    written = '{"name": "find", "arguments": {"box": 4}}'
+    as_role = [USER, {"role": "tool_call", "content": written}, {"role": "tool_response", "content": "4"}, ANSWER]
+    as_text = [USER, {**ANSWER, "content": f"<tool_call>{written}</tool_call>"}]  # no tool answers: a text like others
+    split = read(tmp_path, [{"messages": as_role}, {"messages": as_text}])
+    assert split.kept[0].turns()[1]["tool_calls"] == [CALL]
+    assert split.kept[1].turns() == as_text
+
+
+def test_the_turns_before_a_chosen_answer_may_have_a_field_of_their_own(tmp_path):
+    row = {
+        "conversations": [{"from": "human", "value": "Where is it?"}],
+        "chosen": {"from": "gpt", "value": "On shelf 4."},
+        "rejected": {"from": "gpt", "value": "No."},
+    }
+    split = read(tmp_path, [row], format="preference")
+    assert [(turn["role"], turn["content"]) for turn in split.kept[0].turns()] == PAIR
+    assert split.report["unused"] == {"rejected": 1}
+
+
+@pytest.mark.parametrize("answer", ["<think>It was moved.</think>", "<think>It was", "<think>\n</think>\n\n"])
+def test_thoughts_without_an_answer_are_no_answer(tmp_path, tokenizer, answer):
+    with pytest.raises(Unreadable, match="thoughts without an answer"):
+        TemplateFit(tokenizer).adjust([USER, {**ANSWER, "content": answer}], None, set())
+
+
+@pytest.mark.parametrize("end", ["<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<turn|>", "<|eot|>", "[|endofturn|]"])
+def test_what_ends_a_turn_in_another_family_of_models_is_taken_off(tokenizer, end):
+    changes: set[str] = set()
+    (_, answer) = TemplateFit(tokenizer).adjust([USER, {**ANSWER, "content": f"On shelf 4.\n{end}"}], None, changes)
+    assert answer == ANSWER and changes == {ENDS}
+
+
+def test_a_group_may_be_a_number(tmp_path):
+    split = read(tmp_path, [{**ASKED_IN_TURNS, "suite": 3}])
+    assert split.kept[0].group == "3"
 
 
 def test_a_json_file_with_one_conversation_is_one_row(tmp_path):
