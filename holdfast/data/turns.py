@@ -115,18 +115,18 @@ def parse_turn(turn: Turn, name: str, shapes: list, role_field: str | None, cont
     refuse_pictures(turn)
     role = role_of(turn, role_field)
     if role is None:
-        missing = field(turn, role_field) if role_field else turn.get(role_name(turn))
-        raise Unreadable("unknown role" if missing is not None else f"no field '{role_field or 'role'}'")
+        written = field(turn, role_field) if role_field else turn.get(role_name(turn))
+        raise Unreadable("unknown role" if written is not None else f"no field '{role_field or 'role'}'")
     spelled_role = turn[role_name(turn)] if role_field is None else None
     content_name: str = content_field or next((key for key in CONTENTS if turn.get(key) is not None), "content")
     calls = decode_json(turn.get("tool_calls"), "tool calls that are no list")
-    said = read_content(field(turn, content_name), f"{name}[].{content_name}", shapes)
-    content = add_refusal(said.text, turn.get("refusal")) if role == "assistant" else said.text
+    spoken = read_content(field(turn, content_name), f"{name}[].{content_name}", shapes)
+    content = add_refusal(spoken.text, turn.get("refusal")) if role == "assistant" else spoken.text
     result: Turn = {"role": role, "content": content or ""}
-    if said.calls:
+    if spoken.calls:
         if calls or turn.get("function_call"):
             raise Unreadable("both tool_calls and a call among the parts of one turn")
-        calls = said.calls
+        calls = spoken.calls
     if spelled_role in CALL_ROLES:
         calls, result["content"] = decode_json(content, "a function call that is not JSON"), ""
         calls = calls if isinstance(calls, list) else [calls]
@@ -140,7 +140,7 @@ def parse_turn(turn: Turn, name: str, shapes: list, role_field: str | None, cont
     if channel not in (None, "", *CHANNELS):
         raise Unreadable(f"a channel that is none of {', '.join(CHANNELS)}")
     if role == "assistant":
-        add_thoughts(result, choose_thoughts([*(turn.get(key) for key in THOUGHTS), said.thoughts]))
+        add_thoughts(result, choose_thoughts([*(turn.get(key) for key in THOUGHTS), spoken.thoughts]))
         if calls:
             result["tool_calls"] = [parse_call(call) for call in calls] if isinstance(calls, list) else refuse_calls()
         if not is_trained(turn):
@@ -149,7 +149,7 @@ def parse_turn(turn: Turn, name: str, shapes: list, role_field: str | None, cont
             result = read_analysis(result)
     elif calls:
         raise Unreadable("a tool call by another than the assistant")
-    if said.results and role != "user":
+    if spoken.results and role != "user":
         raise Unreadable("a tool's answer in a turn of another than the user")
     if role == "tool":
         result |= {key: identifier(turn[key]) for key in ("name", "tool_call_id") if turn.get(key) is not None}
@@ -163,8 +163,8 @@ def parse_turn(turn: Turn, name: str, shapes: list, role_field: str | None, cont
     )
     names = tuple(key for key in turn if turn[key] is not None)
     shapes.append((f"{name}[]", tuple(key if key in used else f"?{key}" for key in names)))
-    if said.results:
-        return [*said.results, *([result] if result["content"].strip() else [])]
+    if spoken.results:
+        return [*spoken.results, *([result] if result["content"].strip() else [])]
     return [result]
 
 
