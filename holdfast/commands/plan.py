@@ -21,7 +21,7 @@ from holdfast.core import manifest, shards, storage
 from holdfast.core.errors import UserError
 from holdfast.launch import settings
 from holdfast.params.whole import Params
-from holdfast.planning import costs, devices, earlier, fit, prospects, shapes, survey
+from holdfast.planning import costs, devices, earlier, fit, prospects, room, shapes, survey
 from holdfast.planning.costs import Domain, Means, Rates, Work
 from holdfast.planning.prospects import USUAL_ITEMS, count_items, count_test_rows
 from holdfast.planning.shapes import Shape
@@ -128,9 +128,21 @@ def make_plan(params: Params, device: str | None = None, count: int = 1) -> Plan
     notes += [*prospects.summarise(outlook), *outlook.sources]
     slower = devices.time_yardstick() / devices.YARDSTICK_SECONDS
     works = costs.plan_work(params, domain, means, rubric_tokens)
+    lines = [plan_stage(params, one, rates, sizes, slower, bool(measured), count) for one in works]
+    capacity = fit.device_memory() if measured else devices.DEVICES[named][1]
     return Plan(
-        [plan_stage(params, one, rates, sizes, slower, bool(measured), count) for one in works], notes, bool(measured)
+        lines, [*notes, *note_shortages(params, lines, capacity, "this machine" if measured else named)], bool(measured)
     )
+
+
+def note_shortages(params: Params, lines: list[Line], capacity: float, device: str) -> list[str]:
+    """Of each script the stage that takes most, where a device does not hold it."""
+    most: dict[str, Line] = {}
+    for one in lines:
+        name, cell = costs.split_stage(one.stage)
+        if one.memory > capacity and room.list_models(params, name, *filter(None, [cell])):
+            most[name] = max(most.get(name, one), one, key=lambda line: line.memory)
+    return [room.describe_shortage(one.stage, one.memory, capacity, device) for one in most.values()]
 
 
 def count_data(params: Params, tokenizer: Any) -> tuple[Domain, list[str]]:

@@ -42,6 +42,7 @@ def main(stage: str, *cells: str) -> int:
     from holdfast.commands import launch as elsewhere
     from holdfast.core import ledger
     from holdfast.launch import settings
+    from holdfast.planning import room
 
     recorded = "DVC_STAGE" in os.environ  # DVC will write down what this was made from
     if recorded:
@@ -55,6 +56,8 @@ def main(stage: str, *cells: str) -> int:
             code.refuse_other_code(stage)
         return exit_code
     elsewhere.refuse_second(stage, cells)
+    if "RANK" not in os.environ and (shortage := room.find_shortage(stage, *cells)):
+        print(f"warning: {shortage}", file=sys.stderr, flush=True)
     before = inputs.read_inputs(stage, *cells)
     free = stage in NO_COSTS or cells == ("base-repeat",)
     with nullcontext() if free else ledger.record_cost(COSTS, stage, "-".join(cells) or None):
