@@ -37,6 +37,9 @@ class Arm(Section):
     """Rank of LoRA adapters on all linear layers, merged at the end; null: train all weights."""
     lora_alpha: Positive = 32
     """LoRA's alpha: adapters are scaled with alpha / rank."""
+    osf_rank: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Part of each linear layer's singular directions, those of its smallest singular values, that is trained while the others
+    are kept (OSF); null: train all weights."""
     average: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = 1.0
     """Part of the way from the base's weights to the tuned ones; auto: as far as retention_target allows, measured
     on rows of the mixture that are not trained on."""
@@ -45,10 +48,20 @@ class Arm(Section):
     learning_rate: Rate | None = None
     """Peak learning rate of this arm; auto: as in the section; null: the section's."""
 
+    @property
+    def adapter(self) -> str | None:
+        """The field because of which only an adapter is trained, and merged at the end."""
+        return next((name for name in ("lora_rank", "osf_rank") if getattr(self, name)), None)
+
     @model_validator(mode="after")
     def parts_fit(self) -> Arm:
-        if self.lora_rank and self.anchor != "none":
-            raise ValueError("lora_rank and anchor cannot go together: adapters start at zero; use weight_decay")
+        if self.lora_rank and self.osf_rank:
+            raise ValueError("lora_rank and osf_rank cannot go together: each says what alone is trained")
+        if self.adapter and self.anchor != "none":
+            why = (
+                "adapters start at zero; use weight_decay" if self.lora_rank else "the base's weights stay as they are"
+            )
+            raise ValueError(f"{self.adapter} and anchor cannot go together: {why}")
         if self.kl_cache == "topk" and self.objective != "kl":
             raise ValueError("kl_cache goes with the KL objective on replay rows: set objective: kl")
         return self

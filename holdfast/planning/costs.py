@@ -224,8 +224,10 @@ def memory(params: Params, stage: str, shape: Shape, bytes_each: int, processes:
         finetune = params.finetune
         arm_config = finetune.arms[arm]
         beside = arm_config.target_kl or (arm_config.objective == "kl" and arm_config.kl_cache == "off")
-        frozen = 0 if not beside else 4 if finetune.bf16 is False or bytes_each == 4 else 2  # the base, cast once
-        state = STATE_BYTES if arm_config.lora_rank is None else 4
+        frozen = (
+            0 if not beside or arm_config.adapter else 4 if finetune.bf16 is False or bytes_each == 4 else 2
+        )  # the base, cast once
+        state = 4 if arm_config.lora_rank else STATE_BYTES
         held = shape.parameters * (state / (processes if finetune.processes.strategy == "fsdp2" else 1) + frozen)
         micro = finetune.micro_batch or finetune.batch_size
         # Of each logit: itself and its gradient, the base's beside them; not compiled, copies in fp32 and their log-probabilities

@@ -99,7 +99,9 @@ def check_memory(params: Params) -> Iterator[Line]:
         yield UNKNOWN, f"{what}; the base's size is not known before it is here"
         return
     whole = any(params.finetune.arms[arm].lora_rank is None for arm in params.arms)
-    kl = any(params.finetune.arms[arm].objective == "kl" for arm in params.arms)
+    kl = any(
+        params.finetune.arms[arm].objective == "kl" and not params.finetune.arms[arm].adapter for arm in params.arms
+    )
     needed = shape.parameters * ((STATE_BYTES if whole else 4) + (4 if kl else 0)) / count
     if needed < total:
         yield (

@@ -127,8 +127,8 @@ def train_arm(
 
 def check_strategy(params: Finetune, arm: str, arm_config: Arm) -> None:
     """Raises UserError where the weights are sharded and the arm needs the whole model on each process."""
-    if params.processes.strategy == "fsdp2" and (arm_config.anchor != "none" or arm_config.lora_rank):
-        part = "an anchor" if arm_config.anchor != "none" else "lora_rank"
+    if params.processes.strategy == "fsdp2" and (arm_config.anchor != "none" or arm_config.adapter):
+        part = arm_config.adapter or "an anchor"
         raise UserError(
             f"arm '{arm}' has {part}, which needs the whole model on each process",
             where="finetune.processes",

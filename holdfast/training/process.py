@@ -60,7 +60,8 @@ def train(job: Job) -> None:
     fisher_rows = replay_rows(job)[: arm_config.fisher_rows] if arm_config.anchor == "ewc" else []
     base_in_step = arm_config.target_kl or (arm_config.objective == "kl" and table is None)
     base_side = BaseSide(
-        model=load_base(job) if base_in_step else None,
+        model=load_base(job) if base_in_step and not arm_config.adapter else None,
+        adapter_off=bool(base_in_step and arm_config.adapter),
         table=table,
         start=anchors.copy_weights(tuned) if arm_config.anchor != "none" else None,
         importance=anchors.fisher(tuned, fisher_rows) if fisher_rows else None,
@@ -189,17 +190,16 @@ def distributed_arguments(job: Job) -> dict[str, Any]:
 
 
 def adapters(job: Job) -> Any:
-    """peft's settings for `lora_rank`; None where all weights are trained."""
-    if not job.arm_config.lora_rank:
+    """peft's settings for `lora_rank` or `osf_rank`; None where all weights are trained."""
+    arm_config = job.arm_config
+    if not arm_config.adapter:
         return None
-    from peft import LoraConfig
+    from peft import LoraConfig, OSFConfig
 
-    return LoraConfig(
-        r=job.arm_config.lora_rank,
-        lora_alpha=job.arm_config.lora_alpha,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
+    where: dict[str, Any] = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    if arm_config.lora_rank:
+        return LoraConfig(r=arm_config.lora_rank, lora_alpha=arm_config.lora_alpha, **where)
+    return OSFConfig(effective_rank=1 - (arm_config.osf_rank or 0), **where)
 
 
 def load_base(job: Job) -> PreTrainedModel:
@@ -250,7 +250,7 @@ def whole_model(job: Job, trainer: ForgettingTrainer) -> PreTrainedModel:
             model.load_state_dict(state)
         return model
     model = trainer.accelerator.unwrap_model(trainer.model)
-    return model.merge_and_unload() if job.arm_config.lora_rank else model
+    return model.merge_and_unload() if job.arm_config.adapter else model
 
 
 def move_back(job: Job, tuned: PreTrainedModel, device: torch.device) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class BaseSide:
     """What the loss compares with; None where its terms do not need it."""
 
     model: torch.nn.Module | None = None  # the base, for a KL that is computed in every step
+    adapter_off: bool = False  # it is the trained model with its adapter off, for the same
     table: Table | None = None  # the base's log-probabilities on replay rows, for a cached KL
     start: Weights | None = None  # the weights before training, for an anchor
     importance: Weights | None = None  # their Fisher information, for EWC
@@ -185,19 +186,30 @@ class ForgettingTrainer(SFTTrainer):
         divergence = target = ce_logits.new_zeros((), dtype=torch.float32)
         if table is not None:
             divergence = losses.kl_top_k_sum(table[0].long(), table[1], kl_logits)
-        if self.reference is None or len(targets.base_rows) == 0:
+        if not (self.reference or self.base_side.adapter_off) or len(targets.base_rows) == 0:
             return divergence, target
         # Rows without such a position do not pass through the base; a packed batch is one row and passes whole.
         if len(targets.base_rows) < len(forward["input_ids"]):
             forward = {k: v[targets.base_rows] if torch.is_tensor(v) else v for k, v in forward.items()}
-        with torch.no_grad(), logits_only_at(self.reference, targets.base_positions), self.precision():
-            base = self.reference(**forward).logits
-        base_ce, base_kl = base.split(targets.n_base)
+        base_ce, base_kl = self.ask_base(forward, targets.base_positions).split(targets.n_base)
         if self.loss_config.target_kl:
             target = self.kl_sum(base_ce, ce_logits)
         if table is None:
             divergence = self.kl_sum(base_kl, kl_logits)
         return divergence, target
+
+    @torch.no_grad()
+    def ask_base(self, forward: dict, positions: torch.Tensor) -> torch.Tensor:
+        """The base's logits (N, V) at `positions`."""
+        if self.reference is not None:
+            with logits_only_at(self.reference, positions), self.precision():
+                return self.reference(**forward).logits
+        model: Any = self.accelerator.unwrap_model(self.model)
+        model.eval()
+        with model.disable_adapter(), logits_only_at(model, positions), self.precision():
+            logits = model(**forward).logits
+        model.train()
+        return logits
 
     def add_to_line(self, name: str, value: torch.Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0) + value.detach().float()

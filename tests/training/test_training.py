@@ -324,9 +324,28 @@ def test_too_few_rows_to_choose_how_far_to_average(train):
         train("kl", average="auto")
 
 
+ADAPTERS = [{"lora_rank": 4}, {"osf_rank": 0.25}]
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=str)
+def test_the_base_is_the_model_with_its_adapter_off(train, project, adapter, monkeypatch):
+    """The KL is that of a table of all the base's log-probabilities, with one model in memory."""
+    loaded = []
+    load_model = manifest.load_model
+    monkeypatch.setattr(manifest, "load_model", lambda *args, **more: loaded.append(args) or load_model(*args, **more))
+    curves = train("kl", **adapter)
+    assert len(loaded) == 2, "one to train, one to check what was saved"
+    of_a_table = train("kl", kl_cache="topk", kl_top_k=10_000, **adapter)
+    assert curves["kl"][0] == pytest.approx(0, abs=1e-5)
+    assert curves["kl"][-1] > 1e-3
+    assert curves["kl"] == pytest.approx(of_a_table["kl"], rel=1e-3, abs=1e-5)
+    assert curves["loss"] == pytest.approx(of_a_table["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=str)
 @pytest.mark.parametrize("objective", ["ce", "kl"])
-def test_adapters_are_merged_into_the_base_s_own_shape(train, project, tiny, objective):
-    curves = train(objective, lora_rank=4)
+def test_adapters_are_merged_into_the_base_s_own_shape(train, project, tiny, objective, adapter):
+    curves = train(objective, **adapter)
     assert curves["loss"][-1] != curves["loss"][0]
     before, after = (manifest.load_model(folder, "float32").state_dict() for folder in (tiny, project / "models/arm"))
     assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}
