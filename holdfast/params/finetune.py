@@ -27,6 +27,9 @@ class Arm(Section):
     """Weight of KL(base || tuned) on the tokens that have cross-entropy."""
     reweight: Literal["none", "dft"] = "none"
     """dft: weigh a token's cross-entropy by its probability."""
+    mask_perplexity: Annotated[float, Field(gt=1)] | None = None
+    """Tokens of the domain's answers that the base finds less likely than 1 / mask_perplexity are not trained on (STM; its
+    authors take 2.5); null: all are. The end of the turn always is."""
     anchor: Literal["none", "l2sp", "ewc"] = "none"
     """Quadratic penalty on the distance from the base's weights; ewc needs replay rows."""
     anchor_coefficient: Annotated[float, Field(gt=0)] = 1.0

@@ -109,7 +109,7 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
     ]
     for arm in params.arms:
         rows, tokens, replay = training_size(params, arm, domain, means, chosen)
-        extra = base_passes(params.finetune.arms[arm], tokens, replay, chosen * both)
+        extra = base_passes(params.finetune.arms[arm], tokens, replay, chosen * both, domain.tokens)
         runs = count_short_runs(params, arm)
         pilot = Work(f"pilot@{arm}", params.base if runs else "", runs * rows, read=runs * extra, trained=runs * tokens)
         words = domain.answers if params.mix.arms[arm].targets == "rewritten" else 0
@@ -206,13 +206,15 @@ def training_size(params: Params, arm: str, domain: Domain, means: Means, chosen
     return domain.rows * epochs + rows, domain.tokens * epochs + replay, replay
 
 
-def base_passes(arm_config: Arm, tokens: float, replay: float, once: float) -> float:
-    """Tokens that pass through the frozen base: all with target_kl, else replay rows; from a cache each row once."""
+def base_passes(arm_config: Arm, tokens: float, replay: float, once: float, domain: float) -> float:
+    """Tokens that pass through the frozen base: all with target_kl, else replay rows; from a cache each row `once`; for
+    mask_perplexity each row of the domain."""
+    first = domain if arm_config.mask_perplexity else 0.0
     if arm_config.target_kl:
-        return tokens
+        return first + tokens
     if arm_config.objective != "kl":
-        return 0.0
-    return min(replay, once) if arm_config.kl_cache == "topk" else replay
+        return first
+    return first + (min(replay, once) if arm_config.kl_cache == "topk" else replay)
 
 
 def memory(params: Params, stage: str, shape: Shape, bytes_each: int, processes: int, compiled: bool = False) -> float:

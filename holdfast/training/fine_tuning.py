@@ -25,7 +25,7 @@ from holdfast.core.rows import MixRow
 from holdfast.params.finetune import Arm, Finetune
 from holdfast.training import averaging, compiling, job, launch
 from holdfast.training.job import Job, Result
-from holdfast.training.losses import IGNORE_INDEX, KL, labels_of
+from holdfast.training.losses import IGNORE_INDEX, KL, REPLAY, labels_of
 from holdfast.training.trackers import read_trackers
 
 REPLAY_SCHEMA = pa.schema([("input_ids", pa.list_(pa.int64())), ("mask", pa.list_(pa.int64()))])
@@ -70,11 +70,15 @@ class Trained:
     def tokens_forward_only(self) -> int:
         """Tokens that pass through the frozen base. With a cache they are every replay row's once, whichever run computed
         them, so that equal inputs give equal counts."""
+        once = 0
+        if self.arm_config.mask_perplexity:  # every domain row, to know what the base finds unlikely
+            domain = {tuple(row.input_ids) for row in self.encoded if any(0 <= label < REPLAY for label in row.labels)}
+            once = sum(map(len, domain))
         if self.arm_config.target_kl:
-            return sum(len(row.input_ids) for row in self.encoded)
+            return once + sum(len(row.input_ids) for row in self.encoded)
         if self.arm_config.kl_cache != "off":
-            return self.replay_tokens
-        return sum(len(row.input_ids) for row in self.encoded if min(row.labels) <= KL)
+            return once + self.replay_tokens
+        return once + sum(len(row.input_ids) for row in self.encoded if min(row.labels) <= KL)
 
 
 @contextmanager

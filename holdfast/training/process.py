@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
@@ -17,9 +18,10 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PrinterCallback, set_seed
 from trl import SFTConfig
 
+from holdfast.chat import encoding
 from holdfast.core import checkpoint_files, manifest, meter
 from holdfast.core.errors import UserError
-from holdfast.training import anchors, averaging, compiling, losses, saved_model
+from holdfast.training import anchors, averaging, compiling, losses, saved_model, token_masking
 from holdfast.training.base_logprobs import Store, build_table
 from holdfast.training.held_out import EncodedRow
 from holdfast.training.job import (
@@ -56,7 +58,10 @@ def train(job: Job) -> None:
     table, base_tokens_computed = cached_base_side(job, arguments)
     if arm_config.anchor != "none":
         tuned.to(device)  # type: ignore[arg-type]
-    rows = pq.read_metadata(job.scratch / ROWS_FILE).num_rows
+    rows = pq.read_table(job.scratch / ROWS_FILE)
+    more: dict[str, Any] = {}
+    if arm_config.mask_perplexity:
+        rows, more["masked"] = mask_rows(job, rows, tuned.to(device), tokenizer)  # type: ignore[arg-type]
     fisher_rows = replay_rows(job)[: arm_config.fisher_rows] if arm_config.anchor == "ewc" else []
     base_in_step = arm_config.target_kl or (arm_config.objective == "kl" and table is None)
     base_side = BaseSide(
@@ -77,7 +82,7 @@ def train(job: Job) -> None:
     trainer = ForgettingTrainer(
         model=tuned,
         args=arguments,
-        train_dataset=Dataset(pq.read_table(job.scratch / ROWS_FILE)),
+        train_dataset=Dataset(rows),
         processing_class=tokenizer,
         callbacks=[watch],
         peft_config=adapters(job),
@@ -90,8 +95,8 @@ def train(job: Job) -> None:
     )
     trainer.remove_callback(PrinterCallback)  # our own callback logs
     prepared: Any = trainer.train_dataset
-    if not params.packing and len(prepared) != rows:
-        raise RuntimeError(f"TRL kept {len(prepared)} of {rows} rows")
+    if not params.packing and len(prepared) != len(rows):
+        raise RuntimeError(f"TRL kept {len(prepared)} of {len(rows)} rows")
     earlier = last_checkpoint(job.scratch)
     if earlier and (earlier / checkpoint_files.WEIGHTS).is_file():
         check_resumable(earlier, tuned)
@@ -104,7 +109,6 @@ def train(job: Job) -> None:
     if not trainer.is_world_process_zero():
         return
     peak_memory = meter.peak_memory()
-    more: dict[str, Any] = {}
     if table is not None:
         more["kl_cache"] = top_k_error(job, model, table)
     if arm_config.average != 1:
@@ -122,6 +126,26 @@ def train(job: Job) -> None:
         weighed_tokens=sum(len(ids) for ids, _ in fisher_rows),
         more=more,
     ).write(job.scratch)
+
+
+def mask_rows(job: Job, rows: pa.Table, base: PreTrainedModel, tokenizer: Any) -> tuple[pa.Table, dict[str, int]]:
+    """The rows without the labels that `mask_perplexity` leaves out, and for the ledger how many these are. Raises UserError
+    where nothing but the ends of turns is left."""
+    most, ids, labels = (
+        job.arm_config.mask_perplexity or 0,
+        *(rows[name].to_pylist() for name in ("input_ids", "labels")),
+    )
+    new, masked, asked = token_masking.mask_labels(base, ids, labels, most, encoding.assistant_stop_ids(tokenizer))
+    if masked == asked:
+        raise UserError(
+            f"the base finds each of the domain's {asked:,} tokens less likely than 1 / {most:g}: nothing is left to train on",
+            where=f"finetune.arms.{job.arm}.mask_perplexity",
+            do="raise it, or leave it out: this method is for answers that the base could have written",
+        )
+    table = rows.set_column(
+        rows.schema.get_field_index("labels"), "labels", pa.array(new, rows.schema.field("labels").type)
+    )
+    return table, {"tokens": masked, "of": asked}
 
 
 def check_resumable(folder: Path, model: PreTrainedModel) -> None:

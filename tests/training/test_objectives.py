@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from holdfast.core import manifest
-from holdfast.training import anchors, base_logprobs, batches, losses, trainer
+from holdfast.training import anchors, base_logprobs, batches, losses, token_masking, trainer
 
 LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
 
@@ -88,6 +88,33 @@ class Line(torch.nn.Module):
     def forward(self, input_ids, use_cache=False):
         second = self.slope[input_ids]  # (B, T)
         return SimpleNamespace(logits=torch.stack([torch.zeros_like(second), second], -1))
+
+
+class Bigrams(torch.nn.Module):
+    """p(next | token) from a table of logits, whatever stands before."""
+
+    def __init__(self, probabilities: list[list[float]]) -> None:
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.tensor(probabilities).log())
+
+    def forward(self, input_ids, attention_mask, use_cache):
+        return SimpleNamespace(logits=self.table[input_ids])
+
+
+def test_tokens_that_the_base_finds_unlikely_are_not_trained_on(monkeypatch):
+    base = Bigrams([[0.5, 0.1, 0.4], [0.25, 0.7, 0.05], [0.3, 0.3, 0.4]])
+    ignored, replay = losses.IGNORE_INDEX, losses.REPLAY
+    rows = [[0, 1, 0, 2, 1], [0, 2], [0, 1, 0, 2, 1], [0, 1]]
+    labels = [[ignored, 1, 0, 2, 1], [ignored, 2], [ignored, 1, 0, 2, 1], [ignored, 1 + replay]]
+    # perplexities of the first row: 10, 4, 2.5, 3.33; of the second: 2.5
+    for most, keep, first in ((3.0, (), [2]), (3.9, (), [2, 1]), (3.0, (1,), [1, 2, 1])):
+        for at_once in (1, 8192):
+            monkeypatch.setattr(token_masking, "TOKENS_AT_ONCE", at_once)
+            masked = token_masking.mask_labels(base, rows, labels, most, keep)
+            assert [label for label in masked.labels[0] if label != ignored] == first
+            assert masked.labels[2] == masked.labels[0] and masked.labels[1] == labels[1]
+            assert masked.labels[3] == labels[3], "replay rows are the base's own words"
+            assert (masked.masked, masked.asked) == (2 * (4 - len(first)), 9 - 4 * bool(keep))
 
 
 def test_anchors_by_hand():

@@ -324,6 +324,22 @@ def test_too_few_rows_to_choose_how_far_to_average(train):
         train("kl", average="auto")
 
 
+def test_what_the_base_finds_unlikely_is_masked_and_counted(train, project):
+    rows = mixture(project, domain=10, replay=10)
+    plain = train("kl")
+    before = read_ledger(project)
+    masked = train("kl", mask_perplexity=1e4)  # a base of random weights finds nothing likely
+    ledger = read_ledger(project)
+    assert 0 < ledger["masked"]["tokens"] < ledger["masked"]["of"]
+    assert masked["domain_loss"][0] < plain["domain_loss"][0]
+    assert ledger["tokens"]["forward_only"] > before["tokens"]["forward_only"]
+    with pytest.raises(
+        UserError, match=r"nothing is left to train on\n.*mask_perplexity|mask_perplexity: .*nothing is left"
+    ):
+        train("kl", mask_perplexity=1.0001)
+    assert rows and read_ledger(project) == ledger, "the earlier training is left as it was"
+
+
 ADAPTERS = [{"lora_rank": 4}, {"osf_rank": 0.25}]
 
 
