@@ -135,17 +135,17 @@ def mask_rows(job: Job, rows: pa.Table, base: PreTrainedModel, tokenizer: Any) -
         job.arm_config.mask_perplexity or 0,
         *(rows[name].to_pylist() for name in ("input_ids", "labels")),
     )
-    new, masked, asked = token_masking.mask_labels(base, ids, labels, most, encoding.assistant_stop_ids(tokenizer))
-    if masked == asked:
+    new, masked, total = token_masking.mask_labels(base, ids, labels, most, encoding.assistant_stop_ids(tokenizer))
+    if masked == total:
         raise UserError(
-            f"the base finds each of the domain's {asked:,} tokens less likely than 1 / {most:g}: nothing is left to train on",
+            f"the base finds each of the domain's {total:,} tokens less likely than 1 / {most:g}: nothing is left to train on",
             where=f"finetune.arms.{job.arm}.mask_perplexity",
             do="raise it, or leave it out: this method is for answers that the base could have written",
         )
     table = rows.set_column(
         rows.schema.get_field_index("labels"), "labels", pa.array(new, rows.schema.field("labels").type)
     )
-    return table, {"tokens": masked, "of": asked}
+    return table, {"tokens": masked, "of": total}
 
 
 def check_resumable(folder: Path, model: PreTrainedModel) -> None:

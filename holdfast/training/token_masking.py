@@ -19,7 +19,7 @@ TOKENS_AT_ONCE = 8192  # padding included
 class MaskedLabels(NamedTuple):
     labels: list[list[int]]  # of every row
     masked: int  # tokens, of all rows
-    asked: int  # tokens of domain answers that had cross-entropy before, those that are always kept left out
+    total: int  # tokens of domain answers that had cross-entropy before, those that are always kept left out
 
 
 def mask_labels(
@@ -28,22 +28,22 @@ def mask_labels(
     """Takes the cross-entropy from each token of a domain answer whose perplexity under the base, 1 / p, is above `most`.
 
     `rows`, `labels`: token ids, and what is asked of them (losses.py). `keep`: tokens that are always trained on, such as the end of a
-    turn. A row that returns is asked about once.
+    turn. A row that returns is measured once.
     """
     domain = {
         tuple(ids): each for ids, each in zip(rows, labels, strict=True) if any(0 <= label < REPLAY for label in each)
     }
     perplexities = dict(measure(base, domain))
-    result, masked, asked = list[list[int]](), 0, 0
+    result, masked, total = list[list[int]](), 0, 0
     for ids, each in zip(rows, labels, strict=True):
         own = perplexities.get(tuple(ids))
         if own is not None:
             at = [n for n, label in enumerate(each) if n and 0 <= label < REPLAY and label not in keep]
             unlikely = {n for n in at if own[n - 1] > most}
-            asked, masked = asked + len(at), masked + len(unlikely)
+            total, masked = total + len(at), masked + len(unlikely)
             each = [IGNORE_INDEX if n in unlikely else label for n, label in enumerate(each)]
         result.append(each)
-    return MaskedLabels(result, masked, asked)
+    return MaskedLabels(result, masked, total)
 
 
 @torch.inference_mode()

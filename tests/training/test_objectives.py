@@ -114,7 +114,7 @@ def test_tokens_that_the_base_finds_unlikely_are_not_trained_on(monkeypatch):
             assert [label for label in masked.labels[0] if label != ignored] == first
             assert masked.labels[2] == masked.labels[0] and masked.labels[1] == labels[1]
             assert masked.labels[3] == labels[3], "replay rows are the base's own words"
-            assert (masked.masked, masked.asked) == (2 * (4 - len(first)), 9 - 4 * bool(keep))
+            assert (masked.masked, masked.total) == (2 * (4 - len(first)), 9 - 4 * bool(keep))
 
 
 def test_anchors_by_hand():
