@@ -146,8 +146,11 @@ def check_suites(params: Params) -> Iterator[Line]:
             yield NEEDED, f"suite {name}: {problem}"
     if fine := len(params.evaluate.suites) - len(problems):
         yield OK, f"suites: {fine} of {len(params.evaluate.suites)} with their data and metrics"
-    if params.evaluate.backend == "vllm" and importlib.util.find_spec("vllm") is None:
-        yield NEEDED, "evaluate.backend is vllm, which is not installed: pip install vllm, or set it to transformers"
+    if params.evaluation_backend == "vllm" and importlib.util.find_spec("vllm") is None:
+        yield (
+            NEEDED,
+            "evaluate asks with vLLM, which is not installed: pip install vllm, or set evaluate.backend to transformers",
+        )
 
 
 def check_power(params: Params) -> Iterator[Line]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,12 +25,24 @@ if TYPE_CHECKING:
     from holdfast.core.manifest import Manifest
 
 
+def settle(params: Evaluate, base: Manifest) -> tuple[Evaluate, Manifest]:
+    """Both with the back end chosen where it is auto: vLLM as the base's own settings have it."""
+    backend = params.choose_backend(base.vllm is not None)
+    if params.backend != "auto" or backend != "vllm" or base.vllm is None:
+        return params.model_copy(update={"backend": backend}), base
+    own = asdict(base.vllm)
+    longest = own.pop("max_model_len")
+    settled = params.model_copy(update={"backend": backend, "options": own | params.options})
+    return settled, replace(base, context=min(longest or base.context, base.context))
+
+
 def load_backend(params: Evaluate, name: str, folder: Path, base: Manifest) -> tuple[LM, dict[str, Any]]:
     """lm-eval's model for the weights in `folder`, and what to record of it: template, versions, device, dtype.
 
     `base`: the manifest of the base, whose context and precision arms share. Raises UserError where the back end is not
     installed, or the server does not offer the model.
     """
+    params, base = settle(params, base)
     tokenizer = manifest.load_tokenizer(folder)
     template = encoding.template_of(tokenizer).source  # with its clock stopped: prompts are the same every day
     tokenizer.chat_template = template

@@ -50,6 +50,7 @@ def evaluate_model(
     the base's evaluation; raises UserError where this one would have other settings. `self_inputs`: for the self suite,
     where it is asked too. `only`: no more than these items, by suite, and no reply of an earlier evaluation is used.
     """
+    params, base = backends.settle(params, base)
     tokenizer = manifest.load_tokenizer(folder)
     base_side = self_suite.read_base(params, self_inputs, base, tokenizer) if self_inputs else None
     base_settings = settings.read(same_as) if same_as else None

@@ -104,12 +104,13 @@ class Evaluate(Section):
     model gives to the tokens of the row's answer."""
     max_tokens: Positive = 256
     """Tokens of an answer to a row of the domain's test split, at most."""
-    backend: Literal["transformers", "vllm", "openai"] = "transformers"
-    """Who answers lm-eval: our own engine (transformers), or its classes VLLM or LocalCompletionsAPI."""
+    backend: Literal["auto", "transformers", "vllm", "openai"] = "auto"
+    """Who answers lm-eval: our own engine (transformers), or its classes VLLM or LocalCompletionsAPI (openai). auto: openai where
+    `url` is given, vllm where the base has `vllm`, with its settings, else transformers."""
     options: dict[str, bool | int | float | str] = {}
     """Further arguments of that class, such as tensor_parallel_size."""
     url: str | None = None
-    """Address of an OpenAI-compatible server, up to /v1, for backend openai; it serves models by the names used
+    """Address of an OpenAI-compatible server, up to /v1, for the back end openai; it serves models by the names used
     here: base, or the arm."""
     batch: Positive = 64
     """Requests at once on the device."""
@@ -120,8 +121,10 @@ class Evaluate(Section):
 
     @model_validator(mode="after")
     def backend_fits(self) -> Evaluate:
-        if (self.backend == "openai") != (self.url is not None):
-            raise ValueError("the back end 'openai' needs 'url', and the others take none")
+        if self.backend == "openai" and self.url is None:
+            raise ValueError("the back end 'openai' needs 'url'")
+        if self.backend in ("transformers", "vllm") and self.url is not None:
+            raise ValueError("'url' is of the back end 'openai', and the others take none")
         if self.url is not None and not self.url.startswith(("http://", "https://")):
             raise ValueError(f"'url' must begin with http:// or https://, not {self.url[:40]!r}")
         if taken := sorted(SETTLED & self.options.keys()):
@@ -133,6 +136,14 @@ class Evaluate(Section):
         if CORE in self.suites and self.suites[CORE] != Suite(role="general"):
             raise ValueError("the suite 'core' takes no more than 'role: general'")
         return self
+
+    def choose_backend(self, has_vllm: bool) -> Literal["transformers", "vllm", "openai"]:
+        """What `backend` stands for. `has_vllm`: the base is written with vLLM."""
+        if self.backend != "auto":
+            return self.backend
+        if self.url is not None:
+            return "openai"
+        return "vllm" if has_vllm else "transformers"
 
     def tasks_asked(self) -> dict[str, Suite]:
         """The suites that are tasks of lm-eval, by name."""

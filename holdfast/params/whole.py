@@ -51,6 +51,11 @@ class Params(Models):
     report: Report = Report()
     pocket: Pocket = Pocket()
 
+    @property
+    def evaluation_backend(self) -> str:
+        """Who asks the suites: transformers, vllm or openai."""
+        return self.evaluate.choose_backend(self.models[self.base].vllm is not None)
+
     @classmethod
     def load(cls, path: Path = PARAMS) -> Self:
         return parse(cls, read_yaml(path), "", path)

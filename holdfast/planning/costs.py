@@ -129,7 +129,7 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
     trained = [cell for arm, several in params.trainings.items() for cell in name_cells(arm, several)]
     for cell in ("@base", *trained):
         passes = 1  # likelihood of the base's answers
-        if params.evaluate.backend == "transformers" and cell != "@base":  # KL along them; the base's side is kept
+        if params.evaluation_backend == "transformers" and cell != "@base":  # KL along them; the base's side is kept
             passes += 2 if cell == trained[0] else 1
         evaluation = Work(
             f"evaluate{cell}",

@@ -17,7 +17,7 @@ REMEDIES = {  # by stage: what takes less memory of one device
     "judge": "a smaller judge.batch; or `vllm: {tensor_parallel_size: N}` for the model; the base's likelihoods are not a server's",
     "pilot": "lora_rank, a smaller finetune.micro_batch, activation_checkpointing, or processes.strategy: fsdp2 over more GPUs",
     "finetune": "lora_rank, a smaller finetune.micro_batch, activation_checkpointing, or processes.strategy: fsdp2 over more GPUs",
-    "evaluate": "a smaller evaluate.batch; or evaluate.backend: vllm with options: {tensor_parallel_size: N}, or openai",
+    "evaluate": "a smaller evaluate.batch; or `vllm: {tensor_parallel_size: N}` for the base, or evaluate.url of a server",
 }
 WRITING = ("reconstruct", "respond", "judge")  # what a server or vLLM can do
 
@@ -57,7 +57,7 @@ def find_shortage(stage: str, *cells: str) -> str | None:
 
 def list_models(params: Params, stage: str, *cells: str) -> list[str]:
     """Models that the stage loads on a device of its process."""
-    if stage == "evaluate" and params.evaluate.backend != "transformers":
+    if stage == "evaluate" and params.evaluation_backend != "transformers":
         return []
     if stage == "curate":
         return [params.embedder or params.base]  # hidden states: not through a server

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -249,11 +250,34 @@ def test_what_vllm_is_given_fits_lm_eval_s_class(lab: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
+    ("knobs", "vllm", "backend", "options", "context"),
+    [
+        ({}, None, "transformers", {}, 512),
+        ({"url": "http://localhost:8000/v1"}, None, "openai", {}, 512),
+        ({"url": "http://localhost:8000/v1"}, 2, "openai", {}, 512),
+        ({}, 2, "vllm", {"tensor_parallel_size": 2, "gpu_memory_utilization": 0.5, "enforce_eager": False}, 256),
+        ({"options": {"gpu_memory_utilization": 0.8}}, 2, "vllm", {"gpu_memory_utilization": 0.8}, 256),
+        ({"backend": "transformers"}, 2, "transformers", {}, 512),
+    ],
+)
+def test_the_back_end_is_the_one_that_the_base_is_written_with(lab, knobs, vllm, backend, options, context):
+    base = manifest.load(lab / "models/manifest/base.json")
+    own = manifest.Vllm(vllm, 0.5, 256, enforce_eager=False) if vllm else None
+    params = Evaluate(tasks="t", suites={"free": {"role": "general"}}, **knobs)
+    settled, entry = backends.settle(params, replace(base, vllm=own, context=512))
+    assert settled.backend == backend
+    assert settled.options.items() >= options.items()
+    assert bool(settled.options) == bool(options)
+    assert entry.context == context
+    assert backends.settle(settled, entry) == (settled, entry)
+
+
+@pytest.mark.parametrize(
     ("knobs", "told"),
     [
         ({"backend": "openai"}, "needs 'url'"),
-        ({"url": "http://localhost:8000/v1"}, "take none"),
-        ({"backend": "openai", "url": "localhost:8000"}, "must begin with http"),
+        ({"backend": "vllm", "url": "http://localhost:8000/v1"}, "take none"),
+        ({"url": "localhost:8000"}, "must begin with http"),
         ({"options": {"trust_remote_code": True}}, "'trust_remote_code' is no option"),
         ({"options": {"batch_size": 7}}, "'batch_size' is no option"),
         ({"backend": "tensorrt"}, "'evaluate.backend' = 'tensorrt'"),

@@ -25,7 +25,7 @@ def small(project, monkeypatch):
     [
         (("finetune", "holdfast"), "finetune@holdfast holds"),
         (("finetune", "holdfast", "2"), "processes.strategy: fsdp2"),
-        (("evaluate", "base"), "evaluate.backend: vllm"),
+        (("evaluate", "base"), "tensor_parallel_size: N"),
         (("respond", "abacus"), "`vllm: {tensor_parallel_size: N}`"),
         (("curate",), "`embedder`"),
         (("judge",), "judge holds"),
