@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -275,3 +277,27 @@ def shell(folder: Path, environment: dict[str, str], *command: str) -> str:
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return done.stdout + done.stderr
+
+
+NASTY: list[Any] = [None, True, -1, 0, 10**40, 0.5, "", "x" * 300, "\x1b]0;t\x07", [], {}, [[]], {"a": 1}, [None]]
+
+
+def damage_tree(rng: random.Random, content: Any) -> Any:
+    """Parsed JSON or YAML with one value replaced, removed or wrapped."""
+    content = copy.deepcopy(content)
+    place = content
+    while True:
+        key = rng.choice(list(place) if isinstance(place, dict) else range(len(place)))
+        if isinstance(place[key], (dict, list)) and place[key] and rng.random() < 0.75:
+            place = place[key]
+            continue
+        kind = rng.randrange(5)
+        if kind == 0:
+            del place[key]
+        elif kind == 1:
+            place[key] = [place[key]]
+        elif kind == 2 and isinstance(place, dict):
+            place[rng.choice(["new", "", "a.b", "__class__"])] = rng.choice(NASTY)
+        else:
+            place[key] = rng.choice(NASTY)
+        return content

@@ -29,6 +29,12 @@ def read_parquet(path: Path, encoding: str, facts: dict[str, str]) -> Rows:
         ) from None
 
 
+def check(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch, whose offsets and texts Arrow takes on trust: a damaged one would end the process. Raises ArrowInvalid."""
+    batch.validate(full=True)
+    return batch
+
+
 def number_rows(batches: Iterator[pa.RecordBatch]) -> Rows:
     numbers = itertools.count(1)
     for batch in batches:
@@ -48,10 +54,10 @@ def read_arrow(path: Path, encoding: str, facts: dict[str, str]) -> Rows:
         source.seek(0)
         if as_file:
             with pa.ipc.open_file(source) as file:
-                yield from number_rows(file.get_batch(n) for n in range(file.num_record_batches))
+                yield from number_rows(check(file.get_batch(n)) for n in range(file.num_record_batches))
         else:
             with pa.ipc.open_stream(source) as batches:
-                yield from number_rows(iter(batches))
+                yield from number_rows(map(check, batches))
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         what = f"not a readable Arrow file ({first_line(error)})"
         raise UserError(what, where=path, do="write it again, or write Parquet") from None
@@ -73,7 +79,7 @@ def read_saved(folder: Path) -> Rows:
         def batches() -> Iterator[pa.RecordBatch]:
             for name in names:
                 with pa.memory_map(str(folder / name)) as file, pa.ipc.open_stream(file) as stream:
-                    yield from stream
+                    yield from map(check, stream)
 
         yield from number_rows(batches())
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError) as error:

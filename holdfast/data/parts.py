@@ -56,10 +56,10 @@ def read_content(value: Any, place: str, shapes: list) -> Content:
         if isinstance(part, str):
             written.append(part)
             continue
-        if not isinstance(part, dict):
+        kind = part.get("type") if isinstance(part, dict) else 0
+        if kind is not None and not isinstance(kind, str):
             raise Unreadable("a part of the content that is no text")
         refuse_pictures(part)
-        kind = part.get("type")
         if kind in PICTURES:
             raise Unreadable(HAS_PICTURES)
         names = tuple(key for key in part if part[key] is not None)

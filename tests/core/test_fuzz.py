@@ -3,7 +3,6 @@ tests/engines/test_hostile_servers.py more than 2,500 mutations."""
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 import shutil
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import ROOT
+from helpers import ROOT, damage_tree
 
 from holdfast.core import cache, checkpoint, shards
 from holdfast.core.errors import UserError
@@ -21,8 +20,6 @@ from holdfast.engines import model_files
 from holdfast.evaluation import settings
 from holdfast.params.whole import Params
 from holdfast.training import job
-
-NASTY: list[Any] = [None, True, -1, 0, 10**40, 0.5, "", "x" * 300, "\x1b]0;t\x07", [], {}, [[]], {"a": 1}, [None]]
 
 
 def damage_bytes(rng: random.Random, content: bytes) -> bytes:
@@ -43,27 +40,6 @@ def damage_bytes(rng: random.Random, content: bytes) -> bytes:
     else:
         changed = bytearray(rng.choice([b"", b"null", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, rng.randbytes(500)]))
     return bytes(changed)
-
-
-def damage_tree(rng: random.Random, content: Any) -> Any:
-    """Parsed JSON or YAML with one value replaced, removed or wrapped."""
-    content = copy.deepcopy(content)
-    place = content
-    while True:
-        key = rng.choice(list(place) if isinstance(place, dict) else range(len(place)))
-        if isinstance(place[key], (dict, list)) and place[key] and rng.random() < 0.75:
-            place = place[key]
-            continue
-        kind = rng.randrange(5)
-        if kind == 0:
-            del place[key]
-        elif kind == 1:
-            place[key] = [place[key]]
-        elif kind == 2 and isinstance(place, dict):
-            place[rng.choice(["new", "", "a.b", "__class__"])] = rng.choice(NASTY)
-        else:
-            place[key] = rng.choice(NASTY)
-        return content
 
 
 def attempts(count: int) -> Iterator[random.Random]:

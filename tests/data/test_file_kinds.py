@@ -71,18 +71,19 @@ def test_the_row_of_a_file_of_this_kind(tmp_path: Path, name: str, write: Any) -
     ("name", "content", "says", "do"),
     [
         ("a.csv", b"PK\x03\x04" + bytes(30), "is a ZIP archive or an Excel file", "save the sheet as CSV"),
-        ("a.jsonl", gzip.compress(LINE), "is compressed by gzip", "add .gz to its name"),
-        ("a.jsonl.gz", gzip.compress(gzip.compress(LINE)), "is compressed by gzip", "add .gz to its name"),
+        ("a.jsonl", gzip.compress(LINE, mtime=0), "is compressed by gzip", "add .gz to its name"),
+        ("a.jsonl.gz", gzip.compress(gzip.compress(LINE, mtime=0), mtime=0), "is compressed by gzip", "add .gz to its name"),
         ("a.jsonl", bz2.compress(LINE), "is compressed by bzip2", "add .bz2 to its name"),
         ("a.json", pa.compress(LINE, codec="zstd", asbytes=True), "is compressed by zstd", "add .zst to its name"),
         ("a.tsv", b"SQLite format 3\0", "is an SQLite database", "export the table as CSV"),
         ("a.arrow", b"no arrow at all", "not a readable Arrow file", "write Parquet"),
         ("a.arrow", b"", "not a readable Arrow file", "write Parquet"),
-        ("a.tar.gz", gzip.compress(b"x"), "unknown kind of file '.tar'", "unpack it"),
+        ("a.tar.gz", gzip.compress(b"x", mtime=0), "unknown kind of file '.tar'", "unpack it"),
         ("a.xlsx", b"PK", "unknown kind of file '.xlsx'", "save the sheet as CSV"),
         ("a.json", b'{"train": [{}], "test": [{}]}', "several lists in this JSON ('train', 'test')", "a file of its own"),
         ("a.jsonl", b'{"a": ' + b"9" * 5000 + b"}", "(4300 digits) for integer string conversion: value has 5000 digits)", "fix"),
     ],
+    ids=range(12),
 )  # fmt: skip
 def test_a_file_that_is_something_else_is_named_as_such(tmp_path: Path, name: str, content: bytes, says: str, do: str):
     (tmp_path / name).write_bytes(content)
@@ -96,6 +97,23 @@ def test_a_parquet_file_by_another_name(tmp_path: Path) -> None:
     pq.write_table(TABLE, tmp_path / "a.jsonl")
     with pytest.raises(UserError, match="is a Parquet file, whatever its name says"):
         read(tmp_path, "a.jsonl")
+
+
+@pytest.mark.parametrize("kind", ["file", "stream", "saved"])
+def test_arrow_whose_offsets_are_damaged_is_refused_and_ends_no_process(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "a" if kind == "saved" else tmp_path
+    folder.mkdir(exist_ok=True)
+    file = folder / "a.arrow"
+    write_arrow(file, as_file=kind == "file")
+    whole = file.read_bytes()
+    if kind == "saved":
+        (folder / "state.json").write_text('{"_data_files": [{"filename": "a.arrow"}]}')
+        (folder / "dataset_info.json").write_text("{}")
+    offsets = (0).to_bytes(4, "little") + len(ROW["prompt"]).to_bytes(4, "little")  # of the column's only text
+    assert whole.count(offsets) >= 1
+    file.write_bytes(whole.replace(offsets, bytes(4) + (2**30).to_bytes(4, "little")))
+    with pytest.raises(UserError, match="not a readable"):
+        read(tmp_path, "a" if kind == "saved" else "a.arrow")
 
 
 def test_numbers_of_json_stay_as_they_are_spelled(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import gzip
 import io
@@ -15,17 +16,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import ROOT
+from helpers import ROOT, damage_tree
 
 from holdfast.chat import encoding
 from holdfast.core import manifest, records
 from holdfast.core.errors import UserError
 from holdfast.data import ingestion, mixture
 from holdfast.data.template_fit import ENDS, ESCAPED, TemplateFit
-from holdfast.data.turn_order import BLANK
+from holdfast.data.turn_order import BLANK, CALLS
 from holdfast.params.ingest import Ingest
 
-MUTATIONS = 2_400
+MUTATIONS = 3_000
+# Shows tools, calls, what tools answer and thoughts
+TEMPLATE = (
+    "{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}{% for m in messages %}<|{{ m.role }}|>"
+    "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}"
+    "{% for call in m.tool_calls or [] %}<call>{{ call.function | tojson }}{% endfor %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 PIECES = [
     *(
         "What is",
@@ -81,7 +89,69 @@ ROWS: dict[str, tuple[int, Callable[[Chat], dict[str, Any]]]] = {  # turns, and 
     "history": (4, lambda chat: {"instruction": chat[2], "output": chat[3], "history": [chat[:2]]}),
     "prompt_completion": (2, lambda chat: {"prompt": chat[0], "completion": chat[1]}),
     "preference": (2, lambda chat: {"prompt": chat[0], "chosen": chat[1], "rejected": "no"}),
+    "preference in turns": (4, lambda chat: {"chosen": turns_of(chat), "rejected": turns_of([*chat[:-1], "no"])}),
+    "transcript": (
+        4,
+        lambda chat: {
+            "chosen": "".join(
+                f"\n\n{name}: {text}" for name, text in zip(("Human", "Assistant") * 2, chat, strict=True)
+            )
+        },
+    ),
+    "gemini": (
+        4,
+        lambda chat: {"contents": [{"role": t["role"], "parts": [{"text": t["content"]}]} for t in turns_of(chat)]},
+    ),
 }
+
+
+def write_with_tools(chat: Chat, spelling: str) -> dict[str, Any]:
+    """A question, thoughts, an argument of a call, what the tool answered, and the answer: `chat`'s five texts."""
+    question, thoughts, argument, result, answer = chat
+    call = {"name": "find", "arguments": {"what": argument}}
+    tool: dict[str, Any] = {
+        "name": "find",
+        "parameters": {"type": "object", "properties": {"what": {"type": "string"}}},
+    }
+    user, last = {"role": "user", "content": question}, {"role": "assistant", "content": answer}
+    if spelling == "OpenAI":
+        function = {"name": "find", "arguments": json.dumps(call["arguments"])}
+        calling = {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c1", "type": "function", "function": function}],
+        }
+        turns = [
+            user,
+            {**calling, "reasoning_content": thoughts},
+            {"role": "tool", "tool_call_id": "c1", "content": result},
+            last,
+        ]
+        return {"messages": turns, "tools": [{"type": "function", "function": tool}]}
+    if spelling == "Anthropic":
+        parts = [
+            {"type": "thinking", "thinking": thoughts},
+            {"type": "tool_use", "id": "c1", "name": "find", "input": call["arguments"]},
+        ]
+        results = [{"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "text", "text": result}]}]
+        said = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in (user, last)]
+        turns = [said[0], {"role": "assistant", "content": parts}, {"role": "user", "content": results}, said[1]]
+        return {"messages": turns, "tools": [{"name": "find", "input_schema": tool["parameters"]}]}
+    if spelling == "channels":
+        turns = [user, {"role": "assistant", "channel": "analysis", "content": thoughts}]
+        turns += [
+            {"role": "assistant", "function_call": call},
+            {"role": "function", "name": "find", "content": result},
+            last,
+        ]
+        return {"messages": turns, "functions": [tool]}
+    texts = [question, f"{thoughts}\n<tool_call>{json.dumps(call)}</tool_call>", result, answer]
+    names = ("human", "gpt", "tool", "gpt")
+    turns = [{"from": name, "value": text} for name, text in zip(names, texts, strict=True)]
+    return {"conversations": turns, "tools": json.dumps([tool])}
+
+
+SPELLINGS = ("OpenAI", "Anthropic", "channels", "Hermes")
 
 
 def as_csv(rows: list[dict], delimiter: str = ",") -> bytes:
@@ -98,6 +168,13 @@ def as_parquet(rows: list[dict]) -> bytes:
     return buffer.getvalue()
 
 
+def as_arrow(rows: list[dict]) -> bytes:
+    buffer, table = io.BytesIO(), pa.Table.from_pylist(rows)
+    with pa.ipc.new_stream(buffer, table.schema) as writer:
+        writer.write_table(table)
+    return buffer.getvalue()
+
+
 def as_lines(rows: list[dict]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
@@ -109,6 +186,7 @@ FILES: dict[str, Callable[[list[dict]], bytes]] = {
     "d.jsonl.zst": lambda rows: pa.compress(as_lines(rows).encode(), codec="zstd", asbytes=True),
     "utf16.jsonl": lambda rows: as_lines(rows).encode("utf-16"),
     "d.parquet": as_parquet,
+    "d.arrow": as_arrow,
     "d.csv": as_csv,
     "d.tsv": lambda rows: as_csv(rows, "\t"),
     "semicolon.csv": lambda rows: as_csv(rows, ";"),
@@ -143,6 +221,30 @@ def test_conversations_survive_letter_by_letter(tmp_path: Path, tokenizer: Any, 
             at = [decoded.index(text) for text in chat]  # every text, as it was, in its order
             assert at == sorted(at)
         assert len(rows) == len(chats)
+
+
+@pytest.mark.parametrize("file", ["d.jsonl", "d.parquet", "d.arrow"])
+def test_calls_thoughts_and_answers_of_tools_survive_letter_by_letter(
+    tmp_path: Path, tokenizer: Any, file: str
+) -> None:
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = TEMPLATE
+    for seed, spelling in enumerate(SPELLINGS):
+        dice = random.Random(seed)
+        chats = [[draw_text(dice) for _ in range(5)] for _ in range(12)]
+        (tmp_path / file).write_bytes(FILES[file]([write_with_tools(chat, spelling) for chat in chats]))
+        split = read(tmp_path, file, TemplateFit(tokenizer))
+        assert not split.rejected and not split.report["unused"], spelling
+        assert split.report["changed"] == ({CALLS: len(chats)} if spelling == "Hermes" else {})
+        ingestion.write_domain(tmp_path / "out", split.kept, [], [])
+        rows = mixture.domain_rows(tokenizer, records.read("domain", tmp_path / "out/train.parquet"))
+        assert len(rows) == len(chats)
+        for row in rows:
+            decoded = tokenizer.decode(encoding.encode(tokenizer, row["messages"], row["tools"])[0])
+            chat = next(c for c in chats if c[0] in decoded)
+            texts = [chat[0], chat[1], json.dumps(chat[2], ensure_ascii=False), chat[3], chat[4]]
+            at = [decoded.index(text) for text in texts]
+            assert at == sorted(at)
 
 
 def test_turns_are_written_as_json_writes_them() -> None:
@@ -220,26 +322,33 @@ def mutate(content: bytes, dice: random.Random) -> bytes:
 
 
 def test_no_damaged_file_ends_in_a_traceback(tmp_path: Path, tokenizer: Any) -> None:
-    dice, fit = random.Random(3), TemplateFit(tokenizer)
-    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
-    tools = {
-        "tools": [{"name": "f"}],
-        "messages": [*turns_of(["a", "b", "c"]), {"role": "assistant", "content": None, "tool_calls": [call]}],
-    }
+    showing_tools = copy.deepcopy(tokenizer)
+    showing_tools.chat_template = TEMPLATE
+    dice, fits = random.Random(3), (TemplateFit(tokenizer), TemplateFit(showing_tools))
+    trees = [row(draw_chat(dice, turns)) for turns, row in ROWS.values()]
+    trees += [write_with_tools([draw_text(dice) for _ in range(5)], spelling) for spelling in SPELLINGS]
     seeds = [
         (file, write([row(draw_chat(dice, turns)) for _ in range(3)]))
         for file, write in FILES.items()
         for form, (turns, row) in ROWS.items()
         if form in FLAT or not file.endswith((".csv", ".tsv"))
     ]
-    seeds += [("d.jsonl", as_lines([tools] * 2).encode()), ("d.json", json.dumps({"data": [tools]}).encode())]
+    seeds += [
+        (file, FILES[file]([write_with_tools([draw_text(dice) for _ in range(5)], spelling) for _ in range(2)]))
+        for file in ("d.jsonl", "d.json", "d.parquet", "d.arrow")
+        for spelling in SPELLINGS
+    ]
     outcomes: Counter[str] = Counter()
     longest = 0  # lines of a refusal
     for number in range(MUTATIONS):
         file, content = seeds[number % len(seeds)]
-        (tmp_path / file).write_bytes(mutate(content, dice))
+        if number % 3 == 0:  # a file that parses, and one value of a row is not what it should be
+            file, tree = "d.jsonl", trees[number // 3 % len(trees)]
+            (tmp_path / file).write_text(as_lines([tree, damage_tree(dice, tree)]), encoding="utf-8")
+        else:
+            (tmp_path / file).write_bytes(mutate(content, dice))
         try:
-            split = read(tmp_path, file, fit)
+            split = read(tmp_path, file, fits[number // len(seeds) % 2])
             assert len(split.kept) + len(split.rejected) == split.report["read"]
             assert split.report["fields"] == sum(split.report["used"].values()) + sum(split.report["unused"].values())
             ingestion.write_domain(tmp_path / "out", split.kept, [], split.rejected)
