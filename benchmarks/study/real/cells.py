@@ -5,7 +5,8 @@
     python -m benchmarks.study.real.cells --table OUT.jsonl [--answers CELL...]
 
 PROJECT is a folder made by `holdfast init`, run up to `balance`; its test split is the domain's. A cell's keys are fields of
-mix.arms and finetune.arms, and `epochs`, `seed`, `cut` (tokens of a replay answer, at most). Cells that OUT holds are not run again.
+mix.arms and finetune.arms, and `epochs`, `seed`, `cut` (tokens of a replay answer, at most); or `trained`, the folder of an arm that
+`dvc repro` has trained in a project, from PROJECT: then it is only measured. Cells that OUT holds are not run again.
 """
 
 from __future__ import annotations
@@ -140,6 +141,10 @@ class Study:
         from holdfast.training import results
         from holdfast.training.fine_tuning import train_arm
 
+        if "trained" in values:
+            folder = Path(values["trained"])
+            ledger = json.loads((folder.parents[1] / "reports/training" / folder.name / "ledger.json").read_text())
+            return {"rows": ledger["rows"], "flops": ledger["flops"], **self.measure(self.describe(folder, values))}
         arm = Arm(**{key: values[key] for key in Arm.model_fields if key in values})
         share, epochs, seed = values["share"], values.get("epochs", self.mix.epochs), values.get("seed", 1)
         own = {"arms": {"cell": arm}, "seed": seed, **{k: values[k] for k in ("batch_size", "warmup") if k in values}}
@@ -153,8 +158,11 @@ class Study:
                 ledger = results.training_ledger(trained, self.base)
                 results.save_tuned_model(trained, self.base, Path(scratch) / "cell")
             seconds = time.monotonic() - began
-            tuned = replace(self.base, source=str(Path(scratch) / "cell"), hub=False, fingerprint=f"{values}", files={})
+            tuned = self.describe(Path(scratch) / "cell", values)
             return {"seconds": round(seconds), "rows": ledger["rows"], "flops": ledger["flops"], **self.measure(tuned)}
+
+    def describe(self, folder: Path, values: dict[str, Any]) -> Any:
+        return replace(self.base, source=str(folder), hub=False, fingerprint=f"{values}", files={})
 
     def measure(self, model: Any) -> dict[str, Any]:
         import math
