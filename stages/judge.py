@@ -25,7 +25,8 @@ def main() -> None:
 
     if not selection.asks_judges(rule):
         print(f"consensus.strategy is {rule.strategy}: no judge is asked")
-    chats = {row["id"]: messages(row) for row in instructions}
+    chats = {row["id"]: messages(row) for row in instructions if not row.get("tools")}  # judges see no tools
+    responses = responses[responses["instruction_id"].isin(chats)]
     size = params.audit if params.adaptive else len(chats)
     audited = early_stopping.draw_sample(sorted(chats), size, params.seed)
     panel = early_stopping.Panel(selection.add_agreement(responses), list(judges), audited, rule, params)

@@ -10,15 +10,21 @@ from holdfast.core import manifest, records, storage
 from holdfast.data.row_checks import FitRows, RowChecker
 from holdfast.params.reconstruct import Reconstruct
 from holdfast.params.row_checks import RowChecks
-from holdfast.reconstruction import amount, corpora, drawing, prompt_files, refusals, user_turns
+from holdfast.reconstruction import amount, corpora, drawing, prompt_files, refusals, tools, user_turns
 
 
 def main() -> None:
-    params, checks = amount.fill_in(Reconstruct.load(), Path("reports/amount.json")), RowChecks.load()
+    wanted, checks = amount.fill_in(Reconstruct.load(), Path("reports/amount.json")), RowChecks.load()
     base = manifest.load(Path("models/manifest/base.json"))
     tokenizer = manifest.load_tokenizer(base.folder())
+    functions = tools.read_functions(wanted)
+    params, tools_off = tools.turn_off_unusable(wanted, tokenizer, functions, base.context)
     query = user_turns.derive_pre_query(params, tokenizer, f"base ({base.source})")
-    parts = user_turns.PromptParts(prompt_files.read_system_prompts(params), prompt_files.read_openings(params))
+    parts = user_turns.PromptParts(
+        prompt_files.read_system_prompts(params),
+        prompt_files.read_openings(params),
+        functions,
+    )
     prompts = prompt_files.read_corpora(params)
     fit = FitRows(RowChecker(checks, tokenizer, base.name))
 
@@ -33,7 +39,11 @@ def main() -> None:
 
     rows = [row for source in sources for row in source.rows]
     records.write("instructions_raw", Path("data/instructions/raw.parquet"), rows)
-    storage.write_json(Path("reports/reconstruct.json"), drawing.summarise(sources, params))
+    summary = drawing.summarise(sources, params)
+    if tools_off:
+        summary["tools_off"] = tools_off
+        print(f"reconstruct.tools is off: {tools_off}")
+    storage.write_json(Path("reports/reconstruct.json"), summary)
     ended = sum(row["finish_reason"] == "stop" for row in own.rows)
     print(f"{len(own.rows):,} user turns, {ended:,} ended by the base itself, prefix {query.prefix!r}")
     for source in sources:

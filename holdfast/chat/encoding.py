@@ -141,11 +141,14 @@ def advise_on(error: Exception) -> str:
 
 
 def find_pre_query(
-    tokenizer: PreTrainedTokenizerBase, where: object, before: Sequence[dict[str, str]] = ()
+    tokenizer: PreTrainedTokenizerBase,
+    where: object,
+    before: Sequence[dict[str, str]] = (),
+    tools: list | None = None,
 ) -> PreQuery:
     """Derives prefix and suffix from the template by rendering a sentinel as the only (or the last) user turn.
 
-    `before` is what was said until then: a system turn, earlier turns. Raises UserError if there is no template, if it
+    `before` is what was said until then: a system turn, earlier turns; `tools` what the assistant may call. Raises UserError if there is no template, if it
     cannot render a user turn, if it drops or repeats the user's text, or if nothing stands before that text (a model
     cannot be asked to write a user turn then).
     """
@@ -156,7 +159,7 @@ def find_pre_query(
             do="use a chat (instruct) model, or put its chat_template.jinja beside the tokenizer",
         )
     try:
-        text = render(tokenizer, [*before, *turns(SENTINEL)], respond=True)
+        text = render(tokenizer, [*before, *turns(SENTINEL)], respond=True, tools=tools)
     except Exception as error:  # a template is a program: it may raise anything
         raise UserError(
             f"the chat template cannot render a lone user turn ({first_line(error)})",
@@ -220,9 +223,9 @@ def assistant_stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return append_eos(tokenizer, ends)
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: list | None = None) -> list[int]:
     """Token ids of a conversation up to where the assistant speaks. Contents are taken as they are: see escape_messages."""
-    return tokenise(tokenizer, render(tokenizer, messages, respond=True))
+    return tokenise(tokenizer, render(tokenizer, messages, respond=True, tools=tools))
 
 
 def render_conversation(

@@ -86,7 +86,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     # bait: asks for what deserves a refusal, so that it is replayed only where the base refuses
     "instructions_kept": _schema(**_raw, cluster=INT, bait=BOOL),
     "instructions_rejected": _schema(**_raw, reason=TEXT, detail=TEXT),
-    # finish_reason may also be "withheld": an answer to bait that is no refusal, whose text is not kept
+    # finish_reason may also be "withheld": an answer to bait that is no refusal, whose text is not kept; or "unreadable": an
+    # answer under tools that names none of them, or that the template would write otherwise
     "responses": _schema(
         id=TEXT,
         instruction_id=TEXT,
@@ -137,7 +138,15 @@ SCHEMAS: dict[str, pa.Schema] = {
 # A column that only a file has some of whose conversations hold more than roles and texts: JSON with "tools" (the tools that
 # may be called) and "turns" (for each turn an object: reasoning_content, tool_calls, train, ...). `read` puts it in place.
 EXTRA = pa.field("extra", TEXT)
-MAY_HAVE_EXTRA = {"domain", "mix"}
+MAY_HAVE_EXTRA = {
+    "domain",
+    "mix",
+    "instructions_raw",
+    "instructions_kept",
+    "instructions_rejected",
+    "candidates",
+    "replay",
+}
 
 
 def text_id(*parts: object) -> str:
@@ -154,13 +163,16 @@ def write(name: str, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def to_table(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Rows in their order under the contract `name`; what does not fit into its columns goes into `extra`."""
     schema = SCHEMAS[name]
-    if name in MAY_HAVE_EXTRA and any(row.get("tools") or any(len(m) > 2 for m in row["messages"]) for row in rows):
-        schema, rows = schema.append(EXTRA), [{**row, "extra": pack_extra(row)} for row in rows]
+    extras = [pack_extra(row) for row in rows] if name in MAY_HAVE_EXTRA else []
+    if any(extras):
+        schema = schema.append(EXTRA)
+        rows = [{**row, "extra": extra} for row, extra in zip(rows, extras, strict=True)]
     return pa.Table.from_pylist(list(rows), schema=schema)
 
 
 def pack_extra(row: Mapping[str, Any]) -> str | None:
-    turns = [{key: value for key, value in m.items() if key not in ("role", "content")} for m in row["messages"]]
+    messages = row.get("messages", ())
+    turns = [{key: value for key, value in m.items() if key not in ("role", "content")} for m in messages]
     extra = ({"tools": row["tools"]} if row.get("tools") else {}) | ({"turns": turns} if any(turns) else {})
     return json.dumps(extra, ensure_ascii=False) if extra else None
 

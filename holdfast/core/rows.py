@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal, TypedDict
 
 # What a replay row is to keep: a plain answer; a system prompt obeyed; earlier turns remembered; a refusal, of a request that is
-# asked for it; an answer in another language
-Family = Literal["plain", "system", "turns", "refusals", "languages"]
+# asked for it; an answer in another language; a call of a tool, or an answer beside tools
+Family = Literal["plain", "system", "turns", "refusals", "languages", "tools"]
 Messages = list[dict[str, Any]]  # role and content of each turn; more of it: holdfast/data/conversations.py
 
 
@@ -25,7 +25,7 @@ class DomainRow(MayCallTools):
     source: str
 
 
-class RawInstruction(TypedDict):
+class RawInstruction(MayCallTools):
     """One user turn that the base wrote, or that a corpus holds."""
 
     id: str
@@ -55,7 +55,7 @@ class Response(TypedDict):
     id: str
     instruction_id: str
     text: str
-    finish_reason: str  # "stop", "length" or "withheld"
+    finish_reason: str  # "stop", "length", "withheld" or "unreadable"
     n_tokens: int
     sample: int
     seed: int
@@ -63,7 +63,7 @@ class Response(TypedDict):
     revision: str
 
 
-class Candidate(TypedDict):
+class Candidate(MayCallTools):
     """An instruction and the response that was chosen for it."""
 
     id: str  # the instruction's

@@ -170,8 +170,11 @@ def expect_of_replay(params: Quality, models: list[str], clusters: int, judged: 
     `models`: who wrote its responses, where a panel of several did; `clusters`: how many the kept instructions fall into; `judged`: whether judges
     were asked, so that each row has a score.
     """
-    scores = ("score",) if judged else ()
-    expectations = not_null("id", "instruction", "response", "response_id", "model", "cluster", *scores)
+    expectations = not_null("id", "instruction", "response", "response_id", "model", "cluster")
+    if judged:  # beside tools no judge is asked
+        condition = {"row_condition": "family!='tools'", "condition_parser": "pandas"}
+        scored = describe("every row has score", REBUILD)
+        expectations.append(gxe.ExpectColumnValuesToNotBeNull(column="score", meta=scored, **condition))
     for column, (lowest, highest) in RANGES.items():
         inside = describe(
             f"{column} is {f'{lowest} to {highest}' if highest is not None else f'{lowest} or more'}", REBUILD

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.chat import encoding
+from holdfast.chat.answers import read_answer
 from holdfast.core import records, storage
 from holdfast.core.errors import UserError, first_line
 from holdfast.core.rows import DomainRow, MixRow, ReplayRow, TrainingRow
@@ -65,13 +66,25 @@ def replay_rows(tokenizer: Any, rows: list[ReplayRow]) -> list[TrainingRow]:
             tokenizer,
             "replay",
             row["id"],
-            encoding.escape_messages(
-                tokenizer, [*row["context"], *encoding.turns(row["instruction"], row["response"])]
-            ),
+            replay_conversation(tokenizer, row),
             f"replay row {row['id']}",
+            row.get("tools"),
         )
         for row in rows
     ]
+
+
+def replay_conversation(tokenizer: Any, row: ReplayRow) -> encoding.Messages:
+    """The conversation of a replay row, escaped; an answer beside tools is the turn that the template writes back as it was
+    written. Raises UserError where it is none of this template's."""
+    chat = encoding.escape_messages(tokenizer, [*row["context"], *encoding.turns(row["instruction"])])
+    if not row.get("tools"):
+        return [*chat, {"role": "assistant", "content": encoding.escape_special_tokens(tokenizer, row["response"])}]
+    turn = read_answer(tokenizer, chat, row["response"], row["tools"])
+    if turn is None:
+        what = "the base's chat template does not write this answer beside tools"
+        raise UserError(what, where=f"replay row {row['id']}", do="run `dvc repro`: it was drawn with another template")
+    return [*chat, turn]
 
 
 def mixture_row(

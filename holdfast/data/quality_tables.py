@@ -43,7 +43,10 @@ def load_tables(panel: list[str], data: Path) -> Tables:
         "replay": ("replay", data / "replay" / "replay.parquet"),
         "surplus": ("replay", data / "replay" / "surplus.parquet"),
     }
-    tables = {name: records.read_frame(contract, file) for name, (contract, file) in files.items()}
+    tables = {
+        name: records.read_frame(contract, file).drop(columns=records.EXTRA.name, errors="ignore")
+        for name, (contract, file) in files.items()
+    }
     for name in ("responses", "scores"):
         parts = [records.read_frame(name, data / name / f"{member}.parquet") for member in panel]
         tables[name] = pd.concat(parts, ignore_index=True)

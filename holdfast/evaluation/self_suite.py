@@ -42,6 +42,7 @@ TopLogprobs = tuple[list[Tokens], list[list[float]]]  # of one answer: tokens (T
 class Question(NamedTuple):
     id: str
     chat: Messages
+    tools: list[Any] | None = None  # that may be called
 
 
 class Inputs(NamedTuple):
@@ -65,7 +66,7 @@ def load_inputs(params: Evaluate, held_out: Path, domain: Path, base_items: Path
     if not params.self_suite.rows:
         return None
     rows = records.read("instructions_kept", held_out)[: params.limit]
-    questions = [Question(row["id"], messages(row)) for row in rows]
+    questions = [Question(row["id"], messages(row), row.get("tools")) for row in rows]
     last = [row["messages"][-1]["content"] for row in records.read("domain", domain)]
     if base_items is None:
         return Inputs(questions, last, None)
@@ -122,8 +123,10 @@ def ask(
 
 def render_prompts(tokenizer: Any, inputs: Inputs) -> list[str]:
     """Every question as the model sees it; what the base wrote spells no control token."""
-    chats = [encoding.escape_messages(tokenizer, question.chat) for question in inputs.questions]
-    return [encoding.render(tokenizer, chat, respond=True) for chat in chats]
+    return [
+        encoding.render(tokenizer, encoding.escape_messages(tokenizer, one.chat), respond=True, tools=one.tools)
+        for one in inputs.questions
+    ]
 
 
 def end_strings(tokenizer: Any) -> list[str]:

@@ -8,11 +8,12 @@ first: the base's own first response that is finished; nothing is scored.
 Ties go to the better mean score, then to the response that the base finds most likely.
 
 What the base refuses is replayed as a refusal in the base's own words, whatever the judges think of it; bait that the base
-does not refuse is not replayed.
+does not refuse is not replayed. Beside tools it is the base's first answer that can be read: judges are not shown the tools.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from holdfast.panel import judge_audit, selection
 from holdfast.params.consensus import Consensus
 
 OBEYED = "the base obeys what deserves a refusal"
+UNREADABLE = "a call that does not parse, or names no tool that was offered"
 
 
 class ScoredResponses(NamedTuple):
@@ -77,13 +79,17 @@ def select_candidates(
         )
     refused = set(scored.table.loc[scored.table["refused"], "instruction_id"])
     obeyed = set(instructions.loc[instructions["bait"], "id"]) - refused
-    questions = instructions.loc[~instructions["id"].isin(obeyed), ["id", "family", "context", "text", "cluster"]]
+    extra = ["extra"] if "extra" in instructions else []  # tools
+    columns = ["id", "family", "context", "text", "cluster", *extra]
+    questions = instructions.loc[~instructions["id"].isin(obeyed), columns]
     questions = questions.rename(columns={"id": "instruction_id", "text": "instruction"})
-    best = select_best(scored.table, scored.by_judge, scored.base, params).rename(columns={"text": "response"})
+    beside_tools = find_beside_tools(instructions)
+    best = select_responses(scored, beside_tools, params).rename(columns={"text": "response"})
     best = best.merge(questions, on="instruction_id").rename(columns={"instruction_id": "id"})
     good = (best["deciding_score"] >= params.min_score) | best["refused"] | (not selection.asks_judges(params))
-    best = best[records.SCHEMAS["candidates"].names]
-    candidates = to_rows(best[good])
+    good |= best["id"].isin(beside_tools)
+    best = best[[*records.SCHEMAS["candidates"].names, *extra]]
+    candidates = [records.unpack_extra(row) for row in to_rows(best[good])]
     if not candidates:
         raise UserError(
             f"no response reached the mean score {params.min_score}",
@@ -91,6 +97,7 @@ def select_candidates(
             do=f"lower consensus.min_score (best: {best['score'].max():.2f})",
         )
     rejected = to_rows(best[~good].assign(reason="mean score below min_score"))
+    unreadable = set(scored.table.loc[scored.table["finish_reason"] == "unreadable", "instruction_id"])
     rejected += [
         dict(
             id=row.id,
@@ -108,12 +115,38 @@ def select_candidates(
             base_logprob=None,
             refusal=False,
             cluster=row.cluster,
-            reason=OBEYED if row.id in obeyed else "no finished response with enough scores",
+            reason=OBEYED
+            if row.id in obeyed
+            else UNREADABLE
+            if row.id in unreadable
+            else "no finished response with enough scores",
         )
         for row in instructions[~instructions["id"].isin(best["id"])].itertuples()
     ]
     assert len(candidates) + len(rejected) == len(instructions)
     return candidates, rejected
+
+
+def find_beside_tools(instructions: pd.DataFrame) -> set[str]:
+    """The ids of the instructions that have tools."""
+    if "extra" not in instructions:
+        return set()
+    pairs = zip(instructions["id"], instructions["extra"], strict=True)
+    return {id for id, extra in pairs if extra and "tools" in json.loads(extra)}
+
+
+def select_responses(scored: ScoredResponses, beside_tools: set[str], params: Consensus) -> pd.DataFrame:
+    """The selected response of each instruction that has a selectable one: beside tools the base's first, whatever the strategy."""
+    if not beside_tools:
+        return select_best(scored.table, scored.by_judge, scored.base, params)
+    first = params.model_copy(update={"strategy": "first"})
+    unjudged = scored.table["instruction_id"].isin(beside_tools)
+    parts = [
+        select_best(part, scored.by_judge, scored.base, rule)
+        for part, rule in ((scored.table[~unjudged], params), (scored.table[unjudged], first))
+        if len(part)
+    ]
+    return pd.concat(parts)
 
 
 def select_best(table: pd.DataFrame, by_judge: pd.DataFrame, base: str, params: Consensus) -> pd.DataFrame:

@@ -49,6 +49,15 @@ class Languages(Section):
     """Languages, each with the same part: those that the base answers in."""
 
 
+class Tools(Section):
+    """User turns beside tools that the assistant may call, as the template shows them."""
+
+    file: str = "tools.json"
+    """JSON file below folder: an object with a list of functions (name, description, parameters) for each field."""
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Part of the self-written rows that is written and answered so, drawn by the seed."""
+
+
 class CorpusSource(Source):
     """Prompts of other people: a file below `folder`, or a hub data set pinned to a revision."""
 
@@ -116,6 +125,9 @@ class Reconstruct(Amount):
     languages: Languages | None = None
     """User turns in several languages; null: in those that the base writes by itself. Such a row has one turn and no
     system prompt."""
+    tools: Tools | None = None
+    """User turns and answers beside a few tools; null: none. Off where the base's template shows no tools. Such a row has one
+    turn and no system prompt."""
     corpus: Corpus | None = None
     """Prompts from corpora; null: everything is written by the base."""
     shard: Positive = 512
@@ -129,6 +141,8 @@ class Reconstruct(Amount):
     def parts_fit(self) -> Reconstruct:
         if self.keep and self.samples != "auto" and self.keep > self.samples:
             raise ValueError(f"keep ({self.keep}) is more than samples ({self.samples}), which is the budget")
+        if self.languages and self.tools and self.languages.share + self.tools.share > 1:
+            raise ValueError("the shares of languages and tools are more than 1 together: no row is both")
         if self.corpus and sum(source.share for source in self.corpus.sources) >= 1:
             raise ValueError(
                 "the shares of corpus.sources leave nothing for the base, whose histogram they are to match"

@@ -20,6 +20,8 @@ class Respond(Section):
     """Nucleus sampling: the probability mass that is sampled from."""
     max_tokens: Positive = 512
     """Tokens of a response, at most; a longer one is unfinished."""
+    tools_max_tokens: Positive = 256
+    """Tokens of a response beside tools, at most: a call that is cut is of no use."""
     shard: Positive = 256
     """Instructions per unit of work and of caching."""
     batch: Positive = 256

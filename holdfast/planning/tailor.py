@@ -13,11 +13,12 @@ from holdfast.core.errors import UserError
 from holdfast.data import mixture
 from holdfast.params.ingest import Columns, Ingest
 from holdfast.params.models import Model
+from holdfast.params.reconstruct import Reconstruct, Tools
 from holdfast.params.whole import Params
 from holdfast.planning import costs, fit, profiles, reach, scaffold
 from holdfast.planning.shapes import Shape
 from holdfast.planning.survey import Survey
-from holdfast.reconstruction import amount
+from holdfast.reconstruction import amount, tools
 from holdfast.training.rate_choice import usual_rate
 
 ANSWER_TOKENS = 32  # of a replay answer: chat is lost at an answer's first tokens, and a mean over long ones hides them
@@ -29,6 +30,7 @@ LIKELIHOOD_GAIN = 0.01  # gain of the mean probability of a token that is asked 
 FINAL_ANSWER_MARKS = ("####", "\\boxed{")  # marks of a final answer, as evaluate.domain_test: answer finds it
 MIN_REPLAY_ROWS = 200  # rows of the replay set below which `quality` stops: two fifths of amount.LEAST
 MIN_CLUSTERS, ROWS_PER_CLUSTER = 12, 25
+TOOLS_SHARE = 0.1  # of the reconstructed rows; 100 traces restored function calling in arXiv 2604.08388
 SHARE, KL_COEFFICIENT = 0.25, 4.0  # of rows; docs/evidence/real-model.md
 MICRO_BATCHES = (8, 4, 2, 1)  # rows at once on a device, tried in turn; more gain little
 MEMORY_PART = 0.6  # of the machine's memory that training may take by the plan
@@ -76,6 +78,7 @@ def tailor_params(
     notes = [
         *describe_reading(survey),
         *fit_lengths(content, shape, tokenizer),
+        *fit_tools(content, shape, tokenizer),
         *fit_rows(content, survey, min(shape.context, MAX_ROW_TOKENS), domain),
         *describe_rejects(content, survey),
         *fit_suites(content["evaluate"]["suites"]),
@@ -192,6 +195,24 @@ def fit_lengths(content: Any, shape: Shape, tokenizer: Any) -> list[str]:
     content["finetune"]["max_length"] = min(shape.context, sum(lengths) + fit.TEMPLATE_TOKENS)  # replay rows must fit
     cut = f"the context is short: instructions get {lengths[0]} tokens, responses {lengths[1]}"
     return [cut] if lengths != wanted else []
+
+
+def fit_tools(content: Any, shape: Shape, tokenizer: Any) -> list[str]:
+    """Tools beside a part of the replay rows where the base can use them, and a training length that those rows fit into."""
+    content["reconstruct"].pop("tools", None)
+    if tokenizer is None:
+        return []
+    written = content["reconstruct"]["max_tokens"]
+    folder = str(scaffold.source() / content["reconstruct"]["folder"])
+    wanted = Reconstruct(tools=Tools(share=TOOLS_SHARE), folder=folder, max_tokens=written)
+    functions = tools.read_functions(wanted)
+    if tools.turn_off_unusable(wanted, tokenizer, functions, shape.context)[1]:
+        return []
+    put(content["reconstruct"], "tools", {"share": TOOLS_SHARE})
+    longest = tools.measure_longest_prompt(tokenizer, functions) + written + tools.ANSWER_ROOM
+    finetune = content["finetune"]
+    finetune["max_length"] = min(shape.context, max(finetune["max_length"], longest))
+    return [f"the base calls tools: {TOOLS_SHARE:.0%} of what it writes is written and answered beside some"]
 
 
 def fit_rows(content: Any, survey: Survey, limit: int, domain: Path) -> list[str]:

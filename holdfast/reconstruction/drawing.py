@@ -81,6 +81,8 @@ def draw_user_turns(
     }
     if params.languages:
         details["languages"] = count_languages(rows, fit_rows, params)
+    if params.tools:
+        details["tools"] = count_tools(rows, fit_rows)
     return Drawn("self", rows, fit_rows, budget, Counter(filter(None, reasons)), details)
 
 
@@ -113,6 +115,15 @@ def count_languages(
             fit[language] += 1
             recognised[language] += recognise_language(row["text"]) == language
     return {code: {"rows": n, "fit": fit[code], "recognised": recognised[code]} for code, n in sorted(begun.items())}
+
+
+def count_tools(rows: list[RawInstruction], fit_rows: list[RawInstruction]) -> dict[str, Any]:
+    """Rows beside tools, the fit ones, and in how many of those each function is offered."""
+    offered: Counter[str] = Counter()
+    for row in fit_rows:
+        offered.update(tool["function"]["name"] for tool in row.get("tools", ()))
+    with_tools, fit = (sum(row["family"] == "tools" for row in part) for part in (rows, fit_rows))
+    return {"rows": with_tools, "fit": fit, "offered": dict(sorted(offered.items()))}
 
 
 def summarise(sources: list[Drawn], params: Reconstruct) -> dict[str, Any]:

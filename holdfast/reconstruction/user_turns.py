@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.chat import encoding, templates
 from holdfast.chat.encoding import Messages, PreQuery
@@ -23,6 +23,7 @@ from holdfast.data.refusals import is_refusal
 from holdfast.engines import registry
 from holdfast.engines.interface import Engine, Sampling, seed_of
 from holdfast.params.reconstruct import Reconstruct
+from holdfast.reconstruction import tools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,6 +36,7 @@ class PromptParts(NamedTuple):
 
     system_prompts: list[str]
     openings: dict[str, list[str]]  # language -> first words of user turns
+    functions: list[tools.Schema]  # that the assistant may be offered
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class UserTurn:
     text: str = ""
     finish_reason: str = ""  # "stop": the base ended its turn; "length": it ran into max_tokens
     n_tokens: int = 0
+    tools: list[dict[str, Any]] | None = None  # that the assistant may call
 
 
 def derive_pre_query(params: Reconstruct, tokenizer: PreTrainedTokenizerBase, where: str) -> PreQuery:
@@ -75,6 +78,7 @@ def sample_user_turns(
         query.prefix,
         parts.system_prompts,
         parts.openings,
+        parts.functions,
         params.model_dump(exclude=NOT_SAMPLING),
         *registry.engine_identity(base, __file__),
     ]
@@ -110,6 +114,8 @@ def draw_settings(sample: int, params: Reconstruct, parts: PromptParts) -> UserT
         openings = parts.openings[draw_language(params, seed)]
         opening = openings[int(uniform(seed, "opening") * len(openings))]
         return UserTurn(sample, seed, temperature, top_p, context, opening)
+    if has_tools(params, seed):
+        return UserTurn(sample, seed, temperature, top_p, context, tools=tools.draw_tools(parts.functions, seed))
     if params.systems and (drawn := uniform(seed, "system") / params.systems.share) < 1:
         context = [{"role": "system", "content": parts.system_prompts[int(drawn * len(parts.system_prompts))]}]
     return UserTurn(sample, seed, temperature, top_p, context)
@@ -131,10 +137,18 @@ def draw_language(params: Reconstruct, seed: int) -> str:
     return params.languages.codes[int(uniform(seed, "language") * len(params.languages.codes))]
 
 
+def has_tools(params: Reconstruct, seed: int) -> bool:
+    """Whether the row of this seed has tools. None of them speaks another language: both parts are of one uniform number."""
+    if params.tools is None:
+        return False
+    before = params.languages.share if params.languages else 0.0
+    return before <= uniform(seed, "languages") < before + params.tools.share
+
+
 def goes_on(params: Reconstruct, seed: int) -> bool:
     """Whether the row of this seed is meant to be a conversation of several turns."""
     several = params.turns is not None and uniform(seed, "turns") < params.turns.share
-    return several and not speaks_another_language(params, seed)
+    return several and not speaks_another_language(params, seed) and not has_tools(params, seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +166,7 @@ class Writer:
         written: dict[int, UserTurn] = {}
         for top_p in dict.fromkeys(turn.top_p for turn in turns):
             part = [turn for turn in turns if turn.top_p == top_p]
-            prompts = [self.prefix(turn.context, turn.opening) for turn in part]
+            prompts = [self.prefix(turn.context, turn.opening, turn.tools) for turn in part]
             seeds = [seed_of(turn.seed, "user", number) if number else turn.seed for turn in part]
             sampling = Sampling(
                 temperature=[turn.temperature for turn in part],
@@ -202,8 +216,10 @@ class Writer:
     def length(self, chat: Messages) -> int:
         return len(encoding.prompt_ids(self.tokenizer, self.escape(chat)))
 
-    def prefix(self, context: Messages, opening: str = "") -> list[int]:
+    def prefix(self, context: Messages, opening: str = "", tools: list | None = None) -> list[int]:
         """Tokens that the template puts before a user's text after these turns, and the first words of that text."""
+        if tools:
+            return encoding.find_pre_query(self.tokenizer, "base", context, tools).prefix_ids
         if opening:
             return encoding.tokenise(self.tokenizer, self.query.prefix + opening)
         if not context:
@@ -216,9 +232,9 @@ class Writer:
 
 def as_row(turn: UserTurn, base: manifest.Manifest) -> RawInstruction:
     id = f"{turn.sample:08d}-{records.text_id(base.fingerprint, turn.seed, turn.text)}"
-    return {
+    row: RawInstruction = {
         "id": id,
-        "family": "languages" if turn.opening else family_of(turn.context),
+        "family": "languages" if turn.opening else "tools" if turn.tools else family_of(turn.context),
         "context": turn.context,
         "text": turn.text,
         "finish_reason": turn.finish_reason,
@@ -230,3 +246,6 @@ def as_row(turn: UserTurn, base: manifest.Manifest) -> RawInstruction:
         "model": base.name,
         "revision": base.revision,
     }
+    if turn.tools:
+        row["tools"] = turn.tools
+    return row
