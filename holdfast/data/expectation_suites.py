@@ -172,9 +172,14 @@ def expect_of_replay(params: Quality, models: list[str], clusters: int, judged: 
     """
     expectations = not_null("id", "instruction", "response", "response_id", "model", "cluster")
     if judged:  # beside tools no judge is asked
-        condition = {"row_condition": "family!='tools'", "condition_parser": "pandas"}
-        scored = describe("every row has score", REBUILD)
-        expectations.append(gxe.ExpectColumnValuesToNotBeNull(column="score", meta=scored, **condition))
+        expectations.append(
+            gxe.ExpectColumnValuesToNotBeNull(
+                column="score",
+                row_condition="family!='tools'",
+                condition_parser="pandas",
+                meta=describe("every row has score", REBUILD),
+            )
+        )
     for column, (lowest, highest) in RANGES.items():
         inside = describe(
             f"{column} is {f'{lowest} to {highest}' if highest is not None else f'{lowest} or more'}", REBUILD

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from holdfast.chat import answers, encoding
@@ -33,7 +34,7 @@ def read_functions(params: Reconstruct) -> list[Schema]:
     path = prompt_files.resolve_below(params.folder, params.tools.file, "tools.file")
     content = storage.read_json(path)
     fields = list(content.values()) if isinstance(content, dict) else []
-    functions = [one for field in fields for one in (field if isinstance(field, list) else [None])]
+    functions: list[Any] = [one for field in fields for one in (field if isinstance(field, list) else [None])]
     names: set[str] = set()
     for number, function in enumerate(functions, start=1):
         if fault := find_schema_fault(function, names):
@@ -63,7 +64,7 @@ def find_schema_fault(function: Any, names: set[str]) -> str:
     return "" if all(isinstance(one, dict) for one in properties.values()) else "a parameter is no JSON Schema"
 
 
-def draw_tools(functions: list[Schema], seed: int) -> list[dict[str, Any]]:
+def draw_tools(functions: Sequence[Schema], seed: int) -> list[dict[str, Any]]:
     """FEWEST to MOST of the functions as chat templates take them, in an order of the row's own. `seed`: the row's."""
     number = FEWEST + seed_of(seed, "tools") % (MOST - FEWEST + 1)
     drawn = sorted(functions, key=lambda function: seed_of(seed, "tool", function["name"]))[:number]

@@ -36,7 +36,7 @@ class PromptParts(NamedTuple):
 
     system_prompts: list[str]
     openings: dict[str, list[str]]  # language -> first words of user turns
-    functions: list[tools.Schema]  # that the assistant may be offered
+    functions: Sequence[tools.Schema] = ()  # that the assistant may be offered
 
 
 @dataclass(frozen=True, slots=True)
