@@ -19,10 +19,11 @@ from holdfast.core import records, storage
 from holdfast.core.errors import CannotCompare, UserError, escape_control
 from holdfast.data.instructions import messages
 from holdfast.params.gate import Gate
-from holdfast.repair import choosing, distilling, outcome, weights
+from holdfast.repair import choosing, outcome, weights
 from holdfast.repair.deltas import METHODS, Method
 from holdfast.repair.outcome import REPAIRED, TUNED
 from holdfast.repair.weights import Ends
+from holdfast.training import distilling
 from holdfast.verdict import summary
 
 MODEL = "model"  # folder of the repaired model, below that of the repair
@@ -125,7 +126,11 @@ def distil(
         raise UserError(what, where=opened.base.source, do="repair the weights alone: --distil 0")
     network = weights.load_with(start, opened.tuned.folder())
     plan = distilling.Distillation(options.distil, options.rate)
-    log = distilling.distil(network, opened.base, [messages(row) for row in rows], plan)
+    try:
+        log = distilling.distil(network, opened.base, [messages(row) for row in rows], plan)
+    except distilling.Diverged:
+        do = f"take a lower rate than {options.rate:g}: --distil-rate"
+        raise UserError("the distillation diverged", where="--distil", do=do) from None
     return {name: weight.detach().cpu() for name, weight in network.named_parameters()}, log
 
 

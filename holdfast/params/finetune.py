@@ -43,6 +43,11 @@ class Arm(Section):
     osf_rank: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Part of each linear layer's singular directions, those of its smallest singular values, that is trained while the others
     are kept (OSF); null: train all weights."""
+    distil_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps of on-policy distillation from the base after the training: the model answers the replay rows' instructions itself and
+    is drawn towards the base's distribution at each of its tokens."""
+    distil_learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    """Learning rate of these steps."""
     average: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = 1.0
     """Part of the way from the base's weights to the tuned ones; auto: as far as retention_target allows, measured
     on rows of the mixture that are not trained on."""

@@ -15,6 +15,7 @@ from holdfast.params.finetune import Arm
 from holdfast.params.whole import Params
 from holdfast.planning.shapes import Shape
 from holdfast.reconstruction import amount
+from holdfast.training.distilling import Distillation
 from holdfast.training.job import is_rate_open
 
 UNDECIDED = 0.5  # part of the instructions for which a further judge is asked, where no earlier run of the panel tells
@@ -110,6 +111,7 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
     for arm in params.arms:
         rows, tokens, replay = training_size(params, arm, domain, means, chosen)
         extra = base_passes(params.finetune.arms[arm], tokens, replay, chosen * both, domain.tokens)
+        healed = count_distilled(params.finetune.arms[arm], turn)
         runs = count_short_runs(params, arm)
         pilot = Work(f"pilot@{arm}", params.base if runs else "", runs * rows, read=runs * extra, trained=runs * tokens)
         words = domain.answers if params.mix.arms[arm].targets == "rewritten" else 0
@@ -119,7 +121,7 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
             pilot,
             Work(f"mix@{arm}", model, domain.rows + chosen, written=written, read=read if words else 0),
             *(
-                Work(f"finetune{cell}", params.base, rows, read=extra, trained=tokens)
+                Work(f"finetune{cell}", params.base, rows, written=healed, read=extra + healed, trained=tokens + healed)
                 for cell in name_cells(arm, params.trainings[arm])
             ),
         ]
@@ -204,6 +206,11 @@ def training_size(params: Params, arm: str, domain: Domain, means: Means, chosen
     rows = min(mixture.count_replay(domain.rows * epochs, share), chosen * params.mix.max_repeats)
     replay = rows * (means.turn + means.answer + means.prefix)
     return domain.rows * epochs + rows, domain.tokens * epochs + replay, replay
+
+
+def count_distilled(arm_config: Arm, turn: float) -> float:
+    """Tokens, at most, of the answers that `distil_steps` asks for, with their prompts."""
+    return arm_config.distil_steps * Distillation.batch * (turn + Distillation.max_tokens)
 
 
 def base_passes(arm_config: Arm, tokens: float, replay: float, once: float, domain: float) -> float:

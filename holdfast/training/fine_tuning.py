@@ -11,7 +11,7 @@ import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,17 +63,18 @@ class Trained:
 
     @property
     def tokens_trained_on(self) -> int:
-        """Tokens that passed forward and back: of the rows, and for the Fisher information."""
-        return sum(len(row.input_ids) for row in self.encoded) + self.result.weighed_tokens
+        """Tokens that passed forward and back: of the rows, for the Fisher information, and of the answers that were distilled."""
+        rows = sum(len(row.input_ids) for row in self.encoded)
+        return rows + self.result.weighed_tokens + self.result.distilled_tokens
 
     @property
     def tokens_forward_only(self) -> int:
         """Tokens that pass through the frozen base. With a cache they are every replay row's once, whichever run computed
         them, so that equal inputs give equal counts."""
-        once = 0
+        once = 2 * self.result.distilled_tokens  # written, and read by the base
         if self.arm_config.mask_perplexity:  # every domain row, to know what the base finds unlikely
             domain = {tuple(row.input_ids) for row in self.encoded if any(0 <= label < REPLAY for label in row.labels)}
-            once = sum(map(len, domain))
+            once += sum(map(len, domain))
         if self.arm_config.target_kl:
             return once + sum(len(row.input_ids) for row in self.encoded)
         if self.arm_config.kl_cache != "off":
@@ -113,6 +114,8 @@ def train_arm(
             write_rows(scratch, encoded, replay, mask_held_out(tokenizer, held_out))
         launch.run_job(work)
         if launch.rank() == 0:
+            if arm_config.distil_steps:
+                heal(work, base, rows)
             yield Trained(
                 arm=arm,
                 arm_config=arm_config,
@@ -130,7 +133,11 @@ def train_arm(
 
 
 def check_strategy(params: Finetune, arm: str, arm_config: Arm) -> None:
-    """Raises UserError where the weights are sharded and the arm needs the whole model on each process."""
+    """Raises UserError where the arm needs the whole model on each process and the weights are sharded, or needs one process and
+    a launcher started several."""
+    if arm_config.distil_steps and launch.launcher_world_size() > 1:
+        do = "start it without torchrun; finetune.processes spreads the steps before the distillation"
+        raise UserError("distil_steps distils in one process", where=f"finetune.arms.{arm}", do=do)
     if params.processes.strategy == "fsdp2" and (arm_config.anchor != "none" or arm_config.adapter):
         part = arm_config.adapter or "an anchor"
         raise UserError(
@@ -140,16 +147,49 @@ def check_strategy(params: Finetune, arm: str, arm_config: Arm) -> None:
         )
 
 
+def heal(work: Job, base: manifest.Manifest, rows: list[MixRow]) -> None:
+    """Distils from the base into the model that was trained, in its scratch folder. Raises UserError where it diverges."""
+    from holdfast.training import distilling, saved_model
+
+    chats = {
+        str(row["messages"]): row["messages"][:-1] for row in rows if row["source"] == "replay" and not row.get("tools")
+    }
+    if not chats:
+        do = "raise mix.arms.NAME.share, or reconstruct plain user turns too"
+        raise UserError("has no replay row without tools to distil on", where=f"arm '{work.arm}'", do=do)
+    network = manifest.load_model(work.scratch / job.MODEL_FOLDER, "float32")
+    plan = distilling.Distillation(
+        work.arm_config.distil_steps, work.arm_config.distil_learning_rate, seed=work.params.seed
+    )
+    try:
+        log = distilling.distil(network, base, list(chats.values()), plan)
+    except distilling.Diverged:
+        where = f"finetune.arms.{work.arm}.distil_learning_rate"
+        raise UserError("the distillation diverged", where=where, do=f"set it below {plan.rate:g}") from None
+    probe = saved_model.probe_rows(work)
+    expected = saved_model.next_token_logprobs(network, probe)
+    saved_model.save_as_stored(work, network)
+    saved_model.check_saved_model(work, expected, probe)
+    result = Result.read(work.scratch)
+    tokens, *kl = int(log[-1]["num_tokens"]), float(log[0]["loss"]), float(log[-1]["loss"])
+    distilled = {"steps": plan.steps, "tokens": tokens, "kl_first": kl[0], "kl_last": kl[1]}
+    replace(result, distilled_tokens=tokens, more=result.more | {"distilled": distilled}).write(work.scratch)
+
+
 def check_replay(arm: str, arm_config: Arm, rows: list[MixRow], source: Path) -> None:
     """Raises UserError where the arm needs replay rows and there are none."""
     if any(row["source"] == "replay" for row in rows):
         return
-    if arm_config.objective == "kl" or arm_config.anchor == "ewc":
-        term = "the KL objective" if arm_config.objective == "kl" else "ewc"
+    terms = {
+        "the KL objective": arm_config.objective == "kl",
+        "ewc": arm_config.anchor == "ewc",
+        "distil_steps": arm_config.distil_steps > 0,
+    }
+    if term := next((name for name, wanted in terms.items() if wanted), None):
         raise UserError(
             f"arm '{arm}' asks for {term} but its mixture has no replay rows",
             where=source,
-            do=f"set mix.arms.{arm}.share above 0, or finetune.arms.{arm}: {{objective: ce}}",
+            do=f"set mix.arms.{arm}.share above 0, or finetune.arms.{arm}: {{objective: ce}} without it",
         )
 
 

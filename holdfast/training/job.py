@@ -55,7 +55,8 @@ class Result:
     peak_memory_bytes: int  # of process 0
     base_tokens_computed: int  # tokens that passed through the base for its cached log-probabilities, in the last start
     weighed_tokens: int  # tokens that passed forward and back for the Fisher information
-    more: dict[str, Any] = field(default_factory=dict)  # for the arm's ledger: kl_cache, average
+    more: dict[str, Any] = field(default_factory=dict)  # for the arm's ledger: kl_cache, average, masked, distilled
+    distilled_tokens: int = 0  # tokens of the model's own answers that distil_steps trained on, prompts included
 
     def write(self, scratch: Path) -> None:
         storage.write_json(scratch / RESULT_FILE, asdict(self))

@@ -340,6 +340,27 @@ def test_what_the_base_finds_unlikely_is_masked_and_counted(train, project):
     assert rows and read_ledger(project) == ledger, "the earlier training is left as it was"
 
 
+def test_distillation_after_the_training_is_counted_and_gives_the_same_bytes_again(train, project):
+    mixture(project, domain=8, replay=8)
+    train("kl")
+    before, plain = weights(project), read_ledger(project)
+    train("kl", distil_steps=3, distil_learning_rate=1e-3)
+    after, ledger = weights(project), read_ledger(project)
+    assert not torch.equal(before, after)
+    assert ledger["distilled"]["steps"] == 3 and ledger["distilled"]["tokens"] > 0
+    assert ledger["loss_last"] == plain["loss_last"]
+    tokens = ledger["distilled"]["tokens"]
+    assert ledger["tokens"]["trained_on"] == plain["tokens"]["trained_on"] + tokens
+    assert ledger["tokens"]["forward_only"] == plain["tokens"]["forward_only"] + 2 * tokens, (
+        "written, and read by the base"
+    )
+    train("kl", distil_steps=3, distil_learning_rate=1e-3)
+    assert torch.equal(weights(project), after)
+    mixture(project, replay=0)
+    with pytest.raises(UserError, match=r"asks for distil_steps but its mixture has no replay rows"):
+        train("ce", distil_steps=3)
+
+
 ADAPTERS = [{"lora_rank": 4}, {"osf_rank": 0.25}]
 
 

@@ -2,6 +2,7 @@
 
 The tuned model answers instructions that the base wrote; at every token of its own answer it is drawn towards the base's distribution
 (GKD, arXiv 2306.13649; thinkingmachines.ai/blog/on-policy-distillation heals a tuned model so). No other data is needed.
+Used by fine_tuning.py, for arms with `distil_steps`, and by `holdfast repair`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from typing import Any
 from holdfast.chat import encoding
 from holdfast.chat.templates import Messages
 from holdfast.core import checkpoint, manifest
-from holdfast.core.errors import UserError
 from holdfast.core.progress import Progress
 
 FORWARD_KL = (
     0.0  # of TRL's beta: a model that has lost its chat puts no mass on it, and the reverse KL moves it too slowly
 )
+
+
+class Diverged(Exception):
+    """The weights are no numbers any more: the learning rate was too high."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Distillation:
 
 
 def distil(network: Any, base: manifest.Manifest, chats: list[Messages], plan: Distillation) -> list[dict[str, Any]]:
-    """Trains `network` (fp32, in place); returns TRL's log. `chats` end with a user turn. Raises UserError where it diverges."""
+    """Trains `network` (fp32, in place); returns TRL's log. `chats` end with a user turn. Raises Diverged."""
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl import DistillationConfig, DistillationTrainer
@@ -42,6 +46,7 @@ def distil(network: Any, base: manifest.Manifest, chats: list[Messages], plan: D
     teacher = manifest.load_model(base.folder(), base.dtype)
     network.generation_config.eos_token_id = list(encoding.assistant_stop_ids(tokenizer))
     rows = [{"prompt": encoding.escape_messages(tokenizer, chat)} for chat in chats]
+    rows *= -(-plan.batch // len(rows))  # fewer than a step holds would make no step
     device = manifest.find_device()
     with tempfile.TemporaryDirectory(prefix="holdfast-") as scratch:
         config = DistillationConfig(
@@ -85,7 +90,7 @@ def distil(network: Any, base: manifest.Manifest, chats: list[Messages], plan: D
         history = [logs for logs in trainer.state.log_history if "loss" in logs]
     network.eval()
     if not is_finite(network):
-        raise UserError("the distillation diverged", where="--distil", do="take a lower rate: --distil-rate")
+        raise Diverged
     return history
 
 

@@ -1,4 +1,4 @@
-"""holdfast/repair/distilling.py: the tuned model comes closer to the base where it writes itself."""
+"""holdfast/training/distilling.py: the tuned model comes closer to the base where it writes itself."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import torch
 from helpers import describe, perturb
 
 from holdfast.core import manifest
-from holdfast.core.errors import UserError
-from holdfast.repair import distilling
+from holdfast.training import distilling
 
 CHATS = [[{"role": "user", "content": f"Sort: {n} 1 2 <|end|>"}] for n in range(8)]
 
@@ -26,7 +25,7 @@ def test_the_tuned_model_is_drawn_to_the_base_on_its_own_answers(tiny: Path, tmp
     assert float(log[-1]["loss"]) < 0.7 * float(log[0]["loss"])
     assert measure(network, manifest.load_model(tiny, "float32")) < 0.9 * before
     assert log[-1]["step"] == 30 and float(log[-1]["num_tokens"]) > 0
-    with pytest.raises(UserError, match="diverged"):
+    with pytest.raises(distilling.Diverged):
         distilling.distil(network, base, CHATS, distilling.Distillation(steps=4, rate=math.inf, batch=4, max_tokens=6))
 
 
