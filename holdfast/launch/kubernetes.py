@@ -20,6 +20,7 @@ from holdfast.launch.settings import Machine
 from holdfast.launch.shells import Shell, Unreachable, call
 
 LABEL = "holdfast/job"  # of a Job and its pods
+CONTAINER = "stage"  # beside those that a cluster adds, such as a service mesh's
 KEEP = 7 * 86400  # seconds that an ended Job stays in the cluster; its files stay
 START = 600  # seconds that the pod of the files may take to start
 ENDED_BY_ITSELF = "command terminated with exit code"  # kubectl exec's line for a command that failed in the pod
@@ -37,7 +38,7 @@ class PodShell(Shell):
         return f"holdfast-files-{hashlib.sha256(repr(own).encode()).hexdigest()[:8]}"
 
     def command(self, text: str) -> list[str]:
-        return ["kubectl", *self.settings.options, "exec", "-i", self.pod, "--", "sh", "-c", text]
+        return ["kubectl", *self.settings.options, "exec", "-i", self.pod, "-c", CONTAINER, "--", "sh", "-c", text]
 
     def describe(self, code: int, message: str) -> UserError:
         lines = message.splitlines()
@@ -77,18 +78,12 @@ class Kubernetes:
         name = name_of(job)
         self.shell.run(f"{job.enter} && [ -f log ] || {{ : > log; printf '%-{EXIT_WIDTH}s' '' > exit; }}")
         if secrets:
-            secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": secrets}
-            self._call("apply", "-f", "-", give=secret)
-        try:
-            created = json.loads(self._call("create", "-f", "-", "-o", "json", give=self._job(job, list(secrets))))
-        except UserError as error:
-            if "AlreadyExists" not in error.what:  # it was created by a command that was killed
-                raise
-        else:
-            if secrets:  # it goes with the Job
-                owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": created["metadata"]["uid"]}
-                patch = json.dumps({"metadata": {"ownerReferences": [owner]}})
-                self._call("patch", "secret", name, "--patch", patch)
+            self._create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": secrets})
+        created = self._create(self._job(job, list(secrets)))
+        if secrets and created:  # it goes with the Job
+            owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": created["metadata"]["uid"]}
+            patch = json.dumps({"metadata": {"ownerReferences": [owner]}})
+            self._call("patch", "secret", name, "--patch", patch)
         self.shell.run(f"{job.enter} && echo {name} > id")
         return name
 
@@ -123,6 +118,16 @@ class Kubernetes:
     def cancel(self, job: Job) -> None:
         self._call("delete", "job,secret", name_of(job), "--ignore-not-found")
 
+    def _create(self, manifest: dict[str, Any]) -> dict[str, Any] | None:
+        """The object; None where a command that was killed has created it already."""
+        try:
+            created: dict[str, Any] = json.loads(self._call("create", "-f", "-", "-o", "json", give=manifest))
+        except UserError as error:
+            if "AlreadyExists" in error.what:
+                return None
+            raise
+        return created
+
     def _call(self, *arguments: str, give: dict[str, Any] | None = None) -> bytes:
         manifest = json.dumps(give).encode() if give else b""
         return call(self.shell.machine, ["kubectl", *self.machine.options, *arguments], manifest)
@@ -132,7 +137,7 @@ class Kubernetes:
             {"name": "holdfast", "mountPath": self.machine.mount},
             {"name": "holdfast-shm", "mountPath": "/dev/shm"},  # noqa: S108 (of the container)
         ]
-        return {"name": "stage", "image": self.machine.image, "command": command, "volumeMounts": mounts}
+        return {"name": CONTAINER, "image": self.machine.image, "command": command, "volumeMounts": mounts}
 
     def _spec(self, container: dict[str, Any]) -> dict[str, Any]:
         own = [

@@ -12,6 +12,7 @@ from holdfast.core.errors import UserError
 from holdfast.launch.interface import EXIT_WIDTH, Job, Phase, State, read_exit
 from holdfast.launch.settings import Machine
 from holdfast.launch.shells import Shell, Unreachable, call
+from holdfast.launch.watching import say
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 QUEUED = {"INIT", "PENDING", "SETTING_UP"}  # of `sky queue`
@@ -37,6 +38,9 @@ class Skypilot:
         try:
             self.shell.run("true")
         except Unreachable:
+            say(
+                f"machine {self.shell.machine}: starts the cluster '{self.cluster}' with `sky launch`, which takes minutes"
+            )
             self._call("launch", "--cluster", self.cluster, "--yes", *self.gpus, *self.machine.options)
             self.shell.run("true")
 
