@@ -22,6 +22,7 @@ from holdfast.launch.shells import Shell, Unreachable, call
 LABEL = "holdfast/job"  # of a Job and its pods
 CONTAINER = "stage"  # beside those that a cluster adds, such as a service mesh's
 KEEP = 7 * 86400  # seconds that an ended Job stays in the cluster; its files stay
+LAG = 20  # seconds until what a pod has written to the claim is seen by another
 START = 600  # seconds that the pod of the files may take to start
 ENDED_BY_ITSELF = "command terminated with exit code"  # kubectl exec's line for a command that failed in the pod
 
@@ -102,9 +103,10 @@ class Kubernetes:
         }
         if jobs and not {"Complete", "Failed"} & conditions.keys():
             return describe_pods(pods, "Suspended" in conditions)
-        script = (
-            f"{job.enter} 2>/dev/null || exit 0; [ -f id ] && echo submitted || echo not; cat exit 2>/dev/null || true"
-        )
+        patience = LAG if "Complete" in conditions else 0  # then job.sh has come to its end, and has written a code
+        script = f"""{job.enter} 2>/dev/null || exit 0; [ -f id ] && echo submitted || echo not
+n=0; while [ $n -lt {patience} ] && [ -z "$(tr -d ' ' < exit)" ]; do sleep 1; ls > /dev/null; n=$((n + 1)); done
+cat exit 2>/dev/null || true"""
         first, _, rest = self.shell.run(script).decode(errors="replace").partition("\n")
         if (code := read_exit(rest)) is not None:
             return State(Phase.ENDED, code)
@@ -112,7 +114,9 @@ class Kubernetes:
             return State(Phase.ABSENT)
         failure = conditions.get("Failed", {})
         reasons = [failure.get("message") or failure.get("reason", ""), *map(describe_end, pods)]
-        why = "; ".join(reason for reason in reasons if reason) or "the Job was deleted"
+        why = "; ".join(reason for reason in reasons if reason) or (
+            "it left no exit code" if jobs else "the Job was deleted"
+        )
         return State(Phase.KILLED, why=why[:300])
 
     def cancel(self, job: Job) -> None:
