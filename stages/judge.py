@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from holdfast.core import manifest, records, storage
-from holdfast.data.instructions import messages
+from holdfast.data.instructions import messages, needs_base
 from holdfast.panel import early_stopping, scoring, selection
 from holdfast.params.consensus import SelectionRule
 from holdfast.params.judge import Judge
@@ -25,7 +25,8 @@ def main() -> None:
 
     if not selection.asks_judges(rule):
         print(f"consensus.strategy is {rule.strategy}: no judge is asked")
-    chats = {row["id"]: messages(row) for row in instructions if not row.get("tools")}  # judges see no tools
+    chats = {row["id"]: messages(row) for row in instructions if not needs_base(row)}
+    thinking = False if any("thinking" in row for row in instructions) else None
     responses = responses[responses["instruction_id"].isin(chats)]
     size = params.audit if params.adaptive else len(chats)
     audited = early_stopping.draw_sample(sorted(chats), size, params.seed)
@@ -35,7 +36,7 @@ def main() -> None:
         if stop:
             still_open = f"{stop.open_instructions:,} instructions are open (bar {stop.bar:.2f})"
             print(f"after {stop.judges} of {len(judges)} judges {still_open}")
-        panel.add(judge, scoring.score_pairs(pairs, chats, judges[judge], rubric, judge == base.name, params))
+        panel.add(judge, scoring.score_pairs(pairs, chats, judges[judge], rubric, judge == base.name, params, thinking))
 
     with storage.replacing_folder(Path("data/scores")) as folder:
         for judge, judgements in panel.judgements.items():

@@ -18,7 +18,7 @@ def main() -> None:
     base = manifest.load(Path("models/manifest/base.json"))
     tokenizer = manifest.load_tokenizer(base.folder())
     functions = tools.read_functions(wanted)
-    params, tools_off = tools.turn_off_unusable(wanted, tokenizer, functions, base.context)
+    params, turned_off = tools.turn_off_unusable(wanted, tokenizer, functions, base.context)
     query = user_turns.derive_pre_query(params, tokenizer, f"base ({base.source})")
     parts = user_turns.PromptParts(
         prompt_files.read_system_prompts(params),
@@ -37,12 +37,15 @@ def main() -> None:
     if checks.refusals:
         sources.append(refusals.draw_prompts(params, checks, sources, tokenizer, fit))
 
+    if params.thinking:
+        for row in (row for source in sources[1:] for row in source.rows):
+            row["thinking"] = False
     rows = [row for source in sources for row in source.rows]
     records.write("instructions_raw", Path("data/instructions/raw.parquet"), rows)
     summary = drawing.summarise(sources, params)
-    if tools_off:
-        summary["tools_off"] = tools_off
-        print(f"reconstruct.tools is off: {tools_off}")
+    for parameter, reason in turned_off.items():
+        summary[f"{parameter}_off"] = reason
+        print(f"reconstruct.{parameter} is off: {reason}")
     storage.write_json(Path("reports/reconstruct.json"), summary)
     ended = sum(row["finish_reason"] == "stop" for row in own.rows)
     print(f"{len(own.rows):,} user turns, {ended:,} ended by the base itself, prefix {query.prefix!r}")

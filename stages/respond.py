@@ -20,5 +20,5 @@ def main(model: str) -> None:
         print(f"{member.name}: {withheld:,} answers to what deserves a refusal were none, and are not kept")
     if unreadable := sum(row["finish_reason"] == "unreadable" for row in responses):
         print(
-            f"{member.name}: {unreadable:,} answers beside tools hold a call that does not parse, or names no tool offered"
+            f"{member.name}: {unreadable:,} answers hold a call that does not parse or names no tool offered, or thoughts that do not end"
         )

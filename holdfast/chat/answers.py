@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from holdfast.chat import encoding, thinking
+from holdfast.chat import encoding
 from holdfast.chat.calls import PROBE_CALL, PROBE_TOOL, Call, Tools, names_of, parse_calls, reads_calls
 from holdfast.chat.templates import Messages
+from holdfast.chat.thinking import CLOSINGS, find_switch, opens_thought, split_thoughts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,23 +22,31 @@ PROBE_ID = "call00001"  # nine letters and digits, as Mistral's templates want t
 
 
 def read_answer(
-    tokenizer: PreTrainedTokenizerBase, chat: Messages, written: str, tools: Tools
+    tokenizer: PreTrainedTokenizerBase,
+    chat: Messages,
+    written: str,
+    tools: Tools | None = None,
+    thinking: bool | None = None,
 ) -> dict[str, Any] | None:
-    """The assistant's turn after `chat` (escaped), without blanks at its end, beside `tools`: its text, thoughts and calls. None where a call cannot be read
-    or names none of the tools, where the text spells a control token outside of one, and where the template would write the
-    turn otherwise."""
-    prompt, written = encoding.render(tokenizer, chat, respond=True, tools=tools), written.rstrip()
-    thoughts, answer = thinking.split_thoughts(written, thinking.opens_thought(prompt))
-    calls = parse_calls(answer, tools)
-    if any(call.name not in names_of(tools) for call in calls):
+    """The assistant's turn after `chat` (escaped), without blanks at its end, beside `tools` and with the switch for thoughts as
+    `thinking` says: its text, thoughts and calls. None where a call cannot be read or names none of the tools, where thoughts
+    that are switched on are missing, empty or never end, where the text spells a control token that is no part of a call, and
+    where the template would write the turn otherwise."""
+    prompt = encoding.render(tokenizer, chat, respond=True, tools=tools, thinking=thinking)
+    written = written.rstrip()
+    thoughts, answer = split_thoughts(written, opens_thought(prompt))
+    if thinking and not (thoughts and answer):
         return None
-    opening = find_call_opening(tokenizer, tools)
+    calls = parse_calls(answer, tools) if tools else []
+    if any(call.name not in names_of(tools or []) for call in calls):
+        return None
+    opening = find_call_opening(tokenizer, tools) if tools else ""
     if not calls and opening and opening in answer:
         return None
-    for thoughts_of, text in dict.fromkeys([(thoughts, answer), (None, written)]):
+    for thoughts_of, text in [(thoughts, answer)] if thinking else dict.fromkeys([(thoughts, answer), (None, written)]):
         for turn in spell_turns(text, thoughts_of, calls, opening):
             safe = encoding.escape_controls(encoding.special_strings(tokenizer), turn)
-            if safe == turn and writes_back(tokenizer, chat, turn, tools, prompt + written):
+            if safe == turn and writes_back(tokenizer, [*chat, turn], tools, thinking, prompt + written):
                 return turn
     return None
 
@@ -69,11 +78,11 @@ def spell_turns(text: str, thoughts: str | None, calls: list[Call], opening: str
 
 
 def writes_back(
-    tokenizer: PreTrainedTokenizerBase, chat: Messages, turn: dict[str, Any], tools: Tools, whole: str
+    tokenizer: PreTrainedTokenizerBase, chat: Messages, tools: Tools | None, thinking: bool | None, whole: str
 ) -> bool:
-    """Whether the conversation with this turn is `whole`, the prompt and what the model wrote, and an end of the turn."""
+    """Whether the rendered conversation is `whole`, a prompt and what the model wrote, and an end of the last turn."""
     try:
-        text, spans = encoding.render_conversation(tokenizer, [*chat, turn], tools)
+        text, spans = encoding.render_conversation(tokenizer, chat, tools, thinking)
     except Exception:  # a template is a third-party program: it may raise anything
         return False
     return text.startswith(whole) and text[len(whole) : spans[-1][1]].strip() in ("", *list_ends(tokenizer))
@@ -89,7 +98,7 @@ def find_call_opening(tokenizer: PreTrainedTokenizerBase, tools: Tools) -> str:
     except Exception:  # a template is a third-party program: it may raise anything
         return ""
     before = text[slice(*spans[-1])].partition(name)[0]
-    for closing in thinking.CLOSINGS:
+    for closing in CLOSINGS:
         before = before.rpartition(closing)[2]
     return next(iter(before.strip().splitlines()), "").strip()
 
@@ -108,12 +117,32 @@ def keeps_calls(tokenizer: PreTrainedTokenizerBase) -> bool:
     return False
 
 
+def keeps_thoughts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether this template has a switch for thoughts, and what a model wrote with it on, and off, becomes a turn again."""
+    if find_switch(encoding.template_of(tokenizer)) is None:
+        return False
+    chat = encoding.turns("How many seats are left?")
+    on = {"role": "assistant", "content": "Two.", "reasoning_content": "Four less two."}
+    off = {"role": "assistant", "content": "Two."}
+    for turn, thinking in ((on, True), (off, False)):
+        prompt = encoding.render(tokenizer, chat, respond=True, thinking=thinking)
+        written = spell_written(tokenizer, chat, turn, None, prompt, thinking)
+        if not written or read_answer(tokenizer, chat, written, None, thinking) != turn:
+            return False
+    return True
+
+
 def spell_written(
-    tokenizer: PreTrainedTokenizerBase, chat: Messages, turn: dict[str, Any], tools: Tools, prompt: str
+    tokenizer: PreTrainedTokenizerBase,
+    chat: Messages,
+    turn: dict[str, Any],
+    tools: Tools | None,
+    prompt: str,
+    thinking: bool | None = None,
 ) -> str:
     """What a model writes after the prompt for the template's own spelling of this turn; "" where that does not go on from it."""
     try:
-        text, spans = encoding.render_conversation(tokenizer, [*chat, turn], tools)
+        text, spans = encoding.render_conversation(tokenizer, [*chat, turn], tools, thinking)
     except Exception:  # a template is a third-party program: it may raise anything
         return ""
     if not text.startswith(prompt):

@@ -23,6 +23,7 @@ from holdfast.chat.templates import (
     template_of,
     turns,
 )
+from holdfast.chat.thinking import switch_thoughts
 from holdfast.core.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -72,9 +73,17 @@ class PreQuery:
     stop_strings: list[str]  # the same as text, for templates that end the turn with ordinary characters
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, respond: bool, tools: list | None = None) -> str:
-    """The conversation as text; with `respond`, up to where the assistant speaks next."""
-    return template_of(tokenizer).render(messages, respond=respond, tools=tools)
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Messages,
+    *,
+    respond: bool,
+    tools: list | None = None,
+    thinking: bool | None = None,
+) -> str:
+    """The conversation as text; with `respond`, up to where the assistant speaks next. `thinking`: the template's switch for
+    thoughts; None: as the template has it."""
+    return switch_thoughts(template_of(tokenizer), thinking).render(messages, respond=respond, tools=tools)
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -145,6 +154,7 @@ def find_pre_query(
     where: object,
     before: Sequence[dict[str, str]] = (),
     tools: list | None = None,
+    thinking: bool | None = None,
 ) -> PreQuery:
     """Derives prefix and suffix from the template by rendering a sentinel as the only (or the last) user turn.
 
@@ -159,7 +169,7 @@ def find_pre_query(
             do="use a chat (instruct) model, or put its chat_template.jinja beside the tokenizer",
         )
     try:
-        text = render(tokenizer, [*before, *turns(SENTINEL)], respond=True, tools=tools)
+        text = render(tokenizer, [*before, *turns(SENTINEL)], respond=True, tools=tools, thinking=thinking)
     except Exception as error:  # a template is a program: it may raise anything
         raise UserError(
             f"the chat template cannot render a lone user turn ({first_line(error)})",
@@ -223,20 +233,22 @@ def assistant_stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return append_eos(tokenizer, ends)
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: list | None = None) -> list[int]:
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: list | None = None, thinking: bool | None = None
+) -> list[int]:
     """Token ids of a conversation up to where the assistant speaks. Contents are taken as they are: see escape_messages."""
-    return tokenise(tokenizer, render(tokenizer, messages, respond=True, tools=tools))
+    return tokenise(tokenizer, render(tokenizer, messages, respond=True, tools=tools, thinking=thinking))
 
 
 def render_conversation(
-    tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: list | None = None
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: list | None = None, thinking: bool | None = None
 ) -> tuple[str, list[tuple[int, int]]]:
     """(text, spans) of a finished conversation: where in the text the assistant's turns lie, with what ends them.
 
     A turn with `train: False` has no span. A last turn that the template leaves open is closed, or a model that is trained on
     it would never stop. Raises ValueError if the template does not show what the assistant wrote.
     """
-    template, ends = template_of(tokenizer), assistant_end(tokenizer)
+    template, ends = switch_thoughts(template_of(tokenizer), thinking), assistant_end(tokenizer)
     text = template.render(messages, respond=False, tools=tools)
     spans: list[tuple[int, int]] = []
     for i, message in enumerate(messages):
@@ -253,13 +265,13 @@ def render_conversation(
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: list | None = None
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: list | None = None, thinking: bool | None = None
 ) -> tuple[list[int], list[int]]:
     """(token ids, loss mask) of a conversation: 1 on the assistant's tokens and on what ends its turns.
 
     Raises ValueError if the template does not show the assistant's text (see `render_conversation`).
     """
-    text, spans = render_conversation(tokenizer, messages, tools)
+    text, spans = render_conversation(tokenizer, messages, tools, thinking)
     encoded: Any = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     mask = [0] * len(ids)

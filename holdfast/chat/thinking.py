@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -31,6 +32,14 @@ def find_switch(template: Template) -> Switch | None:
         if shown[0] != shown[1] and all(SENTINEL in text for text in shown):
             return Switch(*more)
     return None
+
+
+def switch_thoughts(template: Template, on: bool | None) -> Template:
+    """The template with its switch on or off; as it is with None, or where it has none."""
+    switch = None if on is None else find_switch(template)
+    if switch is None:
+        return template
+    return replace(template, tokens=(*template.tokens, *(switch.on if on else switch.off).items()))
 
 
 def opens_thought(prompt: str) -> bool:

@@ -136,7 +136,7 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 
 # A column that only a file has some of whose conversations hold more than roles and texts: JSON with "tools" (the tools that
-# may be called) and "turns" (for each turn an object: reasoning_content, tool_calls, train, ...). `read` puts it in place.
+# may be called), "thinking" (the switch for thoughts is on or off) and "turns" (for each turn an object: reasoning_content, tool_calls, train, ...). `read` puts it in place.
 EXTRA = pa.field("extra", TEXT)
 MAY_HAVE_EXTRA = {
     "domain",
@@ -174,6 +174,7 @@ def pack_extra(row: Mapping[str, Any]) -> str | None:
     messages = row.get("messages", ())
     turns = [{key: value for key, value in m.items() if key not in ("role", "content")} for m in messages]
     extra = ({"tools": row["tools"]} if row.get("tools") else {}) | ({"turns": turns} if any(turns) else {})
+    extra |= {"thinking": row["thinking"]} if "thinking" in row else {}
     return json.dumps(extra, ensure_ascii=False) if extra else None
 
 
@@ -181,7 +182,7 @@ def unpack_extra(row: dict[str, Any]) -> dict[str, Any]:
     extra = json.loads(row.pop("extra", None) or "{}")
     if "turns" in extra:
         row["messages"] = [m | more for m, more in zip(row["messages"], extra["turns"], strict=True)]
-    return row | {"tools": extra["tools"]} if "tools" in extra else row
+    return row | {key: extra[key] for key in ("tools", "thinking") if key in extra}
 
 
 def write_table(name: str, path: Path, table: pa.Table) -> None:

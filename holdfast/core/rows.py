@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import Any, Literal, TypedDict
 
 # What a replay row is to keep: a plain answer; a system prompt obeyed; earlier turns remembered; a refusal, of a request that is
-# asked for it; an answer in another language; a call of a tool, or an answer beside tools
-Family = Literal["plain", "system", "turns", "refusals", "languages", "tools"]
+# asked for it; an answer in another language; a call of a tool, or an answer beside tools;
+# thoughts before an answer
+Family = Literal["plain", "system", "turns", "refusals", "languages", "tools", "thinking"]
 Messages = list[dict[str, Any]]  # role and content of each turn; more of it: holdfast/data/conversations.py
 
 
-class MayCallTools(TypedDict, total=False):
-    """What few rows have; a file keeps it in its column `extra`."""
+class Rendering(TypedDict, total=False):
+    """What few rows are rendered with; a file keeps it in its column `extra`."""
 
     tools: list[Any]  # JSON schemas of the tools that the assistant may call
+    thinking: bool  # how the template's switch for thoughts stands; absent: as the template has it
 
 
-class DomainRow(MayCallTools):
+class DomainRow(Rendering):
     """One conversation of the domain."""
 
     id: str
@@ -25,7 +27,7 @@ class DomainRow(MayCallTools):
     source: str
 
 
-class RawInstruction(MayCallTools):
+class RawInstruction(Rendering):
     """One user turn that the base wrote, or that a corpus holds."""
 
     id: str
@@ -63,7 +65,7 @@ class Response(TypedDict):
     revision: str
 
 
-class Candidate(MayCallTools):
+class Candidate(Rendering):
     """An instruction and the response that was chosen for it."""
 
     id: str  # the instruction's
@@ -89,7 +91,7 @@ class ReplayRow(Candidate):
     difficulty: int  # quantile bin, 0 the easiest
 
 
-class TrainingRow(MayCallTools):
+class TrainingRow(Rendering):
     """A conversation that an arm may be trained on."""
 
     source: str  # "domain" or "replay"

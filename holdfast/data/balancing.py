@@ -233,7 +233,8 @@ def instruction_following(rows: list[Candidate], model: Path) -> np.ndarray:
 
     engine = local.Engine(manifest.load(model), BATCH)
     empty = [encoding.turns("")] * len(rows)
-    unconditional = engine.likelihood(empty, [row["response"] for row in rows])
+    thinking = False if any("thinking" in row for row in rows) else None
+    unconditional = engine.likelihood(empty, [row["response"] for row in rows], thinking)
     return np.array(unconditional) + base_likelihood(rows, model)
 
 

@@ -20,6 +20,7 @@ from holdfast.data.quality_tables import Tables
 from holdfast.params.quality import Quality
 
 # column: lowest, highest value
+UNJUDGED = {"tools", "thinking"}  # families that no judge is asked about
 RANGES = {"agreement": (0, 1), "score_std": (0, 2), "n_judges": (0, None), "difficulty": (0, None)}
 SHORTER_INSTRUCTIONS = "lower curate.max_chars, or raise quality.max_instruction_chars"
 
@@ -34,12 +35,13 @@ def build_suites(params: Quality, panel: list[str], tables: Tables) -> dict[str,
     instructions = quality_tables.join_instructions(tables)
     replay = quality_tables.join_replay_with_candidates(tables)
     models, clusters = sorted(tables["replay"]["model"].unique()), tables["kept"]["cluster"].nunique()
+    families = set(tables["replay"]["family"])
     judged = len(tables["scores"]) > 0  # else no judge was asked (consensus.strategy: first)
     scores = {"scores": Suite(tables["scores"], expect_of_scores(params, panel))} if judged else {}
     return {
         "instructions": Suite(instructions, expect_of_instructions(params, len(tables["raw"]))),
         **scores,
-        "replay": Suite(replay, expect_of_replay(params, models if len(panel) > 1 else [], clusters, judged)),
+        "replay": Suite(replay, expect_of_replay(params, models if len(panel) > 1 else [], clusters, judged, families)),
         "counts": Suite(quality_tables.frame_of_flow(tables, panel), expect_of_counts()),
     }
 
@@ -164,22 +166,21 @@ def expect_of_counts() -> list[Expectation]:
     return [gxe.ExpectColumnPairValuesToBeEqual(column_A="read", column_B="accounted", meta=nothing_lost)]
 
 
-def expect_of_replay(params: Quality, models: list[str], clusters: int, judged: bool) -> list[Expectation]:
+def expect_of_replay(
+    params: Quality, models: list[str], clusters: int, judged: bool, families: set[str]
+) -> list[Expectation]:
     """On the replay set, with `candidate_*` columns joined to it.
 
     `models`: who wrote its responses, where a panel of several did; `clusters`: how many the kept instructions fall into; `judged`: whether judges
-    were asked, so that each row has a score.
+    were asked, so that each row has a score, but for those of the `families` in UNJUDGED.
     """
     expectations = not_null("id", "instruction", "response", "response_id", "model", "cluster")
     if judged:  # beside tools no judge is asked
-        expectations.append(
-            gxe.ExpectColumnValuesToNotBeNull(
-                column="score",
-                row_condition="family!='tools'",
-                condition_parser="pandas",
-                meta=describe("every row has score", REBUILD),
-            )
-        )
+        condition: dict[str, Any] = {}
+        if UNJUDGED & families:
+            condition = dict(row_condition=f"family not in {sorted(UNJUDGED)}", condition_parser="pandas")
+        meta = describe("every row has score", REBUILD)
+        expectations.append(gxe.ExpectColumnValuesToNotBeNull(column="score", meta=meta, **condition))
     for column, (lowest, highest) in RANGES.items():
         inside = describe(
             f"{column} is {f'{lowest} to {highest}' if highest is not None else f'{lowest} or more'}", REBUILD

@@ -23,6 +23,11 @@ def messages(row: Mapping[str, Any]) -> Messages:
     return [*row["context"], {"role": "user", "content": row["text"]}]
 
 
+def needs_base(row: Mapping[str, Any]) -> bool:
+    """Whether only the base answers this row, and no judge is asked: beside tools, and with thoughts."""
+    return bool(row.get("tools") or row.get("thinking"))
+
+
 def transcript(turns: Messages) -> str:
     """An instruction as one text: the user turn alone, or the conversation with its speakers."""
     if len(turns) == 1:

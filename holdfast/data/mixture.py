@@ -20,6 +20,7 @@ from holdfast.chat.answers import read_answer
 from holdfast.core import records, storage
 from holdfast.core.errors import UserError, first_line
 from holdfast.core.rows import DomainRow, MixRow, ReplayRow, TrainingRow
+from holdfast.data.instructions import needs_base
 from holdfast.params.mix import Mix, MixArm, count_replay
 
 
@@ -69,36 +70,45 @@ def replay_rows(tokenizer: Any, rows: list[ReplayRow]) -> list[TrainingRow]:
             replay_conversation(tokenizer, row),
             f"replay row {row['id']}",
             row.get("tools"),
+            row.get("thinking"),
         )
         for row in rows
     ]
 
 
 def replay_conversation(tokenizer: Any, row: ReplayRow) -> encoding.Messages:
-    """The conversation of a replay row, escaped; an answer beside tools is the turn that the template writes back as it was
-    written. Raises UserError where it is none of this template's."""
+    """The conversation of a replay row, escaped; an answer beside tools or with thoughts is the turn that the template writes back
+    as it was written. Raises UserError where it is none of this template's."""
     chat = encoding.escape_messages(tokenizer, [*row["context"], *encoding.turns(row["instruction"])])
-    if not row.get("tools"):
+    if not needs_base(row):
         return [*chat, {"role": "assistant", "content": encoding.escape_special_tokens(tokenizer, row["response"])}]
-    turn = read_answer(tokenizer, chat, row["response"], row["tools"])
+    turn = read_answer(tokenizer, chat, row["response"], row.get("tools"), row.get("thinking"))
     if turn is None:
-        what = "the base's chat template does not write this answer beside tools"
+        what = "the base's chat template does not write this answer, with calls or thoughts"
         raise UserError(what, where=f"replay row {row['id']}", do="run `dvc repro`: it was drawn with another template")
     return [*chat, turn]
 
 
 def mixture_row(
-    tokenizer: Any, source: str, id: str, messages: encoding.Messages, where: str, tools: list | None = None
+    tokenizer: Any,
+    source: str,
+    id: str,
+    messages: encoding.Messages,
+    where: str,
+    tools: list | None = None,
+    thinking: bool | None = None,
 ) -> TrainingRow:
     """`messages`, `tools`: escaped. Raises UserError, naming `where`, where the base's chat template cannot render them."""
     try:
-        tokens = sum(encoding.encode(tokenizer, messages, tools)[1])
+        tokens = sum(encoding.encode(tokenizer, messages, tools, thinking)[1])
     except Exception as error:  # a template is a program: no system role, alternating roles, ...
         what = f"the base's chat template cannot render this conversation ({first_line(error)})"
         raise UserError(what, where=where, do="fix or remove the row") from None
     row: TrainingRow = {"source": source, "source_id": id, "messages": messages, "trained_tokens": tokens}
     if tools:
         row["tools"] = tools
+    if thinking is not None:
+        row["thinking"] = thinking
     return row
 
 

@@ -66,8 +66,11 @@ class Engine(Protocol):
     def lengths(self, chats: Sequence[Messages]) -> list[int] | list[None]:
         """Tokens of each chat as a prompt; None where the tokenizer is not here."""
 
-    def likelihood(self, chats: Sequence[Messages], answers: Sequence[str]) -> list[float]:
-        """Mean log-probability (nats) per token of each answer, with the token that ends it."""
+    def likelihood(
+        self, chats: Sequence[Messages], answers: Sequence[str], thinking: bool | None = None
+    ) -> list[float]:
+        """Mean log-probability (nats) per token of each answer, with the token that ends it. `thinking`: the template's switch
+        for thoughts; None: as the template has it."""
 
     def escape_special_tokens(self, text: str) -> str:
         """Untrusted text as the engine reads it: no control token is spelled any more. Idempotent."""

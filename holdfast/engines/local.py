@@ -231,14 +231,17 @@ class Engine:
             )
         return [t[0] for t in tokens]
 
-    def likelihood(self, chats: Sequence[Messages], answers: Sequence[str]) -> list[float]:
+    def likelihood(
+        self, chats: Sequence[Messages], answers: Sequence[str], thinking: bool | None = None
+    ) -> list[float]:
         end = encoding.assistant_stop_ids(self.tokenizer)[:1]
         written = [encoding.tokenise(self.tokenizer, self.escape_special_tokens(text)) + end for text in answers]
-        return self.logprob(self._prompts(chats), written)
+        return self.logprob(self._prompts(chats, thinking), written)
 
-    def _prompts(self, chats: Sequence[Messages]) -> list[list[int]]:
+    def _prompts(self, chats: Sequence[Messages], thinking: bool | None = None) -> list[list[int]]:
         """Token ids of each chat up to where the assistant speaks, with escaped contents."""
-        return [encoding.prompt_ids(self.tokenizer, encoding.escape_messages(self.tokenizer, c)) for c in chats]
+        escaped = (encoding.escape_messages(self.tokenizer, chat) for chat in chats)
+        return [encoding.prompt_ids(self.tokenizer, chat, None, thinking) for chat in escaped]
 
     def escape_special_tokens(self, text: str) -> str:
         return encoding.escape_special_tokens(self.tokenizer, text)

@@ -144,13 +144,15 @@ class Engine:
                 break
         return scores
 
-    def likelihood(self, chats: Sequence[Messages], answers: Sequence[str]) -> list[float]:
+    def likelihood(
+        self, chats: Sequence[Messages], answers: Sequence[str], thinking: bool | None = None
+    ) -> list[float]:
         """By the weights that lie here: servers do not give log-probabilities of a text that they did not write."""
         if self.weights is None:
             from holdfast.engines import local
 
             self.weights = local.Engine(replace(self.manifest, endpoint=None), self.batch)
-        return self.weights.likelihood(chats, answers)
+        return self.weights.likelihood(chats, answers, thinking)
 
     def prompts(self, chats: Sequence[Messages]) -> list[list[int]]:
         """Token ids of each chat up to where the assistant speaks, with escaped contents; needs the tokenizer."""

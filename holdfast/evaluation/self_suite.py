@@ -43,6 +43,7 @@ class Question(NamedTuple):
     id: str
     chat: Messages
     tools: list[Any] | None = None  # that may be called
+    thinking: bool | None = None  # the switch for thoughts; None: as the template has it
 
 
 class Inputs(NamedTuple):
@@ -66,7 +67,7 @@ def load_inputs(params: Evaluate, held_out: Path, domain: Path, base_items: Path
     if not params.self_suite.rows:
         return None
     rows = records.read("instructions_kept", held_out)[: params.limit]
-    questions = [Question(row["id"], messages(row), row.get("tools")) for row in rows]
+    questions = [Question(row["id"], messages(row), row.get("tools"), row.get("thinking")) for row in rows]
     last = [row["messages"][-1]["content"] for row in records.read("domain", domain)]
     if base_items is None:
         return Inputs(questions, last, None)
@@ -123,9 +124,10 @@ def ask(
 
 def render_prompts(tokenizer: Any, inputs: Inputs) -> list[str]:
     """Every question as the model sees it; what the base wrote spells no control token."""
+    chats = [encoding.escape_messages(tokenizer, one.chat) for one in inputs.questions]
     return [
-        encoding.render(tokenizer, encoding.escape_messages(tokenizer, one.chat), respond=True, tools=one.tools)
-        for one in inputs.questions
+        encoding.render(tokenizer, chat, respond=True, tools=one.tools, thinking=one.thinking)
+        for chat, one in zip(chats, inputs.questions, strict=True)
     ]
 
 

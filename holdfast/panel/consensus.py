@@ -8,7 +8,7 @@ first: the base's own first response that is finished; nothing is scored.
 Ties go to the better mean score, then to the response that the base finds most likely.
 
 What the base refuses is replayed as a refusal in the base's own words, whatever the judges think of it; bait that the base
-does not refuse is not replayed. Beside tools it is the base's first answer that can be read: judges are not shown the tools.
+does not refuse is not replayed. Beside tools and with thoughts it is the base's first answer that can be read: no judge is asked.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ import pandas as pd
 
 from holdfast.core import records
 from holdfast.core.errors import UserError
+from holdfast.data.instructions import needs_base
 from holdfast.data.refusals import is_refusal
 from holdfast.panel import judge_audit, selection
 from holdfast.params.consensus import Consensus
 
 OBEYED = "the base obeys what deserves a refusal"
-UNREADABLE = "a call that does not parse, or names no tool that was offered"
+UNREADABLE = "a call that does not parse or names no tool that was offered, or thoughts that do not end"
 
 
 class ScoredResponses(NamedTuple):
@@ -79,15 +80,15 @@ def select_candidates(
         )
     refused = set(scored.table.loc[scored.table["refused"], "instruction_id"])
     obeyed = set(instructions.loc[instructions["bait"], "id"]) - refused
-    extra = ["extra"] if "extra" in instructions else []  # tools
+    extra = ["extra"] if "extra" in instructions else []  # tools, and the switch for thoughts
     columns = ["id", "family", "context", "text", "cluster", *extra]
     questions = instructions.loc[~instructions["id"].isin(obeyed), columns]
     questions = questions.rename(columns={"id": "instruction_id", "text": "instruction"})
-    beside_tools = find_beside_tools(instructions)
-    best = select_responses(scored, beside_tools, params).rename(columns={"text": "response"})
+    unjudged = find_unjudged(instructions)
+    best = select_responses(scored, unjudged, params).rename(columns={"text": "response"})
     best = best.merge(questions, on="instruction_id").rename(columns={"instruction_id": "id"})
     good = (best["deciding_score"] >= params.min_score) | best["refused"] | (not selection.asks_judges(params))
-    good |= best["id"].isin(beside_tools)
+    good |= best["id"].isin(unjudged)
     best = best[[*records.SCHEMAS["candidates"].names, *extra]]
     candidates = [records.unpack_extra(row) for row in to_rows(best[good])]
     if not candidates:
@@ -127,23 +128,24 @@ def select_candidates(
     return candidates, rejected
 
 
-def find_beside_tools(instructions: pd.DataFrame) -> set[str]:
-    """The ids of the instructions that have tools."""
+def find_unjudged(instructions: pd.DataFrame) -> set[str]:
+    """The ids of the instructions that only the base answers, and that no judge is asked about."""
     if "extra" not in instructions:
         return set()
     pairs = zip(instructions["id"], instructions["extra"], strict=True)
-    return {id for id, extra in pairs if extra and "tools" in json.loads(extra)}
+    return {id for id, extra in pairs if extra and needs_base(json.loads(extra))}
 
 
-def select_responses(scored: ScoredResponses, beside_tools: set[str], params: Consensus) -> pd.DataFrame:
-    """The selected response of each instruction that has a selectable one: beside tools the base's first, whatever the strategy."""
-    if not beside_tools:
+def select_responses(scored: ScoredResponses, unjudged: set[str], params: Consensus) -> pd.DataFrame:
+    """The selected response of each instruction that has a selectable one: of the unjudged ones the base's first, whatever the
+    strategy."""
+    if not unjudged:
         return select_best(scored.table, scored.by_judge, scored.base, params)
     first = params.model_copy(update={"strategy": "first"})
-    unjudged = scored.table["instruction_id"].isin(beside_tools)
+    alone = scored.table["instruction_id"].isin(unjudged)
     parts = [
         select_best(part, scored.by_judge, scored.base, rule)
-        for part, rule in ((scored.table[~unjudged], params), (scored.table[unjudged], first))
+        for part, rule in ((scored.table[~alone], params), (scored.table[alone], first))
         if len(part)
     ]
     return pd.concat(parts)

@@ -34,19 +34,28 @@ class Question(NamedTuple):
 
 
 def score_pairs(
-    pairs: list[Pair], chats: dict[str, Messages], judge: Manifest, rubric: str, is_base: bool, params: Judge
+    pairs: list[Pair],
+    chats: dict[str, Messages],
+    judge: Manifest,
+    rubric: str,
+    is_base: bool,
+    params: Judge,
+    thinking: bool | None = None,
 ) -> dict[Pair, Judgement]:
-    """What a judge says of each pair. `chats`: by instruction id. Finished shards come from the cache."""
+    """What a judge says of each pair. `chats`: by instruction id; `thinking`: the switch for thoughts that the responses were
+    written with. Finished shards come from the cache."""
     questions = [Question(transcript(chats[id]), response, chats[id]) for id, response in pairs]
-    work = partial(score_shard, params=params, judge=judge, rubric=rubric, is_base=is_base)
+    work = partial(score_shard, params=params, judge=judge, rubric=rubric, is_base=is_base, thinking=thinking)
     settings = params.model_dump(include={"batch", "min_mass", "attempts"})
-    identity = [is_base, rubric, settings, *registry.engine_identity(judge, __file__)]
+    identity = [is_base, thinking, rubric, settings, *registry.engine_identity(judge, __file__)]
     unit = f"responses judged by {judge.name}"
     rows = shards.run_shards("judge", questions, params.shard, identity, work, unit, registry.choose_spread(judge))
     return {pair: Judgement(**row) for pair, row in zip(pairs, rows, strict=True)}
 
 
-def score_shard(rows: list[Any], params: Judge, judge: Manifest, rubric: str, is_base: bool) -> list[dict[str, Any]]:
+def score_shard(
+    rows: list[Any], params: Judge, judge: Manifest, rubric: str, is_base: bool, thinking: bool | None = None
+) -> list[dict[str, Any]]:
     """The fields of a Judgement for each Question."""
     engine, questions = registry.load_engine(judge, params.batch), [Question(*row) for row in rows]
     visible = [
@@ -62,7 +71,8 @@ def score_shard(rows: list[Any], params: Judge, judge: Manifest, rubric: str, is
     expected = (p @ np.arange(1, 6)) / np.maximum(mass, 1e-12)
     logprobs: list[float] | list[None] = [None] * len(questions)
     if is_base:
-        logprobs = engine.likelihood([one.messages for one in questions], [one.response for one in questions])
+        messages, responses = [one.messages for one in questions], [one.response for one in questions]
+        logprobs = engine.likelihood(messages, responses, thinking)
     lengths = engine.lengths(prompts)
     return [
         Judgement(

@@ -58,6 +58,14 @@ class Tools(Section):
     """Part of the self-written rows that is written and answered so, drawn by the seed."""
 
 
+class Thinking(Section):
+    """Answers with thoughts, where the template has a switch for them."""
+
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Part of the self-written rows that is answered with thoughts switched on, drawn by the seed; all other rows are answered
+    with thoughts switched off."""
+
+
 class CorpusSource(Source):
     """Prompts of other people: a file below `folder`, or a hub data set pinned to a revision."""
 
@@ -128,6 +136,9 @@ class Reconstruct(Amount):
     tools: Tools | None = None
     """User turns and answers beside a few tools; null: none. Off where the base's template shows no tools. Such a row has one
     turn and no system prompt."""
+    thinking: Thinking | None = None
+    """Answers with thoughts, and without; null: as the template has it by itself. Off where the base's template has no switch. A
+    row with thoughts has one turn, no system prompt and no tools."""
     corpus: Corpus | None = None
     """Prompts from corpora; null: everything is written by the base."""
     shard: Positive = 512
@@ -141,8 +152,8 @@ class Reconstruct(Amount):
     def parts_fit(self) -> Reconstruct:
         if self.keep and self.samples != "auto" and self.keep > self.samples:
             raise ValueError(f"keep ({self.keep}) is more than samples ({self.samples}), which is the budget")
-        if self.languages and self.tools and self.languages.share + self.tools.share > 1:
-            raise ValueError("the shares of languages and tools are more than 1 together: no row is both")
+        if sum(part.share for part in (self.languages, self.tools, self.thinking) if part) > 1:
+            raise ValueError("the shares of languages, tools and thinking are more than 1 together: no row is of two")
         if self.corpus and sum(source.share for source in self.corpus.sources) >= 1:
             raise ValueError(
                 "the shares of corpus.sources leave nothing for the base, whose histogram they are to match"

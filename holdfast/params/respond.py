@@ -22,6 +22,8 @@ class Respond(Section):
     """Tokens of a response, at most; a longer one is unfinished."""
     tools_max_tokens: Positive = 256
     """Tokens of a response beside tools, at most: a call that is cut is of no use."""
+    thinking_max_tokens: Positive = 512
+    """Tokens of a response with thoughts, at most: thoughts that do not end leave no answer."""
     shard: Positive = 256
     """Instructions per unit of work and of caching."""
     batch: Positive = 256

@@ -13,7 +13,7 @@ from holdfast.core.errors import UserError
 from holdfast.data import mixture
 from holdfast.params.ingest import Columns, Ingest
 from holdfast.params.models import Model
-from holdfast.params.reconstruct import Reconstruct, Tools
+from holdfast.params.reconstruct import Reconstruct, Thinking, Tools
 from holdfast.params.whole import Params
 from holdfast.planning import costs, fit, profiles, reach, scaffold
 from holdfast.planning.shapes import Shape
@@ -30,6 +30,7 @@ LIKELIHOOD_GAIN = 0.01  # gain of the mean probability of a token that is asked 
 FINAL_ANSWER_MARKS = ("####", "\\boxed{")  # marks of a final answer, as evaluate.domain_test: answer finds it
 MIN_REPLAY_ROWS = 200  # rows of the replay set below which `quality` stops: two fifths of amount.LEAST
 MIN_CLUSTERS, ROWS_PER_CLUSTER = 12, 25
+THINKING_SHARE = 0.1  # of the reconstructed rows
 TOOLS_SHARE = 0.1  # of the reconstructed rows; 100 traces restored function calling in arXiv 2604.08388
 SHARE, KL_COEFFICIENT = 0.25, 4.0  # of rows; docs/evidence/real-model.md
 MICRO_BATCHES = (8, 4, 2, 1)  # rows at once on a device, tried in turn; more gain little
@@ -79,6 +80,7 @@ def tailor_params(
         *describe_reading(survey),
         *fit_lengths(content, shape, tokenizer),
         *fit_tools(content, shape, tokenizer),
+        *fit_thinking(content, shape, tokenizer),
         *fit_rows(content, survey, min(shape.context, MAX_ROW_TOKENS), domain),
         *describe_rejects(content, survey),
         *fit_suites(content["evaluate"]["suites"]),
@@ -206,13 +208,31 @@ def fit_tools(content: Any, shape: Shape, tokenizer: Any) -> list[str]:
     folder = str(scaffold.source() / content["reconstruct"]["folder"])
     wanted = Reconstruct(tools=Tools(share=TOOLS_SHARE), folder=folder, max_tokens=written)
     functions = tools.read_functions(wanted)
-    if tools.turn_off_unusable(wanted, tokenizer, functions, shape.context)[1]:
+    if tools.find_reason_against_tools(wanted, tokenizer, functions, shape.context):
         return []
     put(content["reconstruct"], "tools", {"share": TOOLS_SHARE})
     longest = tools.measure_longest_prompt(tokenizer, functions) + written + tools.ANSWER_ROOM
-    finetune = content["finetune"]
-    finetune["max_length"] = min(shape.context, max(finetune["max_length"], longest))
+    lengthen_training(content, longest, shape)
     return [f"the base calls tools: {TOOLS_SHARE:.0%} of what it writes is written and answered beside some"]
+
+
+def fit_thinking(content: Any, shape: Shape, tokenizer: Any) -> list[str]:
+    """Thoughts before a part of the replay answers where the base's template has a switch, and a training length for them."""
+    content["reconstruct"].pop("thinking", None)
+    wanted = Reconstruct(thinking=Thinking(share=THINKING_SHARE), max_tokens=content["reconstruct"]["max_tokens"])
+    if tokenizer is None or tools.find_reason_against_thinking(wanted, tokenizer, shape.context):
+        return []
+    put(content["reconstruct"], "thinking", {"share": THINKING_SHARE})
+    lengthen_training(content, wanted.max_tokens + tools.THOUGHTS_ROOM, shape)
+    return [
+        f"the base has a switch for thoughts: {THINKING_SHARE:.0%} of the replay answers have some, the others none"
+    ]
+
+
+def lengthen_training(content: Any, tokens: int, shape: Shape) -> None:
+    """A training length that rows of so many tokens fit into, within the context."""
+    finetune = content["finetune"]
+    finetune["max_length"] = min(shape.context, max(finetune["max_length"], tokens))
 
 
 def fit_rows(content: Any, survey: Survey, limit: int, domain: Path) -> list[str]:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 FEWEST, MOST = 2, 4  # tools that a row is offered
 FEWEST_FUNCTIONS = 8  # in the pool
+THOUGHTS_ROOM = (
+    640  # tokens of a context that are left for thoughts and answer (respond.thinking_max_tokens), and a template
+)
 ANSWER_ROOM = 256  # tokens of a context that are left for an answer (respond.tools_max_tokens)
 Schema = dict[str, Any]  # of a function: name, description, parameters
 
@@ -73,16 +76,35 @@ def draw_tools(functions: Sequence[Schema], seed: int) -> list[dict[str, Any]]:
 
 def turn_off_unusable(
     params: Reconstruct, tokenizer: PreTrainedTokenizerBase, functions: list[Schema], context: int
-) -> tuple[Reconstruct, str]:
-    """(the params, without tools where the base cannot use them; why not). `context`: tokens; 0: unknown."""
-    if not params.tools:
-        return params, ""
-    reason = ""
+) -> tuple[Reconstruct, dict[str, str]]:
+    """(the params, without tools and thoughts where the base cannot use them; why not, by parameter). `context`: tokens; 0:
+    unknown."""
+    reasons: dict[str, str] = {}
+    if params.tools and (reason := find_reason_against_tools(params, tokenizer, functions, context)):
+        reasons["tools"] = reason
+    if params.thinking and (reason := find_reason_against_thinking(params, tokenizer, context)):
+        reasons["thinking"] = reason
+    return params.model_copy(update=dict.fromkeys(reasons)), reasons
+
+
+def find_reason_against_tools(
+    params: Reconstruct, tokenizer: PreTrainedTokenizerBase, functions: list[Schema], context: int
+) -> str:
+    """Why the base cannot use tools; "" where it can."""
     if not answers.keeps_calls(tokenizer):
-        reason = "the base's chat template shows no tools, or its calls cannot be read and kept as the base writes them"
-    elif context and measure_longest_prompt(tokenizer, functions) + params.max_tokens + ANSWER_ROOM > context:
-        reason = f"a context of {context:,} tokens has no room for tools, a user turn and an answer"
-    return (params.model_copy(update={"tools": None}) if reason else params), reason
+        return "the base's chat template shows no tools, or its calls cannot be read and kept as the base writes them"
+    if context and measure_longest_prompt(tokenizer, functions) + params.max_tokens + ANSWER_ROOM > context:
+        return f"a context of {context:,} tokens has no room for tools, a user turn and an answer"
+    return ""
+
+
+def find_reason_against_thinking(params: Reconstruct, tokenizer: PreTrainedTokenizerBase, context: int) -> str:
+    """Why the base cannot be asked with thoughts switched on and off; "" where it can."""
+    if not answers.keeps_thoughts(tokenizer):
+        return "the base's chat template has no switch for thoughts, or they cannot be kept as the base writes them"
+    if context and params.max_tokens + THOUGHTS_ROOM > context:
+        return f"a context of {context:,} tokens has no room for a user turn, thoughts and an answer"
+    return ""
 
 
 def measure_longest_prompt(tokenizer: PreTrainedTokenizerBase, functions: list[Schema]) -> int:

@@ -21,6 +21,7 @@ from holdfast.data.filters import is_bait
 from holdfast.data.instructions import family_of, normalise
 from holdfast.data.refusals import is_refusal
 from holdfast.engines import registry
+from holdfast.engines.answering import Prompt, answer_chats
 from holdfast.engines.interface import Engine, Sampling, seed_of
 from holdfast.params.reconstruct import Reconstruct
 from holdfast.reconstruction import tools
@@ -53,6 +54,7 @@ class UserTurn:
     finish_reason: str = ""  # "stop": the base ended its turn; "length": it ran into max_tokens
     n_tokens: int = 0
     tools: list[dict[str, Any]] | None = None  # that the assistant may call
+    thinking: bool | None = None  # the switch for thoughts; None: as the template has it
 
 
 def derive_pre_query(params: Reconstruct, tokenizer: PreTrainedTokenizerBase, where: str) -> PreQuery:
@@ -110,15 +112,20 @@ def draw_settings(sample: int, params: Reconstruct, parts: PromptParts) -> UserT
     temperature = params.temperatures[sample % len(params.temperatures)]
     top_p = params.top_p[sample // len(params.temperatures) % len(params.top_p)]
     context: Messages = []
-    if speaks_another_language(params, seed):
+    kind = find_kind(params, seed)
+    thinking = None if params.thinking is None else kind == "thinking"
+    if kind == "languages":
         openings = parts.openings[draw_language(params, seed)]
         opening = openings[int(uniform(seed, "opening") * len(openings))]
-        return UserTurn(sample, seed, temperature, top_p, context, opening)
-    if has_tools(params, seed):
-        return UserTurn(sample, seed, temperature, top_p, context, tools=tools.draw_tools(parts.functions, seed))
+        return UserTurn(sample, seed, temperature, top_p, context, opening, thinking=thinking)
+    if kind == "tools":
+        offered = tools.draw_tools(parts.functions, seed)
+        return UserTurn(sample, seed, temperature, top_p, context, tools=offered, thinking=thinking)
+    if kind == "thinking":
+        return UserTurn(sample, seed, temperature, top_p, context, thinking=True)
     if params.systems and (drawn := uniform(seed, "system") / params.systems.share) < 1:
         context = [{"role": "system", "content": parts.system_prompts[int(drawn * len(parts.system_prompts))]}]
-    return UserTurn(sample, seed, temperature, top_p, context)
+    return UserTurn(sample, seed, temperature, top_p, context, thinking=thinking)
 
 
 def uniform(seed: int, decision: str) -> float:
@@ -126,9 +133,15 @@ def uniform(seed: int, decision: str) -> float:
     return seed_of(seed, decision) / 2**63
 
 
-def speaks_another_language(params: Reconstruct, seed: int) -> bool:
-    """Whether the row of this seed begins with words of a language of params."""
-    return params.languages is not None and uniform(seed, "languages") < params.languages.share
+def find_kind(params: Reconstruct, seed: int) -> str:
+    """ "languages", "tools" or "thinking" where the row of this seed is one of these, otherwise "": parts of one uniform number."""
+    drawn, before = uniform(seed, "languages"), 0.0
+    for kind in ("languages", "tools", "thinking"):
+        part = getattr(params, kind)
+        if part and before <= drawn < before + part.share:
+            return kind
+        before += part.share if part else 0.0
+    return ""
 
 
 def draw_language(params: Reconstruct, seed: int) -> str:
@@ -137,18 +150,10 @@ def draw_language(params: Reconstruct, seed: int) -> str:
     return params.languages.codes[int(uniform(seed, "language") * len(params.languages.codes))]
 
 
-def has_tools(params: Reconstruct, seed: int) -> bool:
-    """Whether the row of this seed has tools. None of them speaks another language: both parts are of one uniform number."""
-    if params.tools is None:
-        return False
-    before = params.languages.share if params.languages else 0.0
-    return before <= uniform(seed, "languages") < before + params.tools.share
-
-
 def goes_on(params: Reconstruct, seed: int) -> bool:
     """Whether the row of this seed is meant to be a conversation of several turns."""
     several = params.turns is not None and uniform(seed, "turns") < params.turns.share
-    return several and not speaks_another_language(params, seed) and not has_tools(params, seed)
+    return several and not find_kind(params, seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +171,7 @@ class Writer:
         written: dict[int, UserTurn] = {}
         for top_p in dict.fromkeys(turn.top_p for turn in turns):
             part = [turn for turn in turns if turn.top_p == top_p]
-            prompts = [self.prefix(turn.context, turn.opening, turn.tools) for turn in part]
+            prompts = [self.prefix(turn) for turn in part]
             seeds = [seed_of(turn.seed, "user", number) if number else turn.seed for turn in part]
             sampling = Sampling(
                 temperature=[turn.temperature for turn in part],
@@ -197,10 +202,15 @@ class Writer:
             if turn.finish_reason == "stop" and turn.text.strip()
         }
         fitting = [turn for turn in turns if turn.sample in chats and self.length(chats[turn.sample]) <= longest]
-        answers = self.engine.answer(
-            [self.escape(chats[turn.sample]) for turn in fitting],
+        sampling = Sampling(
+            temperature=self.params.turns.temperature, top_p=1.0, max_tokens=self.params.turns.max_tokens
+        )
+        answers = answer_chats(
+            self.engine,
+            self.tokenizer,
+            [Prompt(chats[turn.sample], turn.tools, turn.thinking) for turn in fitting],
             [seed_of(turn.seed, "answer", number) for turn in fitting],
-            Sampling(temperature=self.params.turns.temperature, top_p=1.0, max_tokens=self.params.turns.max_tokens),
+            sampling,
         )
         return [
             replace(turn, context=[*chats[turn.sample], {"role": "assistant", "content": normalise(done.text)}])
@@ -214,17 +224,16 @@ class Writer:
         return (self.context_length or math.inf) - 2 * self.params.turns.max_tokens - self.params.max_tokens
 
     def length(self, chat: Messages) -> int:
-        return len(encoding.prompt_ids(self.tokenizer, self.escape(chat)))
+        thinking = None if self.params.thinking is None else False
+        return len(encoding.prompt_ids(self.tokenizer, self.escape(chat), None, thinking))
 
-    def prefix(self, context: Messages, opening: str = "", tools: list | None = None) -> list[int]:
-        """Tokens that the template puts before a user's text after these turns, and the first words of that text."""
-        if tools:
-            return encoding.find_pre_query(self.tokenizer, "base", context, tools).prefix_ids
-        if opening:
-            return encoding.tokenise(self.tokenizer, self.query.prefix + opening)
-        if not context:
-            return self.query.prefix_ids
-        return encoding.find_pre_query(self.tokenizer, "base", self.escape(context)).prefix_ids
+    def prefix(self, turn: UserTurn) -> list[int]:
+        """Tokens that the template puts before a user's text after the turns before it, and the first words of that text."""
+        query = self.query
+        if turn.context or turn.tools or turn.thinking is not None:
+            how = turn.tools, turn.thinking
+            query = encoding.find_pre_query(self.tokenizer, "base", self.escape(turn.context), *how)
+        return encoding.tokenise(self.tokenizer, query.prefix + turn.opening) if turn.opening else query.prefix_ids
 
     def escape(self, chat: Messages) -> Messages:
         return encoding.escape_messages(self.tokenizer, chat)
@@ -234,7 +243,13 @@ def as_row(turn: UserTurn, base: manifest.Manifest) -> RawInstruction:
     id = f"{turn.sample:08d}-{records.text_id(base.fingerprint, turn.seed, turn.text)}"
     row: RawInstruction = {
         "id": id,
-        "family": "languages" if turn.opening else "tools" if turn.tools else family_of(turn.context),
+        "family": "languages"
+        if turn.opening
+        else "tools"
+        if turn.tools
+        else "thinking"
+        if turn.thinking
+        else family_of(turn.context),
         "context": turn.context,
         "text": turn.text,
         "finish_reason": turn.finish_reason,
@@ -248,4 +263,6 @@ def as_row(turn: UserTurn, base: manifest.Manifest) -> RawInstruction:
     }
     if turn.tools:
         row["tools"] = turn.tools
+    if turn.thinking is not None:
+        row["thinking"] = turn.thinking
     return row

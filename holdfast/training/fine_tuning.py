@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from holdfast.chat import encoding
 from holdfast.core import cache, fingerprint, locks, manifest
 from holdfast.core.errors import UserError
-from holdfast.core.rows import MixRow
+from holdfast.core.rows import MixRow, TrainingRow
 from holdfast.params.finetune import Arm, Finetune
 from holdfast.training import averaging, compiling, job, launch
 from holdfast.training.job import Job, Result
@@ -232,8 +232,8 @@ def encode_rows(tokenizer: Any, rows: list[MixRow], arm_config: Arm) -> tuple[li
     table_start: dict[tuple[int, ...], int] = {}  # of a replay row in the table of the base's log-probabilities
     encoded, replay, tokens = list[Labelled](), list[Masked](), 0
     for row in rows:
-        key = row["source"], str(row["messages"]), str(row.get("tools"))
-        ids, mask = known[key] = known.get(key) or encoding.encode(tokenizer, row["messages"], row.get("tools"))
+        key = row["source"], str(row["messages"]), str(row.get("tools")), str(row.get("thinking"))
+        ids, mask = known[key] = known.get(key) or encode_row(tokenizer, row)
         if row["source"] == "replay" and tuple(ids) not in table_start:
             table_start[tuple(ids)] = tokens
             replay.append(Masked(ids, mask))
@@ -244,12 +244,14 @@ def encode_rows(tokenizer: Any, rows: list[MixRow], arm_config: Arm) -> tuple[li
     return encoded, replay
 
 
+def encode_row(tokenizer: Any, row: TrainingRow) -> tuple[list[int], list[int]]:
+    """(token ids, loss mask) of a row of a mixture, rendered as it was drawn."""
+    return encoding.encode(tokenizer, row["messages"], row.get("tools"), row.get("thinking"))
+
+
 def mask_held_out(tokenizer: Any, rows: list[MixRow]) -> list[dict[str, Any]]:
     """Rows of HELD_OUT_SCHEMA."""
-    return [
-        {"source": row["source"], **Masked(*encoding.encode(tokenizer, row["messages"], row.get("tools")))._asdict()}
-        for row in rows
-    ]
+    return [{"source": row["source"], **Masked(*encode_row(tokenizer, row))._asdict()} for row in rows]
 
 
 def longest_row(encoded: list[Labelled]) -> int:

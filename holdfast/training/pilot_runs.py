@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from holdfast.chat import encoding
 from holdfast.core import cache, fingerprint, manifest, meter, shards
 from holdfast.core.errors import UserError
 from holdfast.data import mixture
@@ -169,11 +168,7 @@ def measure_model(plan: Plan, folder: Path) -> dict[str, list[Outcome]]:
     """How the model in `folder` does on the held-out rows, by source."""
     base, own_folder = plan.base, plan.base.folder()
     tokenizer = manifest.load_tokenizer(own_folder)
-    rows = [
-        encoding.encode(tokenizer, row["messages"], row.get("tools"))
-        for source in ("replay", "domain")
-        for row in plan.held_out[source]
-    ]
+    rows = [fine_tuning.encode_row(tokenizer, row) for source in ("replay", "domain") for row in plan.held_out[source]]
     store = Store(base.fingerprint, base.dtype, TOP_K_TOKENS)
     table, _ = build_table(store, [ids for ids, _ in rows], lambda: manifest.load_model(own_folder, base.dtype))
     outcomes = held_out.outcomes(manifest.load_model(folder, base.dtype), rows, table)

@@ -33,7 +33,7 @@ class Listener:
         self.chats += chats
         return np.tile([0.0, 0.0, 0.0, 0.0, 1.0], (len(chats), 1))
 
-    def likelihood(self, chats, answers):
+    def likelihood(self, chats, answers, thinking=None):
         self.chats += chats
         return [-1.0] * len(chats)
 

@@ -126,7 +126,7 @@ class Echo:
         shown = [chat[-1]["content"].partition("answer: ")[2] for chat in chats]
         return [Completion(f"The answer is {text}." if text else "No idea.", "stop", 4) for text in shown]
 
-    def likelihood(self, chats, answers) -> list[float]:
+    def likelihood(self, chats, answers, thinking=None) -> list[float]:
         return [-1 / len(text) for text in answers]
 
     def escape_special_tokens(self, text: str) -> str:
