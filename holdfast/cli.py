@@ -218,6 +218,9 @@ def exit_code() -> int:
                 extra = "pipeline"
             print(f"error: {error.name}: is not installed", file=sys.stderr)
             print(f"  pip install 'holdfast[{extra}]'", file=sys.stderr)
+        elif isinstance(error, FileNotFoundError) and error.filename == "git":
+            print("error: git: is not installed, or not on the PATH", file=sys.stderr)
+            print("  install it: results are compared between its commits", file=sys.stderr)
         elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             print(f"error: {escape_control(str(error.filename)[:60])}...: the name is too long", file=sys.stderr)
             print("  give a shorter one", file=sys.stderr)

@@ -59,6 +59,19 @@ def test_a_wrong_call_exits_with_3(monkeypatch, line):
     assert stop.value.code == 3
 
 
+@pytest.mark.parametrize(
+    "line", [["comment", "--against", "main"], ["check"], ["check", "--against", "main"], ["history"]]
+)
+def test_without_git_its_absence_is_said(monkeypatch, capsys, line):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "argv", ["holdfast", *line])
+    assert cli.exit_code() == 3
+    written = capsys.readouterr().err
+    assert written.startswith("error: git: is not installed")
+    assert len(written.splitlines()) == 2
+
+
 @pytest.mark.parametrize("code", [0, 1, 2])
 def test_a_verdict_s_exit_code_is_passed_on_and_quiet_speaks_only_on_failure(monkeypatch, capsys, code):
     def verdict(*_options):
