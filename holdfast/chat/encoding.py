@@ -142,6 +142,18 @@ def escape_controls(controls: Sequence[str], value: Any) -> Any:
     return [escape_controls(controls, inner) for inner in value] if isinstance(value, list) else value
 
 
+def require_template(tokenizer: PreTrainedTokenizerBase, where: object) -> None:
+    """Raises UserError where the tokenizer has no chat template, or several and none that counts."""
+    templates = tokenizer.chat_template
+    do = "use a chat (instruct) model, or put its chat_template.jinja beside the tokenizer"
+    if not templates:
+        raise UserError("has no chat template", where=where, do=do)
+    if isinstance(templates, dict) and "default" not in templates:
+        named = ", ".join(sorted(templates))
+        what = f"has several chat templates ({named:.100}) and none called default"
+        raise UserError(what, where=where, do="put the one to use beside the tokenizer as chat_template.jinja")
+
+
 def advise_on(error: Exception) -> str:
     """What to do about a template that raised this."""
     if missing := re.search(r"'(\w+_token)' is undefined", str(error)):
@@ -162,12 +174,7 @@ def find_pre_query(
     cannot render a user turn, if it drops or repeats the user's text, or if nothing stands before that text (a model
     cannot be asked to write a user turn then).
     """
-    if not tokenizer.chat_template:
-        raise UserError(
-            "the tokenizer has no chat template",
-            where=where,
-            do="use a chat (instruct) model, or put its chat_template.jinja beside the tokenizer",
-        )
+    require_template(tokenizer, where)
     try:
         text = render(tokenizer, [*before, *turns(SENTINEL)], respond=True, tools=tools, thinking=thinking)
     except Exception as error:  # a template is a program: it may raise anything

@@ -25,6 +25,8 @@ NEEDS_MORE = (
     "arrow_config",
     "megatron_config",
 )  # settings of routed adapters, and of layers that are not transformers' own
+# What changed the base's weights at the start of training by chance or by data: what is left of them is not saved
+NOT_REPEATABLE = ("pissa_niter", "loftq", "corda", "lora_ga")
 TOKENIZER_FILES = (  # an adapter's folder often brings them; then they are what it was trained with
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model"),
@@ -101,6 +103,8 @@ def check_settings(text: str) -> None:
         name, value = setting.name, content.get(setting.name)
         if name not in content or (value is None and (setting.default is None or types[name] is bool)):
             continue
+        if name == "init_lora_weights" and str(value).startswith(NOT_REPEATABLE):
+            continue  # refused with a reason of its own
         if value is None and name.endswith("_pattern"):
             raise ValueError(f"{name} is null")
         try:
@@ -139,8 +143,13 @@ def attach(adapter: Path, model: Any, config: PeftConfig, base: Path) -> PeftMod
         raise UserError(what, where=adapter / WEIGHTS, do="download it again, or save the adapter anew") from None
     if broken := next((key for key, tensor in weights.items() if not checkpoint.is_finite(tensor)), None):
         raise checkpoint.not_finite(broken, weights[broken], adapter)
+    drop_copies(weights)
     if not hasattr(config, "target_modules"):
         raise cannot_merge(adapter, config, "it adds no weights to those of the model")
+    if (start := str(getattr(config, "init_lora_weights", ""))).startswith(NOT_REPEATABLE):
+        reason = f"init_lora_weights {start[:30]!r} changed the base in a way that cannot be repeated"
+        raise cannot_merge(adapter, config, reason)
+    resize_embeddings(adapter, model, weights, base)
     try:
         wrapped: Any = get_peft_model(model, config)
     except ValueError as error:  # modules that the base lacks, sizes and ranges
@@ -156,7 +165,43 @@ def attach(adapter: Path, model: Any, config: PeftConfig, base: Path) -> PeftMod
         kind = "unexpected" if loaded.unexpected_keys else "missing"
         what = f"does not fit its base {base} ({len(odd)} tensors are {kind}, such as {odd[0][:100]})"
         raise UserError(what, where=adapter, do=do)
+    untie_embeddings(model, wrapped)
     return wrapped
+
+
+def drop_copies(weights: dict[str, Any]) -> None:
+    """Removes what PEFT saves of embeddings beside the trained ones, where tokens were added: copies of them, and the originals."""
+    for key in list(weights):
+        plain = key.replace(".modules_to_save.", ".").replace(".original_module.", ".")
+        if plain != key and plain in weights and (".original_module." in key or weights[key].equal(weights[plain])):
+            del weights[key]
+
+
+def resize_embeddings(adapter: Path, model: Any, weights: dict[str, Any], base: Path) -> None:
+    """Gives the base the rows of the tokens that were added before the adapter was trained, whose embeddings it brings. Raises
+    UserError where it brings those of one side only."""
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    names = {module: f"base_model.model.{name}.weight" for name, module in model.named_modules()}
+    saved = [weights.get(names[module]) for module in (embeddings, head)]
+    rows = max((tensor.shape[0] for tensor in saved if tensor is not None), default=0)
+    if rows <= embeddings.weight.shape[0]:
+        return
+    tied = head.weight is embeddings.weight
+    if not tied and any(tensor is None or tensor.shape[0] != rows for tensor in saved):
+        what = f"has {rows:,} embeddings, {rows - embeddings.weight.shape[0]:,} more than its base {base}, and not on both sides"
+        do = "save it again with save_embedding_layers=True, or give the base with these tokens: --base FOLDER"
+        raise UserError(what, where=adapter, do=do)
+    model.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def untie_embeddings(model: Any, wrapped: Any) -> None:
+    """Gives the head weights of its own where it shares them with the embeddings and the adapter changes one of the two: merged
+    into shared weights, the change would be made to both."""
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    layers = [getattr(layer, "base_layer", layer) for layer in (embeddings, head)]
+    if layers[0].weight is layers[1].weight and (layers[0] is not embeddings or layers[1] is not head):
+        layers[1].weight = type(layers[1].weight)(layers[1].weight.detach().clone(), requires_grad=False)
+        model.config.tie_word_embeddings = False
 
 
 def cannot_merge(adapter: Path, config: PeftConfig, reason: str) -> UserError:

@@ -125,9 +125,7 @@ def inspect_folder(
 def check_tokenizer(folder: Path, vocabulary: int) -> None:
     """Raises UserError where it has no chat template, or turns ordinary text into tokens that the model has no embedding for."""
     tokenizer = manifest.load_tokenizer(folder)
-    if not tokenizer.chat_template:
-        do = "use a chat (instruct) model, or put its chat_template.jinja beside the tokenizer"
-        raise UserError("has no chat template", where=folder, do=do)
+    encoding.require_template(tokenizer, folder)
     guard_template(folder, tokenizer)
     try:
         encoding.render(tokenizer, [{"role": "user", "content": "text"}], respond=True)

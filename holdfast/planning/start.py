@@ -80,9 +80,8 @@ def tailor_start(base: str, domain: Path, test: Path | None, revision: str | Non
         what, do = "its size is not known here", "download it, and give its folder"
         raise UserError(what, where=base, do=do)
     tokenizer = manifest.load_tokenizer(place) if place else None
-    if tokenizer is not None and not tokenizer.chat_template:
-        do = "use a chat (instruct) model, or put its chat_template.jinja beside the tokenizer"
-        raise UserError("the model has no chat template", where=base, do=do)
+    if tokenizer is not None:
+        encoding.require_template(tokenizer, base)
     if tokenizer is not None and place is not None:
         template_check.guard_template(place, tokenizer)
 

@@ -283,6 +283,23 @@ def test_a_chat_template_that_cannot_render_is_refused_before_a_member_of_the_pa
         inspect(folder)
 
 
+@pytest.mark.parametrize("default", [True, False])
+def test_of_several_chat_templates_the_one_called_default_counts(folder, default):
+    template = manifest.load_tokenizer(folder).get_chat_template()
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    named = [
+        {"name": "default" if default else "rag", "template": template},
+        {"name": "tool_use", "template": "{{ 1 / 0 }}"},
+    ]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": named}))
+    if default:
+        inspect(folder)
+        return
+    with pytest.raises(UserError, match=r"several chat templates \(rag, tool_use\) and none called default"):
+        inspect(folder)
+
+
 def test_a_config_that_does_not_belong_to_the_weights_is_noticed_when_it_is_loaded(folder):
     change_config(rms_norm_eps=1e30)(folder)
     with pytest.raises(UserError, match="does not answer"):

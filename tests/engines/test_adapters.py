@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from holdfast.core import manifest
 from holdfast.core.errors import UserError
@@ -155,6 +156,78 @@ def test_a_fault_of_ours_is_not_taken_for_a_bad_adapter(adapter, tiny, tmp_path,
 def test_a_scale_that_is_a_fraction_is_merged(copy, tiny, tmp_path):
     change_config(lora_alpha=11.3)(copy)
     assert adapters.merge_adapter(copy, tiny, tmp_path / "merged") == tiny
+
+
+def save_base(tiny: Path, folder: Path, tied: bool) -> Path:
+    """The base with numbers of 32 bits, whose head is the embeddings or a matrix of its own."""
+    shutil.copytree(tiny, folder)
+    change_config_of(folder, dtype="float32", tie_word_embeddings=tied)
+    weights = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
+    head = weights.pop("lm_head.weight", weights["model.embed_tokens.weight"].clone())
+    save_file(weights if tied else {**weights, "lm_head.weight": head}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def change_config_of(folder: Path, **changes: Any) -> None:
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8")) | changes
+    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+ALL = {"target_modules": "all-linear"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokens", "tied"),
+    [
+        (
+            {"target_modules": ["embed_tokens", "q_proj"]},
+            0,
+            True,
+        ),  # merged into shared weights it would change the head, too
+        ({"target_modules": ["lm_head", "q_proj"]}, 0, True),
+        ({"target_modules": ["lm_head", "q_proj"]}, 0, False),
+        ({**ALL, "modules_to_save": ["lm_head"]}, 0, True),
+        ({**ALL, "use_dora": True}, 0, False),
+        ({**ALL, "init_lora_weights": "pissa"}, 0, False),
+        ({"target_modules": ["q_proj"], "rank_pattern": {"q_proj": 8}, "use_rslora": True}, 0, True),
+        ({**ALL, "trainable_token_indices": [3, 4]}, 0, True),
+        (ALL, 5, True),
+        ({**ALL, "modules_to_save": ["embed_tokens", "lm_head"]}, 5, False),
+    ],
+)
+def test_every_kind_of_lora_is_merged_as_it_answers(tiny, tmp_path, settings, tokens, tied):
+    from peft import LoraConfig, get_peft_model
+
+    base = save_base(tiny, tmp_path / "base", tied)
+    torch.manual_seed(0)
+    network = manifest.load_model(base)
+    rows = network.get_input_embeddings().weight.shape[0] + tokens
+    if tokens:
+        network.resize_token_embeddings(rows)
+    tuned: Any = get_peft_model(network, LoraConfig(r=4, task_type="CAUSAL_LM", **settings)).eval()
+    for weight in tuned.parameters():
+        if weight.requires_grad:
+            weight.data += 0.02 * torch.randn_like(weight)
+    tuned.save_pretrained(tmp_path / "adapter", save_embedding_layers=tokens > 0)
+    adapters.merge_adapter(tmp_path / "adapter", base, tmp_path / "merged")
+    ids = torch.arange(rows - 9, rows)[None]
+    assert torch.allclose(manifest.load_model(tmp_path / "merged")(ids).logits, tuned(ids).logits, atol=1e-4)
+
+
+def test_an_adapter_whose_base_was_changed_by_chance_is_refused(copy, tiny, tmp_path):
+    change_config(init_lora_weights="pissa_niter_4")(copy)
+    with pytest.raises(UserError, match="changed the base in a way that cannot be repeated"):
+        adapters.merge_adapter(copy, tiny, tmp_path / "merged")
+
+
+def test_added_tokens_with_embeddings_on_one_side_alone_are_refused(tiny, tmp_path, copy):
+    base = save_base(tiny, tmp_path / "base", tied=False)
+    weights = load_file(copy / adapters.WEIGHTS)
+    embeddings = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
+    weights["base_model.model.model.embed_tokens.weight"] = torch.cat([embeddings, embeddings[:2]])
+    save_file(weights, copy / adapters.WEIGHTS, {"format": "pt"})
+    with pytest.raises(UserError, match="2 more than its base"):
+        adapters.merge_adapter(copy, base, tmp_path / "merged")
 
 
 def test_prompt_tuning_cannot_be_merged(tiny, tmp_path):
