@@ -9,7 +9,6 @@ opened and not read.
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import json
 import math
 import os
@@ -56,6 +55,7 @@ def main(as_json: bool = False) -> int:
             ("suites", lambda: check_suites(params)),
             ("power", lambda: check_power(params)),
             ("replay", lambda: check_replay(params)),
+            ("pilot", lambda: check_pilots(params)),
         ]
         used = [*params.panel, *({params.embedder or params.base} - {*params.panel})]
         checks += [(f"model {name}", lambda name=name: check_model(name, params)) for name in used]
@@ -166,24 +166,38 @@ def check_power(params: Params) -> Iterator[Line]:
 
 def check_replay(params: Params) -> Iterator[Line]:
     """Arms that would replay too few rows to hold anything. Reads no more rows of the domain than would be enough."""
-    from holdfast.data import ingestion
     from holdfast.reconstruction import amount
 
-    train, mix = params.ingest.train, params.mix
+    mix = params.mix
     own = {name: mix.arms[name] for name in params.arms if mix.arms[name].share}
-    if train.path is None or not own:
+    if not own:
         return
     least = min((arm.epochs or mix.epochs) * (0.01 if arm.share == "auto" else arm.share) for arm in own.values())
-    part = 1.0 if params.ingest.test else 1 - params.ingest.test_fraction
-    try:
-        _, _, rows = ingestion.open_source("train", train, params.ingest)
-        seen = sum(1 for _ in itertools.islice(rows, math.ceil(amount.TOO_FEW / least / part)))
-    except UserError:
-        return  # said above, where a file is missing, or by `ingest`
-    in_train = round(seen * part)
+    in_train = prospects.count_training_rows(params.ingest, math.ceil(amount.TOO_FEW / least))
+    if in_train is None:
+        return
     for name, (replayed, share) in amount.find_starved_arms(mix, params.pilot, params.arms, in_train).items():
         what = f"arm {name} would replay {replayed} rows beside {in_train:,} of the domain, too few to hold what the base knows"
         yield NOTE, f"{what}: raise mix.arms.{name}.share to {share:.2f} or more"
+
+
+def check_pilots(params: Params) -> Iterator[Line]:
+    """Arms whose pilot will stop, because the domain has too few rows to hold some out."""
+    from holdfast.training.job import is_rate_open
+    from holdfast.training.pilot_plan import HELD_OUT_PART, MIN_HELD_OUT_ROWS
+
+    for name in params.arms:
+        is_share_open = params.mix.arms[name].share == "auto"
+        if not is_share_open and not is_rate_open(params.finetune, params.finetune.arms[name]):
+            continue
+        least = MIN_HELD_OUT_ROWS * HELD_OUT_PART
+        in_train = prospects.count_training_rows(params.ingest, least)
+        if in_train is not None and in_train < least:
+            setting = f"mix.arms.{name}.share" if is_share_open else "finetune.learning_rate"
+            what = (
+                f"arm {name} leaves a choice to its pilot, which needs {least} rows of the domain; there are {in_train}"
+            )
+            yield NEEDED, f"{what}: set {setting} to a number"
 
 
 def check_model(name: str, params: Params) -> Iterator[Line]:

@@ -4,6 +4,8 @@ verdict, files of items. Used by `holdfast plan`, `doctor` and `gate --power`.
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,3 +120,18 @@ def summarise(prospects: Prospects) -> list[str]:
     assessed = prospects.power
     lines = [power.describe_score(score) for score in assessed.scores]
     return [*lines, *power.describe_suites(assessed), *(f"no arm can pass: {reason}" for reason in assessed.blocked)]
+
+
+def count_training_rows(ingest: Ingest, most: int) -> int | None:
+    """Rows of the domain that are trained on, counted up to about `most`; None where the source is not here or cannot be read, which
+    is said elsewhere, where a file is missing, or by `ingest`."""
+    from holdfast.data import ingestion
+
+    if ingest.train.path is None:
+        return None
+    part = 1.0 if ingest.test else 1 - ingest.test_fraction
+    try:
+        _, _, rows = ingestion.open_source("train", ingest.train, ingest)
+        return round(sum(1 for _ in itertools.islice(rows, math.ceil(most / part))) * part)
+    except UserError:
+        return None

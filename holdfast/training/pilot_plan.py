@@ -20,6 +20,7 @@ from holdfast.training import job
 from holdfast.training.rate_choice import usual_rate
 
 MIN_HELD_OUT_ROWS = 10  # of a source; fewer say too little
+HELD_OUT_PART = 5  # a fifth of a source, at most
 EXAMPLES = {"share": "0.25", "learning_rate": "1e-4"}  # of numbers in place of auto
 Rows = dict[str, list[TrainingRow]]  # by source, "domain" and "replay"
 
@@ -111,11 +112,11 @@ def hold_out(rows: Rows, params: Pilot, where: str) -> tuple[Rows, Rows]:
     train, held_out = {}, {}
     for source, several in rows.items():
         ordered = sorted(several, key=lambda row: records.text_id(params.seed, "held out", row["source_id"]))
-        count = min(params.held_out, len(ordered) // 5)
+        count = min(params.held_out, len(ordered) // HELD_OUT_PART)
         held_out[source], train[source] = ordered[:count], ordered[count:]
         if count < MIN_HELD_OUT_ROWS:
             what = f"{count} rows of the {source} set can be held out"
-            if len(ordered) // 5 >= MIN_HELD_OUT_ROWS:
+            if len(ordered) // HELD_OUT_PART >= MIN_HELD_OUT_ROWS:
                 do = f"raise pilot.held_out to {MIN_HELD_OUT_ROWS} or more"
                 raise UserError(f"{what}, {MIN_HELD_OUT_ROWS} are needed", where=where, do=do)
             more = "raise reconstruct.samples and balance.rows, or " if source == "replay" else ""

@@ -451,6 +451,16 @@ def test_doctor_says_which_arm_would_replay_too_few_rows_to_hold_anything(lab):
     assert mark == "--" and text.startswith("arm few would replay 40 rows beside 60 of the domain")
     assert text.endswith("raise mix.arms.few.share to 0.46 or more")
 
+    set_params(lab, finetune__learning_rate="auto")
+    assert list(doctor.check_pilots(Params.load())) == []
+    (lab / "few" / "rows.jsonl").write_text("\n".join(map(json.dumps, rows[:49])), encoding="utf-8")
+    (mark, text), *others = doctor.check_pilots(Params.load())
+    assert mark == "!!" and len(others) == 2
+    assert text == (
+        "arm domain-only leaves a choice to its pilot, which needs 50 rows of the domain; there are 49: "
+        "set finetune.learning_rate to a number"
+    )
+
 
 def test_in_an_empty_folder_doctor_and_plan_name_init(tmp_path):
     assert "`holdfast init`" in run(tmp_path, "holdfast", "doctor").stdout
