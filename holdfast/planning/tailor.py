@@ -23,6 +23,7 @@ from holdfast.training.rate_choice import usual_rate
 
 ANSWER_TOKENS = 32  # of a replay answer: chat is lost at an answer's first tokens, and a mean over long ones hides them
 TURN_TOKENS = 256  # tokens of a reconstructed user turn, at most
+FEW_STEPS, SMALL_BASE = 100, 1e9  # parameters
 CPU_BATCH = 64  # rows that are written at once on a CPU, where a step costs nearly as much for 16
 CPU_SHARD = 64  # rows of a unit of work on a CPU: then progress shows within a minute
 EXACT_MATCH_TOKENS = 64  # tokens up to which an exact match with the expected answer says something
@@ -81,7 +82,7 @@ def tailor_params(
         *fit_lengths(content, shape, tokenizer),
         *fit_tools(content, shape, tokenizer),
         *fit_thinking(content, shape, tokenizer),
-        *fit_rows(content, survey, min(shape.context, MAX_ROW_TOKENS), domain),
+        *fit_rows(content, survey, shape, domain),
         *describe_rejects(content, survey),
         *fit_suites(content["evaluate"]["suites"]),
     ]
@@ -148,6 +149,13 @@ def put(section: Any, key: str, value: Any) -> None:
         section.ca.items[key] = section.ca.items.pop(last)
 
 
+def choose_rate(shape: Shape, steps: float) -> float:
+    """Peak learning rate of full training: the usual one for the width; three times as much where a small base is trained for few
+    steps, in which the usual one teaches it neither the domain nor to hold what it knew (docs/evidence/real-model.md)."""
+    few = steps < FEW_STEPS and shape.parameters < SMALL_BASE
+    return float(f"{usual_rate(shape.hidden, lora=False) * (3 if few else 1):.0e}")
+
+
 def fit_method(content: Any, shape: Shape) -> None:
     """The method's own settings: as much replay as the arms need, the base's first answers, a rate for the base's size."""
     content["reconstruct"].update(samples="auto", max_tokens=min(TURN_TOKENS, content["reconstruct"]["max_tokens"]))
@@ -160,7 +168,6 @@ def fit_method(content: Any, shape: Shape) -> None:
         rule.pop(field, None)
     rule.update(strategy="first", finished_only=False)
     content["quality"]["min_rows"] = MIN_REPLAY_ROWS
-    content["finetune"]["learning_rate"] = usual_rate(shape.hidden, lora=False)
     if manifest.find_device().type == "cpu":
         for stage in ("reconstruct", "respond"):
             put(content[stage], "shard", CPU_SHARD)
@@ -235,8 +242,9 @@ def lengthen_training(content: Any, tokens: int, shape: Shape) -> None:
     finetune["max_length"] = min(shape.context, max(finetune["max_length"], tokens))
 
 
-def fit_rows(content: Any, survey: Survey, limit: int, domain: Path) -> list[str]:
+def fit_rows(content: Any, survey: Survey, shape: Shape, domain: Path) -> list[str]:
     """What the domain data decide: training length, size of the replay set, how its test split is asked."""
+    limit = min(shape.context, MAX_ROW_TOKENS)
     notes = []
     sizes = [sum(len(m["content"]) for m in c) for c in survey.conversations]
     least = min((size for size, length in zip(sizes, survey.lengths, strict=True) if length > limit), default=None)
@@ -265,6 +273,8 @@ def fit_rows(content: Any, survey: Survey, limit: int, domain: Path) -> list[str
     content["curate"]["clusters"] = min(content["curate"]["clusters"], max(MIN_CLUSTERS, drawn // ROWS_PER_CLUSTER))
     content["quality"]["min_clusters"] = min(content["quality"]["min_clusters"], MIN_CLUSTERS // 2)
     shown = round(trained * epochs)
+    steps = (shown + replayed) / content["finetune"]["batch_size"]
+    content["finetune"]["learning_rate"] = choose_rate(shape, steps)
     notes.append(f"{replayed:,} replay rows beside {shown:,} of yours: {trained:,} rows in {epochs:g} epochs")
 
     put(content["evaluate"], "max_tokens", min(max([16, *survey.answers]), 1024, limit // 2))

@@ -20,6 +20,7 @@ from holdfast.commands import doctor, init
 from holdfast.core import records, storage
 from holdfast.core.errors import UserError
 from holdfast.params.whole import Params
+from holdfast.planning import shapes, tailor
 from holdfast.reconstruction import amount
 from holdfast.training import rate_choice
 
@@ -177,13 +178,15 @@ def test_the_domain_decides_how_much_is_replayed_and_the_base_answers_first(plac
     assert settings.quality.min_rows < amount.LEAST
 
 
-def test_the_learning_rate_follows_the_base_s_width(place):
+def test_the_learning_rate_follows_the_base_s_width_and_how_short_the_training_is(place):
     assert rate_choice.usual_rate(576, lora=False) == pytest.approx(1e-4)  # 1.3e-4, one digit
     assert rate_choice.usual_rate(4096, lora=False) == pytest.approx(3e-5)
     assert rate_choice.usual_rate(4096, lora=True) == pytest.approx(3e-4)
     data = jsonl(place / "mine" / "d.jsonl", rows(5))
-    assert start("Qwen/Qwen2.5-0.5B-Instruct", data).finetune.learning_rate == pytest.approx(9e-5)
+    assert start("Qwen/Qwen2.5-0.5B-Instruct", data).finetune.learning_rate == pytest.approx(3e-4)  # 3 x 9e-5
     assert start("meta-llama/Llama-3.1-8B-Instruct", data).finetune.learning_rate == pytest.approx(3e-5)
+    half_a_billion = shapes.Shape(500_000_000, 24, 896, 14, 1, 151936, 32768)
+    assert [tailor.choose_rate(half_a_billion, steps) for steps in (99, 100)] == pytest.approx([3e-4, 9e-5])
 
 
 def test_params_have_a_blank_line_between_sections_and_none_within(place):
