@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MODELS, DATA = Path("models/local"), Path("data/local")
 SIZES = ((2e9, "qwen2.5-0.5b"), (20e9, "llama-3.1-8b"), (math.inf, "paper"))  # up to so many parameters
+LEAST_SHOWN = 0.005  # of the rows: a language of fewer would read 0%
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,8 @@ def describe(
         lines.append(f"         {data.duplicates:,} left out as duplicates")
     lines += [f"note     {remark}" for remark in data.remarks]
     lines.append(f"lengths  {unit}: rows {spread(data.lengths)}; answers {spread(data.answers)}")
-    lines.append("language " + ", ".join(f"{language} {part:.0%}" for language, part in data.languages))
+    languages = [f"{language} {part:.0%}" for language, part in data.languages if part >= LEAST_SHOWN]
+    lines.append("language " + ", ".join(languages))
     if test:
         near = Ingest.model_fields["near_duplicates"].default
         both = survey.count_overlap(data.conversations, test.conversations, near)
