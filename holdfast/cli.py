@@ -1,4 +1,5 @@
-"""The door: one command per stage, in the order of the DAG, then what one calls around the pipeline (holdfast/commands/tools.py).
+"""The door: one command per stage, in the order of the DAG, then what one calls around the pipeline (holdfast/commands/tools.py,
+model_tools.py).
 
 Stages are imported only when their command runs, so that the help is instant. Whatever goes wrong with the user's
 input ends here as one to three lines. Exit codes: 0 ok or pass, 1 fail or stale, 2 cannot compare, 3 bad input or a crash.
@@ -33,7 +34,7 @@ if not sys.stderr.isatty():  # in a log, other libraries' progress bars speak on
 import typer  # noqa: E402  (the environment comes first: OpenMP reads it when torch loads)
 from typer.core import TyperGroup  # noqa: E402
 
-from holdfast.commands import tools  # noqa: E402
+from holdfast.commands import model_tools, tools  # noqa: E402
 from holdfast.core import terminal  # noqa: E402
 from holdfast.core.errors import ExitCode, RunawayError, UserError, escape_control, first_line  # noqa: E402
 
@@ -74,6 +75,7 @@ class Panels(TyperGroup):
 
 app = typer.Typer(cls=Panels, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
 app.add_typer(tools.app)  # without a name: its commands stand beside the stages'
+app.add_typer(model_tools.app)
 silenced = StringIO()  # what --quiet kept back
 
 
@@ -166,6 +168,7 @@ def gate(
 for _entry in (
     *app.registered_commands,
     *tools.app.registered_commands,
+    *model_tools.app.registered_commands,
     *tools.profile_app.registered_commands,
     *tools.launch_app.registered_commands,
 ):

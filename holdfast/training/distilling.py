@@ -8,14 +8,17 @@ Used by fine_tuning.py, for arms with `distil_steps`, and by `holdfast repair`.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from holdfast.chat import encoding
 from holdfast.chat.templates import Messages
 from holdfast.core import checkpoint, manifest
+from holdfast.core.errors import UserError
 from holdfast.core.progress import Progress
+from holdfast.core.rows import MixRow
+from holdfast.training.job import MODEL_FOLDER, Job, Result
 
 FORWARD_KL = (
     0.0  # of TRL's beta: a model that has lost its chat puts no mass on it, and the reverse KL moves it too slowly
@@ -92,6 +95,33 @@ def distil(network: Any, base: manifest.Manifest, chats: list[Messages], plan: D
     if not is_finite(network):
         raise Diverged
     return history
+
+
+def distil_trained(work: Job, base: manifest.Manifest, rows: list[MixRow]) -> None:
+    """Distils from the base into the model that was trained, in its scratch folder. Raises UserError where it diverges."""
+    from holdfast.training import saved_model
+
+    chats = {
+        str(row["messages"]): row["messages"][:-1] for row in rows if row["source"] == "replay" and not row.get("tools")
+    }
+    if not chats:
+        do = "raise mix.arms.NAME.share, or reconstruct plain user turns too"
+        raise UserError("has no replay row without tools to distil on", where=f"arm '{work.arm}'", do=do)
+    network = manifest.load_model(work.scratch / MODEL_FOLDER, "float32")
+    plan = Distillation(work.arm_config.distil_steps, work.arm_config.distil_learning_rate, seed=work.params.seed)
+    try:
+        log = distil(network, base, list(chats.values()), plan)
+    except Diverged:
+        where = f"finetune.arms.{work.arm}.distil_learning_rate"
+        raise UserError("the distillation diverged", where=where, do=f"set it below {plan.rate:g}") from None
+    probe = saved_model.probe_rows(work)
+    expected = saved_model.next_token_logprobs(network, probe)
+    saved_model.save_as_stored(work, network)
+    saved_model.check_saved_model(work, expected, probe)
+    result = Result.read(work.scratch)
+    tokens, *kl = int(log[-1]["num_tokens"]), float(log[0]["loss"]), float(log[-1]["loss"])
+    distilled = {"steps": plan.steps, "tokens": tokens, "kl_first": kl[0], "kl_last": kl[1]}
+    replace(result, distilled_tokens=tokens, more=result.more | {"distilled": distilled}).write(work.scratch)
 
 
 def is_finite(network: Any) -> bool:

@@ -11,7 +11,7 @@ import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from holdfast.core import cache, fingerprint, locks, manifest
 from holdfast.core.errors import UserError
 from holdfast.core.rows import MixRow, TrainingRow
 from holdfast.params.finetune import Arm, Finetune
-from holdfast.training import averaging, compiling, job, launch
+from holdfast.training import averaging, compiling, distilling, job, launch
 from holdfast.training.job import Job, Result
 from holdfast.training.losses import IGNORE_INDEX, KL, REPLAY, labels_of
 from holdfast.training.trackers import read_trackers
@@ -115,7 +115,7 @@ def train_arm(
         launch.run_job(work)
         if launch.rank() == 0:
             if arm_config.distil_steps:
-                heal(work, base, rows)
+                distilling.distil_trained(work, base, rows)
             yield Trained(
                 arm=arm,
                 arm_config=arm_config,
@@ -145,35 +145,6 @@ def check_strategy(params: Finetune, arm: str, arm_config: Arm) -> None:
             where="finetune.processes",
             do="use the strategy ddp for this arm",
         )
-
-
-def heal(work: Job, base: manifest.Manifest, rows: list[MixRow]) -> None:
-    """Distils from the base into the model that was trained, in its scratch folder. Raises UserError where it diverges."""
-    from holdfast.training import distilling, saved_model
-
-    chats = {
-        str(row["messages"]): row["messages"][:-1] for row in rows if row["source"] == "replay" and not row.get("tools")
-    }
-    if not chats:
-        do = "raise mix.arms.NAME.share, or reconstruct plain user turns too"
-        raise UserError("has no replay row without tools to distil on", where=f"arm '{work.arm}'", do=do)
-    network = manifest.load_model(work.scratch / job.MODEL_FOLDER, "float32")
-    plan = distilling.Distillation(
-        work.arm_config.distil_steps, work.arm_config.distil_learning_rate, seed=work.params.seed
-    )
-    try:
-        log = distilling.distil(network, base, list(chats.values()), plan)
-    except distilling.Diverged:
-        where = f"finetune.arms.{work.arm}.distil_learning_rate"
-        raise UserError("the distillation diverged", where=where, do=f"set it below {plan.rate:g}") from None
-    probe = saved_model.probe_rows(work)
-    expected = saved_model.next_token_logprobs(network, probe)
-    saved_model.save_as_stored(work, network)
-    saved_model.check_saved_model(work, expected, probe)
-    result = Result.read(work.scratch)
-    tokens, *kl = int(log[-1]["num_tokens"]), float(log[0]["loss"]), float(log[-1]["loss"])
-    distilled = {"steps": plan.steps, "tokens": tokens, "kl_first": kl[0], "kl_last": kl[1]}
-    replace(result, distilled_tokens=tokens, more=result.more | {"distilled": distilled}).write(work.scratch)
 
 
 def check_replay(arm: str, arm_config: Arm, rows: list[MixRow], source: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from holdfast import cli
-from holdfast.commands import tools
+from holdfast.commands import model_tools, tools
 from holdfast.core import terminal
 from holdfast.core.progress import Progress
 
@@ -84,12 +84,12 @@ def test_no_bar_begins_on_standard_output(monkeypatch):
 
 
 def test_every_command_is_guarded():
-    apps = (cli.app, tools.app, tools.profile_app)
+    apps = (cli.app, tools.app, model_tools.app, tools.profile_app)
     commands = [one.callback for app in apps for one in app.registered_commands]
     assert len(commands) >= 14
     assert all(hasattr(command, "__wrapped__") for command in commands)
     groups = {group.typer_instance for app in apps for group in app.registered_groups}
-    assert groups == {tools.app, tools.profile_app}, "a new group needs the guard, too"
+    assert groups == set(apps[1:]), "a new group needs the guard, too"
 
 
 @pytest.mark.parametrize(
