@@ -145,6 +145,10 @@ elif verb == "exec":
     (STATE / "jobs").write_text(json.dumps(jobs))
     begin(name, ["bash", "-c", rest[-1]], variables)
 elif verb == "queue":
+    print("Fetching and parsing job queue...")
+    if (STATE / "queue-silent").exists():  # as release 0.10.0 does
+        print("Failed to get the job queue for cluster 'gpubox'.\\n  ClusterNotUpError: it does not answer")
+        sys.exit(0)
     print("ID  NAME  USER  SUBMITTED  STARTED  DURATION  RESOURCES  STATUS  LOG")
     for number, name in reversed(list(enumerate(jobs, 1))):
         done = (STATE / f"{name}.status")

@@ -1,5 +1,8 @@
 """A cluster that SkyPilot starts in a cloud or on Kubernetes: `sky launch` when it is needed, `sky exec` for each job. SkyPilot makes
 the cluster known to ssh by its name, and that is the shell: https://docs.skypilot.co/en/latest/reference/job-queue.html
+
+`--secret NAME` takes the value from this environment: https://docs.skypilot.co/en/latest/running-jobs/environment-variables.html
+(release 0.10.0 has it, 0.9.3 has not).
 """
 
 from __future__ import annotations
@@ -94,8 +97,12 @@ if mkdir started 2>/dev/null; then : > log; printf '%-{EXIT_WIDTH}s' '' > exit; 
 
     def _find(self, job: Job) -> tuple[str, str] | None:
         """(number, status) of a job, by its name. None: SkyPilot has none of it."""
-        for line in self._ask("queue", self.cluster).splitlines():
-            words = line.split()
+        rows = [line.split() for line in self._ask("queue", self.cluster).splitlines()]
+        if not any(words[:2] == ["ID", "NAME"] for words in rows):  # `sky queue` fails with exit code 0
+            said = next((" ".join(words) for words in reversed(rows) if words), "nothing")[:300]
+            where = f"machine {self.shell.machine}"
+            raise Unreachable(f"sky queue: {said}", where=where, do="the job goes on; run it again later")
+        for words in rows:
             statuses = [word for word in words if word in QUEUED | OVER | {"RUNNING"}]
             if job.token in words and statuses:
                 return words[0], statuses[-1]

@@ -19,6 +19,7 @@ from holdfast.commands import launch
 from holdfast.commands import run as command
 from holdfast.core.errors import UserError
 from holdfast.launch import records
+from holdfast.launch.shells import Unreachable
 from holdfast.launch.skypilot import Skypilot
 from holdfast.planning import elsewhere
 from holdfast.planning.machine import UNKNOWN
@@ -123,6 +124,17 @@ def test_a_cluster_that_was_taken_away_ends_its_job_and_a_silent_server_does_not
         assert "its cluster is stopped or gone" in launch.describe_state(records.read("gate"))
     finally:
         cloud.start()
+
+
+def test_a_queue_that_is_not_shown_neither_ends_a_job_nor_starts_another(project, state, machine, monkeypatch):
+    (project / "data" / "mode").write_text("wait")
+    leave(monkeypatch, machine)
+    (state / "queue-silent").touch()
+    record = records.read("gate")
+    assert "unknown: sky queue: ClusterNotUpError: it does not answer" in launch.describe_state(record)
+    with pytest.raises(Unreachable):
+        launch.make_launcher("box", record.load_machine()).submit(record.job, {})
+    assert len([call for call in read_calls(state) if call[0] == "exec"]) == 1
 
 
 def test_a_cluster_that_cannot_be_had_is_said_before_anything_is_sent(project, state, cloud, machine):
