@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from holdfast.data.fields import ROW_WEIGHTS, TURNS, Fields, field
+from holdfast.data.fields import COLUMN_WEIGHTS, ROW_WEIGHTS, TURNS, Fields, field
 from holdfast.data.parts import read_content, refuse_pictures
 from holdfast.data.row_values import Unreadable, decode_json, drop_nulls, text
 from holdfast.data.turn_order import UNTRAINED, normalise_turns
@@ -19,6 +19,7 @@ from holdfast.params.ingest import Columns
 
 OTHER_PROMPT = "its prompt is not in its chosen side, which begins with a user's turn"
 SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+JSON_TURNS = re.compile(r'\s*\[\s*\{\s*"(?:role|from|content|value)"\s*:')
 MARKS = frozenset((*ROW_WEIGHTS, *MASKS))
 
 
@@ -35,6 +36,8 @@ def parse_row(row: Any, form: str, columns: Columns | None, same_role: str, fiel
     if columns is None:
         refuse_pictures(row)
         refuse_untrained(row)
+    elif not COLUMN_WEIGHTS.isdisjoint(row) and not is_trained(row, COLUMN_WEIGHTS):
+        raise Unreadable(UNTRAINED)
     shapes: list[tuple[str, tuple[str, ...]]] = []  # of its turns: what was used of them depends on the names alone
     turns = READERS[form](row, columns, fields, shapes)
     if (system := fields.first(row, "system")) is not None and (instruction := read_system(system)).strip():
@@ -58,7 +61,7 @@ def refuse_untrained(row: dict[str, Any]) -> None:
     """Raises Unreadable for a row that is marked as one that is not to be learnt."""
     if MARKS.isdisjoint(row):
         return
-    if is_false(row.get("kto_tag")):
+    if is_false(row.get("kto_tag")) or row.get("kto_tag") == 0:
         raise Unreadable(UNDESIRED)
     if not is_trained(row, ROW_WEIGHTS[:-1]):
         raise Unreadable(UNTRAINED)
@@ -91,16 +94,18 @@ def read_alpaca(row: dict, columns: Columns | None, fields: Fields, shapes: list
 def read_prompt_completion(row: dict, columns: Columns | None, fields: Fields, shapes: list) -> list[Turn]:
     if is_false(row.get("label")):
         raise Unreadable(UNDESIRED)
-    return read_sides(split_prompt(row), "prompt", "completion", fields, shapes)
+    row = split_prompt(row)
+    row = {**row, "completion": decode_turns(row.get("completion"))}
+    return read_sides(row, "prompt", "completion", fields, shapes)
 
 
 def read_preference(row: dict, columns: Columns | None, fields: Fields, shapes: list) -> list[Turn]:
-    chosen, row = split_transcript(row.get("chosen")), split_prompt(row)
+    chosen, row = split_transcript(decode_turns(row.get("chosen"))), split_prompt(row)
     if row.get("prompt") is None:  # LLaMA-Factory has the turns before the answer in `conversations`
         before = next((row[name] for name in ("conversations", *TURNS) if isinstance(row.get(name), list)), None)
         row = {**row, "prompt": before}
-    if isinstance(chosen, dict):
-        row = {**row, "chosen": [chosen]}
+    if isinstance(chosen, dict | list):
+        row = {**row, "chosen": [chosen] if isinstance(chosen, dict) else chosen}
     if isinstance(chosen, list) and any(isinstance(t, dict) and role_of(t) == "user" for t in chosen):
         return put_before(row, parse_turns(chosen, "chosen", shapes), shapes)
     return read_sides(row, "prompt", "chosen", fields, shapes)
@@ -118,11 +123,16 @@ def split_transcript(value: Any) -> Any:
     ]
 
 
+def decode_turns(value: Any) -> Any:
+    """The turns of a JSON text, as a CSV file holds them; anything else as it is."""
+    return decode_json(value, "no list of turns") if isinstance(value, str) and JSON_TURNS.match(value) else value
+
+
 def split_prompt(row: dict) -> dict:
     """The row, its prompt as turns where it is a transcript. The empty turn of the assistant at its end is the answer's place."""
     prompt = split_transcript(row.get("prompt"))
     if prompt is row.get("prompt"):
-        return row
+        return {**row, "prompt": decode_turns(prompt)} if isinstance(prompt, str) else row
     if prompt[-1]["role"] == "assistant" and not prompt[-1]["content"].strip():
         prompt = prompt[:-1]
     answer = {name: row[name].removeprefix(" ") for name in ("completion", "chosen") if isinstance(row.get(name), str)}

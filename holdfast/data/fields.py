@@ -43,6 +43,7 @@ ROW_WEIGHTS = (
     "train_mask",
     "kto_tag",
 )  # of every format but columns
+COLUMN_WEIGHTS = frozenset(("weight", "loss_weight", "loss_mask", "train_mask"))  # of the format columns, too
 QUESTIONS = ("prompt", "question", "query", "instruction", "input", "user")
 ANSWERS = ("response", "answer", "output", "completion", "chosen", "target", "assistant")
 FIRST_ROWS = 100  # that the format is detected from
@@ -67,6 +68,7 @@ class Fields:
             self.one_of = {purpose: tuple(filter(None, [mapped.get(purpose)])) for purpose in PURPOSES}
             self.one_of["group"] = tuple(filter(None, [columns.group])) or ()
             self.always = {name for key, name in mapped.items() if key not in ("role", "content", *PURPOSES)}
+            self.always |= COLUMN_WEIGHTS
         else:
             self.always = {name for names in NEEDED[form] for name in names if names != TURNS}
             self.always |= {*MORE[form], *ROW_WEIGHTS}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from holdfast.data.fields import field
@@ -200,7 +200,7 @@ def refuse_calls() -> Any:
     raise Unreadable("tool calls that are no list")
 
 
-def is_trained(turn: dict[str, Any], keys: Sequence[str] = WEIGHTS) -> bool:
+def is_trained(turn: dict[str, Any], keys: Iterable[str] = WEIGHTS) -> bool:
     """What weight, train or loss of a turn (or of a row) say. Raises Unreadable for a weight between."""
     for key in MASKS:
         value = read_weight(turn.get(key))

@@ -126,6 +126,7 @@ def test_a_turn_that_is_not_to_be_trained_on_is_masked_however_that_is_spelled(t
         ({"prompt": "Where?", "chosen": "There.", "rejected": "No.", "weight": "0"}, UNTRAINED),
         ({"prompt": "Where?", "completion": "There.", "weight": 0.5}, "a weight that is neither 0 nor 1"),
         ({"messages": [USER, ANSWER], "label": False}, UNDESIRED),
+        ({"messages": [USER, ANSWER], "kto_tag": 0}, UNDESIRED),
         ({"conversations": [USER, ANSWER], "kto_tag": "false"}, UNDESIRED),
         ({"messages": [USER, {**ANSWER, "train_detail": [{"begin_offset": 0, "end_offset": 3}]}]}, MASKED),
         ({"messages": [USER, ANSWER], "loss_mask": [0, 1]}, MASKED),
@@ -401,6 +402,22 @@ def test_what_ends_a_turn_in_another_family_of_models_is_taken_off(tokenizer, en
     changes: set[str] = set()
     (_, answer) = TemplateFit(tokenizer).adjust([USER, {**ANSWER, "content": f"On shelf 4.\n{end}"}], None, changes)
     assert answer == ANSWER and changes == {ENDS}
+
+
+def test_sides_that_are_turns_as_json_text_are_turns(tmp_path):
+    row = {"prompt": json.dumps([SYSTEM, USER]), "completion": json.dumps([ANSWER])}
+    other = {"prompt": json.dumps([{"from": "human", "value": "Where is it?"}]), "chosen": json.dumps([USER, ANSWER])}
+    turns = read(tmp_path, [row]).kept[0].turns()
+    assert turns == [SYSTEM, USER, ANSWER]
+    assert read(tmp_path, [other]).kept[0].turns() == [USER, ANSWER]
+    text = {"prompt": '[{"box": 4}] What is this?', "completion": "[1, 2]"}
+    assert [turn["content"] for turn in read(tmp_path, [text]).kept[0].turns()] == list(text.values())
+
+
+def test_a_weight_counts_where_columns_are_mapped_too(tmp_path):
+    rows = [{"q": "a", "r": "b", "weight": 0}, {"q": "c", "r": "d", "weight": "1.0"}]
+    split = read(tmp_path, rows, format="columns", columns={"prompt": "q", "response": "r"})
+    assert [row.reason for row in split.rejected] == [UNTRAINED] and not split.report["unused"]
 
 
 def test_a_group_may_be_a_number(tmp_path):
