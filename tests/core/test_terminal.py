@@ -84,7 +84,7 @@ def test_no_bar_begins_on_standard_output(monkeypatch):
 
 
 def test_every_command_is_guarded():
-    apps = (cli.app, tools.app, model_tools.app, tools.profile_app)
+    apps = (cli.app, tools.app, model_tools.app, tools.profile_app, tools.launch_app)
     commands = [one.callback for app in apps for one in app.registered_commands]
     assert len(commands) >= 14
     assert all(hasattr(command, "__wrapped__") for command in commands)
