@@ -28,6 +28,7 @@ fi
 
 own=$(dvc root 2>/dev/null)/.dvc/config.local
 if [ -n "${HOLDFAST_DVC_CONFIG:-}" ] && [ ! -e "$own" ]; then
+  if [ -L "$own" ] || [ -L "${own%/*}" ]; then echo "$own leads elsewhere: no credentials are written there" >&2; exit 3; fi
   trap 'rm -f "$own"' EXIT
   (umask 077 && if [ -f "$HOLDFAST_DVC_CONFIG" ]; then cat "$HOLDFAST_DVC_CONFIG"; else printf '%s\n' "$HOLDFAST_DVC_CONFIG"; fi >"$own") || exit 3
 fi
@@ -71,6 +72,7 @@ said() { printf '\n%s\n\n' "$1"; printf '%s\n' "$2" | tail -n 25 | cut -c1-300 |
 for page in "${pages[@]}"; do
   [ -e "$page" ] && mkdir -p "$out/pages/$(dirname "$page")" && cp -R "$page" "$out/pages/$page"
 done
+if [ -d "$out/pages" ]; then find "$out/pages" -type l -delete; fi  # what is uploaded is of the branch, and never a file outside it
 if [ -f "$out/pages/reports/index.html" ]; then holdfast history --page "$out/pages/reports/index.html" || echo "the page goes without its history"; fi
 if [ -n "${GITHUB_STEP_SUMMARY:-}" ]; then cat "$out/comment.md" >>"$GITHUB_STEP_SUMMARY"; fi
 

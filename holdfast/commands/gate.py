@@ -27,7 +27,7 @@ from holdfast.params.gate import Gate
 from holdfast.params.ingest import Ingest
 from holdfast.params.models import Retrain, load_trainings, name_trainings
 from holdfast.reporting import exports
-from holdfast.verdict import decision, fields, gate_file, provenance, run, summary, thresholds, yardstick
+from holdfast.verdict import decision, fields, gate_file, provenance, run, summary, target, thresholds, yardstick
 
 VERDICT, EVALUATIONS = Path("reports/gate.json"), Path("reports/eval")
 DOMAIN_TEST_SPLIT = Path("data/domain/test.parquet")
@@ -63,7 +63,7 @@ def main(
     """Prints the verdict; returns the exit code, the worst of what was asked for.
 
     `against`: a git revision. A gate that is looser than there fails unless `allow_gate_change`; with HOLDFAST_TRUSTED_GATE=1 the
-    thresholds of the revision decide, and the code that runs, whatever code decided gate.json. Raises UserError where there is no
+    thresholds of the revision decide, and the code that runs, whatever code decided gate.json, and looser is what is measured. Raises UserError where there is no
     verdict, or the evaluations that are asked for are not available.
     """
     trusted = against is not None and os.environ.get(TRUSTED) == "1"
@@ -83,7 +83,7 @@ def main(
         return fields.EXIT_CODES[content["verdict"]]
     if not against.strip():
         raise UserError("is empty", where="--against", do="name a git revision, such as origin/main")
-    looser = compare_yardsticks(against)
+    looser = compare_yardsticks(against, trusted)
     if trusted:
         content = decide_as_at(against, content)
         print(f"decided with the gate settings of {against} ({TRUSTED}=1)")
@@ -91,7 +91,7 @@ def main(
     compared = compare_with_revision(against)
     exit_code = max(fields.EXIT_CODES[one["verdict"]] for one in (content, compared))
     cases = [*exports.list_cases(content), *exports.list_cases(compared, against)]
-    if looser and not (trusted or allow_gate_change):
+    if looser and not allow_gate_change:
         reason = f"the gate is looser than at {against}; --allow-gate-change accepts that"
         print(f"fail: {reason}")
         cases.append(exports.Case("holdfast", "gate settings", "failure", reason))
@@ -112,12 +112,15 @@ def print_power() -> None:
         print(f"note: {source}")
 
 
-def compare_yardsticks(revision: str) -> bool:
-    """Prints what of the yardstick the branch moved since it left `revision`; whether it may be looser."""
-    start = comment.find_start(revision)
-    shifts = yardstick.compare(comment.take_snapshot(start), comment.take_snapshot())
+def compare_yardsticks(revision: str, trusted: bool) -> bool:
+    """Prints what of the yardstick the branch moved since it left `revision`; whether it may be looser. `trusted`: the gate of
+    the revision decides, so only what is measured may be."""
+    there, here = comment.take_snapshot(comment.find_start(revision)), comment.take_snapshot()
+    shifts = yardstick.compare(there, here)
     for shift in shifts:
         print(f"{'GATE LOOSENED' if shift.looser else 'yardstick moved'}: {shift.text}")
+    if trusted:
+        shifts = yardstick.compare(there, target.leave_to_target(there, here))
     return any(shift.looser for shift in shifts)
 
 
@@ -129,7 +132,6 @@ def decide_as_at(revision: str, content: dict[str, Any]) -> dict[str, Any]:
     """
     there = comment.take_snapshot(revision)
     params = parse(Gate, there.params.get("gate") or {}, "gate", Path(f"params.yaml at {revision}"))
-    evaluate = yardstick.section(there, "evaluate", Evaluate)
     here = Gate(**content["provenance"]["gate"])
     same = all(getattr(params, key) == getattr(here, key) for key in ("confidence", "resamples", "seed"))
     for reason in provenance.changed_code(content):
@@ -139,8 +141,8 @@ def decide_as_at(revision: str, content: dict[str, Any]) -> dict[str, Any]:
     for name, arm in content["arms"].items():
         missing = [
             f"suite '{suite}' is not judged as at {revision}"
-            for suite, entry in (evaluate.get("suites") or {}).items()
-            if any(arm["suites"].get(suite, {}).get(key) != entry.get(key) for key in ("role", "chance"))
+            for suite, entry in target.list_judged(there).items()
+            if any(arm["suites"].get(suite, {}).get(key) != value for key, value in entry.items())
         ]
         arms[name] = arm | {"problems": [*arm["problems"], *missing]}
         for suite in arm["suites"]:

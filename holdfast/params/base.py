@@ -57,7 +57,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 MAX_CHANCE = 0.99  # of guessing: scores are divided by what is left above it
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]  # becomes a file name and a DVC stage name
+NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+Name = Annotated[str, Field(pattern=NAME)]  # becomes a file name and a DVC stage name
 
 
 class Section(BaseModel):

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from holdfast.core.errors import UserError
-from holdfast.params.base import MODELS, PARAMS, Name, Positive, Section, Seed, check_source, parse, read_yaml
+from holdfast.params.base import MODELS, NAME, PARAMS, Name, Positive, Section, Seed, check_source, parse, read_yaml
 
 RESERVED = {"pocket", "manifest", "base-repeat"}  # folders of models/ and reports/eval/ that are no arm
 
@@ -161,9 +161,7 @@ class Models(Section):
 
 
 def check_names(models: dict[str, Model], base: str, panel: list[str], arms: list[str]) -> None:
-    for what, listed in (("panel member", panel), ("arm", arms)):
-        if twice := sorted({n for n in listed if listed.count(n) > 1}):
-            raise ValueError(f"{what} '{twice[0]}' is named twice: name it once")
+    check_distinct("panel member", panel)
     if base not in panel:
         raise ValueError(f"base '{base}' is not in panel: the base always answers and judges")
     if missing := [m for m in panel if m not in models]:
@@ -176,6 +174,18 @@ def check_names(models: dict[str, Model], base: str, panel: list[str], arms: lis
         raise ValueError("panel member 'base' is not the base: give it another name")
     if "embedder" in panel:
         raise ValueError("panel member 'embedder' would take the name of a role: give it another name")
+    check_arms(models, arms)
+
+
+def check_distinct(what: str, names: list[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{what} '{twice[0]}' is named twice: name it once")
+
+
+def check_arms(models: dict[str, Model], arms: list[str]) -> None:
+    check_distinct("arm", arms)
+    if odd := [arm for arm in arms if not re.fullmatch(NAME, arm)]:
+        raise ValueError(f"arm {odd[0]!a} is no name: lower-case letters, digits, '.', '_' and '-', 63 at most")
     if clash := [a for a in arms if a in models or a in RESERVED | {"base"}]:
         raise ValueError(f"arm '{clash[0]}' has the name of a model or of a folder in models/: choose another")
 
@@ -223,9 +233,10 @@ def load_trainings(path: Path = PARAMS) -> dict[str, list[str]]:
     """The names of the models that each arm becomes: itself, and ARM-SEED for each seed that it is trained again with."""
     arms, retrain = load_arms(path), parse(Retrain, read_yaml(path).get("retrain") or {}, "retrain", path)
     try:
+        check_arms({}, arms)
         check_trainings({}, arms, retrain)
     except ValueError as error:
-        raise UserError(str(error), where=path, do="correct retrain") from None
+        raise UserError(str(error), where=path, do="correct arms or retrain") from None
     return name_trainings(arms, retrain)
 
 

@@ -21,7 +21,7 @@ from holdfast.params.gate import Gate
 from holdfast.params.models import load_trainings
 from holdfast.verdict import decision, run, summary
 from holdfast.verdict.fields import Json
-from holdfast.verdict.lock import LOCK, changed_params, entry, read_lock
+from holdfast.verdict.lock import LOCK, PIPELINE, changed_params, entry, read_lock, read_pipeline
 
 SCRIPT = Path("stages/gate.py")
 REPORTS = Path("reports")
@@ -63,7 +63,7 @@ def find_mismatches(content: Json, any_code: bool = False) -> list[str]:
     reasons += [] if any_code else other_code
     if not reasons and not other_code:  # other code may well decide otherwise
         reasons += contradictions(content, params, trainings)
-    reasons += changed_evaluations(content, lock)
+    reasons += [*missing_records(lock), *changed_evaluations(content, lock), *same_models(content)]
     settings_file = REPORTS / "eval/base/settings.json"
     if settings_file.is_file():
         reasons += changed_suites(content, arms)
@@ -73,6 +73,24 @@ def find_mismatches(content: Json, any_code: bool = False) -> list[str]:
     reasons += changed_models(content, lock, trainings)
     reasons += changed_reports(content, lock)
     return list(dict.fromkeys(reasons))
+
+
+def missing_records(lock: Json) -> Iterator[str]:
+    """Files without which nobody knows with which parameters, and from which models, the verdict came about."""
+    if "gate" not in lock:
+        yield f"{LOCK} is missing, or does not hold the stage gate: what the verdict was run with is not known"
+    if "gate" not in read_pipeline():
+        yield f"{PIPELINE} is missing, or has no stage gate: which stages lead to the verdict is not known"
+
+
+def same_models(content: Json) -> Iterator[str]:
+    """Evaluations under two names that were asked of one model: an arm that is the base, or another arm, or counts twice."""
+    first: dict[str, str] = {}
+    evaluations = content["provenance"]["evaluations"]
+    for name in ("base", *content["arms"]):
+        weights = evaluations.get(name, {}).get("weights")
+        if weights is not None and first.setdefault(weights, name) != name:
+            yield f"{REPORTS / 'eval' / name} is of the same model as {REPORTS / 'eval' / first[weights]}"
 
 
 def changed_thresholds(content: Json, params: Gate) -> Iterator[str]:
@@ -170,7 +188,10 @@ def changed_suites(content: Json, arms: list[str]) -> Iterator[str]:
                 if judged[name].get(key) != base["suites"][name][key]:
                     yield f"{arm}: {key} of the suite '{name}' is not that of its evaluation"
         folder = REPORTS / "eval" / arm
-        if (folder / FILES[1]).is_file():
+        if not (folder / FILES[1]).is_file():
+            if (content["provenance"]["evaluations"].get(arm) or {}).get(FILES[1]) is not None:
+                yield f"{folder / FILES[1]} is missing: whether the arm was evaluated like the base is not known"
+        else:
             for part, keys in settings.differences(base, settings.read(folder)).items():
                 if not any(f"{part} ({', '.join(keys)})" in problem for problem in content["arms"][arm]["problems"]):
                     yield f"{arm}: evaluated with another {part} ({', '.join(keys)}), which the verdict does not say"

@@ -202,15 +202,21 @@ def of_suites(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
             looser = after is not None and (before is None or after < before)
             yield Shift(f"items per suite limited to {after or 'all'} instead of {before or 'all'}", looser)
         else:  # base and arm are asked alike with any of these; what is asked must stay
-            yield Shift(f"evaluate.{key} changed from {before} to {after}", key in ("tasks", "domain_test", "core"))
+            yield Shift(
+                f"evaluate.{key} changed from {before} to {after}",
+                key in ("tasks", "domain_test", "core", "self_suite"),
+            )
 
 
 def of_items(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
-    """Fewer items, other task files, another test split of the domain."""
+    """Fewer items or none, other task files, another test split of the domain."""
     counts = [
         {name: suite.get("items") for name, suite in part(one.settings, "suites").items() if isinstance(suite, dict)}
         for one in (there, here)
     ]
+    named = part(there.params, "evaluate", "suites").keys()  # of_suites says it of these
+    if here.settings and (gone := sorted(counts[0].keys() - counts[1].keys() - named)):
+        yield Shift(f"not evaluated any more: {list_names(gone)}", True)
     for name in sorted(counts[0].keys() & counts[1].keys()):
         before, after = counts[0][name], counts[1][name]
         if before != after and is_number(before) and is_number(after):

@@ -115,6 +115,19 @@ def untouched_base() -> None:
     shutil.copyfile(BASE / "items.parquet", ARM / "items.parquet")
 
 
+def copy_evaluation(of: str, over: str) -> Edit:
+    def copy() -> None:
+        for file in ("items.parquet", "settings.json"):
+            shutil.copyfile(BASE.parent / of / file, BASE.parent / over / file)
+
+    return copy
+
+
+def copy_training() -> None:
+    set_params(Path(), retrain={"arms": ["holdfast"], "seeds": [7]})
+    shutil.copytree(ARM, BASE.parent / "holdfast-7")
+
+
 def forget_domain() -> None:
     """No suite of the domain any more, and none asked for."""
     for folder in Path("reports/eval").iterdir():
@@ -225,6 +238,11 @@ SITUATIONS: dict[str, tuple[Edit, int, str]] = {
         lambda: edit_lock(lambda s: s["finetune@holdfast"]["outs"][0].update(md5="again.dir")), 2,
         "models/holdfast was evaluated as another model than was trained",
     ),
+    "dvc.lock is removed": (lambda: Path("dvc.lock").unlink(), 2, "dvc.lock is missing, or does not hold the stage gate"),
+    "dvc.yaml is removed": (lambda: Path("dvc.yaml").unlink(), 2, "dvc.yaml is missing, or has no stage gate"),
+    "the settings of an arm's evaluation are removed": (
+        lambda: (ARM / "settings.json").unlink(), 2, "settings.json is missing: whether the arm was evaluated like the base is not known",
+    ),
     "items are neither here nor in dvc.lock": (remove_items, 2, "is neither here nor in dvc.lock"),
     # --- evaluations by hand
     "an items file is edited": (edit_arm(all_right), 2, "items.parquet is another file than the verdict was computed from"),
@@ -261,6 +279,18 @@ SITUATIONS: dict[str, tuple[Edit, int, str]] = {
     "a dead endpoint: one answer to everything": (
         run_again(edit_arm(lambda rows: [row | {"response": "503", "correct": 0.0} for row in rows])), 2, "dead endpoint",
     ),
+    # --- one model under two names
+    "an arm's evaluation is the base's": (run_again(copy_evaluation("base", "holdfast")), 2, "reports/eval/holdfast is of the same model as reports/eval/base"),
+    "a good arm's evaluation is copied over a failing arm's": (
+        run_again(copy_evaluation("holdfast", "domain-only")), 2, "reports/eval/holdfast is of the same model as reports/eval/domain-only",
+    ),
+    "one training is given out for several": (
+        run_again(copy_training), 2, "reports/eval/holdfast-7 is of the same model as reports/eval/holdfast",
+    ),
+    "an arm is the folder of another": (lambda: set_params(Path(), arms=["domain-only", "../eval/holdfast"]), 3, "arm '../eval/holdfast' is no name"),
+    "an arm is named twice": (lambda: set_params(Path(), arms=["holdfast", "holdfast"]), 3, "arm 'holdfast' is named twice"),
+    "an arm is called base": (lambda: set_params(Path(), arms=["base"]), 3, "arm 'base' has the name of a model or of a folder"),
+    "an arm has a name that looks the same": (lambda: set_params(Path(), arms=["h\u043eldfast"]), 3, "arm 'h\\u043eldfast' is no name"),
     # --- what was not measured
     "the untouched base is given out for the tuned model": (run_again(untouched_base), 1, "short of the 20.0 asked"),
     "no domain suite, and no gain asked for": (run_again(forget_domain), 0, "verdict: pass (domain not measured)"),

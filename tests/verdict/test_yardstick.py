@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.verdict import yardstick
+from holdfast.verdict import target, yardstick
 
 PARAMS: dict[str, Any] = {
     "arms": ["control", "arm"],
@@ -28,7 +28,7 @@ FILES: dict[str, Any] = {
     "dvc.yaml": {"stages": {"code": {"cmd": "holdfast code", "always_changed": True}, "gate": {"cmd": "holdfast run gate", "deps": [".holdfast/code/gate", "reports/eval"], "params": ["gate", {"more.yaml": ["a", "b"]}]}, "finetune": {"matrix": {}, "cmd": "x"}, "each": {"foreach": "${arms}", "do": {"cmd": "x", "deps": ["y"]}}}},
     "dvc.lock": {"stages": {"evaluate-base": {"deps": [{"path": "tasks", "md5": "1"}, {"path": ".holdfast/code/evaluate", "md5": "1"}]}}},
     "reports/gate.json": {"provenance": {"code": {"stages.gate": "1", "holdfast.verdict.stats": "1"}}},
-    "reports/eval/base/settings.json": {"suites": {"facts": {"items": 240}, "judging": {"items": 240}}},
+    "reports/eval/base/settings.json": {"suites": {"facts": {"items": 240}, "judging": {"items": 240}, "self_chat": {"items": 240}}},
     ".ci/gate.sh": "exit 1",
     ".dvc/config": "[core]\nremote = a\n['remote \"a\"']\nurl = s3://ours\n",
 }  # fmt: skip
@@ -78,6 +78,8 @@ MOVES: dict[str, tuple[dict[str, Any], bool]] = {
     "metric of suite facts changed from None to lenient": (changed("params.yaml", "evaluate", "suites", "facts", "metric", to="lenient"), True),
     "items per suite limited to 30 instead of all": (changed("params.yaml", "evaluate", "limit", to=30), True),
     "evaluate.domain_test changed from off to answer": (changed("params.yaml", "evaluate", "domain_test", to="answer"), True),
+    "evaluate.self_suite changed from {'rows': 250, 'max_tokens': 64} to {'rows': 0, 'max_tokens': 64}": (changed("params.yaml", "evaluate", "self_suite", to={"rows": 0}), True),
+    "not evaluated any more: self_chat": (changed("reports/eval/base/settings.json", "suites", "self_chat", to=...), True),
     "evaluate.tasks changed from tasks to others": (changed("params.yaml", "evaluate", "tasks", to="others"), True),
     "evaluate.batch changed from 64 to 8": (changed("params.yaml", "evaluate", "batch", to=8), False),
     "suite facts has 30 items instead of 240": (changed("reports/eval/base/settings.json", "suites", "facts", "items", to=30), True),
@@ -111,6 +113,30 @@ def test_what_decides_nothing_is_no_move() -> None:
     other = changed("params.yaml", "report", to={"title": "Another"})
     assert yardstick.compare(snapshot(FILES), snapshot(other)) == []
     assert yardstick.compare(snapshot({}), snapshot(FILES)) == [], "a project that is new has no yardstick to move"
+
+
+def test_the_target_s_gate_decides_and_what_is_measured_stays_the_branch_s() -> None:
+    there = snapshot(FILES)
+    for path, *keys, value in (
+        ("params.yaml", "gate", "margin", 0.5),
+        ("params.yaml", "gate", ...),
+        (".ci/gate.sh", "exit 0"),
+        ("reports/gate.json", {"provenance": {"code": {"stages.gate": "2"}}}),
+    ):
+        here = snapshot(changed(str(path), *map(str, keys), to=value))
+        assert [one.looser for one in yardstick.compare(there, here)][:1] == [True]
+        assert not any(one.looser for one in yardstick.compare(there, target.leave_to_target(there, here))), path
+    fewer = snapshot(changed("params.yaml", "evaluate", "limit", to=30))
+    assert yardstick.compare(there, target.leave_to_target(there, fewer)) == yardstick.compare(there, fewer)
+
+
+def test_the_suites_that_a_target_judges_are_those_of_its_evaluation() -> None:
+    core = {"core/tools": {"role": "general", "chance": 0.0, "items": 96}, "self_chat": {"role": "self", "chance": 0.0}}
+    shown = {"self_agreement": {"role": "self", "chance": 0.0}}
+    evaluated = snapshot(changed("reports/eval/base/settings.json", "suites", to=core | shown))
+    assert target.list_judged(evaluated).keys() == core.keys(), "not 'core' of params.yaml, nor what is only shown"
+    bare = snapshot({"params.yaml": PARAMS})
+    assert target.list_judged(bare)["judging"] == {"role": "general", "chance": 0.5}
 
 
 @pytest.mark.parametrize("text", ["[", "[1]", "a: b: c", "{", "null", "gate: 3", "arms: 5\ngate: {margin: wide}"])

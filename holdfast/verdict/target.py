@@ -1,0 +1,27 @@
+"""A branch judged by the gate of its target: what the target's settings decide, and what stays the branch's."""
+
+from __future__ import annotations
+
+from holdfast.evaluation.settings import DECIDING
+from holdfast.params.evaluate import Evaluate
+from holdfast.verdict import yardstick
+
+
+def leave_to_target(there: yardstick.Snapshot, here: yardstick.Snapshot) -> yardstick.Snapshot:
+    """`here` as it is judged by the gate of `there`, whose settings, code and scripts decide: what is measured stays that of `here`."""
+    gate = {"gate": there.params["gate"]} if "gate" in there.params else {}
+    params = {key: value for key, value in here.params.items() if key != "gate"} | gate
+    return here._replace(params=params, gate=there.gate, scripts=there.scripts)
+
+
+def list_judged(snapshot: yardstick.Snapshot) -> dict[str, yardstick.Json]:
+    """Role and chance of every suite that decides: as the base was evaluated, or else as params.yaml names them."""
+    suites = yardstick.part(snapshot.settings, "suites") or yardstick.part(
+        yardstick.section(snapshot, "evaluate", Evaluate), "suites"
+    )
+    listed = {name: yardstick.part(suites, name) for name in suites}
+    return {
+        name: {key: suite.get(key) for key in ("role", "chance")}
+        for name, suite in listed.items()
+        if suite.get("role") != "self" or name in DECIDING
+    }
