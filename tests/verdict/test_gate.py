@@ -735,6 +735,11 @@ stages:
       - reports/eval/arm/items.parquet
       - reports/eval/base/settings.json: {cache: false}
       - reports/eval/arm/settings.json: {cache: false}
+  gate:
+    cmd: "true"
+    deps: [reports/eval]
+    outs:
+      - reports/gate.json: {cache: false}
 """
 
 
