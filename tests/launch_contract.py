@@ -3,14 +3,27 @@ the machine, and `machine`, the folder there."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
-from launch_project import go, leave, make_project, read_outputs, starts, wait_for
+from dvc.repo import Repo
+from launch_project import change_machine, go, leave, make_project, read_outputs, starts, wait_for
 
 from holdfast.commands import launch
 from holdfast.commands import run as command
+from holdfast.core.errors import UserError
 from holdfast.launch import records
+
+
+def read_lock(folder: Path) -> bytes:
+    """dvc.lock of the stage as it lies there."""
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
+    with Repo(str(folder)) as repo:
+        repo.commit("gate", force=True)
+    return (folder / "dvc.lock").read_bytes()
 
 
 class LauncherContract:
@@ -28,6 +41,10 @@ class LauncherContract:
         assert command.main("gate") == 0
         assert read_outputs(project) == read_outputs(here)
         assert starts(machine) == 1
+        lock = read_lock(here)
+        assert b"out\n" in lock
+        monkeypatch.chdir(project)
+        assert read_lock(project) == lock
 
     def test_the_exit_code_comes_back(self, project):
         (project / "data" / "mode").write_text("seven")
@@ -70,3 +87,23 @@ class LauncherContract:
         assert starts(machine) == 2
 
     why: str  # the cluster's word for it
+
+    def test_a_full_disk_there_is_said_and_the_exit_code_comes_back(self, project, small_disk, capfd):
+        change_machine(project, folder=str(small_disk))
+        (project / "data" / "mode").write_text("fill")
+        assert command.main("gate") == 3
+        assert "its disk is full" in capfd.readouterr().err
+        (project / "data" / "large").write_bytes(os.urandom(5 * 2**20))
+        with pytest.raises(UserError, match="No space left on device"):
+            command.main("gate")
+
+    def test_a_wrong_cluster_is_said_before_anything_is_sent(self, project):
+        change_machine(project, **dict([self.wrong]))
+        with pytest.raises(UserError) as caught:
+            command.main("gate")
+        assert self.refusal in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 2
+        assert records.read("gate") is None
+
+    wrong: tuple[str, object]  # key and value of launch.yaml: a machine that there is not
+    refusal: str  # a part of what is said of it

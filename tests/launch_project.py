@@ -39,6 +39,8 @@ def main() -> None:
     mode = Path("data/mode").read_text()
     print("begins\\x1b[31m in", mode)
     while mode == "wait" and not (cache / "go").exists():
+        if not cache.exists():  # its folder was removed: the test is over
+            sys.exit(9)
         time.sleep(0.02)
     if mode == "fill":
         Path("out/large").parent.mkdir(exist_ok=True)
@@ -100,6 +102,14 @@ def write_launch(project: Path, **machine: object) -> None:
     """launch.yaml that sends the stage to the machine `box`."""
     content = {"machines": {"box": {"python": sys.executable, **machine}}, "stages": {"gate": "box"}}
     (project / "launch.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
+def change_machine(project: Path, **changes: object) -> None:
+    """Other keys of the machine in launch.yaml."""
+    file = project / "launch.yaml"
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content["machines"]["box"].update(changes)
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
 def go(machine: Path) -> None:

@@ -30,13 +30,22 @@ LOW_DISK = 10 * GIB  # bytes
 BUSY = 0.05  # part of a GPU's memory that someone uses when it is not free
 TOOLS = ("bash", "find", "sha256sum", "setsid", "tar", "xargs")
 PROBE = f"""
-import importlib.metadata, json, sys
+import ctypes, importlib.metadata, json, os, sys
 versions = dict(python=".".join(map(str, sys.version_info[:3])))
 for name in {LIBRARIES!r}:
     try:
         versions[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         pass
+try:
+    versions["folder"] = os.path.samefile(".", sys.argv[1])
+except OSError:
+    versions["folder"] = False
+try:
+    ctypes.CDLL("libcuda.so.1")
+    versions["driver"] = True
+except OSError:
+    versions["driver"] = False
 print("holdfast-probe", json.dumps(versions))
 """
 
@@ -60,7 +69,8 @@ def check_machine(name: str, machine: Machine, stages: list[str]) -> Iterator[Li
     shell = launcher.shell
     tools = [*TOOLS, *(("sbatch", "squeue", "scancel") if machine.launcher == "slurm" else ())]
     folder = shlex.quote(machine.place())
-    probe = f"{write_setup(machine)}\n{machine.command()} -c {shlex.quote(PROBE)}"
+    call = f'{machine.command()} -c {shlex.quote(PROBE)} "$PWD"'  # in the folder, as a job begins there
+    probe = f"cd {folder} || exit\n{write_setup(machine)}\n{call}"
     script = f"""for tool in {" ".join(tools)}; do command -v $tool > /dev/null || echo "missing $tool"; done
 mkdir -p {folder} && echo "free $(df -Pk {folder} | tail -n 1 | awk '{{print $4}}')"
 nvidia-smi --query-gpu=memory.used,memory.total,name --format=csv,noheader,nounits 2>/dev/null | sed 's/^/gpu /'
@@ -83,7 +93,7 @@ exit 0"""
     yield OK, f"{where}: reachable by {machine.launcher}; for {', '.join(stages)}"
     for tool in (line.removeprefix("missing ") for line in output if line.startswith("missing ")):
         yield NEEDED, f"{where}: {tool} is not installed there"
-    yield check_libraries(where, machine, output)
+    yield from check_python(where, machine, output)
     free = next(
         (int(line.split()[1]) * 1024 for line in output if line.startswith("free ") and line[5:].isdigit()), None
     )
@@ -100,17 +110,32 @@ exit 0"""
             yield NEEDED, f"{where}: ${secret} is not set here; export it before `dvc repro`"
 
 
-def check_libraries(where: str, machine: Machine, output: list[str]) -> Line:
-    """Python and libraries there, against those here."""
+def check_python(where: str, machine: Machine, output: list[str]) -> Iterator[Line]:
+    """What `python` of launch.yaml is there, such as a container's, and what it sees; libraries against those here."""
     report = next((line.partition(" ")[2] for line in output if line.startswith("holdfast-probe ")), None)
     if report is None:
         said = next((line for line in reversed(output) if line.strip()), "nothing")[:120]
         mark = UNKNOWN if machine.launcher in LATER else NEEDED  # it may be there on the compute nodes alone
-        return mark, f"{where}: `{machine.python}` does not run there ({said}); correct 'python' or 'setup'"
+        yield mark, f"{where}: `{machine.python}` does not run there ({said}); correct 'python' or 'setup'"
+        return
     try:
-        versions = {str(key): str(value)[:40] for key, value in json.loads(report).items()}
-    except (ValueError, AttributeError):
-        return UNKNOWN, f"{where}: `{machine.python}` answers oddly"
+        content = json.loads(report)
+        folder, driver = content.pop("folder"), content.pop("driver")
+        versions = {str(key): str(value)[:40] for key, value in content.items()}
+    except (ValueError, AttributeError, KeyError):
+        yield UNKNOWN, f"{where}: `{machine.python}` answers oddly"
+        return
+    yield check_libraries(where, machine, versions)
+    if not folder:
+        what = f"`{machine.python}` does not begin in {machine.place()}, where its files are"
+        yield NEEDED, f"{where}: {what}: let the container see the folder and start in it (apptainer: --bind, --pwd)"
+    if not driver and any(line.startswith("gpu ") for line in output):
+        what = f"`{machine.python}` sees no NVIDIA driver, though GPUs are there"
+        yield NEEDED, f"{where}: {what}: apptainer needs --nv, docker --gpus all"
+
+
+def check_libraries(where: str, machine: Machine, versions: dict[str, str]) -> Line:
+    """Of Python and libraries there."""
     python = versions.pop("python", "0")
     if tuple(int(part) for part in python.split(".")[:2] if part.isdigit()) < (3, 11):
         return NEEDED, f"{where}: python {python}: install 3.11 or later, and name it under 'python'"

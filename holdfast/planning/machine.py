@@ -6,8 +6,10 @@ import importlib.util
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from holdfast.core import manifest
 from holdfast.params.whole import Params
@@ -25,6 +27,7 @@ PLUGINS = {
 }
 STATE_BYTES = 16  # bytes per parameter that is trained: weights, gradient and two moments of AdamW, all in fp32
 GIB = 2**30
+PATIENCE = 10.0  # seconds for a remote to answer
 
 
 def check_python() -> Iterator[Line]:
@@ -54,7 +57,8 @@ def check_remote() -> Iterator[Line]:
 
     try:
         with Repo(".") as repo:
-            remotes, chosen = repo.config["remote"], repo.config["core"].get("remote")
+            config = repo.config
+            remotes, chosen = config["remote"], config["core"].get("remote")
             empty = not isinstance(repo.scm, NoSCM) and repo.scm.no_commits
     except NotDvcRepoError:
         yield NEEDED, "dvc: no DVC project here; go to the project's folder, or make one with `holdfast init`"
@@ -78,8 +82,40 @@ def check_remote() -> Iterator[Line]:
                 NOTE,
                 f"dvc remote {name}: {url} is not there yet; `dvc push` makes it, or correct it with `dvc remote modify`",
             )
+        elif scheme:
+            yield check_reading(config, name, url)
         else:
-            yield OK, f"dvc remote {name}: {url.partition('@')[2] or url}"
+            yield OK, f"dvc remote {name}: {url}"
+
+
+def check_reading(config: Any, name: str, url: str) -> Line:
+    """Whether a remote elsewhere can be read from here. `config`: of DVC's repository."""
+    from dvc.fs import get_cloud_fs
+
+    answers: list[bool | str] = []
+
+    def look() -> None:
+        try:
+            file_system, settings, path = get_cloud_fs(config, name=name)
+            answers.append(bool(file_system(**settings).exists(path)))
+        except Exception as error:  # each file system, and each of its libraries, has errors of its own
+            answers.append(type(error).__name__)  # its text may hold a password
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    where = f"dvc remote {name}: {url.partition('@')[2] or url}"
+    if not answers:
+        return UNKNOWN, f"{where} does not answer in {PATIENCE:.0f} s; `dvc status --cloud -r {name}` waits longer"
+    (answer,) = answers
+    if isinstance(answer, str):
+        do = f"`dvc status --cloud -r {name}` says more; credentials go into `dvc remote modify --local`"
+        return NEEDED, f"{where} cannot be read from here ({answer}): {do}"
+    if answer:
+        return OK, f"{where} can be read"
+    if url.startswith("http"):  # a server seldom shows folders, and what does not answer looks the same
+        return UNKNOWN, f"{where} shows no folder; `dvc status --cloud -r {name}` tells whether it can be read"
+    return NOTE, f"{where} is not there yet; `dvc push` makes it, or correct it with `dvc remote modify`"
 
 
 def check_memory(params: Params) -> Iterator[Line]:

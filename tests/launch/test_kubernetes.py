@@ -56,6 +56,8 @@ def send(project: Path, machine: Path, **more: object) -> None:
 class TestKubernetes(LauncherContract):
     launcher = Kubernetes
     why = "OOMKilled"
+    wrong = ("options", ["--context=wrong"])
+    refusal = 'context "wrong" does not exist'
 
     def kill(self, record: records.Record, state: Path) -> None:
         os.killpg(int((state / f"{record.id}.pid").read_text()), signal.SIGKILL)
@@ -110,15 +112,6 @@ def test_a_cluster_that_does_not_answer_does_not_make_the_job_lost(project, stat
     go(machine)
     assert command.main("gate") == 0
     assert starts(machine) == 1
-
-
-def test_a_wrong_cluster_is_said_before_anything_is_sent(project, machine):
-    send(project, machine, options=["--context=wrong"])
-    with pytest.raises(Unreachable) as caught:
-        command.main("gate")
-    assert 'context "wrong" does not exist' in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 2
-    assert records.read("gate") is None
 
 
 def test_a_secret_goes_with_the_job_and_into_no_command_line(project, state, machine, monkeypatch):

@@ -8,6 +8,9 @@ import pytest
 
 from holdfast.core.errors import UserError
 from holdfast.launch import script, settings
+from holdfast.launch.settings import Machine
+from holdfast.planning import elsewhere
+from holdfast.planning.machine import NEEDED
 
 BOX = "machines: {box: {launcher: ssh, host: gpubox}}\n"
 
@@ -97,3 +100,11 @@ def test_python_may_be_a_path_or_a_container(python, command):
     assert f"{machine.command()} -P -m holdfast.cli run finetune control\n" in script.write_job(
         machine, "finetune", ["control"]
     )
+
+
+def test_a_container_without_the_driver_is_said() -> None:
+    machine = Machine.model_validate({"launcher": "ssh", "host": "box", "python": "apptainer exec holdfast.sif python"})
+    probe = 'holdfast-probe {"python": "3.11.9", "torch": "2.0", "folder": true, "driver": false}'
+    lines = list(elsewhere.check_python("machine box", machine, ["gpu 10, 80000, NVIDIA H100", probe]))
+    assert [mark for mark, text in lines if "--nv" in text] == [NEEDED]
+    assert not any("--nv" in text for _, text in elsewhere.check_python("machine box", machine, [probe]))

@@ -74,6 +74,8 @@ def read_calls(state: Path) -> list[list[str]]:
 class TestSkypilot(LauncherContract):
     launcher = Skypilot
     why = "FAILED"
+    wrong = ("host", "no-such-cluster.invalid")
+    refusal = "Could not resolve hostname"
 
     def kill(self, record: records.Record, state: Path) -> None:
         os.killpg(int((state / f"{record.token}.pid").read_text()), signal.SIGKILL)

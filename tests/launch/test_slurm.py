@@ -122,6 +122,8 @@ def send(project: Path, machine: Path, **more: object) -> None:
 class TestSlurm(LauncherContract):
     launcher = slurm.Slurm
     why = "CANCELLED"
+    wrong = ("host", "no-such-host.invalid")
+    refusal = "Could not resolve hostname"
 
     def kill(self, record: records.Record, state: None) -> None:
         subprocess.run(["scancel", record.id], check=True)

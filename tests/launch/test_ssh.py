@@ -399,21 +399,14 @@ def test_doctor_says_what_is_there(project, sshd, box, monkeypatch):
     assert (NEEDED, "machine box: $A_SECRET is not set here; export it before `dvc repro`") in lines
     assert [mark for mark, text in lines if "libraries as here" in text and "python 3." in text] == [OK]
     assert [text for _, text in lines if "GiB free in" in text]
+    (box / "container").write_text(f'#!/bin/sh\ncd / && exec {sys.executable} "$@"\n')  # it sees other folders
+    (box / "container").chmod(0o755)
+    send(project, sshd, box, python=f"{box}/container")
+    assert [mark for mark, text in elsewhere.check_machines() if "does not begin in" in text] == [NEEDED]
     send(project, sshd, box, python="no-such-python")
     assert [mark for mark, text in elsewhere.check_machines() if "does not run there" in text] == [NEEDED]
     send(project, sshd, box, host="no-such-host.invalid")
     assert [(mark, "cannot be reached" in text) for mark, text in elsewhere.check_machines()] == [(NEEDED, True)]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    options = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(options, capture_output=True, check=False).returncode:
-        pytest.skip("no small disk can be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_full_disk_there_is_said_and_the_exit_code_comes_back(project, sshd, small_disk, capfd):
