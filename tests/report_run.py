@@ -185,11 +185,11 @@ def build(root: Path, n: int = 60, arms: dict[str, int] = ARMS) -> Path:
         name: {"role": s[0], "chance": s[1], "items": n, "metric": "exact_match"} for name, s in SUITES.items()
     }
     records.write("items", reports / "eval/base/items.parquet", base)
-    storage.write_json(reports / "eval/base/settings.json", settings | {"model": "base"})
+    storage.write_json(reports / "eval/base/settings.json", settings | {"model": "base", "weights": "base" * 4})
     for number, (arm, column) in enumerate(arms.items()):
         after = evaluation(column, n)
         records.write("items", reports / f"eval/{arm}/items.parquet", after)
-        storage.write_json(reports / f"eval/{arm}/settings.json", settings | {"model": arm})
+        storage.write_json(reports / f"eval/{arm}/settings.json", settings | {"model": arm, "weights": arm * 4})
         entries[arm] = verdict_of(base, after, arm)
         storage.write_json(reports / f"pilot/{arm}.json", {"schema": 1, "arm": arm, "asked": False, "share": None})
         storage.write_json(reports / f"mix/{arm}.json", {"schema": 1, "arm": arm})

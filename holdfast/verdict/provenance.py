@@ -84,13 +84,19 @@ def missing_records(lock: Json) -> Iterator[str]:
 
 
 def same_models(content: Json) -> Iterator[str]:
-    """Evaluations under two names that were asked of one model: an arm that is the base, or another arm, or counts twice."""
+    """Evaluations of which nobody knows which model was asked, or that were asked of one model under two names: an arm that is the
+    base, or another arm, or counts twice."""
     first: dict[str, str] = {}
     evaluations = content["provenance"]["evaluations"]
     for name in ("base", *content["arms"]):
-        weights = evaluations.get(name, {}).get("weights")
+        evaluation, folder = evaluations.get(name, {}), REPORTS / "eval" / name
+        weights = evaluation.get("weights")
+        if weights is None and evaluation.get(FILES[1]) is not None:
+            yield f"{folder / FILES[1]} does not say which model was asked (weights)"
         if weights is not None and first.setdefault(weights, name) != name:
-            yield f"{REPORTS / 'eval' / name} is of the same model as {REPORTS / 'eval' / first[weights]}"
+            yield f"{folder} is of the same model as {REPORTS / 'eval' / first[weights]}"
+        if (folder / FILES[1]).is_file() and (model := settings.read(folder).get("model")) != name:
+            yield f"{folder / FILES[1]} is of another evaluation, that of {quote(model)}"
 
 
 def changed_thresholds(content: Json, params: Gate) -> Iterator[str]:

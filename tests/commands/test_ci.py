@@ -238,7 +238,8 @@ def test_a_branch_that_forgets_goes_red_and_one_that_does_not_goes_green(reposit
     assert comment.lstrip().startswith("## PASS by the gate of main; ")
 
     ran(repository, "git", "checkout", "-qfb", "forgets", "main")
-    shutil.copytree(repository / "reports/eval/domain-only", repository / "reports/eval/holdfast", dirs_exist_ok=True)
+    items = "reports/eval/{}/items.parquet"
+    shutil.copyfile(repository / items.format("domain-only"), repository / items.format("holdfast"))
     ran(repository, "dvc", "repro")
     ran(repository, "git", "add", "-A")
     ran(repository, "git", "commit", "-qm", "a model trained without replay")
@@ -300,7 +301,8 @@ def test_a_branch_that_edits_what_decides_is_decided_by_the_target(
     ran(repository, "git", "branch", "-f", "library")
 
     ran(repository, "git", "checkout", "-qb", "edits-its-judge")
-    shutil.copytree(repository / "reports/eval/domain-only", repository / "reports/eval/holdfast", dirs_exist_ok=True)
+    items = "reports/eval/{}/items.parquet"
+    shutil.copyfile(repository / items.format("domain-only"), repository / items.format("holdfast"))
     decision = repository / "holdfast/verdict/decision.py"
     text = decision.read_text(encoding="utf-8")
     edited = text.replace(

@@ -66,7 +66,8 @@ def write(
 ) -> None:
     records.write("items", folder / "items.parquet", items)
     storage.write_json(
-        folder / "settings.json", {"schema": 1, "model": folder.name, "suites": described, "engine": engine}
+        folder / "settings.json",
+        {"schema": 1, "model": folder.name, "suites": described, "engine": engine, "weights": folder.name * 4},
     )
 
 

@@ -48,6 +48,13 @@ def forge_lock(edit: Edit) -> Edit:
     return both
 
 
+def swap_settings() -> None:
+    files = [Path("reports/eval") / arm / "settings.json" for arm in ("holdfast", "domain-only")]
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    for file, text in zip(files, reversed(texts), strict=True):
+        file.write_text(text, encoding="utf-8")
+
+
 def run_again(edit: Edit) -> Edit:
     """The same, then the gate's stage is run and everything committed: nothing is stale."""
 
@@ -286,6 +293,10 @@ SITUATIONS: dict[str, tuple[Edit, int, str]] = {
     ),
     "one training is given out for several": (
         run_again(copy_training), 2, "reports/eval/holdfast-7 is of the same model as reports/eval/holdfast",
+    ),
+    "the settings of two arms are swapped": (run_again(swap_settings), 2, "reports/eval/holdfast/settings.json is of another evaluation, that of 'domain-only'"),
+    "an arm's settings no longer say which model was asked": (
+        run_again(change_settings(ARM, lambda s: s.pop("weights"))), 2, "does not say which model was asked",
     ),
     "an arm is the folder of another": (lambda: set_params(Path(), arms=["domain-only", "../eval/holdfast"]), 3, "arm '../eval/holdfast' is no name"),
     "an arm is named twice": (lambda: set_params(Path(), arms=["holdfast", "holdfast"]), 3, "arm 'holdfast' is named twice"),
