@@ -401,6 +401,7 @@ def build(root: Path, n: int = 60, arms: dict[str, int] = ARMS) -> Path:
                 "name": name,
                 "source": f"models/pocket/{name}",
                 "revision": records.text_id(name) * 4,
+                "fingerprint": name * 4,
                 "architecture": "LlamaForCausalLM",
                 "parameters": 1_873_920,
             },
