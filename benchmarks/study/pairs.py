@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import os
 import tempfile
 import time
@@ -36,9 +35,11 @@ from holdfast.verdict import gate, simulation
 from holdfast.verdict.run import decide_run
 
 PLANTED = 0.05  # of the general score above chance
+DRAWS = 20  # of several pairs of one recipe that are judged together
 FILE = Path(__file__).parent / "data" / "pairs.jsonl"
 STUDY = Path(__file__).parent / "study.yaml"
-RECIPES: dict[str, dict[str, Any]] = {  # short ones: a tenth of the default's steps, and less
+TRAINED = {"domain-only": (5e-4, range(6, 26))}  # arms of the study: rate, further seeds
+SHORT: dict[str, dict[str, Any]] = {  # a tenth of the default's steps, and less
     "brief": {
         "share": 0.25,
         "objective": "kl",
@@ -64,7 +65,7 @@ def train(minutes: float) -> None:
     replay.write("self", run.ROOT, run.SCRATCH / "self")
     if not (run.SCRATCH / "base-evaluation/settings.json").is_file():
         run.score_model(study["evaluation"], "evaluation", "base", Path("models"))
-    for arm, seed in wanted():
+    for arm, recipe, seed in list_trainings(study):
         if (arm, seed) in done:
             continue
         if time.monotonic() > end:
@@ -73,17 +74,21 @@ def train(minutes: float) -> None:
         log = (run.SCRATCH / "logs" / f"{arm}_{seed}.txt").open("w")
         with log, redirect_stdout(log), redirect_stderr(log), tempfile.TemporaryDirectory() as scratch:
             models = Path(scratch) / "models"
-            ledger = run.train_model(RECIPES[arm], seed, study, models / "cell")
+            ledger = run.train_model(recipe, seed, study, models / "cell")
             scores = run.score_model(study["evaluation"], "evaluation", "cell", models)
-        cell = {"arm": arm, "rate": RECIPES[arm]["learning_rate"], "seed": seed, "evaluation": scores, "inputs": shared}
+        cell = {"arm": arm, "rate": recipe["learning_rate"], "seed": seed, "evaluation": scores, "inputs": shared}
         cell |= {"steps": ledger["steps"], "seconds": round(time.monotonic() - began, 1)}
         with FILE.open("a", encoding="utf-8") as file:
             file.write(json.dumps(cell, sort_keys=True) + "\n")
         print(f"{arm} {seed}: general {scores['general']:.4f}, {cell['seconds']} s", flush=True)
 
 
-def wanted() -> Iterator[tuple[str, int]]:
-    return ((arm, seed) for seed in range(1, 1001) for arm in RECIPES)
+def list_trainings(study: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], int]]:
+    """Arm, recipe and seed of each, in the order in which they are trained."""
+    for arm, (rate, seeds) in TRAINED.items():
+        recipe = study["main"][arm]
+        yield from ((arm, recipe | {"learning_rate": rate or recipe["learning_rate"]}, seed) for seed in seeds)
+    yield from ((arm, recipe, seed) for seed in range(1, 1001) for arm, recipe in SHORT.items())
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -107,22 +112,27 @@ def table() -> None:
     several = {key: trainings for key, trainings in recipes.items() if len(trainings) > 1}
     spreads = {key: stdev(map(partial(score, suites=suites), trainings)) for key, trainings in several.items()}
     print(f"{sum(map(len, several.values()))} trainings of {len(several)} recipes, margin {100 * demands.margin:.1f}")
-    print(
-        "recipes whose trainings differ by   recipes  planted    pairs  together    pass    fail  [95 %]  cannot compare"
-    )
-    for low, high in ((0.0, 0.005), (0.005, 0.01), (0.01, 1.0), (0.0, 1.0)):
-        chosen = [several[key] for key, spread in spreads.items() if low <= spread < high]
+    print("recipes, spread of trainings    recipes  planted verdicts  together    pass    fail  cannot compare")
+    bands = {
+        f"{100 * low:.1f} to {100 * high:.1f} points": [key for key, spread in spreads.items() if low <= spread < high]
+        for low, high in ((0.0, 0.005), (0.005, 0.01), (0.01, 1.0), (0.0, 1.0))
+    }
+    bands |= {
+        f"{arm}, {100 * spreads[arm, rate]:.1f}": [(arm, rate)]
+        for arm, rate in spreads
+        if arm in TRAINED and len(several[arm, rate]) > 10
+    }
+    for band, keys in bands.items():
         for planted in (0.0, PLANTED):
-            for together in (1, 2, 5):
+            for together in (1, 2, 3, 5):
                 verdicts = [
-                    word for trainings in chosen for word in judge_pairs(demands, suites, trainings, planted, together)
+                    word for key in keys for word in judge_pairs(demands, suites, several[key], planted, together)
                 ]
                 if verdicts:
-                    shares = {word: verdicts.count(word) / len(verdicts) for word in ("pass", "fail", "cannot-compare")}
-                    ends = wilson(verdicts.count("fail"), len(verdicts))
+                    shares = [verdicts.count(word) / len(verdicts) for word in ("pass", "fail", "cannot-compare")]
                     print(
-                        f"{100 * low:5.1f} to {100 * high:5.1f} points {len(chosen):22d}  {100 * planted:7.1f} {len(verdicts):8d}"
-                        f"  {together:8d} {shares['pass']:7.1%} {shares['fail']:7.1%}  [{ends[0]:.1%}, {ends[1]:.1%}] {shares['cannot-compare']:9.1%}",
+                        f"{band:31} {len(keys):7d}  {100 * planted:7.1f} {len(verdicts):8d}  {together:8d}"
+                        + "".join(f" {share:7.1%}" for share in shares),
                         flush=True,
                     )
 
@@ -143,14 +153,14 @@ def score(training: dict[str, Any], suites: dict[str, Any]) -> float:
 def judge_pairs(
     demands: Gate, suites: dict[str, Any], trainings: list[dict[str, Any]], planted: float, together: int
 ) -> Iterator[str]:
-    """Verdicts on one recipe. Alone: every two trainings, both ways round. Together: disjoint pairs, as many as there are."""
-    numbers = range(len(trainings))
+    """Verdicts on one recipe. Alone: every two trainings, both ways round. Together: draws of disjoint pairs, where there are so many
+    trainings."""
     if together == 1:
-        groups = [[pair] for pair in itertools.permutations(numbers, 2)]
+        groups = [[pair] for pair in itertools.permutations(range(len(trainings)), 2)]
     else:
-        pairs = list(zip(numbers[::2], numbers[1::2], strict=False))
-        groups = [pairs[start : start + together] for start in range(0, len(pairs) - together + 1, together)]
-        groups += [[(after, before) for before, after in group] for group in groups]
+        draw, most = np.random.default_rng(together), DRAWS if len(trainings) >= 2 * together else 0
+        orders = [draw.permutation(len(trainings))[: 2 * together].tolist() for _ in range(most)]
+        groups = [list(zip(order[::2], order[1::2], strict=True)) for order in orders]
     for group in groups:
         arms = {}
         for place, (former, present) in enumerate(group):
@@ -165,13 +175,6 @@ def judge_pairs(
             before, tuned = (side.__getitem__ for side in sides)
             arms[f"pair-{place}"] = gate.compare(demands, suites, before, tuned, [])
         yield decide_run(demands, arms, None, {"pair-0": list(arms)})["verdict"]
-
-
-def wilson(count: int, total: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927)."""
-    z, part = 1.96, count / total
-    middle, half = part + z * z / 2 / total, z * math.sqrt(part * (1 - part) / total + z * z / 4 / total**2)
-    return max(0.0, middle - half) / (1 + z * z / total), (middle + half) / (1 + z * z / total)
 
 
 if __name__ == "__main__":
