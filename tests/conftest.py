@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from helpers import ROOT, describe, environment, instruction, raw, run, run_stage, set_evaluation_items, set_params
 
-from holdfast.core import manifest
+from holdfast.core import manifest, meter
 
 frozen = [0]  # how many modules there were when the collector was last told to pass over them
 PACKAGED = (
@@ -158,3 +158,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         script.chmod(0o755)
     inherited = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
     return {**inherited, "PATH": f"{place}/bin{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.fixture(autouse=True)
+def fresh_meter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages that run in this process count what they take from zero on, as in a process of their own."""
+    monkeypatch.setattr(meter, "total", meter.Spent())
