@@ -97,10 +97,10 @@ class Machine(BaseModel):
 
     @model_validator(mode="after")
     def check(self) -> Machine:
-        given = {name for name in OWN if getattr(self, name) not in (None, [], {})}
-        if foreign := min((name for name in given if self.launcher not in OWN[name]), default=None):
+        keys = {name for name in OWN if getattr(self, name) not in (None, [], {})}
+        if foreign := min((name for name in keys if self.launcher not in OWN[name]), default=None):
             raise ValueError(f"'{foreign}' belongs to {', '.join(OWN[foreign])}, not to {self.launcher}")
-        if missing := [name for name in REQUIRED.get(self.launcher, ()) if name not in given]:
+        if missing := [name for name in REQUIRED.get(self.launcher, ()) if name not in keys]:
             raise ValueError(f"{self.launcher} needs '{missing[0]}'")
         if self.host is None and self.ssh_config is not None:
             raise ValueError("'ssh_config' goes with 'host'")

@@ -133,6 +133,9 @@ def start(command: list[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
         raise UserError("is not installed here", where=command[0], do=do) from None
 
 
+MAX_SOCKET_FOLDER = 40  # characters: ssh adds 58, and a socket's path has room for 104
+
+
 @cache
 def connection_options(host: str, own: tuple[str, ...]) -> list[str]:
     """Options of ssh: it never asks, notices a dead connection in a minute, and shares one if the user's configuration does not."""
@@ -144,7 +147,9 @@ def connection_options(host: str, own: tuple[str, ...]) -> list[str]:
         except FileNotFoundError:
             return options  # said where it is called
     if not re.search(rb"^controlpath (?!none$)", known, re.MULTILINE | re.IGNORECASE):
-        folder = Path(f"/tmp/holdfast-ssh-{os.getuid()}")  # noqa: S108 (looked at below; TMPDIR may be too long for a socket)
+        folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir(), f"holdfast-ssh-{os.getuid()}")
+        if len(str(folder)) > MAX_SOCKET_FOLDER:
+            return options  # every command connects anew
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
         if status.st_uid == os.getuid() and not status.st_mode & 0o077 and not folder.is_symlink():

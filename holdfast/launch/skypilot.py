@@ -99,9 +99,9 @@ if mkdir started 2>/dev/null; then : > log; printf '%-{EXIT_WIDTH}s' '' > exit; 
         """(number, status) of a job, by its name. None: SkyPilot has none of it."""
         rows = [line.split() for line in self._ask("queue", self.cluster).splitlines()]
         if not any(words[:2] == ["ID", "NAME"] for words in rows):  # `sky queue` fails with exit code 0
-            said = next((" ".join(words) for words in reversed(rows) if words), "nothing")[:300]
+            answer = next((" ".join(words) for words in reversed(rows) if words), "nothing")[:300]
             where = f"machine {self.shell.machine}"
-            raise Unreachable(f"sky queue: {said}", where=where, do="the job goes on; run it again later")
+            raise Unreachable(f"sky queue: {answer}", where=where, do="the job goes on; run it again later")
         for words in rows:
             statuses = [word for word in words if word in QUEUED | OVER | {"RUNNING"}]
             if job.token in words and statuses:

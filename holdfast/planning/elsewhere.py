@@ -114,9 +114,9 @@ def check_python(where: str, machine: Machine, output: list[str]) -> Iterator[Li
     """What `python` of launch.yaml is there, such as a container's, and what it sees; libraries against those here."""
     report = next((line.partition(" ")[2] for line in output if line.startswith("holdfast-probe ")), None)
     if report is None:
-        said = next((line for line in reversed(output) if line.strip()), "nothing")[:120]
+        answer = next((line for line in reversed(output) if line.strip()), "nothing")[:120]
         mark = UNKNOWN if machine.launcher in LATER else NEEDED  # it may be there on the compute nodes alone
-        yield mark, f"{where}: `{machine.python}` does not run there ({said}); correct 'python' or 'setup'"
+        yield mark, f"{where}: `{machine.python}` does not run there ({answer}); correct 'python' or 'setup'"
         return
     try:
         content = json.loads(report)

@@ -90,7 +90,7 @@ class Base:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self.said: dict[str, Said] = {}  # by the user's text
+        self.exchanges: dict[str, Said] = {}  # by the user's text
 
     def complete(self, prompts, seeds, sampling):
         return [self.write(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
@@ -100,12 +100,12 @@ class Base:
         before, _, after = text.rpartition("<|im_start|>assistant\n")
         if not before or after not in ("", NO_THOUGHTS):
             return Completion(f"Please do errand {seed % 9999991} for me.", "stop", 5)
-        asked = text.rpartition("<|im_start|>user\n")[2].partition("<|im_end|>")[0]
+        user_text = text.rpartition("<|im_start|>user\n")[2].partition("<|im_end|>")[0]
         offered = [json.loads(line)["function"] for line in text.splitlines() if line.startswith('{"type": "function"')]
         assert len(offered) in (0, 2, 3, 4)
-        number = sum(bool(said.offered) == bool(offered) for said in self.said.values())
+        number = sum(bool(said.offered) == bool(offered) for said in self.exchanges.values())
         written, good = say(offered, number) if offered else ("Fine.", True) if after else think(number)
-        self.said[asked] = Said(prompt, written, good, offered)
+        self.exchanges[user_text] = Said(prompt, written, good, offered)
         return Completion(written, "stop", 5)
 
     def answer(self, chats, seeds, sampling):
@@ -169,11 +169,11 @@ def test_a_row_has_the_same_tokens_in_every_stage(project, loaded, monkeypatch, 
 
     replay = records.read("replay", data / "replay" / "replay.parquet")
     rejected = records.read("candidates_rejected", data / "replay" / "rejected.parquet")
-    bad = {text for text, said in base.said.items() if not said.good}
+    bad = {text for text, said in base.exchanges.items() if not said.good}
     assert bad == {row["instruction"] for row in rejected} and len(replay) == 40 - len(bad)
     assert {row["reason"] for row in rejected} == {consensus.UNREADABLE}
     shares = storage.read_json(Path("reports/replay.json"))["families"]
-    with_calls = sum(bool(said.offered) and said.good for said in base.said.values())
+    with_calls = sum(bool(said.offered) and said.good for said in base.exchanges.values())
     assert shares["tools"] == pytest.approx(with_calls / len(replay), abs=1e-4) and with_calls > 0
     assert (shares.get("thinking", 0) > 0) == thinks
 
@@ -185,10 +185,10 @@ def test_a_row_has_the_same_tokens_in_every_stage(project, loaded, monkeypatch, 
     compared = Counter()
     for row, one in zip(rows, encoded, strict=True):
         source = by_id[row["id"]]
-        if source["instruction"] not in base.said:  # the engine's own answer
+        if source["instruction"] not in base.exchanges:  # the engine's own answer
             continue
         compared[source["family"]] += 1
-        prompt, written, *_ = base.said[source["instruction"]]
+        prompt, written, *_ = base.exchanges[source["instruction"]]
         answer = encoding.tokenise(tokenizer, written + "<|im_end|>")
         assert one.input_ids == [*prompt, *answer, *encoding.tokenise(tokenizer, "\n")]
         assert one.labels[: len(prompt)] == [-100] * len(prompt) and -100 not in one.labels[len(prompt) : -1]
@@ -222,8 +222,8 @@ def test_a_real_engine_answers_as_it_is_asked(base, tokenizer, loaded, tmp_path)
     sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=6)
     chats = [encoding.turns("What is 7 + 2?"), encoding.turns("Hi")]
     engine = registry.load_engine(manifest.load(base), 2)
-    asked = [Prompt(chat, None, False) for chat in chats]
-    assert answer_chats(engine, tokenizer, asked, [3, 4], sampling) == engine.answer(chats, [3, 4], sampling)
+    prompts = [Prompt(chat, None, False) for chat in chats]
+    assert answer_chats(engine, tokenizer, prompts, [3, 4], sampling) == engine.answer(chats, [3, 4], sampling)
     assert engine.likelihood(chats, ["9", "Hi"], False) == engine.likelihood(chats, ["9", "Hi"])
 
     model = make_model(tmp_path / "thinker" / "base", loaded, QWEN3)
@@ -246,10 +246,10 @@ def embed(texts):
 
 def test_calls_come_back_from_real_templates_as_they_were_written(loaded, pool):
     """Of each template that shows tools: what it writes for a call is read as that call, and written again byte for byte."""
-    kept = 0
+    count = 0
     chat = encoding.turns("Please do it.")
     for path in try_templates(loaded, answers.keeps_calls):
-        kept += 1
+        count += 1
         offered = tools.draw_tools(pool, 5)
         prompt = encoding.render(loaded, chat, respond=True, tools=offered)
         assert encoding.find_pre_query(loaded, "base", (), offered).prefix, path.stem
@@ -265,14 +265,14 @@ def test_calls_come_back_from_real_templates_as_they_were_written(loaded, pool):
                 assert whole.startswith(prompt + text) and whole[: spans[-1][1]].startswith(prompt + text), path.stem
             stranger = text.replace(call.name, "get_moon")
             assert answers.read_answer(loaded, chat, stranger, offered) is None, path.stem
-    assert kept == 38, "docs/reconstruction.md says how many"
+    assert count == 38, "docs/reconstruction.md says how many"
 
 
 def test_thoughts_come_back_from_real_templates_as_they_were_written(loaded):
     """Of each template with a switch: what it writes for thoughts is read as them, on and off, and written again byte for byte."""
-    kept, chat = 0, encoding.turns("How many are left?")
+    count, chat = 0, encoding.turns("How many are left?")
     for path in try_templates(loaded, answers.keeps_thoughts):
-        kept += 1
+        count += 1
         prompts = [encoding.render(loaded, chat, respond=True, thinking=on) for on in (True, False)]
         assert prompts[0] != prompts[1], path.stem
         turn = {"role": "assistant", "content": "Two of them.", "reasoning_content": "Four less two."}
@@ -285,7 +285,7 @@ def test_thoughts_come_back_from_real_templates_as_they_were_written(loaded):
         plain = {"role": "assistant", "content": "Two of them."}
         written = answers.spell_written(loaded, chat, plain, None, prompts[1], False)
         assert answers.read_answer(loaded, chat, written, None, False) == plain, path.stem
-    assert kept == 14, "docs/reconstruction.md says how many"
+    assert count == 14, "docs/reconstruction.md says how many"
 
 
 @pytest.mark.parametrize(

@@ -269,18 +269,18 @@ def test_a_remote_whose_credentials_come_from_a_secret_is_read_and_forgotten(rep
 @pytest.mark.parametrize("link", [".dvc/config.local", ".dvc"])
 def test_credentials_are_written_through_no_link(link: str, tmp_path: Path) -> None:
     """A branch could lead them into a folder that is uploaded."""
-    project, kept = tmp_path / "project", tmp_path / "project/reports/cards"
+    project, target = tmp_path / "project", tmp_path / "project/reports/cards"
     (project / ".ci").mkdir(parents=True)
     shutil.copyfile(ROOT / ".ci/gate.sh", project / ".ci/gate.sh")
     ran(project, "git", "init", "-q")
     ran(project, "dvc", "init", "-q")
-    kept.parent.mkdir()
+    target.parent.mkdir()
     if link == ".dvc":
-        (project / link).rename(kept)
-    (project / link).symlink_to(kept)
+        (project / link).rename(target)
+    (project / link).symlink_to(target)
     done = run(project, "bash", ".ci/gate.sh", "main", str(tmp_path / "out"), HOLDFAST_DVC_CONFIG="[core]\n")
     assert done.returncode == 3 and "no credentials are written there" in done.stderr, done.stderr
-    assert not kept.is_file() and not (kept / "config.local").exists()
+    assert not target.is_file() and not (target / "config.local").exists()
 
 
 FORGIVING = {"margin": 0.9, "suite_margin": 0.9, "self_margin": 0.9, "min_domain_gain": -0.9}

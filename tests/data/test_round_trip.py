@@ -134,8 +134,13 @@ def write_with_tools(chat: Chat, spelling: str) -> dict[str, Any]:
             {"type": "tool_use", "id": "c1", "name": "find", "input": call["arguments"]},
         ]
         results = [{"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "text", "text": result}]}]
-        said = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in (user, last)]
-        turns = [said[0], {"role": "assistant", "content": parts}, {"role": "user", "content": results}, said[1]]
+        user_turns = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in (user, last)]
+        turns = [
+            user_turns[0],
+            {"role": "assistant", "content": parts},
+            {"role": "user", "content": results},
+            user_turns[1],
+        ]
         return {"messages": turns, "tools": [{"name": "find", "input_schema": tool["parameters"]}]}
     if spelling == "channels":
         turns = [user, {"role": "assistant", "channel": "analysis", "content": thoughts}]

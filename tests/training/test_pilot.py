@@ -222,9 +222,9 @@ def test_the_learning_rate_that_short_runs_choose_is_trained_with(run, project, 
     assert exploded == {"rate": 1e30 * usual, "share": 0.3, "part": 0.25, "diverged": True}
     assert pilot["share"] is None
     assert pilot["learning_rate"] in (slow["rate"], usually["rate"])
-    said = capsys.readouterr().out
-    assert f"arm: learning rate {pilot['learning_rate']:g} after short runs at " in said
-    assert "(diverged)" in said
+    printed = capsys.readouterr().out
+    assert f"arm: learning rate {pilot['learning_rate']:g} after short runs at " in printed
+    assert "(diverged)" in printed
     run_stage("mix", "arm")
     run_stage("finetune", "arm")
     assert storage.read_json(project / "reports/training/arm/ledger.json")["learning_rate"] == pilot["learning_rate"]
