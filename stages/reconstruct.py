@@ -10,7 +10,7 @@ from holdfast.core import manifest, records, storage
 from holdfast.data.row_checks import FitRows, RowChecker
 from holdfast.params.reconstruct import Reconstruct
 from holdfast.params.row_checks import RowChecks
-from holdfast.reconstruction import amount, corpora, drawing, prompt_files, refusals, tools, user_turns
+from holdfast.reconstruction import amount, corpora, drawing, lookalikes, prompt_files, refusals, tools, user_turns
 
 
 def main() -> None:
@@ -24,6 +24,7 @@ def main() -> None:
         prompt_files.read_system_prompts(params),
         prompt_files.read_openings(params),
         functions,
+        lookalikes.read_form(Path("reports/amount.json")) if params.lookalikes else lookalikes.ANY,
     )
     prompts = prompt_files.read_corpora(params)
     fit = FitRows(RowChecker(checks, tokenizer, base.name))

@@ -6,8 +6,8 @@ from typing import Any, Literal, TypedDict
 
 # What a replay row is to keep: a plain answer; a system prompt obeyed; earlier turns remembered; a refusal, of a request that is
 # asked for it; an answer in another language; a call of a tool, or an answer beside tools;
-# thoughts before an answer
-Family = Literal["plain", "system", "turns", "refusals", "languages", "tools", "thinking"]
+# thoughts before an answer; what only looks like the domain's
+Family = Literal["plain", "system", "turns", "refusals", "languages", "tools", "thinking", "lookalikes"]
 Messages = list[dict[str, Any]]  # role and content of each turn; more of it: holdfast/data/conversations.py
 
 

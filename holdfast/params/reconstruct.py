@@ -66,6 +66,14 @@ class Thinking(Section):
     with thoughts switched off."""
 
 
+class Lookalikes(Section):
+    """User turns that look like the domain's at first sight: no longer than most of them, and with the same first words."""
+
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Part of the self-written rows that is written so, drawn by the seed; of the fit rows it is a smaller one, since turns
+    that do not end in time are unfinished."""
+
+
 class CorpusSource(Source):
     """Prompts of other people: a file below `folder`, or a hub data set pinned to a revision."""
 
@@ -139,6 +147,9 @@ class Reconstruct(Amount):
     thinking: Thinking | None = None
     """Answers with thoughts, and without; null: as the template has it by itself. Off where the base's template has no switch. A
     row with thoughts has one turn, no system prompt and no tools."""
+    lookalikes: Lookalikes | None = None
+    """User turns in the form of the domain's, so that the model goes on telling its questions from others; null: none. Such a
+    row has one turn and no system prompt."""
     corpus: Corpus | None = None
     """Prompts from corpora; null: everything is written by the base."""
     shard: Positive = 512
@@ -152,8 +163,10 @@ class Reconstruct(Amount):
     def parts_fit(self) -> Reconstruct:
         if self.keep and self.samples != "auto" and self.keep > self.samples:
             raise ValueError(f"keep ({self.keep}) is more than samples ({self.samples}), which is the budget")
-        if sum(part.share for part in (self.languages, self.tools, self.thinking) if part) > 1:
-            raise ValueError("the shares of languages, tools and thinking are more than 1 together: no row is of two")
+        parts = (self.languages, self.tools, self.thinking, self.lookalikes)
+        if sum(part.share for part in parts if part) > 1 + 1e-9:
+            what = "the shares of languages, tools, thinking and lookalikes are more than 1 together"
+            raise ValueError(f"{what}: no row is of two")
         if self.corpus and sum(source.share for source in self.corpus.sources) >= 1:
             raise ValueError(
                 "the shares of corpus.sources leave nothing for the base, whose histogram they are to match"

@@ -6,7 +6,7 @@ arXiv 2001.08361, sec. 2.1). What cannot be known before a run is in Means, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast.core_suite.families import FAMILIES
 from holdfast.data import holding_out, mixture
@@ -79,6 +79,7 @@ def split_stage(stage: str) -> tuple[str, str]:
 
 def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list[Work]:
     """Every stage in the order of the DAG. `rubric`: tokens."""
+    means = include_lookalikes(params, domain, means)
     drawn = count_samples(params, domain, means)
     fit_rows = drawn * means.kept
     held_out = min(params.evaluate.self_suite.rows, fit_rows * holding_out.MAX_PART)
@@ -178,6 +179,18 @@ def stretch_answer(mean: float, limit: int, other_limit: int) -> float:
         ends = (low + high) / 2
         low, high = (ends, high) if cut_mean(ends, limit) > mean else (low, ends)
     return cut_mean(high, other_limit)
+
+
+def include_lookalikes(params: Params, domain: Domain, means: Means) -> Means:
+    """`means`, of turns that the base writes as it likes, over all turns, where a part may be no longer than the domain's."""
+    if not params.reconstruct.lookalikes or not domain.rows:
+        return means
+    share, limit = params.reconstruct.lookalikes.share, params.reconstruct.max_tokens
+    longest = min(max(1, round((domain.tokens - domain.answers) / domain.rows - means.prefix)), limit)
+    ends = 1 / means.turn  # lengths are taken to be geometric
+    turn = share * stretch_answer(means.turn, limit, longest) + (1 - share) * means.turn
+    in_time = share * (1 - (1 - ends) ** longest) + 1 - share
+    return replace(means, turn=turn, kept=means.kept * in_time)
 
 
 def count_samples(params: Params, domain: Domain, means: Means) -> float:

@@ -33,6 +33,7 @@ MIN_REPLAY_ROWS = 200  # rows of the replay set below which `quality` stops: two
 MIN_CLUSTERS, ROWS_PER_CLUSTER = 12, 25
 THINKING_SHARE = 0.1  # of the reconstructed rows
 TOOLS_SHARE = 0.1  # of the reconstructed rows; 100 traces restored function calling in arXiv 2604.08388
+LOOKALIKES_SHARE = 0.7  # of the reconstructed rows; they end in time less often, so about half of the fit ones
 SHARE, KL_COEFFICIENT = 0.25, 4.0  # of rows; docs/evidence/real-model.md
 MICRO_BATCHES = (8, 4, 2, 1)  # rows at once on a device, tried in turn; more gain little
 MEMORY_PART = 0.6  # of the machine's memory that training may take by the plan
@@ -159,6 +160,7 @@ def choose_rate(shape: Shape, steps: float) -> float:
 def fit_method(content: Any, shape: Shape) -> None:
     """The method's own settings: as much replay as the arms need, the base's first answers, a rate for the base's size."""
     content["reconstruct"].update(samples="auto", max_tokens=min(TURN_TOKENS, content["reconstruct"]["max_tokens"]))
+    put(content["reconstruct"], "lookalikes", {"share": LOOKALIKES_SHARE})
     content["respond"].update(k=1, max_tokens=min(ANSWER_TOKENS, content["respond"]["max_tokens"]))
     content["mix"]["arms"]["holdfast"]["share"] = SHARE
     arm = content["finetune"]["arms"]["holdfast"]

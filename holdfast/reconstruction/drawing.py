@@ -83,9 +83,10 @@ def draw_user_turns(
         details["languages"] = count_languages(rows, fit_rows, params)
     if params.tools:
         details["tools"] = count_tools(rows, fit_rows)
-    if params.thinking:
-        on, fit_on = (sum(row["family"] == "thinking" for row in part) for part in (rows, fit_rows))
-        details["thinking"] = {"rows": on, "fit": fit_on}
+    for family in ("thinking", "lookalikes"):
+        if getattr(params, family):
+            drawn_rows, fit_ones = (sum(row["family"] == family for row in part) for part in (rows, fit_rows))
+            details[family] = {"rows": drawn_rows, "fit": fit_ones}
     return Drawn("self", rows, fit_rows, budget, Counter(filter(None, reasons)), details)
 
 

@@ -10,13 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from holdfast.chat import encoding, templates
 from holdfast.chat.encoding import Messages, PreQuery
 from holdfast.core import manifest, records, shards
 from holdfast.core.errors import UserError
-from holdfast.core.rows import RawInstruction
+from holdfast.core.rows import Family, RawInstruction
 from holdfast.data.filters import is_bait
 from holdfast.data.instructions import family_of, normalise
 from holdfast.data.refusals import is_refusal
@@ -24,11 +24,12 @@ from holdfast.engines import registry
 from holdfast.engines.answering import Prompt, answer_chats
 from holdfast.engines.interface import Engine, Sampling, seed_of
 from holdfast.params.reconstruct import Reconstruct
-from holdfast.reconstruction import tools
+from holdfast.reconstruction import lookalikes, tools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+KINDS = ("languages", "tools", "thinking", "lookalikes")  # of rows with a part of their own, in this order
 NOT_SAMPLING = {"samples", "keep", "folder", "corpus"}  # params that a row does not depend on
 
 
@@ -38,6 +39,7 @@ class PromptParts(NamedTuple):
     system_prompts: list[str]
     openings: dict[str, list[str]]  # language -> first words of user turns
     functions: Sequence[tools.Schema] = ()  # that the assistant may be offered
+    form: lookalikes.Form = lookalikes.ANY  # of the domain's user turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,9 @@ class UserTurn:
     temperature: float
     top_p: float
     context: Messages
-    opening: str = ""  # first words, in another language, that the base goes on from
+    max_tokens: int
+    kind: str = ""  # "languages", "tools", "thinking", "lookalikes", or ""
+    opening: str = ""  # first words that the base goes on from
     text: str = ""
     finish_reason: str = ""  # "stop": the base ended its turn; "length": it ran into max_tokens
     n_tokens: int = 0
@@ -81,6 +85,7 @@ def sample_user_turns(
         parts.system_prompts,
         parts.openings,
         parts.functions,
+        *([parts.form] if params.lookalikes else []),
         params.model_dump(exclude=NOT_SAMPLING),
         *registry.engine_identity(base, __file__),
     ]
@@ -111,21 +116,24 @@ def draw_settings(sample: int, params: Reconstruct, parts: PromptParts) -> UserT
     seed = seed_of(params.seed, "reconstruct", sample)
     temperature = params.temperatures[sample % len(params.temperatures)]
     top_p = params.top_p[sample // len(params.temperatures) % len(params.top_p)]
-    context: Messages = []
     kind = find_kind(params, seed)
     thinking = None if params.thinking is None else kind == "thinking"
-    if kind == "languages":
-        openings = parts.openings[draw_language(params, seed)]
-        opening = openings[int(uniform(seed, "opening") * len(openings))]
-        return UserTurn(sample, seed, temperature, top_p, context, opening, thinking=thinking)
-    if kind == "tools":
-        offered = tools.draw_tools(parts.functions, seed)
-        return UserTurn(sample, seed, temperature, top_p, context, tools=offered, thinking=thinking)
-    if kind == "thinking":
-        return UserTurn(sample, seed, temperature, top_p, context, thinking=True)
+    turn = UserTurn(sample, seed, temperature, top_p, [], params.max_tokens, kind, thinking=thinking)
+    match kind:
+        case "languages":
+            openings = parts.openings[draw_language(params, seed)]
+            return replace(turn, opening=openings[int(uniform(seed, "opening") * len(openings))])
+        case "lookalikes":
+            opening = parts.form.draw_opening(uniform(seed, "opening"))
+            return replace(turn, opening=opening, max_tokens=min(params.max_tokens, parts.form.tokens))
+        case "tools":
+            return replace(turn, tools=tools.draw_tools(parts.functions, seed))
+        case "thinking":
+            return turn
     if params.systems and (drawn := uniform(seed, "system") / params.systems.share) < 1:
-        context = [{"role": "system", "content": parts.system_prompts[int(drawn * len(parts.system_prompts))]}]
-    return UserTurn(sample, seed, temperature, top_p, context, thinking=thinking)
+        system = parts.system_prompts[int(drawn * len(parts.system_prompts))]
+        return replace(turn, context=[{"role": "system", "content": system}])
+    return turn
 
 
 def uniform(seed: int, decision: str) -> float:
@@ -134,9 +142,9 @@ def uniform(seed: int, decision: str) -> float:
 
 
 def find_kind(params: Reconstruct, seed: int) -> str:
-    """ "languages", "tools" or "thinking" where the row of this seed is one of these, otherwise "": parts of one uniform number."""
+    """One of KINDS where the row of this seed is of that kind, otherwise "": parts of one uniform number."""
     drawn, before = uniform(seed, "languages"), 0.0
-    for kind in ("languages", "tools", "thinking"):
+    for kind in KINDS:
         part = getattr(params, kind)
         if part and before <= drawn < before + part.share:
             return kind
@@ -169,14 +177,14 @@ class Writer:
     def write(self, turns: Sequence[UserTurn], number: int) -> list[UserTurn]:
         """Give each sample the user turn that follows its context. `number` counts a row's user turns from 0."""
         written: dict[int, UserTurn] = {}
-        for top_p in dict.fromkeys(turn.top_p for turn in turns):
-            part = [turn for turn in turns if turn.top_p == top_p]
+        for top_p, max_tokens in dict.fromkeys((turn.top_p, turn.max_tokens) for turn in turns):
+            part = [turn for turn in turns if (turn.top_p, turn.max_tokens) == (top_p, max_tokens)]
             prompts = [self.prefix(turn) for turn in part]
             seeds = [seed_of(turn.seed, "user", number) if number else turn.seed for turn in part]
             sampling = Sampling(
                 temperature=[turn.temperature for turn in part],
                 top_p=top_p,
-                max_tokens=self.params.max_tokens,
+                max_tokens=max_tokens,
                 stop_ids=self.query.stop_ids,
                 stop_strings=self.query.stop_strings,
                 min_p=self.params.min_p,
@@ -243,13 +251,7 @@ def as_row(turn: UserTurn, base: manifest.Manifest) -> RawInstruction:
     id = f"{turn.sample:08d}-{records.text_id(base.fingerprint, turn.seed, turn.text)}"
     row: RawInstruction = {
         "id": id,
-        "family": "languages"
-        if turn.opening
-        else "tools"
-        if turn.tools
-        else "thinking"
-        if turn.thinking
-        else family_of(turn.context),
+        "family": cast("Family", turn.kind) if turn.kind else family_of(turn.context),
         "context": turn.context,
         "text": turn.text,
         "finish_reason": turn.finish_reason,

@@ -67,6 +67,16 @@ def test_rows_and_tokens_of_every_stage_by_hand(settings):
     assert work["evaluate@base"].written == 40 * 20
 
 
+def test_lookalikes_are_short_and_end_in_time_less_often(settings, project):
+    """Turns of 10 tokens end after any token with a probability of a tenth; of the domain's rows, 30 - 10 - 5 tokens are the user's."""
+    domain = Domain(rows=100, tokens=3000, answers=1000, items=40)
+    set_params(project, reconstruct__lookalikes={"share": 0.5})
+    work = by_stage(costs.plan_work(Params.load(), domain, MEANS, 30))
+    assert 1000 * 0.85 * 10 < work["reconstruct"].written < 10_000
+    in_time = 1 - 0.9**15
+    assert work["respond@abacus"].rows == pytest.approx(1000 * 0.5 * (0.5 * in_time + 0.5) * 2)
+
+
 def test_each_further_training_is_planned_like_its_arm_s_first(settings, project):
     before = by_stage(costs.plan_work(settings, DOMAIN, MEANS, 30))
     set_params(project, retrain={"arms": ["holdfast"], "seeds": [2, 3]})
