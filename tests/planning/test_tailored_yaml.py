@@ -38,4 +38,5 @@ def test_no_key_follows_a_blank_line_and_no_comment_its_replacement(profile):
     assert not [line for before, line in pairwise(lines) if not before and line.startswith(" ")]
     assert "  columns:\n    prompt: QUESTION\n    response: final_decision\n" in text
     assert {"same_role: join", "encoding: cp1252", "max_chars: 9002"} <= {line.strip() for line in lines}
+    assert "lookalikes:" in text and "calls are lost" not in text, "the comment of a key that went stays behind"
     assert any("read as cp1252, so that it says 'où?'" in note for note in notes)
