@@ -23,7 +23,8 @@ from holdfast.training.rate_choice import usual_rate
 
 ANSWER_TOKENS = 32  # of a replay answer: chat is lost at an answer's first tokens, and a mean over long ones hides them
 TURN_TOKENS = 256  # tokens of a reconstructed user turn, at most
-FEW_STEPS, SMALL_BASE = 100, 1e9  # parameters
+FEW_STEPS, SMALL_BASE = 100, 1e9  # parameters; larger bases train adapters
+LORA_RANK = 32  # on all linear layers
 CPU_BATCH = 64  # rows that are written at once on a CPU, where a step costs nearly as much for 16
 CPU_SHARD = 64  # rows of a unit of work on a CPU: then progress shows within a minute
 EXACT_MATCH_TOKENS = 64  # tokens up to which an exact match with the expected answer says something
@@ -77,9 +78,9 @@ def tailor_params(
         source.ca.items.pop("columns", None)  # the comment says how to write one
     if test:
         source.ca.items.pop("test")  # the comment says what happens where none is given
-    fit_method(content, shape)
     notes = [
         *describe_reading(survey),
+        *fit_method(content, shape),
         *fit_lengths(content, shape, tokenizer),
         *fit_tools(content, shape, tokenizer),
         *fit_thinking(content, shape, tokenizer),
@@ -151,14 +152,14 @@ def put(section: Any, key: str, value: Any) -> None:
 
 
 def choose_rate(shape: Shape, steps: float) -> float:
-    """Peak learning rate of full training: the usual one for the width; three times as much where a small base is trained for few
+    """Peak learning rate: the usual one for the width and the method; three times as much where a small base is trained for few
     steps, in which the usual one teaches it neither the domain nor to hold what it knew (docs/evidence/real-model.md)."""
-    few = steps < FEW_STEPS and shape.parameters < SMALL_BASE
-    return float(f"{usual_rate(shape.hidden, lora=False) * (3 if few else 1):.0e}")
+    small = shape.parameters < SMALL_BASE
+    return float(f"{usual_rate(shape.hidden, lora=not small) * (3 if small and steps < FEW_STEPS else 1):.0e}")
 
 
-def fit_method(content: Any, shape: Shape) -> None:
-    """The method's own settings: as much replay as the arms need, the base's first answers, a rate for the base's size."""
+def fit_method(content: Any, shape: Shape) -> list[str]:
+    """The method's own settings: as much replay as the arms need, the base's first answers, adapters for a large base."""
     content["reconstruct"].update(samples="auto", max_tokens=min(TURN_TOKENS, content["reconstruct"]["max_tokens"]))
     put(content["reconstruct"], "lookalikes", {"share": LOOKALIKES_SHARE})
     content["respond"].update(k=1, max_tokens=min(ANSWER_TOKENS, content["respond"]["max_tokens"]))
@@ -174,6 +175,14 @@ def fit_method(content: Any, shape: Shape) -> None:
         for stage in ("reconstruct", "respond"):
             put(content[stage], "shard", CPU_SHARD)
         content["evaluate"]["batch"] = CPU_BATCH
+    if shape.parameters < SMALL_BASE:
+        return []
+    for name in content["arms"]:
+        content["finetune"]["arms"][name]["lora_rank"] = LORA_RANK
+    arm.pop("kl_cache", None)  # the base is the model with its adapter off
+    content["finetune"]["processes"] = "auto"  # adapters are not sharded
+    what = f"the base has {shape.parameters / 1e9:,.1f} B parameters: both arms train LoRA adapters of rank {LORA_RANK}, merged at the end"
+    return [f"{what}; without lora_rank in finetune.arms all weights are trained, at a tenth of the learning rate"]
 
 
 def fit_memory(content: Any, shape: Shape, yaml: Any) -> None:
