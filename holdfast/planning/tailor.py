@@ -23,6 +23,7 @@ from holdfast.training.rate_choice import usual_rate
 
 ANSWER_TOKENS = 32  # of a replay answer: chat is lost at an answer's first tokens, and a mean over long ones hides them
 TURN_TOKENS = 256  # tokens of a reconstructed user turn, at most
+CPU_TURN_TOKENS = 128  # the same on a CPU, where a batch waits longest for turns that never end: one in ten of a small base's
 FEW_STEPS, SMALL_BASE = 100, 1e9  # parameters; larger bases train adapters
 LORA_RANK = 32  # on all linear layers
 CPU_BATCH = 64  # rows that are written at once on a CPU, where a step costs nearly as much for 16
@@ -160,7 +161,9 @@ def choose_rate(shape: Shape, steps: float) -> float:
 
 def fit_method(content: Any, shape: Shape) -> list[str]:
     """The method's own settings: as much replay as the arms need, the base's first answers, adapters for a large base."""
-    content["reconstruct"].update(samples="auto", max_tokens=min(TURN_TOKENS, content["reconstruct"]["max_tokens"]))
+    cpu = manifest.find_device().type == "cpu"
+    turn_tokens = min(CPU_TURN_TOKENS if cpu else TURN_TOKENS, content["reconstruct"]["max_tokens"])
+    content["reconstruct"].update(samples="auto", max_tokens=turn_tokens)
     put(content["reconstruct"], "lookalikes", {"share": LOOKALIKES_SHARE})
     content["respond"].update(k=1, max_tokens=min(ANSWER_TOKENS, content["respond"]["max_tokens"]))
     content["mix"]["arms"]["holdfast"]["share"] = SHARE
@@ -171,7 +174,7 @@ def fit_method(content: Any, shape: Shape) -> list[str]:
         rule.pop(field, None)
     rule.update(strategy="first", finished_only=False)
     content["quality"]["min_rows"] = MIN_REPLAY_ROWS
-    if manifest.find_device().type == "cpu":
+    if cpu:
         for stage in ("reconstruct", "respond"):
             put(content[stage], "shard", CPU_SHARD)
         content["evaluate"]["batch"] = CPU_BATCH
