@@ -104,7 +104,7 @@ def table() -> None:
         for name, suite in params.evaluate.suites.items()
         if suite.role == "general"
     }
-    cells = read(run.RESULTS) + read(FILE)
+    cells = read(run.read_study(STUDY)["results"]) + read(FILE)
     recipes: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for cell in cells:
         if "rate" in cell:

@@ -2,6 +2,8 @@
 
     python -m benchmarks.study.run [--jobs 2] [--study benchmarks/study/study.yaml] [--only ARM ...] [--seeds 1 2]
 
+A study file may name another file of results (`results`, beside it), as league/league.yaml does.
+
 Needs `dvc repro acquire ingest`; the replay set lies beside this file (replay.py). A cell is one arm at one learning rate with
 one seed. A finished cell is not run again, so a killed study goes on. `python -m benchmarks.study.table` reads the results.
 """
@@ -27,18 +29,25 @@ from benchmarks.study import replay  # what the arms replay
 
 ROOT = Path(__file__).parents[2]
 
-RESULTS = Path(__file__).parent / "data" / "results.jsonl"
+STUDY = Path(__file__).parent / "study.yaml"
 SCRATCH = ROOT / ".cache/study"  # replay sets, the base's evaluations, a log per cell
 BASE = Path("models/manifest/base.json")
 
 
+def read_study(file: Path) -> dict[str, Any]:
+    """The study, with the file of its results as a path."""
+    study: dict[str, Any] = yaml.safe_load(file.read_text())
+    return study | {"results": file.resolve().parent / study.get("results", "data/results.jsonl")}
+
+
 def load(study: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Finished cells by name. Raises SystemExit where one was trained from another base or on other replay rows."""
-    lines = RESULTS.read_text().splitlines() if RESULTS.is_file() else []
+    results = study["results"]
+    lines = results.read_text().splitlines() if results.is_file() else []
     found = {cell["cell"]: cell for cell in map(json.loads, lines)}
     now = inputs(study)
     if other := [name for name, cell in found.items() if cell["inputs"] != now]:
-        raise SystemExit(f"{len(other)} cells of {RESULTS.name} are of other inputs ({other[0]}): move the file away")
+        raise SystemExit(f"{len(other)} cells of {results.name} are of other inputs ({other[0]}): move the file away")
     return found
 
 
@@ -163,14 +172,14 @@ def score_model(tasks: str, part: str, model: str, models: Path) -> dict[str, An
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--study", type=Path, default=Path(__file__).parent / "study.yaml")
+    parser.add_argument("--study", type=Path, default=STUDY)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--seeds", nargs="*", type=int)
     given = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HOLDFAST_WORKERS": "1"}
     os.chdir(ROOT)
-    study = yaml.safe_load(given.study.read_text())
+    study = read_study(given.study)
     study["seeds"] = given.seeds or study["seeds"]
     done, shared = load(study), inputs(study)
     with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -180,7 +189,7 @@ def main() -> None:
                 part: pool.submit(score_model, study[part], part, "base", Path("models")).result() for part in parts
             }
             if "base" not in done:
-                keep(done, {"cell": "base", "arm": "base", "inputs": shared, **scores})
+                keep(study, done, {"cell": "base", "arm": "base", "inputs": shared, **scores})
         for source in replay.SOURCES:  # before two cells want the same one at once
             replay.write(source, ROOT, SCRATCH / source)
         running: dict[Future[dict[str, Any]], str] = {}
@@ -197,7 +206,7 @@ def main() -> None:
                 break
             for finished in wait(running, return_when=FIRST_COMPLETED).done:
                 name = running.pop(finished)
-                keep(done, {**finished.result(), "inputs": shared, "counts": "rows"})
+                keep(study, done, {**finished.result(), "inputs": shared, "counts": "rows"})
                 score, pace = done[name]["development"], (time.monotonic() - began) / (len(done) - before)
                 print(
                     f"{name:28} general {score['general']:.3f}  domain {score['domain']:.3f}  {done[name]['seconds']:5.0f} s   "
@@ -206,8 +215,8 @@ def main() -> None:
                 )
 
 
-def keep(done: dict[str, dict[str, Any]], cell: dict[str, Any]) -> None:
-    with RESULTS.open("a") as file:
+def keep(study: dict[str, Any], done: dict[str, dict[str, Any]], cell: dict[str, Any]) -> None:
+    with study["results"].open("a") as file:
         file.write(json.dumps(cell, sort_keys=True) + "\n")
     done[cell["cell"]] = cell
 
