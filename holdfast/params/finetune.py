@@ -17,6 +17,9 @@ class Arm(Section):
     kl_coefficient: Annotated[float, Field(gt=0)] = 1.0
     """Weight of a replay row's KL against a domain row's cross-entropy, each the mean over tokens: the means of a step
     are weighed with kl_coefficient x replay rows / domain rows, whatever the length of the answers."""
+    kl_target: Annotated[float, Field(gt=0)] | None = None
+    """KL on the replay rows, in nats per token, to which their weight is steered during the training (adaptive KL): by up to 2 % a
+    step, up where the KL of a step is above, down where it is below; null: kl_coefficient stays as it is."""
     kl_tokens: Literal["response", "all"] = "all"
     """Where the KL is taken: on the assistant's tokens (response) or on the whole row (all)."""
     kl_cache: Literal["off", "topk"] = "off"
@@ -70,8 +73,10 @@ class Arm(Section):
                 "adapters start at zero; use weight_decay" if self.lora_rank else "the base's weights stay as they are"
             )
             raise ValueError(f"{self.adapter} and anchor cannot go together: {why}")
-        if self.kl_cache == "topk" and self.objective != "kl":
-            raise ValueError("kl_cache goes with the KL objective on replay rows: set objective: kl")
+        needs_kl = {"kl_cache": self.kl_cache == "topk", "kl_target": self.kl_target is not None}
+        if self.objective != "kl" and any(needs_kl.values()):
+            field = next(name for name, is_set in needs_kl.items() if is_set)
+            raise ValueError(f"{field} goes with the KL objective on replay rows: set objective: kl")
         return self
 
 

@@ -18,6 +18,7 @@ CURVES = {
     "train/domain_loss": "Cross-entropy on rows of the domain",
     "train/replay_loss": "Cross-entropy on replay rows",
     "train/kl": "KL to the base on replay rows",
+    "train/kl_factor": "Factor on the KL's weight, steered by kl_target",
     "train/target_kl": "KL to the base on tokens with cross-entropy",
     "train/anchor": "Penalty on the distance from the base's weights",
     "train/learning_rate": "Learning rate",

@@ -7,7 +7,7 @@ from typing import Any
 
 from holdfast.core.errors import UserError, first_line
 
-NAMES = ("loss", "domain_loss", "replay_loss", "kl", "target_kl", "anchor", "learning_rate", "grad_norm")
+NAMES = ("loss", "domain_loss", "replay_loss", "kl", "kl_factor", "target_kl", "anchor", "learning_rate", "grad_norm")
 SPEED_NAMES = ("tokens_per_second", "memory_gib")  # of all processes, of the first; these differ from run to run
 
 

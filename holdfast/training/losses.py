@@ -63,6 +63,14 @@ def kl_top_k_sum(tokens: torch.Tensor, logprobs: torch.Tensor, logits: torch.Ten
     return (known + rest * (rest.log() - tuned_rest.log())).sum()
 
 
+def steer(factor: torch.Tensor, kl: torch.Tensor, target: float) -> torch.Tensor:
+    """The factor on the KL's weight for the next step, after one with a mean KL of `kl`: b (1 + 0.1 e), where e is the relative error
+    (kl - target) / target, cut at -0.2 and 0.2 (Ziegler et al., arXiv 1909.08593, eq. 2, with their gain).
+    """
+    error = ((kl - target) / target).clamp(-0.2, 0.2)
+    return factor * (1 + 0.1 * error)
+
+
 def labels_of(
     ids: list[int], mask: list[int], source: str, objective: str, kl_tokens: str, table_start: int | None = None
 ) -> list[int]:

@@ -73,6 +73,7 @@ def train(job: Job) -> None:
     )
     loss_config = LossConfig(
         kl_weight=job.kl_weight,
+        kl_target=arm_config.kl_target,
         target_kl=arm_config.target_kl,
         dft=arm_config.reweight == "dft",
         replays=job.replays and arm_config.objective == "ce",
@@ -109,6 +110,8 @@ def train(job: Job) -> None:
     if not trainer.is_world_process_zero():
         return
     peak_memory = meter.peak_memory()
+    if trainer.steering:
+        more["kl_steering"] = {"target": arm_config.kl_target, "factor": trainer.steering.factor.item()}
     if table is not None:
         more["kl_cache"] = top_k_error(job, model, table)
     if arm_config.average != 1:

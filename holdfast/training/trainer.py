@@ -22,6 +22,7 @@ from holdfast.core import meter
 from holdfast.training import batches, compiling, losses
 from holdfast.training.anchors import Weights, penalty, trainable_weights
 from holdfast.training.losses import KL, REPLAY
+from holdfast.training.steering import KLSteering
 
 SummedLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Table = tuple[torch.Tensor, torch.Tensor]  # the base's likeliest tokens (P, k) and their log-probabilities (P, k)
@@ -32,6 +33,7 @@ class LossConfig:
     """The terms of the loss and their weights; 0 leaves a term out."""
 
     kl_weight: float = 0.0  # of the mean KL over the positions labelled KL
+    kl_target: float | None = None  # nats per token to which that mean is steered, by a factor on kl_weight
     target_kl: float = 0.0  # of the mean KL over the positions with cross-entropy
     dft: bool = False  # whether each token's cross-entropy is weighed with its probability
     replays: bool = False  # whether replay rows have cross-entropy, which is logged by itself
@@ -52,6 +54,7 @@ class BaseSide:
 class ForgettingTrainer(SFTTrainer):
     """loss = mean cross-entropy + kl_weight * mean KL(base || tuned) over the positions labelled KL
     + target_kl * mean KL(base || tuned) over the positions with cross-entropy + anchor_coefficient * anchor.
+    With `kl_target`, kl_weight is multiplied by a factor that follows the mean KL of each step (steering.py).
 
     Means run over the whole optimiser step (all micro-batches of all processes), so that neither gradient accumulation
     nor the number of processes changes anything. A step has `step_rows` rows in `parts` micro-batches, over all
@@ -87,6 +90,10 @@ class ForgettingTrainer(SFTTrainer):
             self.cross_entropies, self.kl_sum = map(compiling.compile_loss, (losses.cross_entropies, losses.kl_sum))
             for each in filter(None, (self.model, self.reference)):
                 compiling.compile_blocks(each)
+        self.steering: KLSteering | None = None
+        if loss_config.kl_target:
+            self.steering = KLSteering(loss_config.kl_target, partial(self.accelerator.reduce, reduction="sum"))
+            self.add_callback(self.steering)
         self.counts = torch.ones(5)  # (cross-entropy, KL, domain, replayed, all) tokens of the current optimiser step
         self.sums: dict[str, torch.Tensor] = {}  # what is logged, summed over the steps since the last line
         self.steps_since, self.line_began = 0, 0.0
@@ -151,11 +158,8 @@ class ForgettingTrainer(SFTTrainer):
         entropy = (losses.dft(each) if self.loss_config.dft else each).sum()
         divergence, target = self.divergences(forward, targets, table, ce_logits, kl_logits)
         n_entropy, n_kl, n_domain, n_replay, _ = self.counts
-        loss = (
-            entropy / n_entropy
-            + self.loss_config.kl_weight * divergence / n_kl
-            + self.loss_config.target_kl * target / n_entropy
-        )
+        kl_weight = self.loss_config.kl_weight * (self.steering.factor if self.steering else 1)
+        loss = entropy / n_entropy + kl_weight * divergence / n_kl + self.loss_config.target_kl * target / n_entropy
         loss = loss * self.args.world_size  # DDP averages gradients over processes; the counts are global
         if self.aux_loss_enabled:  # of a mixture of experts
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / self.current_gradient_accumulation_steps
@@ -170,6 +174,8 @@ class ForgettingTrainer(SFTTrainer):
             self.add_to_line("replay_loss", (each.detach() * replayed).sum() / n_replay)
         if self.loss_config.kl_weight:
             self.add_to_line("kl", divergence / n_kl)
+        if self.steering:
+            self.steering.add(divergence / n_kl)
         if self.loss_config.target_kl:
             self.add_to_line("target_kl", target / n_entropy)
         return (loss, outputs) if return_outputs else loss
@@ -220,6 +226,8 @@ class ForgettingTrainer(SFTTrainer):
             logs.update(zip(self.sums, (sums / self.steps_since).tolist(), strict=True))
             logs["tokens_per_second"] = float(self.tokens_since) / max(time.monotonic() - self.line_began, 1e-9)
             logs["memory_gib"] = meter.peak_memory() / 2**30
+            if self.steering:
+                logs["kl_factor"] = self.steering.factor.item()
             self.sums, self.steps_since = {}, 0
         super().log(logs, start_time)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from holdfast.core import manifest
-from holdfast.training import anchors, base_logprobs, batches, losses, token_masking, trainer
+from holdfast.training import anchors, base_logprobs, batches, losses, steering, token_masking, trainer
 
 LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
 
@@ -64,6 +64,26 @@ def test_kl_of_the_likeliest_tokens_is_exact_where_it_can_be():
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-6)
     assert peaked.grad.isfinite().all()
+
+
+def test_the_kl_s_weight_follows_the_measured_kl():
+    """b (1 + 0.1 clip((kl - target) / target, -0.2, 0.2)): arXiv 1909.08593, eq. 2."""
+    for kl, expected in ((0.11, 2 * 1.01), (0.09, 2 * 0.99), (0.1, 2.0), (5.0, 2 * 1.02), (0.0, 2 * 0.98)):
+        assert losses.steer(torch.tensor(2.0), torch.tensor(kl), 0.1).item() == pytest.approx(expected, rel=1e-6)
+    callback = steering.KLSteering(0.1, lambda part: 2 * part)  # two processes with equal parts
+    state = SimpleNamespace(stateful_callbacks={"KLSteering": {"attributes": {"factor": 3.0}}})
+    callback.on_train_begin(SimpleNamespace(device="cpu"), state, None)
+    for parts, expected in (
+        ([0.03, 0.025], 3 * 1.01),
+        ([0.0, 0.0], 3 * 1.01),
+        ([], 3 * 1.01),
+        ([0.04], 3 * 1.01 * 0.98),
+    ):
+        for part in parts:
+            callback.add(torch.tensor(part))
+        callback.on_step_end(None, state, None)
+        assert callback.factor.item() == pytest.approx(expected, rel=1e-6)
+    assert callback.state()["attributes"]["factor"] == callback.factor.item()
 
 
 def test_labels_say_which_loss_a_token_has():

@@ -153,6 +153,19 @@ def test_the_kl_term_holds_the_model_back(train, project):
     assert drift[1] < drift[0] / 3
 
 
+def test_the_kl_s_weight_is_steered_by_the_kl_of_each_step(train, project):
+    curves = train("kl", kl_target=0.02, micro_batch=2)
+    factors = [1.0]
+    for kl in curves["kl"]:
+        step = 1 + 0.1 * min(max((kl - 0.02) / 0.02, -0.2), 0.2)
+        factors.append(factors[-1] * (step if kl > 0 else 1))
+    assert curves["kl_factor"] == pytest.approx(factors[1:], rel=1e-4)
+    assert factors[-1] > 1
+    assert read_ledger(project)["kl_steering"] == {"target": 0.02, "factor": pytest.approx(factors[-1], rel=1e-4)}
+    with pytest.raises(UserError, match="kl_target goes with the KL objective"):
+        train("ce", kl_target=0.02)
+
+
 def test_a_replay_row_weighs_the_same_at_any_share(train, project):
     """kl_coefficient is per trained token: the step's mean KL counts by replay's tokens over the domain's."""
     rows = mixture(project, domain=8, replay=2)
@@ -572,10 +585,12 @@ def killed(monkeypatch: pytest.MonkeyPatch, step: int, run: Callable[[], object]
             run()
 
 
-@pytest.mark.parametrize("objective", ["ce", "kl"])
-def test_a_killed_run_goes_on_from_its_checkpoint_and_ends_the_same(train, project, monkeypatch, objective, capsys):
+@pytest.mark.parametrize(("objective", "more"), [("ce", {}), ("kl", {"kl_target": 0.02})])
+def test_a_killed_run_goes_on_from_its_checkpoint_and_ends_the_same(
+    train, project, monkeypatch, objective, more, capsys
+):
     mixture(project, epochs=4)
-    settings = dict(checkpoint_steps=3, scheduler="cosine", learning_rate=1e-3)
+    settings = dict(checkpoint_steps=3, scheduler="cosine", learning_rate=1e-3, **more)
     whole = train(objective, **settings)
     expected = (project / "models/arm/model.safetensors").read_bytes()
     shutil.rmtree(project / "models/arm")
