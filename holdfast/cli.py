@@ -25,6 +25,7 @@ for _variable, _value in {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
+    "TRL_EXPERIMENTAL_SILENCE": "1",  # versions are locked
 }.items():
     os.environ.setdefault(_variable, _value)
 if not sys.stderr.isatty():  # in a log, other libraries' progress bars speak only when work is long, and once a minute

@@ -51,6 +51,13 @@ class Arm(Section):
     is drawn towards the base's distribution at each of its tokens."""
     distil_learning_rate: Annotated[float, Field(gt=0)] = 1e-5
     """Learning rate of these steps."""
+    sdft: Literal["off", "fixed", "moving"] = "off"
+    """Self-distillation in place of cross-entropy: the model answers the domain's requests itself and is drawn towards a teacher
+    that is shown the gold answer: the base (fixed), or a moving average of the model's weights (moving). For domain rows alone."""
+    sdft_update_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """How far the moving teacher goes towards the model after each step."""
+    sdft_max_tokens: Positive = 256
+    """Tokens of an answer that the model writes for sdft, at most."""
     average: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = 1.0
     """Part of the way from the base's weights to the tuned ones; auto: as far as retention_target allows, measured
     on rows of the mixture that are not trained on."""
@@ -63,6 +70,31 @@ class Arm(Section):
     def adapter(self) -> str | None:
         """The field because of which only an adapter is trained, and merged at the end."""
         return next((name for name in ("lora_rank", "osf_rank") if getattr(self, name)), None)
+
+    @property
+    def writes_itself(self) -> str | None:
+        """The field because of which the model is trained on answers of its own."""
+        return "sdft" if self.sdft != "off" else "distil_steps" if self.distil_steps else None
+
+    @model_validator(mode="after")
+    def sdft_stands_alone(self) -> Arm:
+        others = (
+            "objective",
+            "target_kl",
+            "reweight",
+            "mask_perplexity",
+            "anchor",
+            "lora_rank",
+            "osf_rank",
+            "distil_steps",
+        )
+        changed = [name for name in others if getattr(self, name) != type(self).model_fields[name].default]
+        if self.sdft != "off" and (changed or self.average == "auto"):
+            field = changed[0] if changed else "average: auto"
+            raise ValueError(
+                f"sdft and {field} cannot go together: sdft replaces the loss, and is for domain rows alone"
+            )
+        return self
 
     @model_validator(mode="after")
     def parts_fit(self) -> Arm:

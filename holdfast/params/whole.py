@@ -78,6 +78,8 @@ class Params(Models):
                 raise ValueError(
                     f"arm '{arm}' asks for {what} but has no replay rows: set mix.arms.{arm}.share above 0"
                 )
+            if settings.sdft != "off" and self.mix.arms[arm].share:
+                raise ValueError(f"arm '{arm}' has sdft, which is for domain rows alone: set mix.arms.{arm}.share: 0")
             if settings.objective == "ce" and self.mix.arms[arm].share and not self.consensus.finished_only:
                 raise ValueError(
                     f"arm '{arm}' would learn to stop where the length limit cut an answer: set consensus.finished_only: "

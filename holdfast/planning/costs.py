@@ -111,8 +111,13 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
     ]
     for arm in params.arms:
         rows, tokens, replay = training_size(params, arm, domain, means, chosen)
-        extra = base_passes(params.finetune.arms[arm], tokens, replay, chosen * both, domain.tokens)
-        healed = count_distilled(params.finetune.arms[arm], turn)
+        arm_config = params.finetune.arms[arm]
+        extra = base_passes(arm_config, tokens, replay, chosen * both, domain.tokens)
+        healed = count_distilled(arm_config, turn)
+        training = Work("", params.base, rows, written=healed, read=extra + healed, trained=tokens + healed)
+        if arm_config.sdft != "off":
+            own_answer = stretch_answer(means.answer, params.respond.max_tokens, arm_config.sdft_max_tokens)
+            training = count_self_taught(rows, tokens, domain, own_answer, params.base)
         runs = count_short_runs(params, arm)
         pilot = Work(f"pilot@{arm}", params.base if runs else "", runs * rows, read=runs * extra, trained=runs * tokens)
         words = domain.answers if params.mix.arms[arm].targets == "rewritten" else 0
@@ -121,10 +126,7 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
         stages += [
             pilot,
             Work(f"mix@{arm}", model, domain.rows + chosen, written=written, read=read if words else 0),
-            *(
-                Work(f"finetune{cell}", params.base, rows, written=healed, read=extra + healed, trained=tokens + healed)
-                for cell in name_cells(arm, params.trainings[arm])
-            ),
+            *(replace(training, stage=f"finetune{cell}") for cell in name_cells(arm, params.trainings[arm])),
         ]
     own_answer = stretch_answer(means.answer, params.respond.max_tokens, params.evaluate.self_suite.max_tokens)
     questions = min(held_out, params.evaluate.limit or held_out)  # of the self suite
@@ -226,6 +228,13 @@ def count_distilled(arm_config: Arm, turn: float) -> float:
     return arm_config.distil_steps * Distillation.batch * (turn + Distillation.max_tokens)
 
 
+def count_self_taught(rows: float, tokens: float, domain: Domain, answer: float, model: str) -> Work:
+    """A training with sdft: of each row the model writes an answer of its own, which the teacher reads after the gold answer."""
+    own = rows * answer
+    requests = tokens * (1 - domain.answers / max(domain.tokens, 1))
+    return Work("", model, rows, written=own, read=requests + tokens + own, trained=requests + own)
+
+
 def base_passes(arm_config: Arm, tokens: float, replay: float, once: float, domain: float) -> float:
     """Tokens that pass through the frozen base: all with target_kl, else replay rows; from a cache each row `once`; for
     mask_perplexity each row of the domain."""
@@ -245,9 +254,10 @@ def memory(params: Params, stage: str, shape: Shape, bytes_each: int, processes:
     if name in ("finetune", "pilot"):
         finetune = params.finetune
         arm_config = finetune.arms[arm]
-        beside = arm_config.target_kl or (arm_config.objective == "kl" and arm_config.kl_cache == "off")
+        taught = arm_config.sdft != "off"  # by a second model, in fp32
+        beside = taught or arm_config.target_kl or (arm_config.objective == "kl" and arm_config.kl_cache == "off")
         frozen = (
-            0 if not beside or arm_config.adapter else 4 if finetune.bf16 is False or bytes_each == 4 else 2
+            0 if not beside or arm_config.adapter else 4 if taught or finetune.bf16 is False or bytes_each == 4 else 2
         )  # the base, cast once
         state = 4 if arm_config.lora_rank else STATE_BYTES
         held = shape.parameters * (state / (processes if finetune.processes.strategy == "fsdp2" else 1) + frozen)

@@ -2,12 +2,15 @@
 
 The tuned model answers instructions that the base wrote; at every token of its own answer it is drawn towards the base's distribution
 (GKD, arXiv 2306.13649; thinkingmachines.ai/blog/on-policy-distillation heals a tuned model so). No other data is needed.
-Used by fine_tuning.py, for arms with `distil_steps`, and by `holdfast repair`.
+Used by fine_tuning.py, for arms with `distil_steps`, and by `holdfast repair`; self_distilling.py shares what is around a trainer.
 """
 
 from __future__ import annotations
 
+import copy
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,20 +44,15 @@ class Distillation:
 def distil(network: Any, base: manifest.Manifest, chats: list[Messages], plan: Distillation) -> list[dict[str, Any]]:
     """Trains `network` (fp32, in place); returns TRL's log. `chats` end with a user turn. Raises Diverged."""
     from datasets import Dataset
-    from transformers import PrinterCallback
     from trl import DistillationConfig, DistillationTrainer
 
-    tokenizer = manifest.load_tokenizer(base.folder())
-    tokenizer.chat_template = encoding.template_of(tokenizer).source  # with its clock stopped
+    tokenizer = load_tokenizer(base.folder())
     teacher = manifest.load_model(base.folder(), base.dtype)
-    network.generation_config.eos_token_id = list(encoding.assistant_stop_ids(tokenizer))
     rows = [{"prompt": encoding.escape_messages(tokenizer, chat)} for chat in chats]
     rows *= -(-plan.batch // len(rows))  # fewer than a step holds would make no step
-    device = manifest.find_device()
-    with tempfile.TemporaryDirectory(prefix="holdfast-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="holdfast-") as scratch, stopping_at_turns(network, tokenizer):
         config = DistillationConfig(
             output_dir=str(Path(scratch)),
-            use_cpu=device.type == "cpu",
             bf16=manifest.bf16_usable(),
             max_steps=plan.steps,
             learning_rate=plan.rate,
@@ -67,34 +65,67 @@ def distil(network: Any, base: manifest.Manifest, chats: list[Messages], plan: D
             beta=FORWARD_KL,
             activation_checkpointing=False,
             logging_steps=10,
-            logging_first_step=True,
-            logging_nan_inf_filter=False,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
             seed=plan.seed,
             data_seed=plan.seed,
+            **quiet_settings(),
         )
         trainer: Any = DistillationTrainer(
-            model=network.to(device),
+            model=network.to(manifest.find_device()),
             teacher_model=teacher,
             args=config,
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
         )
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(make_reporter(plan.steps))
-        try:
-            trainer.train()
-        except RuntimeError:  # of sampling, where the weights are no numbers any more
-            if is_finite(network):
-                raise
-        history = [logs for logs in trainer.state.log_history if "loss" in logs]
+        run(trainer, network, "distil")
+    return [logs for logs in trainer.state.log_history if "loss" in logs]
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer as TRL is given it: its template has its clock stopped."""
+    tokenizer = manifest.load_tokenizer(folder)
+    tokenizer.chat_template = encoding.template_of(tokenizer).source
+    return tokenizer
+
+
+@contextmanager
+def stopping_at_turns(network: Any, tokenizer: Any) -> Iterator[None]:
+    """Inside, the network's answers end where the assistant's turn does, whatever its files say."""
+    former = network.generation_config
+    network.generation_config = copy.deepcopy(former)
+    network.generation_config.eos_token_id = list(encoding.assistant_stop_ids(tokenizer))
+    try:
+        yield
+    finally:
+        network.generation_config = former
+
+
+def quiet_settings() -> dict[str, Any]:
+    """What every trainer of TRL's that writes its own answers is told: our progress, no files, no bad number passed over."""
+    return dict(
+        use_cpu=manifest.find_device().type == "cpu",
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+
+
+def run(trainer: Any, network: Any, name: str) -> None:
+    """Trains. Raises Diverged."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(make_reporter(name))
+    try:
+        trainer.train()
+    except RuntimeError:  # of sampling, where the weights are no numbers any more
+        if is_finite(network):
+            raise
     network.eval()
     if not is_finite(network):
         raise Diverged
-    return history
 
 
 def distil_trained(work: Job, base: manifest.Manifest, rows: list[MixRow]) -> None:
@@ -121,19 +152,21 @@ def distil_trained(work: Job, base: manifest.Manifest, rows: list[MixRow]) -> No
     result = Result.read(work.scratch)
     tokens, *kl = int(log[-1]["num_tokens"]), float(log[0]["loss"]), float(log[-1]["loss"])
     distilled = {"steps": plan.steps, "tokens": tokens, "kl_first": kl[0], "kl_last": kl[1]}
-    replace(result, distilled_tokens=tokens, more=result.more | {"distilled": distilled}).write(work.scratch)
+    more = result.more | {"distilled": distilled}
+    replace(result, own_tokens=tokens, own_forward_tokens=2 * tokens, more=more).write(work.scratch)
 
 
 def is_finite(network: Any) -> bool:
     return all(checkpoint.is_finite(weight.detach()) for weight in network.parameters())
 
 
-def make_reporter(steps: int) -> Any:
+def make_reporter(name: str) -> Any:
     """Shows how far the training is, as every long work does."""
     from transformers import TrainerCallback
 
     class Reporter(TrainerCallback):
-        progress = Progress("distil", steps, "steps")
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.progress = Progress(name, state.max_steps, "steps")
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             self.progress.advance(1)

@@ -63,15 +63,15 @@ class Trained:
 
     @property
     def tokens_trained_on(self) -> int:
-        """Tokens that passed forward and back: of the rows, for the Fisher information, and of the answers that were distilled."""
-        rows = sum(len(row.input_ids) for row in self.encoded)
-        return rows + self.result.weighed_tokens + self.result.distilled_tokens
+        """Tokens that passed forward and back: of the rows, for the Fisher information, and of the model's own answers."""
+        rows = 0 if self.arm_config.sdft != "off" else sum(len(row.input_ids) for row in self.encoded)
+        return rows + self.result.weighed_tokens + self.result.own_tokens
 
     @property
     def tokens_forward_only(self) -> int:
-        """Tokens that pass through the frozen base. With a cache they are every replay row's once, whichever run computed
+        """Tokens that pass forward alone, mostly through the frozen base. With a cache they are every replay row's once, whichever run computed
         them, so that equal inputs give equal counts."""
-        once = 2 * self.result.distilled_tokens  # written, and read by the base
+        once = self.result.own_forward_tokens
         if self.arm_config.mask_perplexity:  # every domain row, to know what the base finds unlikely
             domain = {tuple(row.input_ids) for row in self.encoded if any(0 <= label < REPLAY for label in row.labels)}
             once += sum(map(len, domain))
@@ -100,7 +100,8 @@ def train_arm(
         rows, held_out = averaging.hold_out(rows, params.seed, arm)
     check_replay(arm, arm_config, rows, source)
     tokenizer = manifest.load_tokenizer(base.folder())
-    processes = launch.count_processes(params, base.parameters, len(rows))
+    alone = arm_config.sdft != "off"
+    processes = 1 if alone else launch.count_processes(params, base.parameters, len(rows))
     if processes > 1 and params.processes.strategy == "fsdp2" and manifest.find_device().type == "cpu":
         print(f"{arm}: accelerate shards weights on accelerators only; here every process holds them all, as with ddp")
     launch.preload_libraries(processes)
@@ -112,7 +113,12 @@ def train_arm(
         work = make_job(params, arm, arm_config, base, rows, encoded, processes, scratch)
         if launch.rank() == 0:
             write_rows(scratch, encoded, replay, mask_held_out(tokenizer, held_out))
-        launch.run_job(work)
+        if alone:
+            from holdfast.training import self_distilling
+
+            self_distilling.train(work, base, rows)
+        else:
+            launch.run_job(work)
         if launch.rank() == 0:
             if arm_config.distil_steps:
                 distilling.distil_trained(work, base, rows)
@@ -135,9 +141,9 @@ def train_arm(
 def check_strategy(params: Finetune, arm: str, arm_config: Arm) -> None:
     """Raises UserError where the arm needs the whole model on each process and the weights are sharded, or needs one process and
     a launcher started several."""
-    if arm_config.distil_steps and launch.launcher_world_size() > 1:
-        do = "start it without torchrun; finetune.processes spreads the steps before the distillation"
-        raise UserError("distil_steps distils in one process", where=f"finetune.arms.{arm}", do=do)
+    if (field := arm_config.writes_itself) and launch.launcher_world_size() > 1:
+        do = "start it without torchrun; finetune.processes spreads the steps before a distillation"
+        raise UserError(f"{field} distils in one process", where=f"finetune.arms.{arm}", do=do)
     if params.processes.strategy == "fsdp2" and (arm_config.anchor != "none" or arm_config.adapter):
         part = arm_config.adapter or "an anchor"
         raise UserError(
@@ -148,8 +154,13 @@ def check_strategy(params: Finetune, arm: str, arm_config: Arm) -> None:
 
 
 def check_replay(arm: str, arm_config: Arm, rows: list[MixRow], source: Path) -> None:
-    """Raises UserError where the arm needs replay rows and there are none."""
+    """Raises UserError where the arm needs replay rows and there are none, or takes none and there are some."""
     if any(row["source"] == "replay" for row in rows):
+        if arm_config.sdft != "off":
+            do = f"set mix.arms.{arm}.share: 0, or train it without sdft"
+            raise UserError(
+                f"arm '{arm}' has replay rows, and sdft is for the domain's rows alone", where=source, do=do
+            )
         return
     terms = {
         "the KL objective": arm_config.objective == "kl",

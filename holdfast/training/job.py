@@ -55,8 +55,13 @@ class Result:
     peak_memory_bytes: int  # of process 0
     base_tokens_computed: int  # tokens that passed through the base for its cached log-probabilities, in the last start
     weighed_tokens: int  # tokens that passed forward and back for the Fisher information
-    more: dict[str, Any] = field(default_factory=dict)  # for the arm's ledger: kl_cache, average, masked, distilled
-    distilled_tokens: int = 0  # tokens of the model's own answers that distil_steps trained on, prompts included
+    more: dict[str, Any] = field(
+        default_factory=dict
+    )  # for the arm's ledger: kl_cache, average, masked, distilled, sdft
+    own_tokens: int = 0  # tokens of the model's own answers that were trained on, prompts included (distil_steps, sdft)
+    own_forward_tokens: int = (
+        0  # tokens that passed forward only for them: as they were written, and through the teacher
+    )
 
     def write(self, scratch: Path) -> None:
         storage.write_json(scratch / RESULT_FILE, asdict(self))

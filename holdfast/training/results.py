@@ -40,10 +40,13 @@ def training_ledger(trained: Trained, base: manifest.Manifest) -> dict[str, Any]
     tokens = {source: trained_tokens(rows, source) for source in ("domain", "replay")}
     counts = {source: sum(row["source"] == source for row in rows) for source in ("domain", "replay")}
     losses = [logs["loss"] for logs in result.history]
+    self_taught = arm_config.sdft != "off"
+    if self_taught:
+        tokens["domain"] = result.more["sdft"]["answer_tokens"]  # not the gold answers'
     return {
         "schema": 1,
         "arm": trained.arm,
-        "objective": arm_config.objective,
+        "objective": "sdft" if self_taught else arm_config.objective,
         "kl_coefficient": arm_config.kl_coefficient if arm_config.objective == "kl" else None,
         "learning_rate": trained.learning_rate,
         "epochs": 1 + max(row["epoch"] for row in rows),

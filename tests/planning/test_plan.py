@@ -116,6 +116,12 @@ def test_the_core_suite_s_answers_have_limits_of_their_own():
     assert never_ends == pytest.approx(6 * sum(limits) + 50 * 32, rel=1e-3)
 
 
+def test_a_training_with_sdft_is_counted_by_the_model_s_own_answers():
+    """10 rows twice, each of 6 tokens of request, 4 of gold answer and 5 of its own."""
+    work = costs.count_self_taught(20, 200, Domain(rows=10, tokens=100, answers=40), 5, "base")
+    assert (work.written, work.trained, work.read) == (20 * 5, 20 * 11, 20 * (6 + 6 + 4 + 5))
+
+
 def test_answers_that_a_limit_cuts_are_longer_under_another():
     half = sum(n * 0.5**n for n in range(1, 4)) + 3 * 0.5**3  # ends after any token with probability 1/2, cut at 3
     assert costs.stretch_answer(half, 3, 100) == pytest.approx(2.0)

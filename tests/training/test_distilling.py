@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import describe, perturb
+from trl.experimental.sdft.loss_utils import compute_full_logit_self_distillation_loss
 
 from holdfast.core import manifest
-from holdfast.training import distilling
+from holdfast.core.errors import UserError
+from holdfast.training import distilling, self_distilling
 
 CHATS = [[{"role": "user", "content": f"Sort: {n} 1 2 <|end|>"}] for n in range(8)]
 
@@ -35,3 +37,20 @@ def measure(network: torch.nn.Module, base: torch.nn.Module) -> float:
     with torch.no_grad():
         theirs, ours = (model(ids).logits.log_softmax(-1) for model in (base, network))
     return float((theirs.exp() * (theirs - ours)).sum(-1).mean())
+
+
+def test_sdft_takes_the_kl_from_the_teacher_s_side():
+    """KL(teacher || model) over whole distributions, by hand: (1/2, 1/2) teaches (1/4, 3/4)."""
+    teacher, model = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, math.log(3)]])
+    each = compute_full_logit_self_distillation_loss(model, teacher, distillation_alpha=self_distilling.FORWARD_KL)
+    assert each.item() == pytest.approx(0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75), rel=1e-5)
+
+
+def test_what_the_teacher_is_shown(tokenizer):
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Sort {b} a"}]
+    row = {"id": "7", "messages": [*chat, {"role": "assistant", "content": "a <|end|>"}]}
+    shown = self_distilling.show_row(tokenizer, row)
+    assert shown == {"prompt": chat, "privileged_context": "a < |end|>"}
+    for odd in ({"tools": [{"name": "f"}]}, {"messages": chat}):
+        with pytest.raises(UserError, match="row 7: has tools or ends otherwise"):
+            self_distilling.show_row(tokenizer, row | odd)

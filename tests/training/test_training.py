@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from holdfast.training import (
     process,
     results,
     saved_model,
+    self_distilling,
     trainer,
 )
 
@@ -372,6 +374,52 @@ def test_distillation_after_the_training_is_counted_and_gives_the_same_bytes_aga
     mixture(project, replay=0)
     with pytest.raises(UserError, match=r"asks for distil_steps but its mixture has no replay rows"):
         train("ce", distil_steps=3)
+
+
+def test_a_model_that_teaches_itself_is_trained_on_its_own_answers(train, project, monkeypatch):
+    """Both teachers; the moving one is the average of the model's weights after each step, by hand."""
+    rows = mixture(project, domain=4, replay=0)
+    settings = dict(sdft_max_tokens=4, sdft_update_rate=0.25, learning_rate=1e-3)
+    spied: list[Any] = []
+
+    class Spy(self_distilling.SelfDistillation):
+        def training_step(self, *args, **kwargs):
+            if not self.state.global_step:
+                spied.append((self, []))
+            spied[-1][1].append(weight(self.model))
+            return super().training_step(*args, **kwargs)
+
+    def weight(model):
+        return model.get_input_embeddings().weight.detach().clone()
+
+    monkeypatch.setattr(self_distilling, "SelfDistillation", Spy)
+    train("ce", sdft="fixed", **settings)
+    fixed, ledger = weights(project), read_ledger(project)
+    trainer, (base, first) = spied[0]
+    assert torch.equal(weight(trainer.teacher_model), base) and not torch.equal(first, base)
+    assert ledger["objective"] == "sdft" and ledger["steps"] == 2 and ledger["loss_last"] > 0
+    tokens, answers = ledger["tokens"], ledger["sdft"]["answer_tokens"]
+    assert 8 <= answers == ledger["trained_tokens"]["domain"] <= 8 * 4, "two steps of four answers"
+    assert answers < tokens["trained_on"] < tokens["forward_only"] - tokens["trained_on"], "the teacher reads more"
+
+    train("ce", sdft="moving", **settings)
+    trainer, (base, first) = spied[1]
+    average = base
+    for after in (first, weight(trainer.model)):
+        average = 0.75 * average + 0.25 * after
+    torch.testing.assert_close(weight(trainer.teacher_model), average)
+    assert not torch.equal(weights(project), fixed)
+    train("ce", sdft="fixed", **settings)
+    assert torch.equal(weights(project), fixed) and read_ledger(project) == ledger
+
+    with pytest.raises(UserError, match="sdft and target_kl cannot go together"):
+        train("ce", sdft="fixed", target_kl=0.1)
+    with pytest.raises(UserError, match=r"has \d+ tokens, 12 are left beside sdft_max_tokens"):
+        train("ce", sdft="fixed", sdft_max_tokens=500)
+    mixture(project, replay=2)
+    with pytest.raises(UserError, match=r"has replay rows, and sdft is for the domain's rows alone"):
+        train("ce", sdft="fixed")
+    assert rows and read_ledger(project) == ledger, "the earlier training is left as it was"
 
 
 ADAPTERS = [{"lora_rank": 4}, {"osf_rank": 0.25}]
