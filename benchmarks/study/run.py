@@ -177,12 +177,17 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--seeds", nargs="*", type=int)
     given = parser.parse_args()
-    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HOLDFAST_WORKERS": "1"}
-    os.chdir(ROOT)
     study = read_study(given.study)
     study["seeds"] = given.seeds or study["seeds"]
+    run_study(study, given.jobs, given.only)
+
+
+def run_study(study: dict[str, Any], jobs: int, only: list[str]) -> None:
+    """Runs every cell that is not finished, of the arms in `only` or of all."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HOLDFAST_WORKERS": "1"}
+    os.chdir(ROOT)
     done, shared = load(study), inputs(study)
-    with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         parts = ("development", "evaluation")
         if "base" not in done or not all((SCRATCH / f"base-{part}/settings.json").is_file() for part in parts):
             scores = {
@@ -198,9 +203,9 @@ def main() -> None:
             waiting = [
                 cell
                 for cell in find_due(study, done)
-                if cell["cell"] not in running.values() and (not given.only or cell["arm"] in given.only)
+                if cell["cell"] not in running.values() and (not only or cell["arm"] in only)
             ]
-            for cell in waiting[: given.jobs - len(running)]:
+            for cell in waiting[: jobs - len(running)]:
                 running[pool.submit(run, cell, study)] = cell["cell"]
             if not running:
                 break

@@ -29,15 +29,13 @@ Draws = np.ndarray  # (DRAWS,)
 class Study:
     """The finished cells, by arm and rate ("kl_0.0005"), and bootstrap draws of their scores."""
 
-    def __init__(self) -> None:
-        cells = [json.loads(line) for line in (HERE / "data" / "results.jsonl").read_text().splitlines()]
+    def __init__(self, cells: list[Cell], arms: list[str]) -> None:
+        """`arms`: in the order of the tables."""
         self.base = next(cell for cell in cells if cell["cell"] == "base")
         by_key: dict[str, list[Cell]] = defaultdict(list)
         for cell in cells:
-            if cell is not self.base:
+            if cell["cell"] != "base":
                 by_key[f"{cell['arm']}_{cell['rate']:g}"].append(cell)
-        given = yaml.safe_load((HERE / "study.yaml").read_text())
-        arms = [*given["main"], *given["reference"]]
         order = sorted(by_key, key=lambda key: (arms.index(key.rsplit("_", 1)[0]), float(key.rsplit("_", 1)[1])))
         self.cells = {key: by_key[key] for key in order}
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -76,6 +74,16 @@ class Study:
 
     def recovered(self, key: str) -> Draws:
         return 1 - self.lost(key) / self.lost(CONTROL)
+
+
+def read_cells(file: Path) -> list[Cell]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def list_arms(file: Path) -> list[str]:
+    """The arms of a study file, in its order."""
+    given = yaml.safe_load(file.read_text())
+    return [*given["main"], *given["reference"]]
 
 
 def interval(draws: Draws, scale: float = 100.0, digits: int = 1) -> str:
@@ -214,7 +222,7 @@ def draw_figures(study: Study) -> None:
 
 
 if __name__ == "__main__":
-    study = Study()
+    study = Study(read_cells(HERE / "data" / "results.jsonl"), list_arms(HERE / "study.yaml"))
     print_table(study)
     if DEFAULT in study.cells:
         print_differences(study)

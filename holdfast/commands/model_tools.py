@@ -6,52 +6,99 @@ Like in tools.py, what a command needs is imported only when it runs.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
 from holdfast.commands.tools import MODELS, REVIEW, START
 
+if TYPE_CHECKING:
+    from holdfast.comparison.asking import Wanted
+    from holdfast.params.gate import Gate
+
 app = typer.Typer()
 BaseModel = Annotated[str | None, typer.Option(metavar="MODEL", help="A folder, or OWNER/NAME@COMMIT of the hub.")]
 TunedModel = Annotated[str | None, typer.Option(metavar="MODEL|ADAPTER", help="What was tuned from it, wherever.")]
-Suites = Annotated[str, typer.Option(metavar="A,B", help="core, and names of lm-eval's tasks.")]
-DomainTest = Annotated[Path | None, typer.Option(metavar="FILE", help="Test rows of your domain, of any known format.")]
-ColumnsOption = Annotated[str | None, typer.Option("--columns", metavar="prompt=Q,response=A", help="Of --domain.")]
-Tasks = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Local lm-eval task files that --suites names.")]
-Instructions = Annotated[int, typer.Option(min=0, help="User turns that the base writes and both answer; 0: none.")]
-TemplateOption = Annotated[str, typer.Option("--template", metavar="own|base", help="base: both speak in the base's.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Items per suite, for trials.")]
-Batch = Annotated[int, typer.Option(min=1, help="Requests at once on the device.")]
-Margin = Annotated[float, typer.Option(min=0, max=1, help="Largest acceptable drop of the mean, as a fraction.")]
-SuiteMargin = Annotated[
-    float, typer.Option("--suite-margin", min=0, max=1, help="Largest acceptable drop of one suite.")
-]
-MinDomainGain = Annotated[
-    float, typer.Option("--min-domain-gain", min=-1, max=1, help="Of two models: smallest gain of the domain score.")
-]
-Confidence = Annotated[float, typer.Option(min=0.5, max=1, help="Of bounds and intervals.")]
-Chance = Annotated[
-    list[str] | None, typer.Option(metavar="SUITE=0.25", help="Accuracy of guessing in a suite; repeat it.")
-]
+
+
+class Asking(NamedTuple):
+    """The options of `compare` and `repair` on what both models are asked and when the verdict is a pass."""
+
+    suites: Annotated[str, typer.Option(metavar="A,B", help="core, and names of lm-eval's tasks.")] = "core"
+    domain: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Test rows of your domain, of any known format.")
+    ] = None
+    columns: Annotated[str | None, typer.Option(metavar="prompt=Q,response=A", help="Of --domain.")] = None
+    tasks: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Local lm-eval task files that --suites names.")
+    ] = None
+    instructions: Annotated[
+        int, typer.Option(min=0, help="User turns that the base writes and both answer; 0: none.")
+    ] = 100
+    template: Annotated[str, typer.Option(metavar="own|base", help="base: both speak in the base's.")] = "own"
+    limit: Annotated[int | None, typer.Option(min=1, help="Items per suite, for trials.")] = None
+    batch: Annotated[int, typer.Option(min=1, help="Requests at once on the device.")] = 32
+    margin: Annotated[float, typer.Option(min=0, max=1, help="Largest acceptable drop of the mean, as a fraction.")] = (
+        0.03
+    )
+    suite_margin: Annotated[float, typer.Option(min=0, max=1, help="Largest acceptable drop of one suite.")] = 0.1
+    min_domain_gain: Annotated[
+        float, typer.Option(min=-1, max=1, help="Of two models: smallest gain of the domain score.")
+    ] = 0.0
+    confidence: Annotated[float, typer.Option(min=0.5, max=1, help="Of bounds and intervals.")] = 0.95
+    chance: Annotated[
+        list[str] | None, typer.Option(metavar="SUITE=0.25", help="Accuracy of guessing in a suite; repeat it.")
+    ] = None
+
+    def limits(self) -> tuple[Gate, dict[str, float]]:
+        """(limits of the verdict, accuracy of guessing by suite). Raises UserError."""
+        from holdfast.commands.compare import parse_options
+
+        return parse_options(self.margin, self.suite_margin, self.confidence, self.chance or [], self.min_domain_gain)
+
+    def questions(self, chances: dict[str, float], instructions: int, url: str | None) -> Wanted:
+        """Raises UserError."""
+        from holdfast.commands.compare_models import read_questions
+
+        return read_questions(
+            self.suites, chances, self.tasks, self.domain, self.columns, instructions, self.limit, self.batch, url
+        )
+
+
+def with_asking(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of Asking in the place of its parameter `asking`."""
+
+    def run(**options: Any) -> None:
+        asking = Asking(*(options.pop(name) for name in Asking._fields))
+        command(**options, asking=asking)
+
+    hints = get_type_hints(Asking, include_extras=True)
+    shared = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=Asking._field_defaults[name], annotation=hints[name])
+        for name in Asking._fields
+    ]
+    own = [each for each in signature(command, eval_str=True).parameters.values() if each.name != "asking"]
+    parameters = [*(each.replace(kind=Parameter.KEYWORD_ONLY) for each in own), *shared]
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
 
 
 @app.command(rich_help_panel=REVIEW)
+@with_asking
 def compare(
+    asking: Asking,
     before: Annotated[
         Path | None, typer.Argument(metavar="BASE", help="Results before: a file of items, or a folder of such files.")
     ] = None,
     after: Annotated[Path | None, typer.Argument(metavar="TUNED", help="Results after, of the same items.")] = None,
     base: BaseModel = None,
     tuned: TunedModel = None,
-    suites: Suites = "core",
-    domain: DomainTest = None,
-    columns: ColumnsOption = None,
-    tasks: Tasks = None,
-    instructions: Instructions = 100,
-    template: TemplateOption = "own",
     url: Annotated[
         str | None, typer.Option(help="A server that answers for both, up to /v1; --tuned is its name for the model.")
     ] = None,
@@ -61,13 +108,6 @@ def compare(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the results of two models go.")] = Path(
         "comparison"
     ),
-    limit: Limit = None,
-    batch: Batch = 32,
-    margin: Margin = 0.03,
-    suite_margin: SuiteMargin = 0.1,
-    min_domain_gain: MinDomainGain = 0.0,
-    confidence: Confidence = 0.95,
-    chance: Chance = None,
     metric: Annotated[
         str | None, typer.Option(help="Of results: which number of an item counts; none: the tool's first.")
     ] = None,
@@ -80,7 +120,9 @@ def compare(
     from holdfast.core.errors import UserError
 
     if base is None and tuned is None and before is not None and after is not None:
-        params, chances = results.parse_options(margin, suite_margin, confidence, chance or [])
+        params, chances = results.parse_options(
+            asking.margin, asking.suite_margin, asking.confidence, asking.chance or []
+        )
         raise typer.Exit(results.main(before, after, params, chances, metric, as_json))
     if base is None or tuned is None or before is not None or metric is not None:
         do = "two models: --base MODEL --tuned MODEL; or results of other tools: holdfast compare BASE TUNED"
@@ -89,11 +131,10 @@ def compare(
     from holdfast.commands import compare_models as command
     from holdfast.verdict.fields import EXIT_CODES
 
-    params, chances = results.parse_options(margin, suite_margin, confidence, chance or [], min_domain_gain)
-    own = 0 if url else instructions
-    wanted = command.read_questions(suites, chances, tasks, domain, columns, own, limit, batch, url)
+    params, chances = asking.limits()
+    wanted = asking.questions(chances, 0 if url else asking.instructions, url)
     say = partial(print, file=sys.stderr) if as_json else print
-    content = command.main(base, tuned, wanted, params, out, command.read_template(template), base_name, say)
+    content = command.main(base, tuned, wanted, params, out, command.read_template(asking.template), base_name, say)
     print(
         json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) if as_json else command.describe(content, out)
     )
@@ -101,7 +142,9 @@ def compare(
 
 
 @app.command(rich_help_panel=START)
+@with_asking
 def repair(
+    asking: Asking,
     base: Annotated[str, typer.Option(metavar="MODEL", help="A folder, or OWNER/NAME@COMMIT of the hub.")],
     tuned: Annotated[str, typer.Option(metavar="MODEL|ADAPTER", help="What was tuned from it, wherever.")],
     method: Annotated[
@@ -120,33 +163,19 @@ def repair(
         typer.Option(metavar="STEPS", min=0, help="Then distil from the base on the model's own answers; 0: do not."),
     ] = 0,
     distil_rate: Annotated[float, typer.Option("--distil-rate", min=0, help="Learning rate of these steps.")] = 1e-5,
-    suites: Suites = "core",
-    domain: DomainTest = None,
-    columns: ColumnsOption = None,
-    tasks: Tasks = None,
-    instructions: Instructions = 100,
-    template: TemplateOption = "own",
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the repaired model and the results go.")] = Path(
         "repaired"
     ),
-    limit: Limit = None,
-    batch: Batch = 32,
-    margin: Margin = 0.03,
-    suite_margin: SuiteMargin = 0.1,
-    min_domain_gain: MinDomainGain = 0.0,
-    confidence: Confidence = 0.95,
-    chance: Chance = None,
 ) -> None:
     """Win back what a tuning lost, without its training data, from the two models alone. Exit codes as of `gate`."""
-    from holdfast.commands import compare as results
     from holdfast.commands import compare_models as models
     from holdfast.commands import repair as command
     from holdfast.verdict.fields import EXIT_CODES
 
-    params, chances = results.parse_options(margin, suite_margin, confidence, chance or [], min_domain_gain)
-    wanted = models.read_questions(suites, chances, tasks, domain, columns, instructions, limit, batch, None)
+    params, chances = asking.limits()
+    wanted = asking.questions(chances, asking.instructions, None)
     options = command.Options(command.read_method(method), retention, part, keep, distil, distil_rate)
-    content = command.main(base, tuned, wanted, params, options, out, models.read_template(template), print)
+    content = command.main(base, tuned, wanted, params, options, out, models.read_template(asking.template), print)
     print(command.describe(content, out))
     raise typer.Exit(EXIT_CODES[content["verdict"]])
 

@@ -76,14 +76,15 @@ def belonging_together() -> Iterator[None]:
 
 
 def inspect(model: str, name: str) -> manifest.Manifest:
-    """The manifest of a folder or of a model on the hub, checked and hashed. Raises UserError."""
+    """The manifest of a folder or of a model on the hub, checked and hashed. Raises CannotCompare where there is none, UserError
+    where it is broken."""
     if Path(model).is_dir():
         folder = Path(model).resolve()
         return replace(inspect_folder(name, Model(path=folder.name), folder.parent), source=str(folder))
     if match := HUB.fullmatch(model):
         return inspect_folder(name, Model(hub=match[1], revision=match[2]), Path())
     do = "give a model's folder, or OWNER/NAME@COMMIT of the hub, with the full commit hash"
-    raise UserError("no such folder, and no pinned model of the hub", where=model, do=do)
+    raise CannotCompare("no such folder, and no pinned model of the hub", where=model, do=do)
 
 
 def find_folder(model: str) -> Path:

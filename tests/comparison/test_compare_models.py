@@ -94,7 +94,8 @@ def test_a_server_answers_for_both(lab: ModelLab, out: Path) -> None:
     ("models", "more", "code", "says"),
     [
         ({"tuned": "BASE"}, [], 2, "nothing was tuned"),
-        ({"tuned": "nowhere"}, [], 3, "no such folder"),
+        ({"tuned": "nowhere"}, [], 2, "no such folder"),
+        ({"base": "nowhere"}, [], 2, "no such folder"),
         ({}, ["--template", "mine"], 3, "neither own nor base"),
         ({}, ["--columns", "prompt=a,response=b"], 3, "goes with --domain"),
         ({}, ["--domain", "nowhere.jsonl"], 3, "no such file"),

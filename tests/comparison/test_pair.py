@@ -13,7 +13,7 @@ from helpers import perturb
 
 from holdfast.comparison import pair
 from holdfast.core import manifest
-from holdfast.core.errors import CannotCompare, UserError
+from holdfast.core.errors import CannotCompare
 
 IDS = torch.arange(9)[None]
 
@@ -88,6 +88,11 @@ def test_another_size_or_vocabulary_is_another_model(tiny: Path, tmp_path: Path)
         LlamaForCausalLM(config).save_pretrained(folder)
         with pytest.raises(CannotCompare, match=f"another model than the base \\(its {part}"):
             pair.open_pair(str(tiny), str(folder), tmp_path)
+    file = shutil.copytree(tiny, tmp_path / "architecture") / "config.json"
+    mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | mistral))
+    with pytest.raises(CannotCompare, match=r"another model than the base \(its architecture: Mistral"):
+        pair.open_pair(str(tiny), str(file.parent), tmp_path)
 
 
 def test_another_template_is_refused_unless_both_speak_in_the_base_s(tiny: Path, tmp_path: Path) -> None:
@@ -102,7 +107,7 @@ def test_another_template_is_refused_unless_both_speak_in_the_base_s(tiny: Path,
 
 
 @pytest.mark.parametrize("name", ["nowhere", "owner/name", "owner/name@main"])
-def test_a_model_that_is_nowhere_is_a_wrong_call(tiny: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="no such folder") as error:
-        pair.open_pair(str(tiny), name, tmp_path)
-    assert not isinstance(error.value, CannotCompare)
+def test_with_a_model_that_is_nowhere_nothing_can_be_compared(tiny: Path, tmp_path: Path, name: str) -> None:
+    for base, tuned in ((str(tiny), name), (name, str(tiny))):
+        with pytest.raises(CannotCompare, match="no such folder"):
+            pair.open_pair(base, tuned, tmp_path)

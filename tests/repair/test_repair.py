@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import ROOT
 from model_lab import ModelLab, open_lab
 
 from holdfast.commands import repair as command
@@ -58,19 +59,23 @@ def test_methods_keep_a_part_of_the_change(lab: ModelLab, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("more", "code", "says"),
+    ("models", "more", "code", "says"),
     [
-        (["--method", "magic"], 3, "no method 'magic'"),
-        (["--part", "1.5"], 3, "less than or equal to 1"),
-        ([], 3, "--part 0.5"),  # the random base writes no fit user turns
+        ({}, ["--method", "magic"], 3, "no method 'magic'"),
+        ({}, ["--part", "1.5"], 3, "less than or equal to 1"),
+        ({}, [], 3, "--part 0.5"),  # the random base writes no fit user turns
+        ({"base": "nowhere"}, [], 2, "no such folder"),  # the teacher is missing
+        ({"tuned": "BASE"}, ["--part", "0.5"], 2, "nothing was tuned"),
+        ({"tuned": "OTHER"}, ["--part", "0.5"], 2, "another model than the base (its parameters"),
     ],
 )
 def test_bad_input_gets_few_lines(
-    lab: ModelLab, capsys: pytest.CaptureFixture[str], more: list[str], code: int, says: str
+    lab: ModelLab, capsys: pytest.CaptureFixture[str], models: dict[str, str], more: list[str], code: int, says: str
 ) -> None:
-    assert lab.run("repair", "bad", *more) == code
+    places = {"BASE": str(lab.base), "OTHER": str(ROOT / "models/pocket/base")}
+    assert lab.run("repair", "bad", *more, **{key: places.get(name, name) for key, name in models.items()}) == code
     error = capsys.readouterr().err
-    assert says in error and "Traceback" not in error
+    assert says in error and "Traceback" not in error and (code == 3 or len(error.strip().splitlines()) <= 3)
 
 
 def test_a_model_that_kept_enough_has_nothing_to_repair(
