@@ -15,12 +15,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study import run
+from benchmarks.study import run, table
 from benchmarks.study.league import fronts, picture
 from benchmarks.study.league.fronts import Method, Reading
 from benchmarks.study.table import Study
 
-CONTROL = "domain-only_0.00065"
+CONTROL, DEFAULT = "domain-only_0.00065", "rows-35_0.0005"
 
 
 def main() -> None:
@@ -49,19 +49,48 @@ def print_table(study: Study, methods: list[Method]) -> None:
     best = max(methods, key=lambda method: method.best)
     print("# The league: what each method forgets at the same domain score\n")
     print(
-        f"`python -m benchmarks.study.league table`: {len(methods)} methods, {len(cells)} trainings of the pocket lab. Each method's front runs "
-        f"over its knob; between two of its points it is read off by straight interpolation at 50, 75 and 90 % of the best domain score of "
+        f"`python -m benchmarks.study.league table`: {len(methods)} methods, {len(cells)} trainings of the pocket lab. A method's front runs "
+        f"over its knob. Between two of its points it is read off by straight interpolation, at 50, 75 and 90 % of the best domain score of "
         f"all ({100 * best.best:.1f}, {best.name}). *Lost*: points of the general score below the base's "
-        f"{100 * study.base['evaluation']['general']:.1f}, with 95 % bootstrap intervals over seeds and items (with one seed, over items alone). "
-        "*n*: seeds of the points read between. *Cost*: operations of the training, and with the synthesis of the whole replay set (once for "
-        "all arms), ÷ domain alone's training. A *-* says that no point reaches the score; *> x* that the weakest point lies above it and "
-        "loses x there. Smallest loss at 75 % first, then at 50 %.\n"
+        f"{100 * study.base['evaluation']['general']:.1f}, with 95 % bootstrap intervals over seeds and items (one seed: over items alone). "
+        "*n*: seeds of the points that it is read between. *Cost*: operations of the training, and in brackets with the synthesis of the "
+        "whole replay set, which is done once for all arms, ÷ domain alone's training. *-*: no point reaches the score. *(0.7 at 59.0)*: all points "
+        "lie above it, and the lowest loses so much there. Smallest loss at 75 % first, then at 50 %.\n"
     )
     heads = " | ".join(f"lost at {100 * level:.1f} | n | cost" for level in levels)
     print(f"| method | knob | points | best domain | {heads} |")
     print("|---|---|---:|---:|" + "---:|---:|---:|" * len(levels))
     for method in sorted(methods, key=lambda method: rank(study, method, levels)):
         print(row_of(study, method, levels))
+    names = {method.name for method in methods}
+    if missing := [name for name in fronts.list_names() if name not in names]:
+        print(
+            "\nNot trained yet (`python -m benchmarks.study.run --study benchmarks/study/league/league.yaml`): "
+            + "; ".join(missing)
+            + "."
+        )
+    print_rivals(study, methods)
+
+
+def print_rivals(study: Study, methods: list[Method]) -> None:
+    """Every method that reaches the default's domain score, against it."""
+    default = study.cells[DEFAULT]
+    level, base = study.mean(DEFAULT, "domain"), study.base["evaluation"]["general"]
+    lost = base - study.mean(DEFAULT, "general")
+    print(f"\n## At the domain score of the default, {100 * level:.1f}\n")
+    at = next(point for method in methods for point in method.points if point.key == DEFAULT)
+    print(
+        f"The default ({DEFAULT.replace('_', ' at ')}, {len(default)} seeds) loses {100 * lost:.1f} {table.interval(study.lost(DEFAULT))} there, "
+        f"at a cost of {cost(study, at)}. *More*: points that a method loses beyond that, paired by item.\n"
+    )
+    print("| method | lost | more than the default | n | cost |")
+    print("|---|---:|---:|---:|---:|")
+    readings = [(fronts.read_off(study, method, level), method) for method in methods if "default" not in method.name]
+    for reading, method in sorted(((r, m) for r, m in readings if r), key=lambda pair: pair[0].lost):
+        difference = table.interval(reading.drawn - study.lost(DEFAULT))
+        print(
+            f"| {method.name} | {100 * reading.lost:.1f} | {100 * (reading.lost - lost):+.1f} {difference} | {reading.seeds} | {cost(study, reading)} |"
+        )
 
 
 def rank(study: Study, method: Method, levels: list[float]) -> tuple[float, float, float]:
@@ -80,13 +109,12 @@ def row_of(study: Study, method: Method, levels: list[float]) -> str:
 def level_fields(study: Study, method: Method, level: float) -> list[str]:
     reading = fronts.read_off(study, method, level)
     if reading:
-        low, high = reading.interval
-        return [f"{100 * reading.lost:.1f} [{100 * low:.1f}, {100 * high:.1f}]", reading.seeds, cost(study, reading)]
+        return [f"{100 * reading.lost:.1f} {table.interval(reading.drawn)}", reading.seeds, cost(study, reading)]
     if method.best < level:
         return ["-", "", ""]
     weakest = min((point for point in method.points if point.domain > level), key=lambda point: point.domain)
     lost = study.base["evaluation"]["general"] - weakest.general
-    return [f"> {100 * lost:.1f} at {100 * weakest.domain:.1f}", f"{weakest.seeds}", cost(study, weakest)]
+    return [f"({100 * lost:.1f} at {100 * weakest.domain:.1f})", f"{weakest.seeds}", cost(study, weakest)]
 
 
 def cost(study: Study, at: Any) -> str:

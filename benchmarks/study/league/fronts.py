@@ -43,12 +43,12 @@ class Method:
         return max(point.domain for point in self.points)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reading:
-    """What a method loses of the general score at a domain score, with a 95 % interval; the cost there in operations."""
+    """What a method loses of the general score at a domain score; the cost there in operations."""
 
     lost: float
-    interval: tuple[float, float]
+    drawn: Draws  # of it, by the bootstrap
     training: float
     synthesis: float
     seeds: str
@@ -73,6 +73,10 @@ def load_methods(study: Study) -> list[Method]:
         if points:
             methods.append(Method(entry["name"], entry["knob"], entry.get("label", ""), points))
     return methods
+
+
+def list_names() -> list[str]:
+    return [entry["name"] for entry in yaml.safe_load(METHODS.read_text())["methods"]]
 
 
 def make_point(study: Study, key: str, synthesis: dict[str, float]) -> Point:
@@ -107,10 +111,9 @@ def interpolate(study: Study, low: Point, high: Point, domain: float) -> Reading
     drawn = lost[0] + along * (lost[1] - lost[0])
     part = (domain - low.domain) / (high.domain - low.domain)
     base = study.base["evaluation"]["general"]
-    bounds = np.quantile(drawn, [0.025, 0.975])
     return Reading(
         lost=base - (low.general + part * (high.general - low.general)),
-        interval=(float(bounds[0]), float(bounds[1])),
+        drawn=drawn,
         training=low.flops + part * (high.flops - low.flops),
         synthesis=max(low.synthesis, high.synthesis),
         seeds=f"{low.seeds}, {high.seeds}" if low.seeds != high.seeds else f"{low.seeds}",

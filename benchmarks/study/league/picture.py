@@ -27,7 +27,12 @@ def draw(study: Study, methods: list[Method], levels: list[float], file: Path) -
         x = [100 * point.domain for point in method.points]
         y = [max(100 * (base - point.general), LEAST) for point in method.points]
         colour = next(colours) if method.label else "0.75"
-        axes.plot(x, y, marker="o", ms=4 if method.label else 2.5, lw=1.8 if method.label else 0.9, color=colour)
+        mark = (
+            {"marker": "*", "ms": 13}
+            if len(x) == 1 and method.label
+            else {"marker": "o", "ms": 4 if method.label else 2.5}
+        )
+        axes.plot(x, y, lw=1.8 if method.label else 0.9, color=colour, **mark)
         if method.label:
             axes.annotate(
                 method.label,
