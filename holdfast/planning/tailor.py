@@ -23,7 +23,9 @@ from holdfast.training.rate_choice import usual_rate
 
 ANSWER_TOKENS = 32  # of a replay answer: chat is lost at an answer's first tokens, and a mean over long ones hides them
 TURN_TOKENS = 256  # tokens of a reconstructed user turn, at most
-CPU_TURN_TOKENS = 128  # the same on a CPU, where a batch waits longest for turns that never end: one in ten of a small base's
+CPU_TURN_TOKENS = (
+    128  # the same on a CPU, where a batch waits longest for turns that never end: one in ten of a small base's
+)
 FEW_STEPS, SMALL_BASE = 100, 1e9  # parameters; larger bases train adapters
 LORA_RANK = 32  # on all linear layers
 CPU_BATCH = 64  # rows that are written at once on a CPU, where a step costs nearly as much for 16
@@ -35,7 +37,7 @@ MIN_REPLAY_ROWS = 200  # rows of the replay set below which `quality` stops: two
 MIN_CLUSTERS, ROWS_PER_CLUSTER = 12, 25
 THINKING_SHARE = 0.1  # of the reconstructed rows
 TOOLS_SHARE = 0.1  # of the reconstructed rows; 100 traces restored function calling in arXiv 2604.08388
-LOOKALIKES_SHARE = 0.7  # of the reconstructed rows; they end in time less often, so about half of the fit ones
+LOOKALIKES_SHARE = 0.7  # of the reconstructed rows; they end in time less often, so about two fifths of the fit ones
 SHARE, KL_COEFFICIENT = 0.25, 4.0  # of rows; docs/evidence/real-model.md
 MICRO_BATCHES = (8, 4, 2, 1)  # rows at once on a device, tried in turn; more gain little
 MEMORY_PART = 0.6  # of the machine's memory that training may take by the plan

@@ -381,6 +381,13 @@ def test_limit_itself_is_allowed(lab: Lab) -> None:
     assert lab.failed() == []
 
 
+def test_lookalikes_are_cut_on_purpose_and_do_not_count_as_unfinished(lab: Lab) -> None:
+    for row in [*lab.raw[16:], *lab.rejected]:
+        row["family"] = "lookalikes"
+    lab.run(max_unfinished=0.01, min_rows=10, min_clusters=4)
+    assert not [expectation for _, expectation in lab.failed() if "unfinished" in expectation]
+
+
 def test_limit_is_allowed_where_one_minus_it_is_not_exact() -> None:
     assert 1 - 0.95 > 0.05
     assert complement(0.95) == 0.05
@@ -390,6 +397,7 @@ def test_what_contracts_refuse_already_is_found_as_well(tmp_path: Path) -> None:
     """The expectations do not lean on the contracts of the files."""
     row = dict(
         id="a",
+        family="plain",
         text=None,
         asked="Why?",
         finish_reason="stop",
