@@ -155,7 +155,7 @@ def count_data(params: Params, tokenizer: Any) -> tuple[Domain, list[str]]:
 
     tasks, evaluate = Path(params.evaluate.tasks), params.evaluate
     sizes = {name: count_items(name, tasks) for name in evaluate.tasks_asked()}
-    sizes |= dict.fromkeys(evaluate.core_suites(), evaluate.core.items)
+    sizes |= {name: evaluate.core.count_items(name) for name in evaluate.core_suites()}
     notes = []
     if unknown := [name for name, n in sizes.items() if n is None]:
         notes.append(f"{len(unknown)} suites are taken to have {USUAL_ITEMS} items each: {', '.join(unknown[:3])}")

@@ -45,7 +45,8 @@ def ask(model: LM, params: Evaluate, tokenizer: Any, context: int, only: dict[st
         if reason := families.reason_to_leave_out(tokenizer, name):
             left_out[suite] = reason
             continue
-        questions = families.pose(tokenizer, name, min(params.core.items, params.limit or params.core.items))
+        number = params.core.count_items(suite)
+        questions = families.pose(tokenizer, name, min(number, params.limit or number))
         questions = [question for question in questions if fits(params, tokenizer, name, question, context)]
         if only is not None:
             questions = [question for question in questions if question.item.id in only[suite]]

@@ -243,5 +243,5 @@ def prompts(params: Evaluate, domain_test: Path) -> dict[str, list[str]]:
         texts = [task.doc_to_text(doc) for task in tasks for doc in task.eval_docs]
         texts_by_suite[name] = [text for text in texts if isinstance(text, str)]
     for suite in params.core_suites():
-        texts_by_suite[suite] = families.texts(suite.removeprefix(f"{CORE}/"), params.core.items)
+        texts_by_suite[suite] = families.texts(suite.removeprefix(f"{CORE}/"), params.core.count_items(suite))
     return texts_by_suite

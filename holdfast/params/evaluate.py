@@ -48,6 +48,7 @@ Family = Literal[
     "calibration",
 ]
 CORE_FAMILIES: tuple[Family, ...] = get_args(Family)
+GUARDED: tuple[Family, ...] = ("refusals", "tools", "languages", "turns", "thinking")  # what users report as lost
 CORE_CHANCES = {"calibration": 0.625}  # scores of guessing that are not 0
 
 
@@ -74,8 +75,11 @@ class SelfSuite(Section):
 class CoreSuite(Section):
     """Items made by code of Holdfast: no download, for any chat model, through its own template (docs/core-suite.md)."""
 
-    items: Annotated[int, Field(ge=6, le=150)] = 96
-    """Items of each family; more of them begin with the same ones."""
+    items: Annotated[int, Field(ge=6, le=400)] = 60
+    """Items of each family that items_of does not name; more of them begin with the same ones."""
+    items_of: dict[Family, Annotated[int, Field(ge=6, le=400)]] = dict.fromkeys(GUARDED, 204)
+    """Items of the families whose loss is the most dangerous: so many that a loss of 5 points is seen where nothing else moved
+    (docs/core-suite.md)."""
     leave_out: list[Family] = []
     """Families that are not asked."""
     thought_tokens: Annotated[int, Field(ge=0)] = 512
@@ -84,6 +88,10 @@ class CoreSuite(Section):
 
     def suites(self) -> list[str]:
         return [f"{CORE}/{family}" for family in CORE_FAMILIES if family not in self.leave_out]
+
+    def count_items(self, suite: str) -> int:
+        """Items of a family, by the name of its suite."""
+        return next((n for family, n in self.items_of.items() if suite == f"{CORE}/{family}"), self.items)
 
 
 class Evaluate(Section):

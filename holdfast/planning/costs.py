@@ -164,10 +164,13 @@ def name_cells(arm: str, trainings: list[str]) -> list[str]:
 
 def count_suite_answers(evaluate: Evaluate, items: float, mean: float, limit: int) -> float:
     """Tokens that a model writes for `items` items: the core suite's answers have limits of their own, others the mean length."""
-    each = min(evaluate.core.items, evaluate.limit or evaluate.core.items)
-    limits = [FAMILIES[name.removeprefix(f"{CORE}/")].max_tokens for name in evaluate.core_suites()]
-    written = sum(each * stretch_answer(mean, limit, own) for own in limits if own > 1)
-    return written + max(items - each * len(limits), 0) * mean
+    sizes = {name: evaluate.core.count_items(name) for name in evaluate.core_suites()}
+    of_core = {name: min(number, evaluate.limit or number) for name, number in sizes.items()}
+    limits = {name: FAMILIES[name.removeprefix(f"{CORE}/")].max_tokens for name in of_core}
+    written = sum(
+        each * stretch_answer(mean, limit, limits[name]) for name, each in of_core.items() if limits[name] > 1
+    )
+    return written + max(items - sum(of_core.values()), 0) * mean
 
 
 def stretch_answer(mean: float, limit: int, other_limit: int) -> float:

@@ -77,7 +77,7 @@ def count_suites(names: list[str], evaluate: Evaluate, ingest: Ingest | None) ->
     suites, uncounted = {}, []
     for name in names:
         if name in evaluate.core_suites():
-            items: int | None = evaluate.core.items
+            items: int | None = evaluate.core.count_items(name)
         elif name == DOMAIN_TEST:
             items = count_test_rows(ingest) if ingest else None
         else:

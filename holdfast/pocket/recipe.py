@@ -160,15 +160,20 @@ def training_items(name: str, examples: int, seed: int):
 
 
 def batches(tokenizer, name: str, examples: int, seed: int):
-    """Batches of similar length, in random order within a block: (ids, loss weights), both (B, T).
+    """Batches of a model's training set, as `make_batches` has them."""
+    items = training_items(name, examples, seed)
+    return make_batches((encode(tokenizer, block, PROMPT_WEIGHT[name]) for block in items), seed)
+
+
+def make_batches(blocks, seed: int):
+    """Batches of similar length, in random order within a block of (token ids, loss weights): (ids, loss weights), both (B, T).
 
     The weights of an average batch add up to 1. A token's weight does not depend on what stands beside it in the batch:
     were each batch's loss a mean, short user turns would count for more, and the base would write more of them.
     """
     import torch
 
-    for number, items in enumerate(training_items(name, examples, seed)):
-        rows = encode(tokenizer, items, PROMPT_WEIGHT[name])
+    for number, rows in enumerate(blocks):
         rows.sort(key=lambda row: len(row[0]))
         groups = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
         random.Random(f"{seed}/order/{number}").shuffle(groups)

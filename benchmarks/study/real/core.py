@@ -19,7 +19,11 @@ from holdfast.params.models import Model
 
 def main(folder: Path, items: int, answers: Path | None) -> None:
     params = Evaluate(
-        tasks="none", suites={"core": {"role": "general"}}, self_suite={"rows": 0}, core={"items": items}, seed=1
+        tasks="none",
+        suites={"core": {"role": "general"}},
+        self_suite={"rows": 0},
+        core={"items": items, "items_of": {}},
+        seed=1,
     )
     base = inspect_model("base", Model(path=folder.name), folder.parent)
     start, processor = time.time(), time.process_time()

@@ -1,0 +1,92 @@
+"""How often the gate catches a loss that was planted in one family of the core suite, and names it; and how often it cries wolf.
+
+    python -m benchmarks.lab.planted [--runs 100]        (minutes; asks no model)
+
+Items and scorers are the core suite's, answers are written for them (holdfast/core_suite/planted.py), and the gate is the one that
+ships, with the margins of a profile for real models. A base has 90 % of the items right. `flips` is what differs between two evaluations
+of models that are equally good: that part of all items comes out otherwise, about half of them lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from holdfast.core_suite import families, planted
+from holdfast.params.evaluate import CORE, Evaluate
+from holdfast.params.gate import Gate
+from holdfast.params.whole import Params
+from holdfast.verdict import thresholds
+from holdfast.verdict.planted import find_smallest, simulate_planted
+from holdfast.verdict.simulation import Suites
+
+PROFILE = Path(__file__).parents[2] / "profiles" / "qwen2.5-0.5b.yaml"
+DROPS = (0.05, 0.1, 0.15, 0.2)
+FLIPS = (0.0, 0.04, 0.1)
+SIZES = (60, 96, 150, 204, 300, 450, 700, 1000, 1500)
+
+
+def describe_suites() -> Suites:
+    """The suites as the settings of an evaluation describe them, with as many items as are asked by default."""
+    core = Evaluate.model_fields["core"].default
+    sizes = {
+        suite: len(families.draw_items(suite.removeprefix(f"{CORE}/"), core.count_items(suite)))
+        for suite in core.suites()
+    }
+    return {suite: {"role": "general", "chance": 0.0, "items": n, "before": None} for suite, n in sizes.items()}
+
+
+def load_demands() -> Gate:
+    """What a profile for real models asks of the core suite."""
+    wanted = Params.load(PROFILE).gate
+    return wanted.model_copy(update={"resamples": 400, "min_domain_gain": -1.0, "control": None})
+
+
+def show_rate(hits: int, runs: int) -> str:
+    """Per cent, with a 95 % Wilson interval."""
+    z = 1.96
+    centre, spread = hits + z * z / 2, z * math.sqrt(hits * (runs - hits) / runs + z * z / 4)
+    low, high = (100 * (centre + side * spread) / (runs + z * z) for side in (-1, 1))
+    return f"{100 * hits / runs:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def list_rates(runs: int) -> Iterator[str]:
+    params, suites, core = load_demands(), describe_suites(), Evaluate.model_fields["core"].default
+    yield "| family | items | flips | " + " | ".join(f"{100 * drop:g} points" for drop in DROPS) + " |"
+    yield "|---" * (3 + len(DROPS)) + "|"
+    for name in planted.LOST:
+        suite = f"{CORE}/{name}"
+        right, lost = np.array(planted.mark(name, core.count_items(suite))).T
+        for flips in FLIPS:
+            caught = [simulate_planted(params, suites, suite, lost < right, drop, flips, runs) for drop in DROPS]
+            rates = " | ".join(show_rate(hits, runs) for hits in caught)
+            yield f"| {name} | {len(right)} | {100 * flips:g} % | {rates} |"
+    yield f"\nNothing planted, fails among {runs} arms:\n"
+    for flips in FLIPS:
+        hits = simulate_planted(params, suites, "", np.array([]), 0.0, flips, runs)
+        yield f"- flips {100 * flips:g} %: {show_rate(hits, runs)}"
+
+
+def list_sizes_needed() -> Iterator[str]:
+    params = load_demands()
+    confidence, margin = thresholds.confidences(params, describe_suites())[1], params.suite_margins[f"{CORE}/tools"]
+    yield "\nSmallest true loss, in points, of which the items are a sample, that is caught 95 times in 100:\n"
+    yield "| items of a family | " + " | ".join(f"flips {100 * flips:g} %" for flips in FLIPS) + " |"
+    yield "|---" * (1 + len(FLIPS)) + "|"
+    for items in SIZES:
+        drops = [100 * find_smallest(items, flips, confidence, float(margin)) for flips in FLIPS]
+        yield f"| {items} | " + " | ".join(f"{drop:.1f}" for drop in drops) + " |"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runs", type=int, default=100)
+    given = parser.parse_args()
+    for line in list_rates(given.runs):
+        print(line, flush=True)
+    for line in list_sizes_needed():
+        print(line, flush=True)
