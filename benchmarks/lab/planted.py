@@ -25,7 +25,7 @@ from holdfast.verdict.planted import find_smallest, simulate_planted
 from holdfast.verdict.simulation import Suites
 
 PROFILE = Path(__file__).parents[2] / "profiles" / "qwen2.5-0.5b.yaml"
-DROPS = (0.05, 0.1, 0.15, 0.2)
+DROPS = (0.05, 0.1, 0.2)
 FLIPS = (0.0, 0.04, 0.1)
 SIZES = (60, 96, 150, 204, 300, 450, 700, 1000, 1500)
 
@@ -43,7 +43,7 @@ def describe_suites() -> Suites:
 def load_demands() -> Gate:
     """What a profile for real models asks of the core suite."""
     wanted = Params.load(PROFILE).gate
-    return wanted.model_copy(update={"resamples": 400, "min_domain_gain": -1.0, "control": None})
+    return wanted.model_copy(update={"resamples": 200, "min_domain_gain": -1.0, "control": None})
 
 
 def show_rate(hits: int, runs: int) -> str:
@@ -56,19 +56,19 @@ def show_rate(hits: int, runs: int) -> str:
 
 def list_rates(runs: int) -> Iterator[str]:
     params, suites, core = load_demands(), describe_suites(), Evaluate.model_fields["core"].default
-    yield "| family | items | flips | " + " | ".join(f"{100 * drop:g} points" for drop in DROPS) + " |"
-    yield "|---" * (3 + len(DROPS)) + "|"
-    for name in planted.LOST:
-        suite = f"{CORE}/{name}"
-        right, lost = np.array(planted.mark(name, core.count_items(suite))).T
-        for flips in FLIPS:
-            caught = [simulate_planted(params, suites, suite, lost < right, drop, flips, runs) for drop in DROPS]
-            rates = " | ".join(show_rate(hits, runs) for hits in caught)
-            yield f"| {name} | {len(right)} | {100 * flips:g} % | {rates} |"
-    yield f"\nNothing planted, fails among {runs} arms:\n"
+    yield f"Nothing planted, fails among {runs} arms:\n"
     for flips in FLIPS:
         hits = simulate_planted(params, suites, "", np.array([]), 0.0, flips, runs)
         yield f"- flips {100 * flips:g} %: {show_rate(hits, runs)}"
+    marks = {name: np.array(planted.mark(name, core.count_items(f"{CORE}/{name}"))).T for name in planted.LOST}
+    for flips in FLIPS:
+        yield f"\nPlanted in one family, caught and named, flips {100 * flips:g} %:\n"
+        yield "| family | items | " + " | ".join(f"{100 * drop:g} points" for drop in DROPS) + " |"
+        yield "|---" * (2 + len(DROPS)) + "|"
+        for name, (right, lost) in marks.items():
+            suite = f"{CORE}/{name}"
+            caught = [simulate_planted(params, suites, suite, lost < right, drop, flips, runs) for drop in DROPS]
+            yield f"| {name} | {len(right)} | {' | '.join(show_rate(hits, runs) for hits in caught)} |"
 
 
 def list_sizes_needed() -> Iterator[str]:

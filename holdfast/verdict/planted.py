@@ -40,7 +40,7 @@ def simulate_planted(
         rng = np.random.default_rng([run, len(planted), round(1000 * drop), round(1000 * flips)])
         before, after = dict[str, pa.Table](), dict[str, pa.Table]()
         for name, suite in suites.items():
-            right = rng.random(suite["items"]) < BASE
+            right: np.ndarray = np.less(rng.random(suite["items"]), BASE)
             again = evaluate_again(rng, right, flips)
             if name == planted:
                 lost = rng.permutation(np.flatnonzero(again & losable))
