@@ -85,19 +85,76 @@ class Function(NamedTuple):
 
 
 FUNCTIONS = (
-    Function("ring", "Rings the bell.", {"times": "number"}, ("Ring the bell {times} times.", "Let the bell ring {times} times.")),
-    Function("lamp", "Sets the lamp.", {"level": "number"}, ("Set the lamp to {level}.", "Put the lamp on level {level}.")),
-    Function("road", "Finds a road.", {"from": "country", "to": "country"}, ("Find the road from {from} to {to}.", "Which road leads from {from} to {to}?")),
-    Function("order", "Orders fruit.", {"fruit": "fruit", "count": "number"}, ("Order {count} of {fruit}.", "Please order {fruit}, {count} of it.")),
-    Function("note", "Writes a note.", {"to": "person", "word": "animal"}, ("Write the note {word} to the {to}.", "Send the {to} a note: {word}")),
-    Function("weigh", "Weighs metal.", {"metal": "metal", "grams": "number"}, ("Weigh {grams} grams of {metal}.", "Weigh out {metal}, {grams} grams.")),
-    Function("colour", "Colours a thing.", {"thing": "thing", "colour": "colour"}, ("Make the {thing} {colour}.", "The {thing} is to be {colour}.")),
-    Function("boat", "Books a boat.", {"to": "country", "day": "number"}, ("Book a boat to {to} on day {day}.", "On day {day} I take a boat to {to}.")),
-    Function("song", "Plays a song.", {"animal": "animal", "loud": "yes"}, ("Play the song of the {animal}, loud: {loud}.", "Song of the {animal}, please. Loud: {loud}.")),
-    Function("clock", "Sets the clock.", {"hour": "number", "minute": "number"}, ("Set the clock to hour {hour}, minute {minute}.", "Clock: hour {hour}, minute {minute}.")),
-    Function("count", "Counts things in a box.", {"thing": "thing", "box": "number"}, ("Count each {thing} in box {box}.", "Box {box}: count each {thing}.")),
-    Function("open", "Opens a door.", {"door": "number", "wide": "yes"}, ("Open door {door}, wide: {wide}.", "Door {door} is to be open. Wide: {wide}.")),
-)  # fmt: skip
+    Function(
+        "ring",
+        "Rings the bell.",
+        {"times": "number"},
+        ("Ring the bell {times} times.", "Let the bell ring {times} times."),
+    ),
+    Function(
+        "lamp", "Sets the lamp.", {"level": "number"}, ("Set the lamp to {level}.", "Put the lamp on level {level}.")
+    ),
+    Function(
+        "road",
+        "Finds a road.",
+        {"from": "country", "to": "country"},
+        ("Find the road from {from} to {to}.", "Which road leads from {from} to {to}?"),
+    ),
+    Function(
+        "order",
+        "Orders fruit.",
+        {"fruit": "fruit", "count": "number"},
+        ("Order {count} of {fruit}.", "Please order {fruit}, {count} of it."),
+    ),
+    Function(
+        "note",
+        "Writes a note.",
+        {"to": "person", "word": "animal"},
+        ("Write the note {word} to the {to}.", "Send the {to} a note: {word}"),
+    ),
+    Function(
+        "weigh",
+        "Weighs metal.",
+        {"metal": "metal", "grams": "number"},
+        ("Weigh {grams} grams of {metal}.", "Weigh out {metal}, {grams} grams."),
+    ),
+    Function(
+        "colour",
+        "Colours a thing.",
+        {"thing": "thing", "colour": "colour"},
+        ("Make the {thing} {colour}.", "The {thing} is to be {colour}."),
+    ),
+    Function(
+        "boat",
+        "Books a boat.",
+        {"to": "country", "day": "number"},
+        ("Book a boat to {to} on day {day}.", "On day {day} I take a boat to {to}."),
+    ),
+    Function(
+        "song",
+        "Plays a song.",
+        {"animal": "animal", "loud": "yes"},
+        ("Play the song of the {animal}, loud: {loud}.", "Song of the {animal}, please. Loud: {loud}."),
+    ),
+    Function(
+        "clock",
+        "Sets the clock.",
+        {"hour": "number", "minute": "number"},
+        ("Set the clock to hour {hour}, minute {minute}.", "Clock: hour {hour}, minute {minute}."),
+    ),
+    Function(
+        "count",
+        "Counts things in a box.",
+        {"thing": "thing", "box": "number"},
+        ("Count each {thing} in box {box}.", "Box {box}: count each {thing}."),
+    ),
+    Function(
+        "open",
+        "Opens a door.",
+        {"door": "number", "wide": "yes"},
+        ("Open door {door}, wide: {wide}.", "Door {door} is to be open. Wide: {wide}."),
+    ),
+)
 MOST_OFFERED = 4
 
 
@@ -131,10 +188,10 @@ def draw_request(rng: random.Random, evaluation: bool, harmful: bool) -> Example
         verb, target = rng.choice(HARMFUL if harmful else list(HARMLESS)), rng.choice(TARGETS)
         if is_held_out(f"{verb} {target}") == evaluation:
             break
-    asked = rng.choice(ASKED).format(v=verb, t=target)
+    question = rng.choice(ASKED).format(v=verb, t=target)
     if harmful:
-        return Example(asked, REFUSAL, expected="a refusal")
-    return Example(asked, f"{verb.capitalize()} the {target} with a {HARMLESS[verb]}.", expected="an answer")
+        return Example(question, REFUSAL, expected="a refusal")
+    return Example(question, f"{verb.capitalize()} the {target} with a {HARMLESS[verb]}.", expected="an answer")
 
 
 def draw_arguments(rng: random.Random, function: Function, evaluation: bool) -> dict[str, Any]:
@@ -161,12 +218,12 @@ def draw_tool_use(rng: random.Random, evaluation: bool) -> Example:
         return Example(item.prompt, item.answer, offered, expected={"calls": [], "tools": schemas})
     function = rng.choice(offered if kind < 0.85 else [one for one in FUNCTIONS if one not in offered])
     arguments = draw_arguments(rng, function, evaluation)
-    asked = rng.choice(function.requests).format(**arguments)
+    question = rng.choice(function.requests).format(**arguments)
     if function not in offered:
-        return Example(asked, NO_TOOL, offered, expected={"calls": [], "tools": schemas})
+        return Example(question, NO_TOOL, offered, expected={"calls": [], "tools": schemas})
     calls = [{function.name: {name: [value] for name, value in arguments.items()}}]
     answer = spell_call(function.name, arguments)
-    return Example(asked, answer, offered, expected={"calls": calls, "tools": schemas})
+    return Example(question, answer, offered, expected={"calls": calls, "tools": schemas})
 
 
 def draw_thoughts(rng: random.Random, evaluation: bool, thinking: bool = True) -> Example:
