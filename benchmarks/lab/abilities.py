@@ -245,7 +245,11 @@ def print_table() -> None:
         row = [ability, str(len(draw_items(ability))), f"{of_base:.1f}"]
         for several in by_arm.values():
             scores = [100 * cell["scores"][ability] for cell in several]
-            row += [interval(scores), interval([100 * score / max(of_base, 1e-9) for score in scores])] if scores else ["", ""]
+            row += (
+                [interval(scores), interval([100 * score / max(of_base, 1e-9) for score in scores])]
+                if scores
+                else ["", ""]
+            )
         print(f"| {' | '.join(row)} |")
     for role in ("general", "domain"):
         row = [f"the lab's {role} suites", "", f"{100 * pool(base, role):.1f}"]
