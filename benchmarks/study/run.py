@@ -186,8 +186,11 @@ def run_study(study: dict[str, Any], jobs: int, only: list[str]) -> None:
     """Runs every cell that is not finished, of the arms in `only` or of all."""
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HOLDFAST_WORKERS": "1"}
     os.chdir(ROOT)
+    from holdfast.core import shards
+
     done, shared = load(study), inputs(study)
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=shards.start_worker) as pool:
         parts = ("development", "evaluation")
         if "base" not in done or not all((SCRATCH / f"base-{part}/settings.json").is_file() for part in parts):
             scores = {

@@ -144,7 +144,7 @@ def reproduce(study: Study, methods: list[Method], method: Method, seeds: list[i
 
 def in_rows(cell: dict[str, Any]) -> dict[str, Any]:
     """The settings of a training, without its rate, with share and KL as they are counted now."""
-    settings = {name: value for name, value in cell["how"].items() if name != "learning_rate"}
+    settings = {name: value for name, value in cell["how"].items() if name not in ("learning_rate", "rates", "seeds")}
     if cell.get("counts") != "rows" and settings["share"]:
         rows, tokens = cell["ledger"]["rows"], cell["ledger"]["trained_tokens"]
         settings["share"] = rows["replay"] / (rows["domain"] + rows["replay"])
