@@ -36,7 +36,8 @@ def main() -> None:
     elif given.what == "picture":
         picture.draw(study, methods, fronts.find_levels(methods), fronts.HERE / "league.svg")
     else:
-        matching = [method for method in methods if method.name.startswith(given.method)]
+        matching = [method for method in methods if method.name == given.method]
+        matching = matching or [method for method in methods if method.name.startswith(given.method)]
         if len(matching) != 1:
             names = "\n  ".join(method.name for method in methods)
             raise SystemExit(f"'{given.method}' begins the names of {len(matching)} methods; these are:\n  {names}")
@@ -55,7 +56,7 @@ def print_table(study: Study, methods: list[Method]) -> None:
         f"{100 * study.base['evaluation']['general']:.1f}, with 95 % bootstrap intervals over seeds and items (one seed: over items alone). "
         "*n*: seeds of the points that it is read between. *Cost*: operations of the training, and in brackets with the synthesis of the "
         "whole replay set, which is done once for all arms, ÷ domain alone's training. *-*: no point reaches the score. *(0.7 at 59.0)*: all points "
-        "lie above it, and the lowest loses so much there. Smallest loss at 75 % first, then at 50 %.\n"
+        "lie above it, and the best of them loses so much there. Smallest loss at 75 % first, then at 50 %.\n"
     )
     heads = " | ".join(f"lost at {100 * level:.1f} | n | cost" for level in levels)
     print(f"| method | knob | points | best domain | {heads} |")
@@ -112,9 +113,9 @@ def level_fields(study: Study, method: Method, level: float) -> list[str]:
         return [f"{100 * reading.lost:.1f} {table.interval(reading.drawn)}", reading.seeds, cost(study, reading)]
     if method.best < level:
         return ["-", "", ""]
-    weakest = min((point for point in method.points if point.domain > level), key=lambda point: point.domain)
-    lost = study.base["evaluation"]["general"] - weakest.general
-    return [f"({100 * lost:.1f} at {100 * weakest.domain:.1f})", f"{weakest.seeds}", cost(study, weakest)]
+    above = max((point for point in method.points if point.domain > level), key=lambda point: point.general)
+    lost = study.base["evaluation"]["general"] - above.general
+    return [f"({100 * lost:.1f} at {100 * above.domain:.1f})", f"{above.seeds}", cost(study, above)]
 
 
 def cost(study: Study, at: Any) -> str:
