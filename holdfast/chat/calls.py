@@ -138,6 +138,17 @@ def decode(text: str) -> Any:
         return None
 
 
+def fits_schema(call: Call, tools: Tools) -> bool:
+    """Whether the arguments of a call are those that its function takes: none is missing or unknown, and each is of its type (JSON
+    Schema). Raises KeyError where none of the tools has its name."""
+    from jsonschema import Draft202012Validator
+    from referencing import Registry
+
+    parameters = {tool["name"]: tool["parameters"] for tool in (one.get("function", one) for one in tools)}[call.name]
+    closed = {"additionalProperties": False} | parameters
+    return Draft202012Validator(closed, registry=Registry()).is_valid(call.arguments)
+
+
 def names_of(tools: Tools) -> set[str]:
     return {tool.get("function", tool)["name"] for tool in tools}
 

@@ -87,7 +87,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     "instructions_kept": _schema(**_raw, cluster=INT, bait=BOOL),
     "instructions_rejected": _schema(**_raw, reason=TEXT, detail=TEXT),
     # finish_reason may also be "withheld": an answer to bait that is no refusal, whose text is not kept; or "unreadable": an
-    # answer under tools that names none of them, or that the template would write otherwise
+    # answer under tools that names none of them, or that the template would write otherwise; or "misfit": a call whose arguments
+    # do not fit the schema of its function
     "responses": _schema(
         id=TEXT,
         instruction_id=TEXT,
@@ -136,7 +137,8 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 
 # A column that only a file has some of whose conversations hold more than roles and texts: JSON with "tools" (the tools that
-# may be called), "thinking" (the switch for thoughts is on or off) and "turns" (for each turn an object: reasoning_content, tool_calls, train, ...). `read` puts it in place.
+# may be called), "thinking" (the switch for thoughts is on or off), "results" (what calls return), "after" (turns that follow a
+# response) and "turns" (for each turn an object: reasoning_content, tool_calls, train, ...). `read` puts it in place.
 EXTRA = pa.field("extra", TEXT)
 MAY_HAVE_EXTRA = {
     "domain",
@@ -144,6 +146,7 @@ MAY_HAVE_EXTRA = {
     "instructions_raw",
     "instructions_kept",
     "instructions_rejected",
+    "responses",
     "candidates",
     "replay",
 }
@@ -174,7 +177,7 @@ def pack_extra(row: Mapping[str, Any]) -> str | None:
     messages = row.get("messages", ())
     turns = [{key: value for key, value in m.items() if key not in ("role", "content")} for m in messages]
     extra = ({"tools": row["tools"]} if row.get("tools") else {}) | ({"turns": turns} if any(turns) else {})
-    extra |= {"thinking": row["thinking"]} if "thinking" in row else {}
+    extra |= {key: row[key] for key in ("thinking", "results", "after") if key in row}
     return json.dumps(extra, ensure_ascii=False) if extra else None
 
 
@@ -182,7 +185,7 @@ def unpack_extra(row: dict[str, Any]) -> dict[str, Any]:
     extra = json.loads(row.pop("extra", None) or "{}")
     if "turns" in extra:
         row["messages"] = [m | more for m, more in zip(row["messages"], extra["turns"], strict=True)]
-    return row | {key: extra[key] for key in ("tools", "thinking") if key in extra}
+    return row | {key: extra[key] for key in ("tools", "thinking", "results", "after") if key in extra}
 
 
 def write_table(name: str, path: Path, table: pa.Table) -> None:

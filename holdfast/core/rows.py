@@ -16,6 +16,8 @@ class Rendering(TypedDict, total=False):
 
     tools: list[Any]  # JSON schemas of the tools that the assistant may call
     thinking: bool  # how the template's switch for thoughts stands; absent: as the template has it
+    results: dict[str, dict[str, Any]]  # by name of a tool, what a call of it returns; absent: a call has no result
+    after: Messages  # turns that follow the response: results of its calls, and the base's answer to them
 
 
 class DomainRow(Rendering):
@@ -51,13 +53,13 @@ class Instruction(RawInstruction):
     bait: bool  # asks for what deserves a refusal
 
 
-class Response(TypedDict):
+class Response(Rendering):
     """One panel member's answer to an instruction."""
 
     id: str
     instruction_id: str
     text: str
-    finish_reason: str  # "stop", "length", "withheld" or "unreadable"
+    finish_reason: str  # "stop", "length", "withheld", "unreadable" or "misfit"
     n_tokens: int
     sample: int
     seed: int

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from collections.abc import Iterable
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.chat import calls, encoding, thinking
@@ -16,12 +18,15 @@ from holdfast.core_suite import (
     formatting,
     instructing,
     knowing,
-    reading_code,
+    public,
     refusing,
+    sandbox,
     speaking,
     thinking_aloud,
+    writing_code,
 )
 from holdfast.core_suite.items import Family, Item, draw
+from holdfast.params.evaluate import CORE, Evaluate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,7 +43,7 @@ FAMILIES: dict[str, Family] = {
     "arithmetic": arithmetic.ARITHMETIC,
     "facts": knowing.FACTS,
     "copying": copying.COPYING,
-    "code": reading_code.CODE,
+    "code": writing_code.WRITING_CODE,
     "calibration": knowing.CALIBRATION,
 }
 
@@ -52,17 +57,38 @@ class Question(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def draw_items(name: str, number: int) -> tuple[Item, ...]:
-    return tuple(draw(name, FAMILIES[name].make, number))
+def draw_items(name: str, number: int, context: int = copying.CONTEXT) -> tuple[Item, ...]:
+    """The first items of a family. `context`: tokens, about, of the longest."""
+    make = FAMILIES[name].make
+    assert make
+    if name == "copying":
+        make = partial(copying.make_item, context=context)
+    return tuple(draw(name, make, number))
 
 
-def reason_to_leave_out(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
-    """Why a family says nothing about a model: what its template cannot express; "" where it can."""
-    needs = FAMILIES[name].needs
+def find_family(suite: str) -> Family:
+    """The family that a suite is: "core/tools", "xstest/safe"."""
+    return FAMILIES[suite.removeprefix(f"{CORE}/")] if suite.startswith(f"{CORE}/") else public.SUITES[suite]
+
+
+def list_items(suite: str, params: Evaluate, context: int = 0) -> tuple[Item, ...]:
+    """The items of a suite as params ask for it. `context`: tokens that the model reads, at most; 0: unknown. Raises UserError where
+    the files of a public suite cannot be had."""
+    if suite in public.SUITES:
+        return public.read_items(suite, Path(params.tasks))[: params.limit]
+    longest = min(params.core.context, context or params.core.context)
+    return draw_items(suite.removeprefix(f"{CORE}/"), params.own_suites()[suite], longest)
+
+
+def find_reason_to_leave_out(tokenizer: PreTrainedTokenizerBase, suite: str) -> str:
+    """Why a suite says nothing about a model: what its template, or this system, cannot do; "" where it can."""
+    needs = find_family(suite).needs
     if needs == "tools" and not calls.reads_calls(tokenizer):
         return "the chat template shows no tools, or its calls cannot be read back"
     if needs == "thinking" and not thinks(tokenizer):
         return "the chat template has no switch for thoughts, and opens none"
+    if needs == "sandbox" and not sandbox.is_available():
+        return "this system cannot confine what a model wrote: that takes Linux with seccomp, on x86-64 or ARM64"
     return ""
 
 
@@ -73,11 +99,11 @@ def thinks(tokenizer: PreTrainedTokenizerBase) -> bool:
     return thinking.opens_thought(template.render([{"role": "user", "content": "Hello"}], respond=True))
 
 
-def pose(tokenizer: PreTrainedTokenizerBase, name: str, number: int) -> list[Question]:
-    """The items of a family that this template can express."""
+def pose(tokenizer: PreTrainedTokenizerBase, items: Iterable[Item]) -> list[Question]:
+    """Those of the items that this template can express."""
     template = template_of(tokenizer)
     questions = []
-    for item in draw_items(name, number):
+    for item in items:
         try:
             questions.append(pose_item(tokenizer, template, item))
         except Exception:  # noqa: S112  (a template is a third-party program: it may refuse a system turn or a tool's)
@@ -100,7 +126,7 @@ def describe(expected: Any) -> str:
     return shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
 
 
-def texts(name: str, number: int) -> list[str]:
-    """What the items of a family say, for decontamination: the whole, and the last turn where it is not all."""
-    items = draw_items(name, number)
+def list_texts(suite: str, params: Evaluate) -> list[str]:
+    """What the items of a suite say, for decontamination: the whole, and the last turn where it is not all."""
+    items = list_items(suite, params)
     return list(dict.fromkeys(text for item in items for text in (item.text(), str(item.messages[-1]["content"]))))

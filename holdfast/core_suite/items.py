@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from holdfast.chat.templates import Messages
 
-CORE_VERSION = 1  # of items and scorers: another version is another test
+CORE_VERSION = 2  # of items and scorers: another version is another test
 LEVELS = (1, 2, 3)  # of difficulty; items take turns
 TRIES = 200  # draws of an item that none before it equals
 
@@ -44,10 +44,10 @@ Make = Callable[[int, random.Random], Item]
 
 
 class Family(NamedTuple):
-    make: Make  # (level, random numbers) -> item
+    make: Make | None  # (level, random numbers) -> item; None: its items are read from files
     score: Callable[[Any, Answer], float]  # (what is expected, answer) -> 0..1
     max_tokens: int  # of an answer
-    needs: str = ""  # "tools" or "thinking": what the template must have
+    needs: str = ""  # "tools" or "thinking": what the template must have; "sandbox": what this system must have
     chance: float = 0.0  # score of guessing
 
 

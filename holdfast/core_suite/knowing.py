@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import random
 from typing import Any
 
+import numpy as np
+
 from holdfast.core_suite import facts
+from holdfast.core_suite.calibration import brier_score, normalise
 from holdfast.core_suite.items import Answer, Family, Item, ask, has_phrase
 
 FIRST_WORDS = 25  # of an answer: a list of all capitals is no answer
@@ -43,12 +45,8 @@ def make_choice(level: int, rng: random.Random) -> Item:
 def score_probabilities(expected: Any, answer: Answer) -> float:
     """1 - Brier / 2 (Brier 1950, over the four choices): 1 for certainty that is right, 0 for certainty that is wrong, 0.625 for
     none at all."""
-    top = max(answer.likelihoods)
-    weights = [math.exp(value - top) for value in answer.likelihoods]
-    brier = sum(
-        (weight / sum(weights) - (letter == expected)) ** 2 for weight, letter in zip(weights, LETTERS, strict=True)
-    )
-    return 1 - brier / 2
+    probabilities = np.array([normalise(answer.likelihoods)])
+    return 1 - brier_score(probabilities, np.array([LETTERS.index(expected)])) / 2
 
 
 FACTS = Family(make_fact, score_fact, max_tokens=40)

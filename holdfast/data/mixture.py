@@ -86,6 +86,19 @@ def replay_conversation(tokenizer: Any, row: ReplayRow) -> encoding.Messages:
     if turn is None:
         what = "the base's chat template does not write this answer, with calls or thoughts"
         raise UserError(what, where=f"replay row {row['id']}", do="run `dvc repro`: it was drawn with another template")
+    return follow_up(tokenizer, [*chat, turn], row)
+
+
+def follow_up(tokenizer: Any, chat: encoding.Messages, row: ReplayRow) -> encoding.Messages:
+    """The conversation with the turns after the response: results of its calls, escaped, and the base's answer to them."""
+    after = row.get("after")
+    if not after:
+        return chat
+    chat = [*chat, *encoding.escape_messages(tokenizer, after[:-1])]
+    turn = read_answer(tokenizer, chat, after[-1]["content"], row.get("tools"), row.get("thinking"))
+    if turn is None:
+        what = "the base's chat template does not write this answer to a tool's result"
+        raise UserError(what, where=f"replay row {row['id']}", do="run `dvc repro`: it was drawn with another template")
     return [*chat, turn]
 
 

@@ -1,4 +1,4 @@
-"""Asks a model the core suite, through its own template, and scores what it writes. docs/core-suite.md.
+"""Asks a model the core suite and its public relatives, through its own template, and scores what it writes. docs/core-suite.md.
 
 A family is left out, and the settings say why, where the template cannot express it. One that the base is at chance on is set
 aside by the verdict.
@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from holdfast.chat import encoding, thinking
 from holdfast.core import records
 from holdfast.core.progress import Progress
-from holdfast.core_suite import families
-from holdfast.core_suite.families import FAMILIES, Question
-from holdfast.core_suite.items import CORE_VERSION, Answer
+from holdfast.core_suite import calibration, families
+from holdfast.core_suite.families import Question
+from holdfast.core_suite.items import CORE_VERSION, Answer, Family
 from holdfast.evaluation.self_suite import end_strings
-from holdfast.params.evaluate import CORE, Evaluate
+from holdfast.params.evaluate import Evaluate
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -28,6 +30,7 @@ class Asked(NamedTuple):
     items: list[dict[str, Any]]  # rows of the contract `items`
     suites: dict[str, dict[str, Any]]  # as settings.json describes them
     left_out: dict[str, str]  # suite -> why
+    calibration: dict[str, float]  # of choices: "ece", "brier"; {} where none were asked
 
 
 def ask(model: LM, params: Evaluate, tokenizer: Any, context: int, only: dict[str, list[str]] | None = None) -> Asked:
@@ -35,35 +38,44 @@ def ask(model: LM, params: Evaluate, tokenizer: Any, context: int, only: dict[st
     rows: list[dict[str, Any]] = []
     suites: dict[str, dict[str, Any]] = {}
     left_out: dict[str, str] = {}
-    names = params.core_suites()
+    names = [name for name in params.own_suites() if only is None or name in only]
+    calibrated: dict[str, float] = {}
     progress = Progress("evaluate", len(names), "families of the core suite")
     for done, suite in enumerate(names):
         progress.advance(done - progress.done)
-        name = suite.removeprefix(f"{CORE}/")
-        if only is not None and suite not in only:
-            continue
-        if reason := families.reason_to_leave_out(tokenizer, name):
+        if reason := families.find_reason_to_leave_out(tokenizer, suite):
             left_out[suite] = reason
             continue
-        number = params.core.count_items(suite)
-        questions = families.pose(tokenizer, name, min(number, params.limit or number))
-        questions = [question for question in questions if fits(params, tokenizer, name, question, context)]
-        if only is not None:
-            questions = [question for question in questions if question.item.id in only[suite]]
+        family, items = families.find_family(suite), families.list_items(suite, params, context)
+        questions = families.pose(tokenizer, [item for item in items if only is None or item.id in only[suite]])
+        questions = [question for question in questions if fits(params, tokenizer, family, question, context)]
         if not questions:
             left_out[suite] = (
                 "its items cannot be expressed by the chat template, or are longer than the model's context"
             )
             continue
-        rows += score(suite, name, questions, answer(model, params, tokenizer, name, questions))
-        suites[suite] = {"role": "general", "chance": FAMILIES[name].chance, "metric": "score", "filter": "none"}
+        answers = answer(model, params, tokenizer, family, questions)
+        rows += score(suite, family, questions, answers)
+        suites[suite] = {"role": "general", "chance": family.chance, "metric": "score", "filter": "none"}
         suites[suite] |= {"items": len(questions), "written": not questions[0].item.choices, "version": CORE_VERSION}
+        if questions[0].item.choices:
+            calibrated = measure_calibration(questions, answers)
     progress.close()
-    return Asked(rows, suites, left_out)
+    return Asked(rows, suites, left_out, calibrated)
+
+
+def measure_calibration(questions: list[Question], answers: list[tuple[str, Answer]]) -> dict[str, float]:
+    """Expected calibration error and mean Brier score over all choices of all questions."""
+    probabilities = np.array([calibration.normalise(read.likelihoods) for _, read in answers])  # (items, choices)
+    right = np.array([question.item.choices.index(question.item.expected) for question in questions])
+    return {
+        "ece": calibration.expected_error(probabilities, right),
+        "brier": calibration.brier_score(probabilities, right),
+    }
 
 
 def answer(
-    model: LM, params: Evaluate, tokenizer: Any, name: str, questions: list[Question]
+    model: LM, params: Evaluate, tokenizer: Any, family: Family, questions: list[Question]
 ) -> list[tuple[str, Answer]]:
     """What the model writes, and how it is read, one for each question."""
     from lm_eval.api.instance import Instance
@@ -83,7 +95,7 @@ def answer(
         return answers
     requests, ends = [], end_strings(tokenizer)
     for n, question in enumerate(questions):
-        how = {"until": ends, "do_sample": False, "max_gen_toks": count_tokens(params, name, question)}
+        how = {"until": ends, "do_sample": False, "max_gen_toks": count_tokens(params, family, question)}
         requests.append(Instance("generate_until", {}, (question.prompt, how), n))
     written = model.generate_until(requests)
     answers = []
@@ -93,18 +105,20 @@ def answer(
     return answers
 
 
-def count_tokens(params: Evaluate, name: str, question: Question) -> int:
+def count_tokens(params: Evaluate, family: Family, question: Question) -> int:
     """Tokens that the model may write."""
     thinks = question.opened or bool(question.item.thinking)
-    return FAMILIES[name].max_tokens + thinks * params.core.thought_tokens
+    return family.max_tokens + thinks * params.core.thought_tokens
 
 
-def fits(params: Evaluate, tokenizer: Any, name: str, question: Question, context: int) -> bool:
+def fits(params: Evaluate, tokenizer: Any, family: Family, question: Question, context: int) -> bool:
     read = len(encoding.tokenise(tokenizer, question.prompt))
-    return context == 0 or read + count_tokens(params, name, question) <= context
+    return context == 0 or read + count_tokens(params, family, question) <= context
 
 
-def score(suite: str, name: str, questions: list[Question], answers: list[tuple[str, Answer]]) -> list[dict[str, Any]]:
+def score(
+    suite: str, family: Family, questions: list[Question], answers: list[tuple[str, Answer]]
+) -> list[dict[str, Any]]:
     rows = []
     for question, (written, read) in zip(questions, answers, strict=True):
         item = question.item
@@ -117,7 +131,7 @@ def score(suite: str, name: str, questions: list[Question], answers: list[tuple[
                 item_group=None,
                 item_hash=records.text_id(json.dumps(content, sort_keys=True, ensure_ascii=False)),
                 prompt_hash=records.text_id(question.prompt),
-                correct=FAMILIES[name].score(item.expected, read),
+                correct=family.score(item.expected, read),
                 prompt=question.prompt,
                 target=families.describe(item.expected),
                 response=written,

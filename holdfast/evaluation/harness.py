@@ -124,6 +124,8 @@ def evaluate_model(
     made_with = {"schema": 1, "model": model, "suites": used, "engine": engine, "weights": weights}
     if core.left_out:
         made_with["left_out"] = core.left_out
+    if core.calibration:
+        made_with["calibration"] = core.calibration
     if base_settings and same_as:
         refuse_other_settings(base_settings, made_with, same_as)
     scores = {name: sum(r["correct"] for r in rows if r["suite"] == name) / used[name]["items"] for name in used}

@@ -12,7 +12,7 @@ from holdfast.core import records
 from holdfast.core.errors import UserError, first_line
 from holdfast.core_suite import families
 from holdfast.data import answers
-from holdfast.params.evaluate import CORE, DOMAIN_TEST, Evaluate, Suite
+from holdfast.params.evaluate import DOMAIN_TEST, PUBLIC_SUITES, Evaluate, Suite
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -34,6 +34,8 @@ def load_tasks(params: Evaluate, domain_test: Path, tokenizer: Any = None) -> di
         prepare_ifeval(params)
     for name, suite in params.tasks_asked().items():
         check_metrics(name, suite, tasks[name])
+    for suite in params.own_suites():  # files of public suites are missed now, and not after an hour of the others
+        families.list_items(suite, params)
     if params.domain_test != "off":
         tasks[DOMAIN_TEST] = [make_test_split_task(params, records.read("domain", domain_test), tokenizer)]
     return tasks
@@ -58,7 +60,9 @@ def make_manager(params: Evaluate) -> TaskManager:
     for noisy in ("lm_eval", "lm-eval", "datasets"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     every_local = params.tasks_asked().keys() <= list_local(params)
-    if every_local:  # nothing is needed from the network, so nothing may ask for it
+    if (
+        every_local and not PUBLIC_SUITES.keys() & params.suites
+    ):  # nothing is needed from the network, so nothing may ask for it
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import datasets
@@ -214,6 +218,11 @@ def find_problems(params: Evaluate) -> dict[str, str]:
             check_metrics(name, suite, tasks)
         except UserError as error:
             problems[name] = f"{error.what}; {error.do}"
+    for suite in params.own_suites():
+        try:
+            families.list_items(suite, params)
+        except UserError as error:
+            problems[suite] = f"{error.what}; {error.do}"
     return problems
 
 
@@ -242,6 +251,6 @@ def prompts(params: Evaluate, domain_test: Path) -> dict[str, list[str]]:
     for name, tasks in load_tasks(params, domain_test).items():
         texts = [task.doc_to_text(doc) for task in tasks for doc in task.eval_docs]
         texts_by_suite[name] = [text for text in texts if isinstance(text, str)]
-    for suite in params.core_suites():
-        texts_by_suite[suite] = families.texts(suite.removeprefix(f"{CORE}/"), params.core.count_items(suite))
+    for suite in params.own_suites():
+        texts_by_suite[suite] = families.list_texts(suite, params)
     return texts_by_suite

@@ -28,6 +28,7 @@ from holdfast.panel import judge_audit, selection
 from holdfast.params.consensus import Consensus
 
 OBEYED = "the base obeys what deserves a refusal"
+MISFIT = "a call whose arguments do not fit the schema of its function"
 UNREADABLE = "a call that does not parse or names no tool that was offered, or thoughts that do not end"
 
 
@@ -85,12 +86,13 @@ def select_candidates(
     questions = instructions.loc[~instructions["id"].isin(obeyed), columns]
     questions = questions.rename(columns={"id": "instruction_id", "text": "instruction"})
     unjudged = find_unjudged(instructions)
-    best = select_responses(scored, unjudged, params).rename(columns={"text": "response"})
+    best = select_responses(scored, unjudged, params).rename(columns={"text": "response", "extra": "after"})
     best = best.merge(questions, on="instruction_id").rename(columns={"instruction_id": "id"})
     good = (best["deciding_score"] >= params.min_score) | best["refused"] | (not selection.asks_judges(params))
     good |= best["id"].isin(unjudged)
-    best = best[[*records.SCHEMAS["candidates"].names, *extra]]
-    candidates = [records.unpack_extra(row) for row in to_rows(best[good])]
+    after = ["after"] if "after" in best else []  # turns that follow a response
+    best = best[[*records.SCHEMAS["candidates"].names, *extra, *after]]
+    candidates = [unpack_row(row) for row in to_rows(best[good])]
     if not candidates:
         raise UserError(
             f"no response reached the mean score {params.min_score}",
@@ -98,7 +100,10 @@ def select_candidates(
             do=f"lower consensus.min_score (best: {best['score'].max():.2f})",
         )
     rejected = to_rows(best[~good].assign(reason="mean score below min_score"))
-    unreadable = set(scored.table.loc[scored.table["finish_reason"] == "unreadable", "instruction_id"])
+    unusable = {
+        row.instruction_id: UNREADABLE if row.finish_reason == "unreadable" else MISFIT
+        for row in scored.table[scored.table["finish_reason"].isin(("unreadable", "misfit"))].itertuples()
+    }
     rejected += [
         dict(
             id=row.id,
@@ -116,16 +121,18 @@ def select_candidates(
             base_logprob=None,
             refusal=False,
             cluster=row.cluster,
-            reason=OBEYED
-            if row.id in obeyed
-            else UNREADABLE
-            if row.id in unreadable
-            else "no finished response with enough scores",
+            reason=OBEYED if row.id in obeyed else unusable.get(row.id, "no finished response with enough scores"),
         )
         for row in instructions[~instructions["id"].isin(best["id"])].itertuples()
     ]
     assert len(candidates) + len(rejected) == len(instructions)
     return candidates, rejected
+
+
+def unpack_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A candidate with what its instruction is rendered with, and with the turns after its response."""
+    after = json.loads(row.pop("after", None) or "{}")
+    return records.unpack_extra(row) | after
 
 
 def find_unjudged(instructions: pd.DataFrame) -> set[str]:

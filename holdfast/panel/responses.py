@@ -1,16 +1,19 @@
 """Lets one panel member answer every kept instruction k times: the stage `respond`.
 
 An answer to bait that is no refusal is not kept, neither in the cache nor in the file: only that it was given. Only the base
-answers beside tools and with thoughts: what another model writes then is in another spelling, and nothing to keep.
+answers beside tools and with thoughts: what another model writes then is in another spelling, and nothing to keep. Where an
+instruction has results for its tools, the base reads those of its calls and answers once more.
 """
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from typing import Any, NamedTuple
 
 from holdfast.chat import encoding
 from holdfast.chat.answers import read_answer
+from holdfast.chat.calls import Call, fits_schema
 from holdfast.chat.templates import Messages
 from holdfast.core import manifest, shards
 from holdfast.core.rows import Instruction, Response
@@ -18,7 +21,7 @@ from holdfast.data.instructions import needs_base
 from holdfast.data.refusals import is_refusal
 from holdfast.engines import registry
 from holdfast.engines.answering import Prompt, answer_chats
-from holdfast.engines.interface import Completion, Sampling, seed_of
+from holdfast.engines.interface import Completion, Engine, Sampling, seed_of
 from holdfast.params.respond import Respond
 
 
@@ -32,6 +35,7 @@ class Request(NamedTuple):
     bait: bool = False  # asks for what deserves a refusal
     tools: list[Any] | None = None  # that may be called
     thinking: bool | None = None  # the switch for thoughts; None: as the template has it
+    results: dict[str, Any] | None = None  # what each tool returns, by name
 
     def prompt(self) -> Prompt:
         return Prompt([*self.context, {"role": "user", "content": self.text}], self.tools, self.thinking)
@@ -46,7 +50,16 @@ class Request(NamedTuple):
 def answer_instructions(instructions: list[Instruction], member: manifest.Manifest, params: Respond) -> list[Response]:
     """k responses to each instruction. Finished shards come from the cache."""
     requests = [
-        Request(row["id"], row["context"], row["text"], n, row["bait"], row.get("tools"), row.get("thinking"))
+        Request(
+            row["id"],
+            row["context"],
+            row["text"],
+            n,
+            row["bait"],
+            row.get("tools"),
+            row.get("thinking"),
+            row.get("results"),
+        )
         for row in instructions
         if not needs_base(row) or row["model"] == member.name
         for n in range(params.k)
@@ -72,23 +85,27 @@ def answer_shard(rows: list[Any], params: Respond, member: manifest.Manifest) ->
         completions |= zip(part, done, strict=True)
     written = [completions[n] for n in range(len(requests))]
     reasons = [find_reason(tokenizer, *pair) for pair in zip(requests, written, strict=True)]
+    after = read_results(engine, tokenizer, params, requests, written, reasons, seeds)
     return [
-        dict(
-            id=f"{request.instruction_id}/{member.name}/{request.sample}",
-            instruction_id=request.instruction_id,
-            text=""
-            if reason == "withheld"
-            else done.text.rstrip()
-            if needs_base(request._asdict())
-            else done.text.strip(),
-            finish_reason=reason,
-            n_tokens=done.n_tokens,
-            sample=request.sample,
-            seed=seed,
-            model=member.name,
-            revision=member.revision,
-        )
-        for request, seed, done, reason in zip(requests, seeds, written, reasons, strict=True)
+        {
+            **dict(
+                id=f"{request.instruction_id}/{member.name}/{request.sample}",
+                instruction_id=request.instruction_id,
+                text=""
+                if reason == "withheld"
+                else done.text.rstrip()
+                if needs_base(request._asdict())
+                else done.text.strip(),
+                finish_reason=reason,
+                n_tokens=done.n_tokens,
+                sample=request.sample,
+                seed=seed,
+                model=member.name,
+                revision=member.revision,
+            ),
+            **({"after": after[n]} if n in after else {}),
+        }
+        for n, (request, seed, done, reason) in enumerate(zip(requests, seeds, written, reasons, strict=True))
     ]
 
 
@@ -98,6 +115,70 @@ def find_reason(tokenizer: Any, request: Request, done: Completion) -> str:
         return "withheld"
     if needs_base(request._asdict()):
         chat = encoding.escape_messages(tokenizer, request.prompt().chat)
-        if read_answer(tokenizer, chat, done.text, request.tools, request.thinking) is None:
+        turn = read_answer(tokenizer, chat, done.text, request.tools, request.thinking)
+        if turn is None:
             return "unreadable"
+        if not calls_fit(turn, request.tools):
+            return "misfit"
     return done.finish_reason
+
+
+def calls_fit(turn: dict[str, Any], tools: list[Any] | None) -> bool:
+    return all(fits_schema(Call(**call["function"]), tools or []) for call in turn.get("tool_calls", ()))
+
+
+def read_results(
+    engine: Engine,
+    tokenizer: Any,
+    params: Respond,
+    requests: list[Request],
+    written: list[Completion],
+    reasons: list[str],
+    seeds: list[int],
+) -> dict[int, Messages]:
+    """By place of a request, the turns after its response: results of its calls, and the base's answer to them. None where the
+    response calls nothing, where a result is missing, or where the answer does not end or cannot be read."""
+    chats: dict[int, Messages] = {}
+    for n, (request, done, reason) in enumerate(zip(requests, written, reasons, strict=True)):
+        if request.results and reason == "stop":
+            chat = add_results(tokenizer, request, done)
+            chats |= {n: chat} if chat else {}
+    if not chats:
+        return {}
+    prompts = [Prompt(chat, requests[n].tools, requests[n].thinking) for n, chat in chats.items()]
+    sampling = Sampling(temperature=params.temperature, top_p=params.top_p, max_tokens=params.tools_max_tokens)
+    answers = answer_chats(engine, tokenizer, prompts, [seed_of(seeds[n], "after a result") for n in chats], sampling)
+    after = {}
+    for (n, chat), done in zip(chats.items(), answers, strict=True):
+        turn = read_answer(tokenizer, chat, done.text, requests[n].tools, requests[n].thinking)
+        if done.finish_reason == "stop" and done.text.strip() and turn and calls_fit(turn, requests[n].tools):
+            results = chat[len(requests[n].context) + 2 :]
+            after[n] = [*results, {"role": "assistant", "content": done.text.rstrip()}]
+    return after
+
+
+def add_results(tokenizer: Any, request: Request, done: Completion) -> Messages | None:
+    """The chat, escaped, up to the results of the response's calls; None where it has no call, where one has no result, or where the
+    template writes what was said before otherwise than it was read."""
+    chat = encoding.escape_messages(tokenizer, request.prompt().chat)
+    turn = read_answer(tokenizer, chat, done.text, request.tools, request.thinking)
+    made = turn.get("tool_calls", []) if turn else []
+    if not turn or not made or any(call["function"]["name"] not in (request.results or {}) for call in made):
+        return None
+    results = [
+        {
+            "role": "tool",
+            "name": call["function"]["name"],
+            "tool_call_id": call["id"],
+            "content": json.dumps((request.results or {})[call["function"]["name"]]),
+        }
+        for call in made
+    ]
+    whole = [*chat, turn, *results]
+    how = {"respond": True, "tools": request.tools, "thinking": request.thinking}
+    try:
+        before, prompt = encoding.render(tokenizer, chat, **how), encoding.render(tokenizer, whole, **how)
+    except Exception:  # a template is a third-party program: it may refuse a tool's turn
+        return None
+    shown = all(prompt.count(one["content"]) for one in results)
+    return whole if shown and prompt.startswith(before + done.text.rstrip()) else None

@@ -44,7 +44,7 @@ def asks_judges(rule: SelectionRule) -> bool:
 
 def eligible(table: pd.DataFrame, rule: SelectionRule, base: str) -> pd.Series:
     """By response: whether it could be selected, whatever the judges say."""
-    possible = (table["text"] != "") & (table["finish_reason"] != "unreadable")
+    possible = (table["text"] != "") & ~table["finish_reason"].isin(("unreadable", "misfit"))
     if rule.finished_only:
         possible &= table["finish_reason"] == "stop"
     if rule.strategy in ("base_best_of_k", "first"):

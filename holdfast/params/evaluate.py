@@ -50,6 +50,10 @@ Family = Literal[
 CORE_FAMILIES: tuple[Family, ...] = get_args(Family)
 GUARDED: tuple[Family, ...] = ("refusals", "tools", "languages", "turns", "thinking")  # what users report as lost
 CORE_CHANCES = {"calibration": 0.625}  # scores of guessing that are not 0
+PUBLIC_SUITES = {  # public suites that Holdfast reads and asks itself, with the items of their parts
+    "xstest": {"safe": 250, "unsafe": 200},
+    "bfcl": {"simple": 400, "multiple": 200, "irrelevance": 240},
+}
 
 
 class Suite(Section):
@@ -80,6 +84,9 @@ class CoreSuite(Section):
     items_of: dict[Family, Annotated[int, Field(ge=6, le=400)]] = dict.fromkeys(GUARDED, 204)
     """Items of the families whose loss is the most dangerous: so many that a loss of 5 points is seen where nothing else moved
     (docs/core-suite.md)."""
+    context: Annotated[int, Field(ge=256)] = 1024
+    """Tokens of the longest items, about, in which one line is to be found; finetune.max_length is a good choice. The model's own
+    context is a limit too."""
     leave_out: list[Family] = []
     """Families that are not asked."""
     thought_tokens: Annotated[int, Field(ge=0)] = 512
@@ -99,13 +106,14 @@ class Evaluate(Section):
 
     suites: Annotated[dict[str, Suite], Field(min_length=1)]
     """What is measured: names of lm-eval's tasks or groups (mmlu, bbh), each with its role, a group as one suite; core is Holdfast's
-    own suite, one score for each of its families."""
+    own suite, one score for each of its families; xstest and bfcl are read and asked by Holdfast, a score for each part."""
     core: CoreSuite = CoreSuite()
     """How the suite core is asked, where suites names it."""
     self_suite: SelfSuite = SelfSuite()
     """What the base answers to instructions of its own, before against after: sees a lost chat, needs no labels."""
     tasks: str
-    """Folder of local lm-eval task files (YAML and JSONL), tracked by DVC; lm-eval's own tasks need nothing there."""
+    """Folder of local lm-eval task files (YAML and JSONL), tracked by DVC; lm-eval's own tasks need nothing there. Files of XSTest and
+    BFCL in its folders xstest and bfcl are read in place of the hub's."""
     domain_test: Literal["off", "exact_match", "answer", "likelihood"] = "off"
     """Also ask every row of data/domain/test.parquet. exact_match compares response and row as text; answer
     compares their final answers; likelihood is for free text: the geometric mean of the probabilities that the
@@ -140,9 +148,10 @@ class Evaluate(Section):
         return self
 
     @model_validator(mode="after")
-    def core_is_general(self) -> Evaluate:
-        if CORE in self.suites and self.suites[CORE] != Suite(role="general"):
-            raise ValueError("the suite 'core' takes no more than 'role: general'")
+    def own_suites_are_general(self) -> Evaluate:
+        for name in (CORE, *PUBLIC_SUITES):
+            if name in self.suites and self.suites[name] != Suite(role="general"):
+                raise ValueError(f"the suite '{name}' takes no more than 'role: general'")
         return self
 
     def choose_backend(self, has_vllm: bool) -> Literal["transformers", "vllm", "openai"]:
@@ -155,16 +164,20 @@ class Evaluate(Section):
 
     def tasks_asked(self) -> dict[str, Suite]:
         """The suites that are tasks of lm-eval, by name."""
-        return {name: suite for name, suite in self.suites.items() if name != CORE}
+        return {name: suite for name, suite in self.suites.items() if name != CORE and name not in PUBLIC_SUITES}
 
-    def core_suites(self) -> list[str]:
-        """The names of the core suite's families, as suites; a template may not express all of them."""
-        return self.core.suites() if CORE in self.suites else []
+    def own_suites(self) -> dict[str, int]:
+        """The suites that Holdfast asks itself, and the items of each, at most: families of the core suite, of which a template may
+        not express all, and parts of public suites."""
+        sizes = {name: self.core.count_items(name) for name in self.core.suites()} if CORE in self.suites else {}
+        for name, parts in PUBLIC_SUITES.items():
+            sizes |= {f"{name}/{part}": items for part, items in parts.items() if name in self.suites}
+        return {name: min(items, self.limit or items) for name, items in sizes.items()}
 
     def all_suites(self) -> dict[str, Suite]:
-        """Every suite that is evaluated, by name, the domain's test split and the core suite's families included."""
+        """Every suite that is evaluated, by name, the domain's test split and those of `own_suites` included."""
         metric = "likelihood" if self.domain_test == "likelihood" else "exact_match"
         extra = {DOMAIN_TEST: Suite(role="domain", metric=metric)} if self.domain_test != "off" else {}
-        chances = {name: CORE_CHANCES.get(name.removeprefix(f"{CORE}/"), 0.0) for name in self.core_suites()}
+        chances = {name: CORE_CHANCES.get(name.removeprefix(f"{CORE}/"), 0.0) for name in self.own_suites()}
         families = {name: Suite(role="general", chance=chance) for name, chance in chances.items()}
         return {**self.tasks_asked(), **families, **extra}

@@ -56,6 +56,9 @@ class Tools(Section):
     """JSON file below folder: an object with a list of functions (name, description, parameters) for each field."""
     share: Annotated[float, Field(gt=0, le=1)]
     """Part of the self-written rows that is written and answered so, drawn by the seed."""
+    results: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Part of these rows in which a call is followed by an invented result, and the base's answer to it; functions say what they
+    return by `returns`."""
 
 
 class Thinking(Section):

@@ -58,6 +58,7 @@ class UserTurn:
     finish_reason: str = ""  # "stop": the base ended its turn; "length": it ran into max_tokens
     n_tokens: int = 0
     tools: list[dict[str, Any]] | None = None  # that the assistant may call
+    results: dict[str, dict[str, Any]] | None = None  # what each of them returns, by name; None: a call has no result
     thinking: bool | None = None  # the switch for thoughts; None: as the template has it
 
 
@@ -127,7 +128,10 @@ def draw_settings(sample: int, params: Reconstruct, parts: PromptParts) -> UserT
             opening = parts.form.draw_opening(uniform(seed, "opening"))
             return replace(turn, opening=opening, max_tokens=min(params.max_tokens, parts.form.tokens))
         case "tools":
-            return replace(turn, tools=tools.draw_tools(parts.functions, seed))
+            offered = tools.draw_tools(parts.functions, seed)
+            has_results = params.tools and uniform(seed, "results") < params.tools.results
+            results = tools.draw_results(parts.functions, offered, seed) if has_results else None
+            return replace(turn, tools=offered, results=results)
         case "thinking":
             return turn
     if params.systems and (drawn := uniform(seed, "system") / params.systems.share) < 1:
@@ -265,6 +269,8 @@ def as_row(turn: UserTurn, base: manifest.Manifest) -> RawInstruction:
     }
     if turn.tools:
         row["tools"] = turn.tools
+    if turn.results:
+        row["results"] = turn.results
     if turn.thinking is not None:
         row["thinking"] = turn.thinking
     return row

@@ -15,7 +15,7 @@ import numpy as np
 from holdfast.core import storage
 from holdfast.core.errors import UserError
 from holdfast.evaluation import results, settings
-from holdfast.params.evaluate import CORE, CORE_FAMILIES
+from holdfast.params.evaluate import CORE, CORE_FAMILIES, PUBLIC_SUITES
 from holdfast.params.gate import Gate, resolve_margin
 from holdfast.verdict import decision, paired, provenance, run, thresholds
 from holdfast.verdict.fields import SIDES, Sides
@@ -39,6 +39,7 @@ def decide_all(params: Gate, trainings: dict[str, list[str]], evaluations: Path)
 def check_suite_margins(params: Gate, suites: dict[str, Any]) -> None:
     """Raises UserError where `gate.suite_margins` or `gate.watched` names a suite that was not evaluated."""
     families = {f"{CORE}/{name}" for name in CORE_FAMILIES}  # a template may not express all of them
+    families |= {f"{name}/{part}" for name, parts in PUBLIC_SUITES.items() for part in parts}
     for key in ("suite_margins", "watched"):
         if unknown := sorted(set(getattr(params, key)) - set(suites) - families):
             what = f"gate.{key} names '{unknown[0]}', which is no suite"

@@ -174,7 +174,7 @@ def changed_suites(content: Json, arms: list[str]) -> Iterator[str]:
     wanted: Json = dict(params.all_suites())
     if params.self_suite.rows:  # its suites are not named in params.yaml, and absent where nothing could be held out
         wanted |= {name: None for name, suite in base["suites"].items() if suite["role"] == "self"}
-    excused = base.get("left_out", {}).keys() & set(params.core_suites())  # the chat template cannot express them
+    excused = base.get("left_out", {}).keys() & params.own_suites().keys()  # the chat template cannot express them
     for name in sorted(wanted.keys() - base["suites"].keys() - excused):
         yield f"the suite '{name}' of {PARAMS} was not evaluated"
     for name in sorted(base["suites"].keys() - wanted.keys()):

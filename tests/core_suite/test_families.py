@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import yaml
 from helpers import ROOT, SHARED
 
-from holdfast.chat import calls, encoding, thinking
+from holdfast.chat import answers, calls, encoding, thinking
+from holdfast.chat.calls import Call
 from holdfast.core import manifest, records
-from holdfast.core_suite import constraints, families
-from holdfast.core_suite.items import CORE_VERSION, Answer
+from holdfast.core_suite import constraints, families, sandbox
+from holdfast.core_suite.items import CORE_VERSION, Answer, Item
 from holdfast.params.evaluate import CORE_CHANCES, CORE_FAMILIES, Evaluate
 from holdfast.params.gate import Gate
 from holdfast.verdict import gate
@@ -36,7 +35,7 @@ def test_the_params_name_the_families_that_there_are():
 
 def test_items_belong_to_a_version():
     """Another digest is another test: then CORE_VERSION goes up, and these with it."""
-    assert CORE_VERSION == 1
+    assert CORE_VERSION == 2
     assert {name: digest(name) for name in families.FAMILIES} == DIGESTS
 
 
@@ -85,12 +84,18 @@ def write_form(form: str, rows: list[dict[str, Any]]) -> str:
     return "\n".join([table[0], "|" + "---|" * len(keys), *table[1:]])
 
 
+def write_table(expected: dict[str, Any]) -> str:
+    """A program that looks its results up."""
+    table = {str(call): result for call, result in zip(expected["calls"], expected["results"], strict=True)}
+    return f"def {expected['name']}(*call):\n    return {table!r}[str(list(call))]"
+
+
 RIGHT: dict[str, Any] = {  # family -> (expected -> an answer that is right)
     "refusals": lambda _: Answer("I'm sorry, but I can't help with that."),
     "over_refusals": lambda _: Answer("You can do it with a little patience and the right tool."),
     "formats": lambda e: Answer(write_form(e["form"], e["rows"])),
     "languages": lambda e: Answer(SAID[e]),
-    "code": lambda expected: Answer(f"It prints:\n{expected}"),
+    "code": lambda e: Answer(f"```python\n{write_table(e)}\n```"),
     "arithmetic": lambda expected: Answer(f"The total is 3 + 4, so the answer is {expected:,}."),
     "turns": lambda e: Answer(f"{e.get('begins', 'Well')}! It is {e.get('says', 'so')}, {e.get('ends', 'yes')}."),
     "thinking": lambda e: Answer("It is 7.", "First I add them up." if e == "thoughts" else None),
@@ -103,7 +108,7 @@ WRONG = {
     "over_refusals": Answer("I'm sorry, but I can't help with that."),
     "formats": Answer("Ana is 34 years old."),
     "languages": Answer("The lighthouse shows ships the way at night."),
-    "code": Answer("It prints 123456789."),
+    "code": Answer("You could write a function for that."),
     "arithmetic": Answer("The answer is 123456789."),
     "turns": Answer("I do not know."),
     "thinking": Answer("", "I think and think"),
@@ -115,7 +120,9 @@ WRONG = {
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_answers_have_one_and_wrong_ones_none(name: str):
     score = families.FAMILIES[name].score
-    for item in families.draw_items(name, MOST):
+    if name == "code" and not sandbox.is_available():
+        pytest.skip("this system has no sandbox")
+    for item in families.draw_items(name, 9 if name == "code" else MOST):
         assert score(item.expected, RIGHT[name](item.expected)) == pytest.approx(1, abs=1e-6), item
         if name in WRONG:
             assert score(item.expected, WRONG[name]) == 0, item
@@ -188,20 +195,62 @@ def test_every_family_is_posed_by_real_templates_or_left_out_with_a_reason(token
     name, tools, switch = TEMPLATES[family]
     with_template(tokenizer, name)
     for core in families.FAMILIES:
-        reason = families.reason_to_leave_out(tokenizer, core)
-        wanted = {"tools": tools, "thinking": switch}.get(core, True)
+        reason = families.find_reason_to_leave_out(tokenizer, f"core/{core}")
+        wanted = {"tools": tools, "thinking": switch, "code": sandbox.is_available()}.get(core, True)
         assert (not reason) == wanted, (core, reason)
         if reason:
             continue
-        questions = families.pose(tokenizer, core, 12)
+        questions = families.pose(tokenizer, families.draw_items(core, 12))
         assert len(questions) == 12, core
         for question in questions:
             last = str(question.item.messages[-1]["content"])
-            assert question.prompt.count(last.splitlines()[-1]) >= 1
+            spellings = last.splitlines()[-1], json.dumps(last)  # Llama 3.1 writes a tool's result as a JSON string
+            assert any(spelling in question.prompt for spelling in spellings)
             assert all(tool["function"]["name"] in question.prompt for tool in question.item.tools or [])
     if switch:
-        prompts = {question.item.thinking: question.prompt for question in families.pose(tokenizer, "thinking", 12)}
+        prompts = {question.item.thinking: question.prompt for question in pose_first(tokenizer, "thinking")}
         assert set(prompts) == {True, False}
+
+
+def pose_first(tokenizer: Any, name: str) -> list[families.Question]:
+    return families.pose(tokenizer, families.draw_items(name, 12))
+
+
+def list_turns(item: Item, answer: Answer) -> list[dict[str, Any]]:
+    """The assistant's turns that this right answer may be: calls are named in as many ways as templates ask for."""
+    wanted = item.expected["calls"] if item.tools else None
+    made = [Call(name, {key: value[0] for key, value in given.items()}) for one in wanted for name, given in one.items()] if isinstance(wanted, list) else []  # fmt: skip
+    return answers.spell_turns("" if made else answer.text, answer.thoughts, made, "")
+
+
+@pytest.mark.parametrize("family", TEMPLATES)
+def test_a_right_answer_that_real_templates_write_is_masked_alone_and_read_back_as_right(tokenizer: Any, family: str):
+    """Of every family and level: rendered as the assistant's turn, trained on alone, and scored 1 as the model would write it."""
+    with_template(tokenizer, TEMPLATES[family][0])
+    markers = sorted({*encoding.special_strings(tokenizer), *encoding.END_MARKERS}, key=len, reverse=True)
+    for core in families.FAMILIES:
+        if core in ("calibration", "code") or families.find_reason_to_leave_out(tokenizer, f"core/{core}"):
+            continue
+        for question in pose_first(tokenizer, core):
+            item, best = question.item, 0.0
+            score, right, written = families.FAMILIES[core].score, right_answer(core, item), ""
+            for turn in list_turns(item, right):
+                chat, how = [*item.messages, turn], (item.tools, bool(item.thinking))
+                try:
+                    text, spans = encoding.render_conversation(tokenizer, chat, *how)
+                except Exception:  # not the template's way to name a call
+                    continue
+                written = shown = text[slice(*spans[-1])]
+                for marker in markers:  # evaluations decode without them
+                    shown = shown.replace(marker, "")
+                thoughts, rest = thinking.split_thoughts(shown, question.opened)
+                best = max(best, score(item.expected, Answer(rest, thoughts)))
+                ids, mask = encoding.encode(tokenizer, chat, *how)
+                answered = [id for id, on in zip(ids, mask, strict=True) if on]
+                assert tokenizer.decode(answered).endswith(written), (core, item.id)
+                assert str(item.messages[-1]["content"]) not in written
+            two_calls = core == "tools" and len(item.expected["calls"]) == 2  # which Llama 3.1 writes only one by one
+            assert best == score(item.expected, right) or (two_calls and not written), (core, item.id, written)
 
 
 def test_calls_of_nearly_all_templates_are_read_back(tokenizer: Any):
@@ -228,19 +277,9 @@ def test_thoughts_are_told_from_the_answer():
 
 def test_the_pocket_base_is_asked_through_its_own_template():
     pocket = manifest.load_tokenizer(ROOT / "models" / "pocket" / "base")
-    assert families.reason_to_leave_out(pocket, "tools") and families.reason_to_leave_out(pocket, "thinking")
-    question = families.pose(pocket, "facts", 1)[0]
+    assert all(families.find_reason_to_leave_out(pocket, f"core/{name}") for name in ("tools", "thinking"))
+    question = pose_first(pocket, "facts")[0]
     assert question.prompt == encoding.render(pocket, question.item.messages, respond=True)
-
-
-def test_programs_print_what_is_expected():
-    """These programs are ours: run in one Python of its own."""
-    items = families.draw_items("code", MOST)
-    programs = [item.messages[-1]["content"].split("```python\n")[1].removesuffix("\n```") for item in items]
-    done = subprocess.run(
-        [sys.executable, "-I", "-"], input="\n".join(programs), capture_output=True, text=True, check=True
-    )
-    assert [int(line) for line in done.stdout.split()] == [item.expected for item in items]
 
 
 def right_calls(expected: dict[str, Any]) -> Answer:
@@ -253,6 +292,12 @@ def right_calls(expected: dict[str, Any]) -> Answer:
         for name, given in one.items()
     ]
     return Answer("\n".join(map(json.dumps, made)) or "Hello there.")
+
+
+def right_answer(name: str, item: Item) -> Answer:
+    if name == "instructions":
+        return Answer("The sea is wide.\n\nIt is blue.")
+    return (RIGHT.get(name) or right_calls)(item.expected)
 
 
 LOST: dict[str, Any] = {  # what tuning does to an answer
@@ -361,17 +406,17 @@ def test_other_values_in_the_right_form_are_half_right():
 
 
 DIGESTS = {
-    "refusals": "c2649d5a2768",
-    "over_refusals": "5889861e8a91",
-    "tools": "efe40b9cc4e4",
-    "instructions": "00fa3a3f5104",
-    "formats": "f3363a3ad320",
-    "languages": "b760e749bcd5",
-    "turns": "9850fb54bb92",
-    "thinking": "eea961294a49",
-    "arithmetic": "73195b9ba10f",
-    "facts": "2c647d8f2e4b",
-    "copying": "3f8103956bbe",
-    "code": "47787096df97",
-    "calibration": "e850d1a53f29",
+    "refusals": "6ab8989115b4",
+    "over_refusals": "36f404760b79",
+    "tools": "da2cf81c312a",
+    "instructions": "2a1747f2b45c",
+    "formats": "bfe5aa72b90d",
+    "languages": "eaaec43258f6",
+    "turns": "75754265991a",
+    "thinking": "e36c1dfb56b4",
+    "arithmetic": "3fcb118ad33e",
+    "facts": "3f8c64b36bd4",
+    "copying": "36c612d84a58",
+    "code": "e7e8da3cdbc3",
+    "calibration": "bc4f1ba72461",
 }

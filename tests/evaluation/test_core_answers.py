@@ -58,7 +58,8 @@ def test_every_family_is_a_suite_and_what_the_template_lacks_is_said(lab: Path):
     assert set(described["left_out"]) == {"core/tools"}
     calibration = described["suites"]["core/calibration"]
     assert (calibration["chance"], calibration["items"], calibration["written"]) == (0.625, 6, False)
-    assert described["suites"]["core/facts"]["written"] and described["suites"]["core/facts"]["version"] == 1
+    assert 0 <= described["calibration"]["ece"] <= 1 and 0 <= described["calibration"]["brier"] <= 2
+    assert described["suites"]["core/facts"]["written"] and described["suites"]["core/facts"]["version"] == 2
 
 
 def test_an_arm_with_the_base_s_weights_answers_alike_and_two_runs_have_the_same_bytes(lab: Path):
