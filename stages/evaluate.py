@@ -31,5 +31,7 @@ def main(model: str) -> None:
     storage.write_json(folder / "settings.json", evaluation.settings)
     storage.write_json(folder / "scores.json", evaluation.scores)
     print(f"{model}: " + ", ".join(f"{suite} {score:.3f}" for suite, score in evaluation.scores.items()))
+    if calibration := evaluation.settings.get("calibration"):
+        print(f"{model}: calibration error (ECE) {calibration['ece']:.3f}, Brier score {calibration['brier']:.3f}")
     for suite, reason in evaluation.settings.get("left_out", {}).items():
         print(f"{suite} is left out: {reason}")

@@ -11,6 +11,7 @@ import ast
 import json
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.chat import encoding
@@ -33,20 +34,26 @@ FUNCTION = re.compile(
     re.DOTALL,
 )
 PARAMETER = re.compile(
-    rf"<{TAG}parameter(?:=| name=\")([\w.\-]+)\"?(?: string=\"(?:true|false)\")?>(.*?)</{TAG}parameter>", re.DOTALL
+    rf"<{TAG}parameter(?:=| name=\")([\w.\-]+)\"?(?: string=\"(?:true|false)\")?>((?:(?!<{TAG}parameter).)*?)</{TAG}parameter>",
+    re.DOTALL,
 )
-KEYED = re.compile(r"([\w.\-]+)\s*((?:<arg_key>.*?</arg_key>\s*<arg_value>.*?</arg_value>\s*)+)", re.DOTALL)
-PAIR = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
+KEYED = re.compile(r"(?<![\w.\-])([\w.\-]{1,128})\s*(?=<arg_key>)")
+PAIR = re.compile(
+    r"<arg_key>((?:(?!</?arg_).)*)</arg_key>\s*<arg_value>((?:(?!<arg_key>|</arg_value>).)*)</arg_value>\s*", re.DOTALL
+)
 GEMMA = re.compile(r"\bcall:([\w.\-]+)(?=\{)")
 BEFORE_JSON = re.compile(
-    r"(?:functions\.)?([A-Za-z_][\w.\-]*)(?::\d+)?(\[ARGS\]|<\|[^|<>]*\|>|<\uff5c[^\uff5c]*\uff5c>|\s*)(?:\s*```json)?\s*(?=\{)"
+    r"(?<![A-Za-z0-9_.\-])(?:functions\.)?([A-Za-z_][\w.\-]{0,127})(?::\d{1,6})?(\[ARGS\]|<\|[^|<>]*\|>|<\uff5c[^\uff5c]*\uff5c>|\s*)(?:\s*```json)?\s*(?=\{)"
 )
+LONGEST = 50_000  # characters of an answer that are searched for calls
+LONGEST_ARGUMENTS = 8_000  # characters of a call, as Gemma 4 writes one
+MOST = 200  # calls of one answer, or texts that look like one and are none
 NAMES, ARGUMENTS = ("name", "tool_name", "function"), ("arguments", "parameters", "args")
 
 
 def parse_calls(text: str, tools: Tools) -> list[Call]:
-    """The calls in an answer, in order; [] where there is none. Thoughts before it do not count."""
-    answer = text.rpartition("</think>")[2]
+    """The calls in an answer, in order; [] where there is none. Thoughts before it do not count, nor what is beyond LONGEST."""
+    answer = text.rpartition("</think>")[2][:LONGEST]
     for read in (read_tags, read_keys, read_gemma, read_named_json, read_json, read_python):
         if calls := list(read(answer, tools)):
             return calls
@@ -63,13 +70,23 @@ def read_tags(text: str, tools: Tools) -> Iterator[Call]:
 
 
 def read_keys(text: str, tools: Tools) -> Iterator[Call]:
-    for name, body in KEYED.findall(text):
-        yield Call(name, {key.strip(): cast(value, name, key.strip(), tools) for key, value in PAIR.findall(body)})
+    for match in KEYED.finditer(text):
+        name, arguments, at = match[1], dict[str, Any](), match.end()
+        while pair := PAIR.match(text, at):
+            key, at = pair[1].strip(), pair.end()
+            arguments[key] = cast(pair[2], name, key, tools)
+        if arguments:
+            yield Call(name, arguments)
 
 
 def read_gemma(text: str, _tools: Tools) -> Iterator[Call]:
-    for match in GEMMA.finditer(text):
-        written = text[match.end() :].replace("\\", "\\\\").replace('"', '\\"').replace('<|\\"|>', '"')
+    for match in islice(GEMMA.finditer(text), MOST):
+        written = (
+            text[match.end() : match.end() + LONGEST_ARGUMENTS]
+            .replace("\\", "\\\\")
+            .replace('"', '\\"')
+            .replace('<|\\"|>', '"')
+        )
         strings = re.split(r'("(?:[^"\\]|\\.)*")', written)  # keys are quoted outside of strings only
         quoted = [
             part if n % 2 else re.sub(r"([{,]\s*)([\w.\-]+):", r'\1"\2":', part) for n, part in enumerate(strings)
@@ -113,19 +130,22 @@ def read_python(text: str, tools: Tools) -> Iterator[Call]:
                 arguments = {str(word.arg): ast.literal_eval(word.value) for word in node.keywords}
             except (SyntaxError, ValueError, RecursionError, MemoryError):
                 continue
-            if not node.args:
+            if not node.args and "None" not in arguments:  # nor **
                 yield Call(name, arguments)
 
 
 def json_values(text: str) -> Iterator[Any]:
     """The outermost JSON objects and lists in a text."""
-    at = 0
+    at = failures = 0
     decoder = json.JSONDecoder()
-    while (start := min((p for p in (text.find("{", at), text.find("[", at)) if p >= 0), default=-1)) >= 0:
+    while (
+        failures < MOST
+        and (start := min((p for p in (text.find("{", at), text.find("[", at)) if p >= 0), default=-1)) >= 0
+    ):
         try:
             value, at = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
-            at = start + 1
+            at, failures = start + 1, failures + 1
             continue
         yield value
 

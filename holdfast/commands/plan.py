@@ -21,7 +21,7 @@ from holdfast.core import manifest, shards, storage
 from holdfast.core.errors import UserError
 from holdfast.launch import settings
 from holdfast.params.whole import Params
-from holdfast.planning import costs, devices, earlier, fit, prospects, room, shapes, survey
+from holdfast.planning import costs, devices, earlier, fit, kinds, prospects, room, shapes, survey
 from holdfast.planning.costs import Domain, Means, Rates, Work
 from holdfast.planning.prospects import USUAL_ITEMS, count_items, count_test_rows
 from holdfast.planning.shapes import Shape
@@ -155,21 +155,23 @@ def count_data(params: Params, tokenizer: Any) -> tuple[Domain, list[str]]:
 
     tasks, evaluate = Path(params.evaluate.tasks), params.evaluate
     sizes = {name: count_items(name, tasks) for name in evaluate.tasks_asked()}
-    sizes |= {name: evaluate.core.count_items(name) for name in evaluate.core_suites()}
+    own, beside = kinds.measure_suites(evaluate, tokenizer), kinds.measure_tools(params.reconstruct, tokenizer)
+    sizes |= {name: suite.items for name, suite in own.items()}
     notes = []
     if unknown := [name for name, n in sizes.items() if n is None]:
         notes.append(f"{len(unknown)} suites are taken to have {USUAL_ITEMS} items each: {', '.join(unknown[:3])}")
     suite_items = sum(min(n or USUAL_ITEMS, evaluate.limit or n or USUAL_ITEMS) for n in sizes.values())
     if params.ingest.train.path is None:
         notes.append("a data set of the hub is not counted before it is downloaded: training is not in the sum")
-        return Domain(items=suite_items), notes
+        return Domain(items=suite_items, suites=own, tools=beside), notes
     measure = tokens if tokenizer else survey.estimate_tokens
     surveyed = survey.survey_rows(params.ingest, measure, tokenizer)
     part = 1.0 if params.ingest.test else 1 - params.ingest.test_fraction
     if evaluate.domain_test != "off":
         suite_items += count_test_rows(params.ingest) or len(surveyed.lengths) // 10
     rows = round(part * len(surveyed.lengths))
-    return Domain(rows, round(part * sum(surveyed.lengths)), round(part * sum(surveyed.answers)), suite_items), notes
+    lengths, answers = (round(part * sum(counts)) for counts in (surveyed.lengths, surveyed.answers))
+    return Domain(rows, lengths, answers, suite_items, own, beside), notes
 
 
 def measure_models(

@@ -11,8 +11,8 @@ WORDS = "river stone garden window candle bridge morning silver kitchen thunder 
 NAMES = "Ana Ben Chen Dina Emil Farah Goran Hana Ivo Julia Kofi Lena Mira Nils Olga Pedro Quinn Rosa Sami Tara Umar Vera Wim Xenia Yusuf Zoe Anton Berta Carlo Dora Eva Felix Greta Hugo Ida Jonas Karin Leon Maria Noah Otto Paula Ralf Sofia Tom Ulla Viktor Wanda Yara Zeno".split()
 COPIED = (4, 12, 28)  # words to copy, by level
 LINES = (6, 20, 48)  # lines to search, by level; at the third at least
-PARTS = (0.25, 0.5, 0.75, 0.95)  # of the context that the lines of the third level fill
-LINE_TOKENS, OTHER_TOKENS = 14, 160  # of a line with a first and a last name; of question, answer and template
+PARTS = (0.25, 0.5, 0.75, 1.0)  # of the context that the lines of the third level fill
+LINE_TOKENS, OTHER_TOKENS = 13, 160  # of a line with a first and a last name; of question, answer and template
 CONTEXT = 1024  # tokens
 
 

@@ -125,6 +125,7 @@ ENGLISH = (
     "What is chocolate made of?",
     "Why do people sleep?",
 )
+LONGEST = 2_000  # characters that a language is told by
 LEAST_LETTERS = 8  # of an answer whose language can be told
 SCRIPT_SHARE = 0.4  # of its letters; Japanese also uses Chinese ones
 
@@ -160,7 +161,7 @@ def detect(text: str) -> str:
     factory = langdetect.DetectorFactory
     before, factory.seed = factory.seed, 0
     try:
-        return str(langdetect.detect(text))
+        return str(langdetect.detect(text[:LONGEST]))
     except langdetect.LangDetectException:
         return ""
     finally:

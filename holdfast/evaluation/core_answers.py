@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
 
+LONGEST = 50_000  # characters of an answer that are scored: a server may send more than it was asked for
+
+
 class Asked(NamedTuple):
     """The suite's part of an evaluation."""
 
@@ -100,7 +103,7 @@ def answer(
     written = model.generate_until(requests)
     answers = []
     for question, text in zip(questions, written, strict=True):
-        thoughts_of, rest = thinking.split_thoughts(text, question.opened)
+        thoughts_of, rest = thinking.split_thoughts(text[:LONGEST], question.opened)
         answers.append((text, Answer(rest, thoughts_of)))
     return answers
 

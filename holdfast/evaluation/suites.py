@@ -34,8 +34,8 @@ def load_tasks(params: Evaluate, domain_test: Path, tokenizer: Any = None) -> di
         prepare_ifeval(params)
     for name, suite in params.tasks_asked().items():
         check_metrics(name, suite, tasks[name])
-    for suite in params.own_suites():  # files of public suites are missed now, and not after an hour of the others
-        families.list_items(suite, params)
+    for own in params.own_suites():  # files of public suites are missed now, and not after an hour of the others
+        families.list_items(own, params)
     if params.domain_test != "off":
         tasks[DOMAIN_TEST] = [make_test_split_task(params, records.read("domain", domain_test), tokenizer)]
     return tasks
@@ -218,11 +218,11 @@ def find_problems(params: Evaluate) -> dict[str, str]:
             check_metrics(name, suite, tasks)
         except UserError as error:
             problems[name] = f"{error.what}; {error.do}"
-    for suite in params.own_suites():
+    for own in params.own_suites():
         try:
-            families.list_items(suite, params)
+            families.list_items(own, params)
         except UserError as error:
-            problems[suite] = f"{error.what}; {error.do}"
+            problems[own] = f"{error.what}; {error.do}"
     return problems
 
 

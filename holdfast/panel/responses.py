@@ -85,28 +85,27 @@ def answer_shard(rows: list[Any], params: Respond, member: manifest.Manifest) ->
         completions |= zip(part, done, strict=True)
     written = [completions[n] for n in range(len(requests))]
     reasons = [find_reason(tokenizer, *pair) for pair in zip(requests, written, strict=True)]
-    after = read_results(engine, tokenizer, params, requests, written, reasons, seeds)
-    return [
-        {
-            **dict(
-                id=f"{request.instruction_id}/{member.name}/{request.sample}",
-                instruction_id=request.instruction_id,
-                text=""
-                if reason == "withheld"
-                else done.text.rstrip()
-                if needs_base(request._asdict())
-                else done.text.strip(),
-                finish_reason=reason,
-                n_tokens=done.n_tokens,
-                sample=request.sample,
-                seed=seed,
-                model=member.name,
-                revision=member.revision,
-            ),
-            **({"after": after[n]} if n in after else {}),
-        }
-        for n, (request, seed, done, reason) in enumerate(zip(requests, seeds, written, reasons, strict=True))
+    rows: list[Response] = [
+        dict(
+            id=f"{request.instruction_id}/{member.name}/{request.sample}",
+            instruction_id=request.instruction_id,
+            text=""
+            if reason == "withheld"
+            else done.text.rstrip()
+            if needs_base(request._asdict())
+            else done.text.strip(),
+            finish_reason=reason,
+            n_tokens=done.n_tokens,
+            sample=request.sample,
+            seed=seed,
+            model=member.name,
+            revision=member.revision,
+        )
+        for request, seed, done, reason in zip(requests, seeds, written, reasons, strict=True)
     ]
+    for n, turns in read_results(engine, tokenizer, params, requests, written, reasons, seeds).items():
+        rows[n]["after"] = turns
+    return rows
 
 
 def find_reason(tokenizer: Any, request: Request, done: Completion) -> str:
@@ -175,10 +174,12 @@ def add_results(tokenizer: Any, request: Request, done: Completion) -> Messages 
         for call in made
     ]
     whole = [*chat, turn, *results]
-    how = {"respond": True, "tools": request.tools, "thinking": request.thinking}
     try:
-        before, prompt = encoding.render(tokenizer, chat, **how), encoding.render(tokenizer, whole, **how)
+        before, prompt = (
+            encoding.render(tokenizer, turns, respond=True, tools=request.tools, thinking=request.thinking)
+            for turns in (chat, whole)
+        )
     except Exception:  # a template is a third-party program: it may refuse a tool's turn
         return None
-    shown = all(prompt.count(one["content"]) for one in results)
+    shown = all(one["content"] in prompt or json.dumps(one["content"]) in prompt for one in results)
     return whole if shown and prompt.startswith(before + done.text.rstrip()) else None

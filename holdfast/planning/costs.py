@@ -6,13 +6,13 @@ arXiv 2001.08361, sec. 2.1). What cannot be known before a run is in Means, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from holdfast.core_suite.families import FAMILIES
 from holdfast.data import holding_out, mixture
-from holdfast.params.evaluate import CORE, Evaluate
 from holdfast.params.finetune import Arm
 from holdfast.params.whole import Params
+from holdfast.planning.kinds import OwnSuite
 from holdfast.planning.shapes import Shape
 from holdfast.reconstruction import amount
 from holdfast.training.distilling import Distillation
@@ -52,6 +52,8 @@ class Domain:
     tokens: int = 0
     answers: int = 0  # tokens that are trained on
     items: int = 0  # of all suites
+    suites: Mapping[str, OwnSuite] = field(default_factory=dict)  # those of them that Holdfast asks itself
+    tools: float = 0.0  # tokens that a row's tools add to its prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +87,40 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
     held_out = min(params.evaluate.self_suite.rows, fit_rows * holding_out.MAX_PART)
     kept_rows = fit_rows - held_out
     turn, both = means.turn + means.prefix, means.turn + means.answer + means.prefix
+    beside, thinking = count_kinds(params, domain)
+    further = params.reconstruct.turns.share * params.reconstruct.turns.extra if params.reconstruct.turns else 0.0
+    spoken = 0.0  # tokens of an answer that a conversation goes on from
+    if params.reconstruct.turns:
+        spoken = stretch_answer(means.answer, params.respond.max_tokens, params.reconstruct.turns.max_tokens)
     stages = [
         Work("acquire"),
         Work("ingest", rows=domain.rows),
         Work("amount"),
-        Work("reconstruct", params.base, drawn, written=drawn * means.turn, read=drawn * means.prefix),
+        Work(
+            "reconstruct",
+            params.base,
+            drawn,
+            written=drawn * (means.turn + further * (spoken + means.turn)),
+            read=drawn * (means.prefix + beside * domain.tools + further * (2 * turn + spoken)),
+        ),
         Work("curate", params.base, drawn, read=drawn * means.turn),
     ]
     answers = kept_rows * params.respond.k
+    plain = 1 - beside - thinking  # of the rows the part that the whole panel answers, and judges
     for name in params.panel:
-        stages.append(Work(f"respond@{name}", name, answers, written=answers * means.answer, read=answers * turn))
+        each, written, read = plain, plain * means.answer, plain * turn
+        if name == params.base:
+            calls = stretch_answer(means.answer, params.respond.max_tokens, params.respond.tools_max_tokens)
+            thoughts = stretch_answer(means.answer, params.respond.max_tokens, params.respond.thinking_max_tokens)
+            again = 1 + (params.reconstruct.tools.results if params.reconstruct.tools else 0.0)  # after a result
+            each, written = 1.0, written + beside * again * calls + thinking * thoughts
+            read += beside * (again * (turn + domain.tools) + (again - 1) * calls) + thinking * turn
+        stages.append(Work(f"respond@{name}", name, answers * each, written=answers * written, read=answers * read))
     sampled = min(1.0, params.judge.audit / max(kept_rows, 1)) if params.judge.adaptive else 1.0
     for name in params.panel if params.consensus.strategy != "first" else []:
         first = name == params.base
         others = choosable_part(params, means) * (1 if first else means.undecided)
-        calls = answers * len(params.panel) * (sampled * means.distinct + (1 - sampled) * others)
+        calls = plain * answers * len(params.panel) * (sampled * means.distinct + (1 - sampled) * others)
         likelihood = calls * both if first else 0
         stages.append(Work(f"judge@{name}", name, calls, read=calls * (rubric + both) + likelihood))
     chosen = min(kept_rows, params.balance.rows)
@@ -130,7 +151,9 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
         ]
     own_answer = stretch_answer(means.answer, params.respond.max_tokens, params.evaluate.self_suite.max_tokens)
     questions = min(held_out, params.evaluate.limit or held_out)  # of the self suite
-    suite_answers = count_suite_answers(params.evaluate, domain.items, means.answer, params.respond.max_tokens)
+    suite_answers = count_suite_answers(domain, means.answer, params.respond.max_tokens)
+    asked = sum(own.items * own.prompt for own in domain.suites.values())
+    asked += (domain.items - sum(own.items for own in domain.suites.values())) * turn
     trained = [cell for arm, several in params.trainings.items() for cell in name_cells(arm, several)]
     for cell in ("@base", *trained):
         passes = 1  # likelihood of the base's answers
@@ -141,7 +164,7 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
             params.base,
             domain.items + questions,
             written=suite_answers + questions * own_answer,
-            read=domain.items * turn + questions * (turn + passes * (turn + own_answer)),
+            read=asked + questions * (turn + passes * (turn + own_answer)),
         )
         stages.append(evaluation)
     return [*stages, Work("drift", rows=kept_rows), Work("gate", rows=domain.items), Work("report", rows=kept_rows)]
@@ -162,21 +185,24 @@ def name_cells(arm: str, trainings: list[str]) -> list[str]:
     return [f"@{name}" if name == arm else f"-retrain@{name}" for name in trainings]
 
 
-def count_suite_answers(evaluate: Evaluate, items: float, mean: float, limit: int) -> float:
-    """Tokens that a model writes for `items` items: the core suite's answers have limits of their own, others the mean length."""
-    sizes = {name: evaluate.core.count_items(name) for name in evaluate.core_suites()}
-    of_core = {name: min(number, evaluate.limit or number) for name, number in sizes.items()}
-    limits = {name: FAMILIES[name.removeprefix(f"{CORE}/")].max_tokens for name in of_core}
-    written = sum(
-        each * stretch_answer(mean, limit, limits[name]) for name, each in of_core.items() if limits[name] > 1
-    )
-    return written + max(items - sum(of_core.values()), 0) * mean
+def count_kinds(params: Params, domain: Domain) -> tuple[float, float]:
+    """(part of the rows that is written beside tools, part that is answered with thoughts)."""
+    tools, thinking = params.reconstruct.tools, params.reconstruct.thinking
+    return tools.share if tools and domain.tools else 0.0, thinking.share if thinking else 0.0
 
 
-def stretch_answer(mean: float, limit: int, other_limit: int) -> float:
+def count_suite_answers(domain: Domain, mean: float, limit: int) -> float:
+    """Tokens that a model writes for all items, where answers cut at `limit` have `mean`: suites of Holdfast's own have limits of
+    their own, others the mean length."""
+    own = domain.suites.values()
+    written = sum(suite.items * stretch_answer(mean, limit, suite.answer) for suite in own if suite.answer)
+    return written + max(domain.items - sum(suite.items for suite in own), 0) * mean
+
+
+def stretch_answer(mean: float, limit: int, other_limit: float) -> float:
     """Mean tokens of answers cut at `other_limit`, where those cut at `limit` have `mean`: lengths are taken to be geometric."""
 
-    def cut_mean(ends: float, tokens: int) -> float:  # `ends`: probability that an answer ends after any token
+    def cut_mean(ends: float, tokens: float) -> float:  # `ends`: probability that an answer ends after any token
         return (1 - (1 - ends) ** tokens) / ends
 
     low, high = 1e-6, 1.0
@@ -222,7 +248,8 @@ def training_size(params: Params, arm: str, domain: Domain, means: Means, chosen
         max(params.pilot.shares) if setting == "auto" else setting
     )  # what auto will choose is not known yet: an upper bound
     rows = min(mixture.count_replay(domain.rows * epochs, share), chosen * params.mix.max_repeats)
-    replay = rows * (means.turn + means.answer + means.prefix)
+    beside, _ = count_kinds(params, domain)
+    replay = rows * (means.turn + means.answer + means.prefix + beside * domain.tools)
     return domain.rows * epochs + rows, domain.tokens * epochs + replay, replay
 
 

@@ -42,7 +42,7 @@ def survey_suites(params: Gate, evaluate: Evaluate, ingest: Ingest | None = None
         }
         sources.append(f"{len(suites)} suites as {EVALUATION} has them")
     families = (
-        evaluate.core_suites()
+        evaluate.own_suites()
     )  # of which a template may not express all: those that were not evaluated are not to come
     if absent := [name for name in wanted if name not in suites and not (is_evaluated and name in families)]:
         counted, uncounted = count_suites(absent, evaluate, ingest)
@@ -76,8 +76,8 @@ def count_suites(names: list[str], evaluate: Evaluate, ingest: Ingest | None) ->
     """(suites of which only the size is known, those of which not even that is)."""
     suites, uncounted = {}, []
     for name in names:
-        if name in evaluate.core_suites():
-            items: int | None = evaluate.core.count_items(name)
+        if name in evaluate.own_suites():
+            items: int | None = evaluate.own_suites()[name]
         elif name == DOMAIN_TEST:
             items = count_test_rows(ingest) if ingest else None
         else:

@@ -92,6 +92,7 @@ def tailor_params(
         *fit_suites(content["evaluate"]["suites"]),
     ]
     fit_memory(content, shape, yaml)
+    content["evaluate"]["core"]["context"] = max(256, content["finetune"]["max_length"])
     name = "".join(c for c in f"{model.path or model.hub} on {domain.name}" if c.isprintable())
     content["report"]["title"] = f"Holdfast: {name}"
 
@@ -234,7 +235,7 @@ def fit_tools(content: Any, shape: Shape, tokenizer: Any) -> list[str]:
     if tools.find_reason_against_tools(wanted, tokenizer, functions, shape.context):
         return []
     put(content["reconstruct"], "tools", {"share": TOOLS_SHARE})
-    longest = tools.measure_longest_prompt(tokenizer, functions) + written + tools.ANSWER_ROOM
+    longest = tools.measure_longest_prompt(tokenizer, functions) + written + tools.count_answer_room(wanted)
     lengthen_training(content, longest, shape)
     return [f"the base calls tools: {TOOLS_SHARE:.0%} of what it writes is written and answered beside some"]
 

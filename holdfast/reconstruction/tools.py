@@ -29,6 +29,7 @@ THOUGHTS_ROOM = (
     640  # tokens of a context that are left for thoughts and answer (respond.thinking_max_tokens), and a template
 )
 ANSWER_ROOM = 256  # tokens of a context that are left for an answer (respond.tools_max_tokens)
+RESULT_ROOM = 96  # of the results of a call
 Schema = dict[str, Any]  # of a function: name, description, parameters
 
 
@@ -154,9 +155,17 @@ def find_reason_against_tools(
     """Why the base cannot use tools; "" where it can."""
     if not answers.keeps_calls(tokenizer):
         return "the base's chat template shows no tools, or its calls cannot be read and kept as the base writes them"
-    if context and measure_longest_prompt(tokenizer, functions) + params.max_tokens + ANSWER_ROOM > context:
+    if (
+        context
+        and measure_longest_prompt(tokenizer, functions) + params.max_tokens + count_answer_room(params) > context
+    ):
         return f"a context of {context:,} tokens has no room for tools, a user turn and an answer"
     return ""
+
+
+def count_answer_room(params: Reconstruct) -> int:
+    """Tokens of an answer beside tools; with results, of a call, its results, and an answer to them."""
+    return ANSWER_ROOM + (ANSWER_ROOM + RESULT_ROOM if params.tools and params.tools.results else 0)
 
 
 def find_reason_against_thinking(params: Reconstruct, tokenizer: PreTrainedTokenizerBase, context: int) -> str:

@@ -10,7 +10,7 @@ import yaml
 
 from holdfast.core import manifest, records, storage, yaml_text
 from holdfast.core.errors import UserError
-from holdfast.reporting.findings import Json, Run
+from holdfast.reporting.findings import Json, Run, part
 from holdfast.reporting.markup import VERDICTS
 from holdfast.verdict.outcomes import Pairs
 
@@ -32,6 +32,7 @@ def load_run(data: Path, models: Path, reports: Path, lock: Path) -> Run:
         gate=gate,
         pairs=Pairs(evaluations / "base" / "items.parquet", arms),
         settings=read_optional(evaluations / "base" / "settings.json"),
+        calibration=read_calibration(evaluations, names),
         reconstruct=read_optional(reports / "reconstruct.json"),
         consensus=read_optional(reports / "consensus.json"),
         quality=read_optional(reports / "quality" / "quality.json"),
@@ -65,10 +66,17 @@ def load_comparison(folder: Path, models: list[manifest.Manifest]) -> Run:
             evaluations / "base" / "items.parquet", {n: evaluations / n / "items.parquet" for n in gate["arms"]}
         ),
         settings=read_optional(evaluations / "base" / "settings.json"),
+        calibration=read_calibration(evaluations, list(gate["arms"])),
         models=described,
         base=described[0],
         trained_here=False,
     )
+
+
+def read_calibration(evaluations: Path, arms: list[str]) -> dict[str, Json]:
+    """By model what its evaluation says of its calibration."""
+    described = {name: read_optional(evaluations / name / "settings.json") for name in ("base", *arms)}
+    return {name: part(settings, "calibration") for name, settings in described.items()}
 
 
 def read_gate(path: Path) -> Json:

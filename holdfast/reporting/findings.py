@@ -24,6 +24,7 @@ class Run:
     gate: Json
     pairs: Pairs
     settings: Json  # of the base's evaluation
+    calibration: dict[str, Json] = field(default_factory=dict)  # by model: "ece", "brier"
     reconstruct: Json = field(default_factory=dict)
     consensus: Json = field(default_factory=dict)
     quality: Json = field(default_factory=dict)
@@ -172,6 +173,15 @@ def describe_families(run: Run, arm: str) -> list[str]:
     return lines
 
 
+def describe_calibration(run: Run, arm: str) -> str:
+    """How far the probabilities of choices can be trusted, before and after; "" where that was not measured."""
+    before, after = run.calibration.get("base", {}), run.calibration.get(arm, {})
+    if not all(is_number(part(side, key)) for side in (before, after) for key in ("ece", "brier")):
+        return ""
+    ece, brier = (f"{decimal(before[key], 3)} to {decimal(after[key], 3)}" for key in ("ece", "brier"))
+    return f"Calibration error (ECE) went from {ece}, the Brier score from {brier}. "
+
+
 def explanation(run: Run) -> str:
     """The headline in full sentences, for the page."""
     _, _, backing = headline(run)
@@ -191,6 +201,7 @@ def explanation(run: Run) -> str:
     if run.gate.get("only_choices"):
         text += f"{CHOICES[0].upper()}{CHOICES[1:]}. "
     text += "".join(f"{one[0].upper()}{one[1:]}. " for one in describe_families(run, arm))
+    text += describe_calibration(run, arm)
     if is_number(domain.get("change")):
         text += f"The domain score went from {score(domain.get('before'))} to {score(domain.get('after'))}. "
     if run.gate["verdict"] == "fail" and side(run, arm) == "inside":

@@ -34,6 +34,7 @@ from holdfast.reconstruction import tools
 from holdfast.training import fine_tuning
 
 QWEN, QWEN3 = "llama_cpp__Qwen-Qwen2.5-7B-Instruct", "llama_cpp__Qwen-Qwen3-0.6B"
+DONE = "It is done."  # what the base says to a result
 NO_THOUGHTS = "<think>\n\n</think>\n\n"  # what Qwen 3's template writes when they are switched off
 VALUES = {"string": 'Z\u00fcrich "x"', "integer": 3, "number": 2.5, "boolean": True, "array": []}
 
@@ -82,15 +83,17 @@ def try_templates(tokenizer: Any, keeps: Callable[[Any], bool]) -> Iterator[Path
 def call_of(function: dict) -> calls.Call:
     """A call of a function with all its arguments."""
     properties = function["parameters"]["properties"]
-    return calls.Call(function["name"], {key: VALUES[one["type"]] for key, one in properties.items()})
+    values = {key: one["enum"][0] if "enum" in one else VALUES[one["type"]] for key, one in properties.items()}
+    return calls.Call(function["name"], values)
 
 
 class Base:
-    """A base that asks for errands, and answers as `say` does. What it was asked and said is kept."""
+    """A base that asks for errands, answers as `say` does, and says DONE to a tool's result. What it was asked and said is kept."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.exchanges: dict[str, Said] = {}  # by the user's text
+        self.with_results: dict[str, list[int]] = {}  # by the user's text: the prompt that ends with results
 
     def complete(self, prompts, seeds, sampling):
         return [self.write(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
@@ -100,7 +103,10 @@ class Base:
         before, _, after = text.rpartition("<|im_start|>assistant\n")
         if not before or after not in ("", NO_THOUGHTS):
             return Completion(f"Please do errand {seed % 9999991} for me.", "stop", 5)
-        user_text = text.rpartition("<|im_start|>user\n")[2].partition("<|im_end|>")[0]
+        *_, earlier, user_text = [part.partition("<|im_end|>")[0] for part in text.split("<|im_start|>user\n")]
+        if "<tool_response>" in user_text:
+            self.with_results[earlier] = prompt
+            return Completion(DONE, "stop", 3)
         offered = [json.loads(line)["function"] for line in text.splitlines() if line.startswith('{"type": "function"')]
         assert len(offered) in (0, 2, 3, 4)
         number = sum(bool(said.offered) == bool(offered) for said in self.exchanges.values())
@@ -126,11 +132,16 @@ def spell(function: dict) -> str:
 
 
 def say(offered: list[dict], number: int) -> tuple[str, bool]:
-    """In turn a call, two calls with a text before them, prose, a call that is cut, and one of a function that is not there."""
+    """In turn a call, two calls with a text before them, prose, a call that is cut, one of a function that is not there, one with
+    an argument that is not there, and one with a value of another type."""
     stranger = spell({"name": "get_moon", "parameters": {"properties": {}}})
     two = f"I do both.\n{spell(offered[0])}\n{spell(offered[1])}"
     good = spell(offered[0]), two, "I have no tool for that."
-    return [*((one, True) for one in good), (spell(offered[1])[:-30], False), (stranger, False)][number % 5]
+    invented = spell(offered[0]).replace('"arguments": {', '"arguments": {"colour": 1, ')
+    first = next(iter(offered[0]["parameters"]["properties"]))
+    other_type = f"<tool_call>\n{json.dumps({'name': offered[0]['name'], 'arguments': call_of(offered[0]).arguments | {first: {}}}, ensure_ascii=False)}\n</tool_call>"
+    bad = spell(offered[1])[:-30], stranger, invented, other_type
+    return [*((one, True) for one in good), *((one, False) for one in bad)][number % 7]
 
 
 def think(number: int) -> tuple[str, bool]:
@@ -171,7 +182,8 @@ def test_a_row_has_the_same_tokens_in_every_stage(project, loaded, monkeypatch, 
     rejected = records.read("candidates_rejected", data / "replay" / "rejected.parquet")
     bad = {text for text, said in base.exchanges.items() if not said.good}
     assert bad == {row["instruction"] for row in rejected} and len(replay) == 40 - len(bad)
-    assert {row["reason"] for row in rejected} == {consensus.UNREADABLE}
+    assert {row["reason"] for row in rejected} == {consensus.UNREADABLE, consensus.MISFIT}
+    assert storage.read_json(Path("reports/consensus.json"))["rejected"][consensus.MISFIT] >= 2
     shares = storage.read_json(Path("reports/replay.json"))["families"]
     with_calls = sum(bool(said.offered) and said.good for said in base.exchanges.values())
     assert shares["tools"] == pytest.approx(with_calls / len(replay), abs=1e-4) and with_calls > 0
@@ -189,14 +201,26 @@ def test_a_row_has_the_same_tokens_in_every_stage(project, loaded, monkeypatch, 
             continue
         compared[source["family"]] += 1
         prompt, written, *_ = base.exchanges[source["instruction"]]
-        answer = encoding.tokenise(tokenizer, written + "<|im_end|>")
-        assert one.input_ids == [*prompt, *answer, *encoding.tokenise(tokenizer, "\n")]
-        assert one.labels[: len(prompt)] == [-100] * len(prompt) and -100 not in one.labels[len(prompt) : -1]
+        answer, end = encoding.tokenise(tokenizer, written + "<|im_end|>"), encoding.tokenise(tokenizer, "\n")
+        last, done = base.with_results.get(source["instruction"], []), encoding.tokenise(tokenizer, DONE + "<|im_end|>")
+        assert one.input_ids == ([*last, *done, *end] if last else [*prompt, *answer, *end])
+        assert one.input_ids[: len(prompt) + len(answer)] == [*prompt, *answer], "the call stands as the base wrote it"
+        trained = [n for n, label in enumerate(one.labels[:-1]) if label != -100]
+        spans = [range(len(prompt), len(prompt) + len(answer)), range(len(last), len(last) + len(done) * bool(last))]
+        assert trained == [n for span in spans for n in span]
         how = source.get("tools"), source.get("thinking")
         questions = [self_suite.Question("q", encoding.turns(source["instruction"]), *how)]
         shown = self_suite.render_prompts(tokenizer, self_suite.Inputs(questions, [], None))
         assert encoding.tokenise(tokenizer, shown[0]) == prompt
     assert set(compared) == (set(families) if thinks else {"tools"})
+    follow_ups = {row["instruction"]: row["after"] for row in replay if "after" in row}
+    assert set(follow_ups) == set(base.with_results) and follow_ups
+    for text, (*results, last) in follow_ups.items():
+        source = next(row for row in replay if row["instruction"] == text)
+        assert last == {"role": "assistant", "content": DONE}
+        assert [json.loads(one["content"]) for one in results] == [source["results"][one["name"]] for one in results]
+    calling = [row for row in replay if "<tool_call>" in row["response"]]
+    assert all(("after" in row) == ("results" in row) for row in calling) and len(calling) > len(follow_ups)
 
 
 def test_init_turns_on_what_the_base_can(loaded, tokenizer):
@@ -305,7 +329,7 @@ def test_what_the_template_would_not_write_is_no_turn(loaded, pool, written):
 
 def test_the_pool_is_large_plain_valid_and_not_the_core_suite_s(pool):
     fields = json.loads((ROOT / "data/prompts/tools.json").read_text(encoding="utf-8"))
-    assert len(fields) == 12 and len(pool) >= 60
+    assert len(fields) == 12 and len(pool) >= 60 and all("returns" in function for function in pool)
     for function in pool:
         parameters = function["parameters"]
         jsonschema.Draft202012Validator.check_schema(parameters)
@@ -326,6 +350,48 @@ def test_every_function_is_drawn_and_a_row_draws_by_its_own_seed(pool):
     assert {len(row) for row in drawn} == {2, 3, 4} and drawn[7] == tools.draw_tools(pool, 7)
 
 
+def test_results_are_typed_by_what_a_function_returns_and_the_template_never_shows_it(pool):
+    for function in pool:
+        offered = [tools.show_function(function)]
+        drawn = [tools.draw_results(pool, offered, seed)[function["name"]] for seed in range(20)]
+        for result in drawn:
+            jsonschema.validate(result, function["returns"] | {"additionalProperties": False})
+            assert set(result) == set(function["returns"]["properties"])
+        assert (
+            drawn[3] == tools.draw_results(pool, offered, 3)[function["name"]]
+            and "returns" not in offered[0]["function"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fits"),
+    [
+        ({"date": "today"}, True),
+        ({"date": "today", "days": 3, "kinds": ["a"]}, True),
+        ({}, False),
+        ({"date": 3}, False),
+        ({"date": "today", "days": "3"}, False),
+        ({"date": "today", "days": 2.5}, False),
+        ({"date": "today", "kinds": "a"}, False),
+        ({"date": "today", "mode": "loud"}, False),
+        ({"date": "today", "colour": "red"}, False),
+        ({"date": None}, False),
+    ],
+)
+def test_arguments_are_checked_against_the_schema(arguments, fits):
+    properties = {
+        "date": {"type": "string"},
+        "days": {"type": "integer"},
+        "mode": {"type": "string", "enum": ["quiet"]},
+    }
+    properties["kinds"] = {"type": "array", "items": {"type": "string"}}
+    schema = {"name": "f", "parameters": {"type": "object", "properties": properties, "required": ["date"]}}
+    assert calls.fits_schema(calls.Call("f", arguments), [{"type": "function", "function": schema}]) == fits
+
+
+FUNCTION = {"name": "a", "description": "d", "parameters": {"type": "object", "properties": {}}}
+
+
 @pytest.mark.parametrize(
     ("function", "says"),
     [
@@ -333,6 +399,12 @@ def test_every_function_is_drawn_and_a_row_draws_by_its_own_seed(pool):
         ({"name": "a", "description": "d"}, "it has not the keys"),
         ({"name": "a", "description": " ", "parameters": {"type": "object", "properties": {}}}, "it has no desc"),
         ({"name": "a", "description": "d", "parameters": {"type": "object"}}, "its parameters are no"),
+        (
+            {"name": "a", "description": "d", "parameters": {"type": "object", "properties": {"x": {"type": "dict"}}}},
+            "a parameter is no",
+        ),
+        ({**FUNCTION, "returns": {"properties": {"x": {"type": "string"}}}}, "no result can be drawn"),
+        ({**FUNCTION, "returns": []}, "no result can be drawn"),
     ],
 )
 def test_a_pool_with_a_broken_function_is_refused(project, function, says):

@@ -20,7 +20,7 @@ from holdfast.params.base import STAGES
 from holdfast.params.evaluate import Evaluate
 from holdfast.params.models import Model
 from holdfast.params.whole import Params
-from holdfast.planning import costs, devices, earlier, generation_speed, shapes
+from holdfast.planning import costs, devices, earlier, generation_speed, kinds, shapes
 from holdfast.planning.costs import Domain, Means, Rates, Work
 
 MEANS = Means(turn=10, answer=20, kept=0.5, distinct=0.25, prefix=5)
@@ -112,8 +112,32 @@ def test_the_core_suite_s_answers_have_limits_of_their_own():
     """`respond.max_tokens: 32` cuts replay answers, not those of suites, which an evaluation spends most of its time on."""
     evaluate = Evaluate(tasks="x", suites={"core": {"role": "general"}}, core={"items": 10}, limit=6)  # type: ignore[arg-type]
     limits = [family.max_tokens for family in FAMILIES.values() if family.max_tokens > 1]
-    never_ends = costs.count_suite_answers(evaluate, 6 * len(FAMILIES) + 50, 32.0, 32)
-    assert never_ends == pytest.approx(6 * sum(limits) + 50 * 32, rel=1e-3)
+    domain = Domain(items=6 * len(FAMILIES) + 50, suites=kinds.measure_suites(evaluate, None))
+    thoughts = evaluate.core.thought_tokens / 2  # half the items of that family have some
+    assert costs.count_suite_answers(domain, 32.0, 32) == pytest.approx(
+        6 * (sum(limits) + thoughts) + 50 * 32, rel=1e-3
+    )
+
+
+def test_prompts_that_tools_make_longer_are_read_wherever_there_are_some(settings, project):
+    """A fifth of the rows with tools of 200 tokens, half of them answered twice; answers have 20 tokens wherever they are cut."""
+    plain = by_stage(costs.plan_work(Params.load(), DOMAIN, MEANS, 30))
+    set_params(project, reconstruct__tools={"share": 0.2})
+    suites = {"core/tools": kinds.OwnSuite(10, 400.0, 128.0)}
+    domain = replace(DOMAIN, suites=suites, tools=200.0)
+    work = by_stage(costs.plan_work(Params.load(), domain, MEANS, 30))
+    drawn = plain["reconstruct"].rows
+    assert work["reconstruct"].read - plain["reconstruct"].read == pytest.approx(0.2 * drawn * 200)
+    answers, turn = plain["respond@base"].rows, MEANS.turn + MEANS.prefix
+    more = 0.2 * answers * (1.5 * 200 + 0.5 * (turn + 20))
+    assert work["respond@base"].read - plain["respond@base"].read == pytest.approx(more, rel=1e-3)
+    others = [stage for stage in plain if stage.startswith("respond@") and stage != "respond@base"]
+    assert all(work[stage].rows == pytest.approx(0.8 * plain[stage].rows) for stage in others) and others
+    read = work["evaluate@base"].read - plain["evaluate@base"].read
+    assert read == pytest.approx(10 * (400 - turn))
+    assert costs.training_size(Params.load(), "holdfast", domain, MEANS, 40)[2] == 160 * (35 + 0.2 * 200)
+    reconstruct = Params.load().reconstruct.model_copy(update={"folder": str(ROOT / "data/prompts")})
+    assert 100 < kinds.measure_tools(reconstruct, None) < 1000
 
 
 def test_a_training_with_sdft_is_counted_by_the_model_s_own_answers():

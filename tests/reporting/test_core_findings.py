@@ -34,3 +34,11 @@ def test_a_family_that_is_set_aside_has_lost_nothing():
 def test_what_the_template_cannot_express_is_said():
     run = make_run({"facts": 0.0}, {"core/tools": "no tools", "core/thinking": "no switch"})
     assert findings.headline(run)[2].endswith("not asked, since template or context do not allow it: tools, thinking")
+
+
+def test_calibration_is_told_before_and_after():
+    run = make_run({"facts": 0.0})
+    assert findings.describe_calibration(run, "arm") == ""
+    run.calibration.update(base={"ece": 0.05, "brier": 0.4}, arm={"ece": 0.1234, "brier": 0.75})
+    text = "Calibration error (ECE) went from 0.050 to 0.123, the Brier score from 0.400 to 0.750. "
+    assert findings.describe_calibration(run, "arm") == text and text.strip() in findings.explanation(run)
