@@ -20,7 +20,7 @@ import tempfile
 from functools import lru_cache
 from typing import Any
 
-PROCESSOR_SECONDS, SECONDS = 2, 10  # of all calls of one function; the second by the clock
+PROCESSOR_SECONDS, SECONDS = 1, 10  # of all calls of one function; the second by the clock
 MEMORY = 512 * 2**20  # bytes of address space
 OUTPUT = 2**16  # bytes
 NEEDED = ("LD_LIBRARY_PATH", "PYTHONHOME")  # of the environment: all that an interpreter may need to start

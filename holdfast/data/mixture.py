@@ -90,12 +90,19 @@ def replay_conversation(tokenizer: Any, row: ReplayRow) -> encoding.Messages:
 
 
 def follow_up(tokenizer: Any, chat: encoding.Messages, row: ReplayRow) -> encoding.Messages:
-    """The conversation with the turns after the response: results of its calls, escaped, and the base's answer to them."""
+    """The conversation with the turns after the response: results of its calls, escaped, and the base's answer to them. Where the
+    template writes the call otherwise in a history than the base wrote it (without empty thoughts, say) the call is only shown: other
+    rows teach it."""
     after = row.get("after")
     if not after:
         return chat
+    how = row.get("tools"), row.get("thinking")
+    written = encoding.render(tokenizer, chat[:-1], respond=True, tools=how[0], thinking=how[1]) + row["response"]
+    whole = [*chat, *encoding.escape_messages(tokenizer, after[:-1])]
+    if not encoding.render(tokenizer, whole, respond=True, tools=how[0], thinking=how[1]).startswith(written):
+        chat = [*chat[:-1], {**chat[-1], "train": False}]
     chat = [*chat, *encoding.escape_messages(tokenizer, after[:-1])]
-    turn = read_answer(tokenizer, chat, after[-1]["content"], row.get("tools"), row.get("thinking"))
+    turn = read_answer(tokenizer, chat, after[-1]["content"], *how)
     if turn is None:
         what = "the base's chat template does not write this answer to a tool's result"
         raise UserError(what, where=f"replay row {row['id']}", do="run `dvc repro`: it was drawn with another template")

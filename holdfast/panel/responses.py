@@ -158,7 +158,7 @@ def read_results(
 
 def add_results(tokenizer: Any, request: Request, done: Completion) -> Messages | None:
     """The chat, escaped, up to the results of the response's calls; None where it has no call, where one has no result, or where the
-    template writes what was said before otherwise than it was read."""
+    template refuses or hides a result."""
     chat = encoding.escape_messages(tokenizer, request.prompt().chat)
     turn = read_answer(tokenizer, chat, done.text, request.tools, request.thinking)
     made = turn.get("tool_calls", []) if turn else []
@@ -175,11 +175,8 @@ def add_results(tokenizer: Any, request: Request, done: Completion) -> Messages 
     ]
     whole = [*chat, turn, *results]
     try:
-        before, prompt = (
-            encoding.render(tokenizer, turns, respond=True, tools=request.tools, thinking=request.thinking)
-            for turns in (chat, whole)
-        )
+        prompt = encoding.render(tokenizer, whole, respond=True, tools=request.tools, thinking=request.thinking)
     except Exception:  # a template is a third-party program: it may refuse a tool's turn
         return None
     shown = all(one["content"] in prompt or json.dumps(one["content"]) in prompt for one in results)
-    return whole if shown and prompt.startswith(before + done.text.rstrip()) else None
+    return whole if shown else None

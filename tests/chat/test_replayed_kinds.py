@@ -204,9 +204,12 @@ def test_a_row_has_the_same_tokens_in_every_stage(project, loaded, monkeypatch, 
         answer, end = encoding.tokenise(tokenizer, written + "<|im_end|>"), encoding.tokenise(tokenizer, "\n")
         last, done = base.with_results.get(source["instruction"], []), encoding.tokenise(tokenizer, DONE + "<|im_end|>")
         assert one.input_ids == ([*last, *done, *end] if last else [*prompt, *answer, *end])
-        assert one.input_ids[: len(prompt) + len(answer)] == [*prompt, *answer], "the call stands as the base wrote it"
         trained = [n for n, label in enumerate(one.labels[:-1]) if label != -100]
         spans = [range(len(prompt), len(prompt) + len(answer)), range(len(last), len(last) + len(done) * bool(last))]
+        if last and thinks:  # Qwen 3 leaves empty thoughts out of a history: the call is only shown
+            spans = spans[1:]
+        else:
+            assert one.input_ids[: len(prompt) + len(answer)] == [*prompt, *answer], "the call is as the base wrote it"
         assert trained == [n for span in spans for n in span]
         how = source.get("tools"), source.get("thinking")
         questions = [self_suite.Question("q", encoding.turns(source["instruction"]), *how)]

@@ -416,7 +416,7 @@ DIGESTS = {
     "thinking": "e36c1dfb56b4",
     "arithmetic": "3fcb118ad33e",
     "facts": "3f8c64b36bd4",
-    "copying": "36c612d84a58",
+    "copying": "ad8589d97626",
     "code": "e7e8da3cdbc3",
     "calibration": "bc4f1ba72461",
 }
