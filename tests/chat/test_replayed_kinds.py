@@ -26,7 +26,7 @@ from holdfast.engines import embedder, registry
 from holdfast.engines.answering import Prompt, answer_chats
 from holdfast.engines.interface import Completion, Sampling
 from holdfast.evaluation import self_suite
-from holdfast.panel import consensus
+from holdfast.panel import consensus, responses
 from holdfast.params.finetune import Arm
 from holdfast.params.reconstruct import Reconstruct
 from holdfast.planning import tailor
@@ -273,10 +273,11 @@ def embed(texts):
 
 def test_calls_come_back_from_real_templates_as_they_were_written(loaded, pool):
     """Of each template that shows tools: what it writes for a call is read as that call, and written again byte for byte."""
-    count = 0
+    count = after_results = 0
     chat = encoding.turns("Please do it.")
     for path in try_templates(loaded, answers.keeps_calls):
         count += 1
+        after_results += keeps_results(loaded, pool)
         offered = tools.draw_tools(pool, 5)
         prompt = encoding.render(loaded, chat, respond=True, tools=offered)
         assert encoding.find_pre_query(loaded, "base", (), offered).prefix, path.stem
@@ -292,7 +293,30 @@ def test_calls_come_back_from_real_templates_as_they_were_written(loaded, pool):
                 assert whole.startswith(prompt + text) and whole[: spans[-1][1]].startswith(prompt + text), path.stem
             stranger = text.replace(call.name, "get_moon")
             assert answers.read_answer(loaded, chat, stranger, offered) is None, path.stem
-    assert count == 38, "docs/reconstruction.md says how many"
+    assert (count, after_results) == (38, 17), "docs/reconstruction.md says how many"
+
+
+def keeps_results(loaded, pool):
+    """Whether a row whose call has a result becomes a conversation that ends with the answer to it, and is trained on that."""
+    offered = tools.draw_tools(pool, 5)
+    request = responses.Request(
+        "i", [], "Please do it.", 0, False, offered, False, tools.draw_results(pool, offered, 5)
+    )
+    chat, call = request.prompt().chat, call_of(offered[0]["function"])
+    prompt = encoding.render(loaded, chat, respond=True, tools=offered, thinking=False)
+    for turn in answers.spell_turns("", None, [call], ""):
+        written = answers.spell_written(loaded, chat, turn, offered, prompt, False)
+        whole = responses.add_results(loaded, request, Completion(written, "stop", 5)) if written else None
+        if not whole or not answers.read_answer(loaded, whole, DONE, offered, False):
+            continue
+        after = [*whole[2:], {"role": "assistant", "content": DONE}]
+        row = dict(id="r", context=[], instruction=request.text, response=written, tools=offered, thinking=False)
+        (mixed,) = mixture.replay_rows(loaded, [{**row, "after": after}])  # type: ignore[typeddict-item]
+        ids, mask = encoding.encode(loaded, mixed["messages"], offered, False)
+        trained = loaded.decode([id for id, on in zip(ids, mask, strict=True) if on])
+        assert DONE in trained and (call.name in trained) == (mixed["messages"][1].get("train") is not False)
+        return True
+    return False
 
 
 def test_thoughts_come_back_from_real_templates_as_they_were_written(loaded):
