@@ -121,6 +121,7 @@ def test_the_core_suite_s_answers_have_limits_of_their_own():
 
 def test_prompts_that_tools_make_longer_are_read_wherever_there_are_some(settings, project):
     """A fifth of the rows with tools of 200 tokens, half of them answered twice; answers have 20 tokens wherever they are cut."""
+    set_params(project, respond__max_tokens=256)  # as respond.tools_max_tokens
     plain = by_stage(costs.plan_work(Params.load(), DOMAIN, MEANS, 30))
     set_params(project, reconstruct__tools={"share": 0.2})
     suites = {"core/tools": kinds.OwnSuite(10, 400.0, 128.0)}
