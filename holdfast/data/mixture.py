@@ -96,13 +96,13 @@ def follow_up(tokenizer: Any, chat: encoding.Messages, row: ReplayRow) -> encodi
     after = row.get("after")
     if not after:
         return chat
-    how = row.get("tools"), row.get("thinking")
-    written = encoding.render(tokenizer, chat[:-1], respond=True, tools=how[0], thinking=how[1]) + row["response"]
+    tools, thinking = row.get("tools"), row.get("thinking")
+    written = encoding.render(tokenizer, chat[:-1], respond=True, tools=tools, thinking=thinking) + row["response"]
     whole = [*chat, *encoding.escape_messages(tokenizer, after[:-1])]
-    if not encoding.render(tokenizer, whole, respond=True, tools=how[0], thinking=how[1]).startswith(written):
+    if not encoding.render(tokenizer, whole, respond=True, tools=tools, thinking=thinking).startswith(written):
         chat = [*chat[:-1], {**chat[-1], "train": False}]
     chat = [*chat, *encoding.escape_messages(tokenizer, after[:-1])]
-    turn = read_answer(tokenizer, chat, after[-1]["content"], *how)
+    turn = read_answer(tokenizer, chat, after[-1]["content"], tools, thinking)
     if turn is None:
         what = "the base's chat template does not write this answer to a tool's result"
         raise UserError(what, where=f"replay row {row['id']}", do="run `dvc repro`: it was drawn with another template")

@@ -152,8 +152,8 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
     own_answer = stretch_answer(means.answer, params.respond.max_tokens, params.evaluate.self_suite.max_tokens)
     questions = min(held_out, params.evaluate.limit or held_out)  # of the self suite
     suite_answers = count_suite_answers(domain, means.answer, params.respond.max_tokens)
-    asked = sum(own.items * own.prompt for own in domain.suites.values())
-    asked += (domain.items - sum(own.items for own in domain.suites.values())) * turn
+    prompts = sum(own.items * own.prompt for own in domain.suites.values())
+    prompts += (domain.items - sum(own.items for own in domain.suites.values())) * turn
     trained = [cell for arm, several in params.trainings.items() for cell in name_cells(arm, several)]
     for cell in ("@base", *trained):
         passes = 1  # likelihood of the base's answers
@@ -164,7 +164,7 @@ def plan_work(params: Params, domain: Domain, means: Means, rubric: int) -> list
             params.base,
             domain.items + questions,
             written=suite_answers + questions * own_answer,
-            read=asked + questions * (turn + passes * (turn + own_answer)),
+            read=prompts + questions * (turn + passes * (turn + own_answer)),
         )
         stages.append(evaluation)
     return [*stages, Work("drift", rows=kept_rows), Work("gate", rows=domain.items), Work("report", rows=kept_rows)]

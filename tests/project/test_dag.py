@@ -138,7 +138,7 @@ BELOW = {  # what a room may import beside itself
         "reconstruction": "core params chat engines data",
         "panel": "core params chat engines data",
         "training": "core params chat engines data",
-        "core_suite": "core chat data",
+        "core_suite": "core params chat data",
         "evaluation": "core params chat engines data core_suite",
         "verdict": "core params evaluation",
         "reporting": "core params chat engines data evaluation verdict training",
@@ -239,6 +239,9 @@ def test_nothing_trusts_remote_code_or_loads_pickles():
     for file in PROGRAMS:
         text = file.read_text(encoding="utf-8")
         assert "trust_remote_code=True" not in text, file
+        if file.name == "sandbox.py":  # what a model wrote runs there, and only after the process has given up all else
+            assert text.count("exec(") == 1 and text.index("    confine()\n") < text.index("exec(")
+            text = text.replace("exec(", "")
         assert not re.search(r"\b(pickle|torch\.load|eval|exec)\(|import pickle", text.replace(".eval()", "")), file
 
 
