@@ -92,7 +92,8 @@ def tailor_params(
         *fit_suites(content["evaluate"]["suites"]),
     ]
     fit_memory(content, shape, yaml)
-    content["evaluate"]["core"]["context"] = max(256, content["finetune"]["max_length"])
+    if "core" in content["evaluate"]:
+        content["evaluate"]["core"]["context"] = max(256, content["finetune"]["max_length"])
     name = "".join(c for c in f"{model.path or model.hub} on {domain.name}" if c.isprintable())
     content["report"]["title"] = f"Holdfast: {name}"
 
