@@ -43,9 +43,10 @@ class SelfDistillation(SDFTTrainer):
         super().__init__(*args, **kwargs)
 
     def _setup_teacher_model(self) -> None:
+        arguments: Any = self.args
         frozen = self.given_teacher.requires_grad_(False).eval()
         self.teacher_model = self.accelerator.prepare_model(frozen, evaluation_mode=True)
-        if self.args.teacher_model_kind == TEACHERS["moving"]:
+        if arguments.teacher_model_kind == TEACHERS["moving"]:
             self.add_callback(SyncTeacherModelCallback(self.teacher_model, self.accelerator))
 
     def _prepare_training_batch(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
