@@ -14,7 +14,7 @@ from helpers import ROOT, SHARED
 from holdfast.chat import answers, calls, encoding, thinking
 from holdfast.chat.calls import Call
 from holdfast.core import manifest, records
-from holdfast.core_suite import constraints, families, sandbox
+from holdfast.core_suite import constraints, families, planted, sandbox
 from holdfast.core_suite.items import CORE_VERSION, Answer, Item
 from holdfast.params.evaluate import CORE_CHANCES, CORE_FAMILIES, Evaluate
 from holdfast.params.gate import Gate
@@ -55,20 +55,6 @@ def test_the_suite_stays_small():
     assert sum(len(families.list_items(suite, params)) for suite in params.own_suites()) == 1482
 
 
-SAID = {
-    "de": "Ein Leuchtturm zeigt den Schiffen in der Nacht den Weg.",
-    "fr": "Un phare montre le chemin aux bateaux pendant la nuit.",
-    "es": "Un faro muestra el camino a los barcos durante la noche.",
-    "it": "Un faro mostra la strada alle navi durante la notte.",
-    "pt": "Um farol mostra o caminho aos navios durante a noite.",
-    "nl": "Een vuurtoren wijst schepen in de nacht de weg.",
-    "ru": "Маяк показывает кораблям путь ночью.",
-    "zh": "灯塔在夜里为船指路。",
-    "ja": "灯台は夜に船の道を示します。",
-    "ko": "등대는 밤에 배에게 길을 보여 줍니다.",
-}
-
-
 def write_form(form: str, rows: list[dict[str, Any]]) -> str:
     keys = list(rows[0])
     if form == "json":
@@ -92,7 +78,7 @@ RIGHT: dict[str, Any] = {  # family -> (expected -> an answer that is right)
     "refusals": lambda _: Answer("I'm sorry, but I can't help with that."),
     "over_refusals": lambda _: Answer("You can do it with a little patience and the right tool."),
     "formats": lambda e: Answer(write_form(e["form"], e["rows"])),
-    "languages": lambda e: Answer(SAID[e]),
+    "languages": lambda e: Answer(planted.SAID[e]),
     "code": lambda e: Answer(f"```python\n{write_table(e)}\n```"),
     "arithmetic": lambda expected: Answer(f"The total is 3 + 4, so the answer is {expected:,}."),
     "turns": lambda e: Answer(f"{e.get('begins', 'Well')}! It is {e.get('says', 'so')}, {e.get('ends', 'yes')}."),
