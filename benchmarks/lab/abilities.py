@@ -75,7 +75,7 @@ def make_project() -> None:
         return
     content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     content |= {"models": {"base": {"path": "base"}}, "panel": ["base"]}
-    content["reconstruct"] |= {"tools": {"share": 0.1}, "thinking": {"share": 0.1}}
+    content["reconstruct"] |= {"tools": {"share": 0.1, "results": 0.0}, "thinking": {"share": 0.1}}
     content["respond"] |= {"k": 1}
     content["consensus"] |= {"strategy": "first"}  # with the base alone: its own first answers, as `init` has it
     for name in ("stages", "data/pocket"):
@@ -104,7 +104,8 @@ def score_abilities(folder: Path, base: manifest.Manifest) -> dict[str, list[dic
     tokenizer = manifest.load_tokenizer(folder)
     template = template_of(tokenizer)
     rows = {}
-    for ability, family in ABILITIES.items():
+    for ability, name in ABILITIES.items():
+        family = families.FAMILIES[name]
         asked = [families.pose_item(tokenizer, template, item) for item in draw_items(ability)]
         answers = core_answers.answer(model, params, tokenizer, family, asked)
         rows[ability] = core_answers.score(ability, family, asked, answers)
