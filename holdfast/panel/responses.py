@@ -85,7 +85,7 @@ def answer_shard(rows: list[Any], params: Respond, member: manifest.Manifest) ->
         completions |= zip(part, done, strict=True)
     written = [completions[n] for n in range(len(requests))]
     reasons = [find_reason(tokenizer, *pair) for pair in zip(requests, written, strict=True)]
-    rows: list[Response] = [
+    rows: list[Response] = [  # type: ignore[no-redef]  # from here on the responses
         dict(
             id=f"{request.instruction_id}/{member.name}/{request.sample}",
             instruction_id=request.instruction_id,
