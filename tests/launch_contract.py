@@ -4,12 +4,14 @@ the machine, and `machine`, the folder there."""
 from __future__ import annotations
 
 import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dvc.repo import Repo
-from launch_project import change_machine, go, leave, make_project, read_outputs, starts, wait_for
+from launch_project import add_second_stage, change_machine, go, leave, make_project, read_outputs, starts, wait_for
 
 from holdfast.commands import launch
 from holdfast.commands import run as command
@@ -87,6 +89,23 @@ class LauncherContract:
         assert starts(machine) == 2
 
     why: str  # the cluster's word for it
+
+    def test_two_stages_at_once_do_not_meet(self, project, machine, tmp_path, monkeypatch):
+        """Each waits until the other has begun; both read the same inputs, in the same folder there."""
+        add_second_stage(project)
+        shutil.copytree(project, tmp_path / "here", ignore=shutil.ignore_patterns("launch.yaml"))
+        (project / "data" / "mode").write_text("meet")
+        with ThreadPoolExecutor() as pool:
+            codes = list(pool.map(lambda call: command.main(*call), [("gate",), ("respond", "m")]))
+        assert codes == [0, 0]
+        assert starts(machine) == 1
+        monkeypatch.chdir(tmp_path / "here")
+        (tmp_path / "here/data/mode").write_text("meet")
+        (tmp_path / "here/.cache").mkdir()
+        (tmp_path / "here/.cache/starts").touch()
+        assert [command.main("respond", "m"), command.main("gate")] == [0, 0]
+        assert read_outputs(project) == read_outputs(tmp_path / "here")
+        assert Path("answers.txt").read_bytes() == (project / "answers.txt").read_bytes()
 
     def test_a_full_disk_there_is_said_and_the_exit_code_comes_back(self, project, small_disk, capfd):
         change_machine(project, folder=str(small_disk))

@@ -38,7 +38,8 @@ def main() -> None:
         starts.write(f"{os.getpid()}\\n")
     mode = Path("data/mode").read_text()
     print("begins\\x1b[31m in", mode)
-    while mode == "wait" and not (cache / "go").exists():
+    meets = {"wait": "go", "meet": "respond/begun"}.get(mode)
+    while meets and not (cache / meets).exists():
         if not cache.exists():  # its folder was removed: the test is over
             sys.exit(9)
         time.sleep(0.02)
@@ -58,6 +59,21 @@ def main() -> None:
         if file.is_file():
             (Path("out") / file.name).write_bytes(file.read_bytes()[::-1])
     Path("note.txt").write_text(text)
+'''
+SECOND_STAGE = '''
+"""Counts the bytes that it reads; with the mode "meet" once the other stage has begun, too."""
+
+import time
+from pathlib import Path
+
+
+def main(model: str) -> None:
+    cache = Path(".cache/respond")
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "begun").touch()
+    while Path("data/mode").read_text() == "meet" and not Path(".cache/starts").exists():
+        time.sleep(0.02)
+    Path("answers.txt").write_text(str(sum(len(file.read_bytes()) for file in Path("data").rglob("*") if file.is_file())))
 '''
 PIPELINE = {
     "stages": {
@@ -96,6 +112,19 @@ def make_project(folder: Path) -> Path:
     (folder / ".holdfast/code").mkdir(parents=True)
     (folder / ".holdfast/code/gate").write_text(describe_code(folder / "stages/gate.py", folder))
     return folder
+
+
+def add_second_stage(project: Path) -> None:
+    """Adds `respond`, which reads the same inputs and goes to `box`, too."""
+    content = yaml.safe_load((project / "dvc.yaml").read_text(encoding="utf-8"))
+    outs = {"deps": ["data"], "outs": ["answers.txt"], "metrics": ["reports/costs/respond/m.json"]}
+    content["stages"]["respond"] = {"cmd": "holdfast run respond m", **outs}
+    (project / "dvc.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    (project / "stages/respond.py").write_text(SECOND_STAGE, encoding="utf-8")
+    launch_file = project / "launch.yaml"
+    content = yaml.safe_load(launch_file.read_text(encoding="utf-8"))
+    content["stages"]["respond"] = "box"
+    launch_file.write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
 def write_launch(project: Path, **machine: object) -> None:
@@ -168,7 +197,7 @@ class Sshd:
         (self.folder / "sshd_config").write_text(
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.folder}/host\nPidFile none\nUsePAM no\n"
             f"AuthorizedKeysFile {self.folder}/user.pub\nStrictModes no\nPasswordAuthentication no\n"
-            "PermitRootLogin yes\nMaxStartups 100\n"
+            f"PermitRootLogin yes\nMaxStartups 100\nSetEnv HOME={self.folder}\n"
         )
         self.config = self.folder / "ssh_config"
         common = f"  HostName 127.0.0.1\n  Port {self.port}\n  IdentityFile {self.folder}/user\n  IdentitiesOnly yes\n"

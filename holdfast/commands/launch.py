@@ -50,7 +50,7 @@ def run_elsewhere(stage: str, cells: tuple[str, ...], name: str, machine: Machin
             launcher = make_launcher(record.machine, record.load_machine())
             try:
                 log = Log(launcher, record.job) if fresh else Log.from_the_end(launcher, record.job)
-                state = watch(launcher, record.job, log, machine.patience)
+                state = watch(launcher, record.job, log, machine.patience, values)
             except KeyboardInterrupt:
                 return leave_or_cancel(launcher, record)
             if state.phase is Phase.ENDED:
@@ -122,6 +122,7 @@ def submit(name: str, machine: Machine, work: Work, values: dict[str, str], form
         clear=[*(f"tree/{out}" for out in [*work.outs, timing_file(work.stage, cell)]), *old],
         skipped=machine.there,
         notes={f"jobs/{record.token}/{name}": content for name, content in notes.items()},
+        owner=str(Path.cwd()) if machine.folder else "",
     )
     with records.take_turn(name):
         launcher.prepare()
@@ -147,7 +148,7 @@ def finish(launcher: Launcher, record: Record, state: State, work: Work, before:
         transfer.put_in_place(staging, changed)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    if timing in changed:
+    if timing in changed or state.code == 0:
         note = {"machine": record.machine, "price": record.load_machine().price}
         storage.write_json(Path(timing), {**storage.read_json(Path(timing)), **note})
     records.write(replace(record, ended=state.code))
@@ -244,7 +245,7 @@ def print_log(name: str) -> None:
     launcher = make_launcher(record.machine, record.load_machine())
     launcher.prepare()
     log = Log(launcher, record.job)
-    for line in [*log.read(), *log.finish()]:
+    for line in log.read_all():
         print(line)
 
 

@@ -9,6 +9,7 @@ On the machine, below its folder:
 from __future__ import annotations
 
 import shlex
+import signal
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -80,6 +81,13 @@ class Launcher(Protocol):
 def read_exit(text: str) -> int | None:
     """The exit code in what stands in `exit`."""
     return int(text) if text.strip().isdigit() else None
+
+
+def describe_end(code: int) -> State:
+    """What an exit code says: job.sh outlives a Python that the kernel has killed alone, as it does where memory runs out."""
+    if code == 128 + signal.SIGKILL:
+        return State(Phase.KILLED, why="signal 9, as where memory runs out")
+    return State(Phase.ENDED, code)
 
 
 def give_secrets(secrets: dict[str, str]) -> tuple[str, bytes]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.core.errors import UserError
-from holdfast.launch.interface import EXIT_WIDTH, Job, Phase, State, read_exit
+from holdfast.launch.interface import EXIT_WIDTH, Job, Phase, State, describe_end, read_exit
 from holdfast.launch.settings import Machine
 from holdfast.launch.shells import Shell, Unreachable, call
 
@@ -109,11 +109,11 @@ n=0; while [ $n -lt {patience} ] && [ -z "$(tr -d ' ' < exit)" ]; do sleep 1; ls
 cat exit 2>/dev/null || true"""
         first, _, rest = self.shell.run(script).decode(errors="replace").partition("\n")
         if (code := read_exit(rest)) is not None:
-            return State(Phase.ENDED, code)
+            return describe_end(code)
         if not jobs and first != "submitted":
             return State(Phase.ABSENT)
         failure = conditions.get("Failed", {})
-        reasons = [failure.get("message") or failure.get("reason", ""), *map(describe_end, pods)]
+        reasons = [failure.get("message") or failure.get("reason", ""), *map(describe_pod_end, pods)]
         why = "; ".join(reason for reason in reasons if reason) or (
             "it left no exit code" if jobs else "the Job was deleted"
         )
@@ -188,7 +188,7 @@ def describe_pods(pods: list[dict[str, Any]], suspended: bool) -> State:
     return State(Phase.WAITING, why=f"{reasons[0].get('reason')}: {reasons[0]['message']}"[:200] if reasons else "")
 
 
-def describe_end(pod: dict[str, Any]) -> str:
+def describe_pod_end(pod: dict[str, Any]) -> str:
     """Such as OOMKilled."""
     ends = [one.get("state", {}).get("terminated", {}) for one in pod["status"].get("containerStatuses") or []]
     return "; ".join(str(end["reason"]) for end in ends if end.get("reason") not in (None, "Completed"))

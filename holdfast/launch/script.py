@@ -9,6 +9,15 @@ from holdfast.launch.interface import EXIT_WIDTH
 from holdfast.launch.settings import Machine
 from holdfast.launch.transfer import Hashes, read_package
 
+# Without Python, or with one that cannot do it, the code is none of the stage
+BLAME_PYTHON = """local code=$? able='import typer, pydantic, yaml, pyarrow.parquet, sys; sys.exit(sys.version_info < (3, 11))'
+if [ $code -ne 0 ] && ! {python} -c "$able" > /dev/null 2>&1; then
+  echo "error: launch.yaml: its python has no Holdfast's libraries, is older than 3.11, or is not there"
+  echo "  correct 'python' or 'setup'; 'holdfast doctor' looks at it"
+  return 3
+fi
+return $code"""
+
 
 def write_job(machine: Machine, stage: str, cells: Sequence[str]) -> str:
     """The text of job.sh."""
@@ -24,7 +33,9 @@ def write_job(machine: Machine, stage: str, cells: Sequence[str]) -> str:
     lines += [f"  export {name}={shlex.quote(value)}" for name, value in machine.env.items()]
     code = f'"$root/{read_package().place}"'
     lines += [f"  export PYTHONUNBUFFERED=1 PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}"]
-    lines += [f"  {machine.command()} -P -m holdfast.cli run {' '.join([stage, *cells])}", "}"]
+    lines += [f"  {machine.command()} -P -m holdfast.cli run {' '.join([stage, *cells])}"]
+    lines += [f"  {line}" for line in BLAME_PYTHON.format(python=machine.command()).splitlines()]
+    lines += ["}"]
     lines += ['work >> "$job/log" 2>&1 < /dev/null', f'printf \'%-{EXIT_WIDTH}s\' "$?" 1<> "$job/exit"']
     return "\n".join(lines) + "\n"
 

@@ -49,6 +49,16 @@ def inside(text: str) -> str:
     return path.as_posix()
 
 
+def own_folder(text: str) -> str:
+    """~/ is the home folder, where relative paths begin anyway."""
+    if one_line(text).startswith("~") and text != "~" and not text.startswith("~/"):
+        raise ValueError("give an absolute path, or one from the home folder")
+    path = PurePosixPath(text.removeprefix("~").lstrip("/") if text.startswith("~") else text)
+    if ".." in path.parts or not path.name or path.parts[0].startswith("-"):
+        raise ValueError("give a folder of its own")
+    return path.as_posix()
+
+
 Line = Annotated[str, AfterValidator(one_line)]
 MOUNT = "/holdfast"
 OWN = {  # keys that some launchers alone know
@@ -66,12 +76,12 @@ class Machine(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    launcher: Literal["ssh", "slurm", "kubernetes", "skypilot"]
+    launcher: Literal["local", "ssh", "slurm", "kubernetes", "skypilot"]
     host: Host | None = (
         None  # as `ssh` takes it; slurm without one: sbatch of this machine; skypilot: the cluster's name
     )
     ssh_config: Line | None = None  # file for `ssh -F`; None: ~/.ssh/config
-    folder: Line | None = (
+    folder: Annotated[str, AfterValidator(own_folder)] | None = (
         None  # there; relative: to the home folder; None: holdfast-runs/PROJECT-... (kubernetes: in MOUNT)
     )
     python: Annotated[str, AfterValidator(words)] = "python3"  # a command, such as `apptainer exec --nv IMAGE python`
@@ -89,7 +99,7 @@ class Machine(BaseModel):
     gpus: Line | None = None  # skypilot: such as H100:8
     there: list[Annotated[str, AfterValidator(inside)]] = []  # files and folders of the project that are not sent
     at_once: Annotated[int, Field(ge=1)] | None = (
-        None  # stages that `holdfast repro` sends at once; None: 1 by ssh, else any number
+        None  # stages that `holdfast repro` sends at once; None: 1 by ssh and local, else any number
     )
     retries: Annotated[int, Field(ge=0, le=100)] = 0  # new jobs after one that was killed, in one command
     patience: Annotated[float, Field(ge=0, le=86400)] = 600.0  # seconds of trying after a lost connection
@@ -115,7 +125,7 @@ class Machine(BaseModel):
     @property
     def width(self) -> int | None:
         """Stages at once; None: any number, since the machine has a queue."""
-        return self.at_once or (1 if self.launcher == "ssh" else None)
+        return self.at_once or (1 if self.launcher in ("local", "ssh") else None)
 
     @property
     def mount(self) -> str:
@@ -125,7 +135,7 @@ class Machine(BaseModel):
     def place(self) -> str:
         """The folder there, relative to the home folder or absolute. Another project, or another clone, has another one."""
         if self.folder is not None:
-            return self.folder.rstrip("/") or "/"
+            return self.folder
         here = Path.cwd().resolve()
         digest = hashlib.sha256(f"{platform.node()}:{here}".encode()).hexdigest()[:8]
         parent = MOUNT if self.launcher == "kubernetes" else "holdfast-runs"
@@ -155,7 +165,8 @@ class Launch(BaseModel):
             raise ValueError(f"'{HERE}' stands for this machine: give another name")
         for stage, machine in self.stages.items():
             if machine != HERE and machine not in self.machines:
-                raise ValueError(f"stages.{stage}: no machine '{machine}'; known: {', '.join([*self.machines, HERE])}")
+                known = ", ".join([*self.machines, HERE])
+                raise ValueError(f"stages.{stage}: no machine '{machine[:80]}'; known: {known}")
         return self
 
     def find(self, stage: str, *cells: str) -> str | None:

@@ -12,7 +12,7 @@ import shlex
 from dataclasses import dataclass
 
 from holdfast.core.errors import UserError
-from holdfast.launch.interface import EXIT_WIDTH, Job, Phase, State, read_exit
+from holdfast.launch.interface import EXIT_WIDTH, Job, Phase, State, describe_end, read_exit
 from holdfast.launch.settings import Machine
 from holdfast.launch.shells import Shell, Unreachable, call
 from holdfast.launch.watching import say
@@ -50,7 +50,7 @@ class Skypilot:
     def submit(self, job: Job, secrets: dict[str, str]) -> str:
         script = f"""{job.enter} || exit 1
 if mkdir started 2>/dev/null; then : > log; printf '%-{EXIT_WIDTH}s' '' > exit; echo first; fi; pwd"""
-        *first, place = self.shell.run(script).decode(errors="replace").split()
+        *first, place = self.shell.run(script).decode(errors="surrogateescape").splitlines()
         if first or not self._find(job):  # a command that was killed may have come no further
             names = [word for name in secrets for word in ("--secret", name)]  # values: from this environment
             run = f"exec bash -l {shlex.quote(f'{place}/job.sh')}"
@@ -69,7 +69,7 @@ if mkdir started 2>/dev/null; then : > log; printf '%-{EXIT_WIDTH}s' '' > exit; 
                 raise
             return State(Phase.KILLED, why="its cluster is stopped or gone; the next run starts it")
         if (code := read_exit(rest)) is not None:
-            return State(Phase.ENDED, code)
+            return describe_end(code)
         if (entry := self._find(job)) is None:
             return (
                 State(Phase.KILLED, why="SkyPilot knows nothing of it") if first == "submitted" else State(Phase.ABSENT)
@@ -77,7 +77,7 @@ if mkdir started 2>/dev/null; then : > log; printf '%-{EXIT_WIDTH}s' '' > exit; 
         status = entry[1]
         if status in OVER:  # the exit code may have come meanwhile
             code = read_exit(self.shell.run(f"{job.enter} 2>/dev/null && cat exit || true").decode(errors="replace"))
-            return State(Phase.KILLED, why=status) if code is None else State(Phase.ENDED, code)
+            return State(Phase.KILLED, why=status) if code is None else describe_end(code)
         waiting = status in QUEUED
         return State(Phase.WAITING if waiting else Phase.RUNNING, why=status if waiting else "")
 

@@ -10,7 +10,7 @@ import shlex
 from dataclasses import dataclass
 
 from holdfast.core.errors import UserError
-from holdfast.launch.interface import EXIT_WIDTH, Job, Phase, State, give_secrets, read_exit
+from holdfast.launch.interface import EXIT_WIDTH, Job, Phase, State, describe_end, give_secrets, read_exit
 from holdfast.launch.shells import Shell, Unreachable
 
 QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "RESV_DEL_HOLD"}
@@ -33,8 +33,8 @@ class Slurm:
         script = f"""{job.enter} || exit 1
 {read}if mkdir started 2>/dev/null; then
   : > log; printf '%-{EXIT_WIDTH}s' '' > exit
-  sbatch --parsable {options} --job-name={job.token} --output="$PWD/slurm.log" --open-mode=append \\
-    --wrap "exec bash -l '$PWD/job.sh'" > id.new || {{ rmdir started; exit 1; }}
+  sbatch --parsable {options} --job-name={job.token} --chdir="$PWD" --output=slurm.log --open-mode=append \\
+    --wrap "exec bash -l ./job.sh" > id.new || {{ rmdir started; exit 1; }}
   mv id.new id
 fi
 cat id 2>/dev/null || true"""
@@ -61,7 +61,7 @@ echo gone; echo "$state"; tail -n 3 slurm.log 2>/dev/null"""
                 do="the job goes on; run it again later",
             )
         if first == "ended" and (code := read_exit(rest)) is not None:
-            return State(Phase.ENDED, code)
+            return describe_end(code)
         if first == "gone":
             lines = [line.strip() for line in rest.splitlines() if line.strip()]
             return State(Phase.KILLED, why="; ".join(lines)[:300] or "Slurm knows nothing of it any more")

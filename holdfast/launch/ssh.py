@@ -1,4 +1,4 @@
-"""A machine behind ssh without a scheduler: a job is a process that outlives the connection.
+"""A machine behind ssh without a scheduler, or this one: a job is a process that outlives the connection and the command.
 
 A process belongs to a job if HOLDFAST_JOB in its environment says so (Linux: /proc). That holds for all that it starts, and
 is safe from process ids that come again and from restarts of the machine.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from holdfast.launch.interface import EXIT_WIDTH, Job, Phase, State, give_secrets, read_exit
+from holdfast.launch.interface import EXIT_WIDTH, Job, Phase, State, describe_end, give_secrets, read_exit
 from holdfast.launch.shells import Shell
 
 # its exit code says nothing: processes come and go while it looks
@@ -44,7 +44,7 @@ cat exit 2>/dev/null || true"""
         if first == "absent":
             return State(Phase.ABSENT)
         if code is not None:
-            return State(Phase.ENDED, code)
+            return describe_end(code)
         return State(Phase.RUNNING) if first == "running" else State(Phase.KILLED, why="no process of it is left")
 
     def cancel(self, job: Job) -> None:

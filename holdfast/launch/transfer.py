@@ -27,6 +27,14 @@ MIN_BYTES_TO_SHOW = 2**24  # of a transfer that shows its progress
 PACKAGE = Path(__file__).parents[1]
 LEFT_OUT = {"__pycache__", "scaffold"}  # of the package: what `init` writes is not needed there
 WHOLE = "whole"  # comes last: the package is there to the end
+OWNER = "project"  # file of the machine's folder: what works in it
+# Two projects in one folder would remove each other's files
+CLAIM = """file={file}; owner={owner}; mkdir -p "$(dirname "$file")" || exit 1
+if [ -s "$file" ] && [ "$(cat "$file")" != "$owner" ]; then
+  echo "its folder is that of another project ($(head -c 200 "$file")): give another 'folder', or remove $file there" >&2; exit 1
+fi
+printf '%s' "$owner" > "$file" || exit 1
+"""
 Hashes = dict[str, str]  # sha256 by path, relative to the project
 
 
@@ -93,6 +101,7 @@ class Cargo:
     clear: list[str]  # in the machine's folder, removed: the stage's outputs of before
     skipped: list[str]  # in tree/, left alone: the machine has its own
     notes: dict[str, bytes]  # small files, by path in the machine's folder
+    owner: str = ""  # the project; "": the folder's name is its alone
 
 
 def send(shell: Shell, folder: str, cargo: Cargo) -> int:
@@ -103,7 +112,8 @@ def send(shell: Shell, folder: str, cargo: Cargo) -> int:
     tree, package = f"{folder}/tree", read_package()
     where = shlex.quote(f"{folder}/{package.place}/{WHOLE}")
     clear = " ".join(shlex.quote(f"{folder}/{path}") for path in cargo.clear)
-    prelude = f"if [ -f {where} ]; then echo package; fi\nrm -rf -- {clear}\n"
+    prelude = CLAIM.format(file=shlex.quote(f"{folder}/{OWNER}"), owner=shlex.quote(cargo.owner)) if cargo.owner else ""
+    prelude += f"if [ -f {where} ]; then echo package; fi\nrm -rf -- {clear}\n"
     alone = [name for name in cargo.files if not is_below(name, cargo.folders)]
     output = shell.run(prelude + list_script(tree, cargo.skipped), list_names(sorted([*cargo.folders, *alone])))
     present = parse_hashes(output)

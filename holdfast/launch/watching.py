@@ -5,12 +5,15 @@ from __future__ import annotations
 import codecs
 import sys
 import time
+from collections.abc import Iterable, Iterator
 
 from holdfast.launch.interface import Job, Launcher, Phase, State
 from holdfast.launch.shells import Unreachable
 
 FIRST_PAUSE = 0.3  # seconds; pauses grow by half up to the launcher's interval
 CHUNK = 2**20  # bytes of log at a time
+LONGEST = 2**16  # characters of a line; a longer one is shown in pieces
+MIN_SECRET = 6  # characters; a shorter value is in many words
 TAIL = 4000  # bytes of log that are shown of a job that was left
 
 
@@ -29,30 +32,50 @@ class Log:
         return cls(launcher, job, max(0, int(size) - TAIL) if size.isdigit() else 0)
 
     def read(self) -> list[str]:
-        """Lines that have come since. Raises Unreachable."""
-        lines: list[str] = []
-        while True:
-            script = f"{self.job.enter} 2>/dev/null && tail -c +{self.offset + 1} log 2>/dev/null | head -c {CHUNK}"
-            content = self.launcher.shell.run(f"{script} || true")
-            self.offset += len(content)
-            *whole, self.rest = (self.rest + self.decoder.decode(content)).split("\n")
-            lines += whole
-            if len(content) < CHUNK:
-                return lines
+        """Lines that have come since, of CHUNK bytes at most. Raises Unreachable."""
+        script = f"{self.job.enter} 2>/dev/null && tail -c +{self.offset + 1} log 2>/dev/null | head -c {CHUNK}"
+        content = self.launcher.shell.run(f"{script} || true")
+        self.offset += len(content)
+        *lines, self.rest = (self.rest + self.decoder.decode(content)).split("\n")
+        if len(self.rest) > LONGEST:
+            lines, self.rest = [*lines, self.rest], ""
+        return lines
 
-    def finish(self) -> list[str]:
-        """What stands after the last line break."""
-        rest, self.rest = self.rest + self.decoder.decode(b"", final=True), ""
-        return [rest] if rest else []
+    def read_all(self) -> Iterator[str]:
+        """The lines that are still to come, up to where the log ends now. Raises Unreachable."""
+        before = -1
+        while before < self.offset:
+            before = self.offset
+            yield from self.read()
+        if rest := self.rest + self.decoder.decode(b"", final=True):
+            self.rest = ""
+            yield rest
 
 
-def watch(launcher: Launcher, job: Job, log: Log, patience: float) -> State:
-    """Shows the log until the job has ended or is killed. Raises Unreachable after `patience` seconds without a connection."""
+def show(lines: Iterable[str], secrets: dict[str, str]) -> None:
+    """Prints a log's lines, with the names of secrets in the place of their values."""
+    for line in lines:
+        for name, value in secrets.items():
+            line = line.replace(value, f"[{name}]") if len(value) >= MIN_SECRET else line
+        print(line, flush=True)
+
+
+def watch(launcher: Launcher, job: Job, log: Log, patience: float, secrets: dict[str, str]) -> State:
+    """Shows the log until the job has ended or is killed. `secrets`: values that are not shown, by name. Raises Unreachable after
+    `patience` seconds without a connection."""
     pause, lost_since, shown = FIRST_PAUSE, None, ""
+    machine = f"machine {launcher.shell.machine}"
     while True:
         try:
             state = launcher.poll(job)
             lines = log.read() if state.phase is not Phase.WAITING else []
+            if lost_since is not None:
+                say(f"{machine}: connected again")
+                lost_since, pause = None, FIRST_PAUSE
+            show(lines, secrets)
+            if state.phase in (Phase.ENDED, Phase.KILLED, Phase.ABSENT):
+                show(log.read_all(), secrets)
+                return state
         except Unreachable as error:
             lost_since = lost_since or time.monotonic()
             left = patience - (time.monotonic() - lost_since)
@@ -63,20 +86,10 @@ def watch(launcher: Launcher, job: Job, log: Log, patience: float) -> State:
             time.sleep(min(left, max(pause, 2.0)))
             pause *= 1.5
             continue
-        if lost_since is not None:
-            say(f"machine {launcher.shell.machine}: connected again")
-            lost_since, pause = None, FIRST_PAUSE
-        for line in lines:
-            print(line, flush=True)
-        if state.phase in (Phase.ENDED, Phase.KILLED, Phase.ABSENT):
-            for line in log.finish():
-                print(line, flush=True)
-            return state
-        waits = (
-            f"waits in the queue{f' ({state.why})' if state.why else ''}" if state.phase is Phase.WAITING else "runs"
-        )
+        reason = f" ({state.why})" if state.why else ""
+        waits = f"waits in the queue{reason}" if state.phase is Phase.WAITING else "runs"
         if waits != shown:
-            say(f"machine {launcher.shell.machine}: the job {waits}")
+            say(f"{machine}: the job {waits}")
         pause, shown = min(launcher.interval, FIRST_PAUSE if lines or waits != shown else pause * 1.5), waits
         time.sleep(pause)
 

@@ -122,7 +122,8 @@ class Evaluate(Section):
     """Tokens of an answer to a row of the domain's test split, at most."""
     backend: Literal["auto", "transformers", "vllm", "openai"] = "auto"
     """Who answers lm-eval: our own engine (transformers), or its classes VLLM or LocalCompletionsAPI (openai). auto: openai where
-    `url` is given, vllm where the base has `vllm`, with its settings, else transformers."""
+    `url` is given, vllm where the base has `vllm`, with its settings, else transformers. The base's `endpoint` is not used: it does not
+    serve the arms, which are asked as the base is."""
     options: dict[str, bool | int | float | str] = {}
     """Further arguments of that class, such as tensor_parallel_size."""
     url: str | None = None

@@ -51,4 +51,9 @@ def problems(params: Params, contexts: dict[str, int], rubric: int) -> list[str]
         sentences.append(
             f"evaluate.max_tokens {params.evaluate.max_tokens:,} leaves no room in the base's context of {base:,}"
         )
+    if params.models[params.base].endpoint and params.evaluation_backend == "transformers":
+        sentences.append(
+            "evaluate runs base and arms on this machine's weights: the base's endpoint does not serve the arms; a server that "
+            "serves all of them goes into evaluate.url"
+        )
     return sentences

@@ -1,13 +1,17 @@
-"""Does the device hold what a stage is about to load? By the plan's arithmetic (costs.memory), before the stage starts."""
+"""Does the device hold what a stage is about to load? By the plan's arithmetic (costs.memory), before the stage starts.
+
+It is asked before every stage; the arithmetic is imported for those alone that load a model.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from holdfast.core import manifest
 from holdfast.core.errors import UserError
-from holdfast.params.whole import Params
-from holdfast.planning import costs, fit, shapes
+
+if TYPE_CHECKING:
+    from holdfast.params.whole import Params
 
 GIB = 2**30
 REMEDIES = {  # by stage: what takes less memory of one device
@@ -24,6 +28,8 @@ WRITING = ("reconstruct", "respond", "judge")  # what a server or vLLM can do
 
 def describe_shortage(stage: str, needed: float, total: float, device: str) -> str:
     """One sentence. `stage`: with its cell; `needed`, `total`: bytes."""
+    from holdfast.planning import costs
+
     name, _ = costs.split_stage(stage)
     what = f"{stage} holds {needed / GIB:,.0f} GiB by plan, and {device} has {total / GIB:,.0f}"
     return f"{what}; try {REMEDIES[name]}" if name in REMEDIES else what
@@ -33,6 +39,10 @@ def find_shortage(stage: str, *cells: str) -> str | None:
     """What this machine's device does not hold of a stage; None where it does, or where nobody knows. `cells`: a model or an arm."""
     if stage not in REMEDIES:
         return None
+    from holdfast.core import manifest
+    from holdfast.params.whole import Params
+    from holdfast.planning import costs, fit, shapes
+
     try:
         params = Params.load()
         sizes = [

@@ -69,6 +69,10 @@ MISTAKES = {
     "arm without an entry in mix": (dict(mix__arms__holdfast=...), ["arm 'holdfast'", "mix.arms"]),
     "arm without an entry in finetune": (dict(finetune__arms__holdfast=...), ["arm 'holdfast'", "finetune.arms"]),
     "KL arm without replay": (dict(mix__arms__holdfast__share=0), ["'holdfast'", "mix.arms.holdfast.share above 0"]),
+    "base behind a server alone": (
+        dict(models__base={"endpoint": "http://localhost:1/v1", "model": "m"}),
+        ["base 'base' needs 'path' or 'hub'", "a server cannot lend its weights"],
+    ),
     "base not in panel": (dict(panel=["abacus"]), ["base 'base' is not in panel"]),
     "panel member without a model": (dict(models__lexicon=...), ["'lexicon' has no entry in models"]),
     "arm named like a model": (dict(arms=["domain-only", "abacus"]), ["arm 'abacus'"]),

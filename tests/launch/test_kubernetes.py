@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import fake_clusters
 import pytest
 from launch_contract import LauncherContract
-from launch_project import go, leave, make_project, starts, write_launch
+from launch_project import change_machine, go, leave, starts
 
 from holdfast.commands import launch
 from holdfast.commands import run as command
@@ -25,32 +23,9 @@ from holdfast.planning import elsewhere
 from holdfast.planning.machine import NEEDED, OK
 
 
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the PersistentVolumeClaim holds, with this Holdfast in it after the first test."""
-    return tmp_path_factory.mktemp("machine")
-
-
 @pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PATH", os.environ["PATH"])
-    monkeypatch.setenv("FAKE_CLUSTER", "")
-    return fake_clusters.install(tmp_path)
-
-
-@pytest.fixture
-def project(tmp_path: Path, state: Path, machine: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    for name in ("tree", "jobs"):
-        shutil.rmtree(machine / name, ignore_errors=True)
-    monkeypatch.chdir(make_project(tmp_path / "project"))
-    send(tmp_path / "project", machine)
-    yield tmp_path / "project"
-    go(machine)
-
-
-def send(project: Path, machine: Path, **more: object) -> None:
-    settings = {"image": "holdfast:1", "claim": "work", "folder": str(machine), "limits": {"nvidia.com/gpu": 8}, **more}
-    write_launch(project, launcher="kubernetes", **settings)
+def settings(state: Path) -> dict[str, Any]:
+    return {"launcher": "kubernetes", "image": "holdfast:1", "claim": "work", "limits": {"nvidia.com/gpu": 8}}
 
 
 class TestKubernetes(LauncherContract):
@@ -65,7 +40,7 @@ class TestKubernetes(LauncherContract):
 
 def test_a_job_is_what_launch_yaml_says(project, state, machine):
     settings = {"options": ["--context=prod"], "labels": {"kueue.x-k8s.io/queue-name": "gpus"}}
-    send(project, machine, pod={"serviceAccountName": "me"}, **settings)
+    change_machine(project, pod={"serviceAccountName": "me"}, **settings)
     assert command.main("gate") == 0
     (job,) = (json.loads(file.read_text()) for file in state.glob("job-*.json"))
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
@@ -116,7 +91,7 @@ def test_a_cluster_that_does_not_answer_does_not_make_the_job_lost(project, stat
 
 def test_a_secret_goes_with_the_job_and_into_no_command_line(project, state, machine, monkeypatch):
     (project / "data" / "mode").write_text("secret")
-    send(project, machine, secrets=["A_SECRET"])
+    change_machine(project, secrets=["A_SECRET"])
     monkeypatch.setenv("A_SECRET", "open sesame '")
     assert command.main("gate") == 0
     assert (machine / "tree" / ".cache" / "secret").read_text() == "open sesame '"

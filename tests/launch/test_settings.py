@@ -62,6 +62,9 @@ def test_no_file_means_here(folder):
         ('machines: {box: {launcher: ssh, host: a, python: "a \'b"}}\nstages: {}\n', "machines.box.python"),
         ('machines: {box: {launcher: ssh, host: a, setup: ["a\\nb"]}}\nstages: {}\n', "give one line of text"),
         ("machines: {box: {launcher: ssh, host: a, price: free}}\nstages: {}\n", "machines.box.price"),
+        ("machines: {box: {launcher: local, host: a}}\nstages: {}\n", "not to local"),
+        ("machines: {box: {launcher: ssh, host: a, folder: ~me/x}}\nstages: {}\n", "machines.box.folder"),
+        ("machines: {box: {launcher: ssh, host: a, folder: ../x}}\nstages: {}\n", "a folder of its own"),
         ("machines: {here: {launcher: ssh, host: a}}\nstages: {}\n", "stands for this machine"),
         ("machines: [", "line 1"),
         ("3\n", "launch.yaml"),
@@ -74,6 +77,13 @@ def test_what_is_wrong_is_named(folder, text, says):
     assert says in str(caught.value)
     assert "launch.yaml" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "place"), [("~/a b/c", "a b/c"), ("scratch/", "scratch"), ("/scratch/it's", "/scratch/it's")]
+)
+def test_a_folder_may_begin_in_the_home_folder(text, place):
+    assert Machine(launcher="ssh", host="a", folder=text).place() == place
 
 
 def test_another_clone_has_another_folder(folder, tmp_path, monkeypatch):

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import fake_clusters
 import pytest
 from launch_contract import LauncherContract
-from launch_project import Sshd, go, leave, make_project, wait_for, write_launch
+from launch_project import Sshd, change_machine, leave, wait_for
 
 from holdfast.commands import launch
 from holdfast.commands import run as command
@@ -25,46 +23,13 @@ from holdfast.planning import elsewhere
 from holdfast.planning.machine import UNKNOWN
 
 
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[Sshd]:
-    """The cluster once it is up; at first it is not."""
-    try:
-        server = Sshd()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cluster")
-
-
 @pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PATH", os.environ["PATH"])
-    monkeypatch.setenv("FAKE_CLUSTER", "")
-    state = fake_clusters.install(tmp_path)
+def settings(sshd: Sshd, state: Path) -> dict[str, Any]:
+    """The cluster is up, and `sky launch` does nothing."""
     (state / "start").write_text("#!/bin/sh\n")
     (state / "start").chmod(0o755)
     (state / "up").write_text("gpubox")
-    return state
-
-
-@pytest.fixture
-def project(tmp_path: Path, state: Path, cloud: Sshd, machine: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    for name in ("tree", "jobs"):
-        shutil.rmtree(machine / name, ignore_errors=True)
-    monkeypatch.chdir(make_project(tmp_path / "project"))
-    send(tmp_path / "project", cloud, machine)
-    yield tmp_path / "project"
-    go(machine)
-
-
-def send(project: Path, cloud: Sshd, machine: Path, host: str = "gpubox", **more: object) -> None:
-    settings = {"host": host, "ssh_config": str(cloud.config), "folder": str(machine), "gpus": "H100:8", **more}
-    write_launch(project, launcher="skypilot", **settings)
+    return {"launcher": "skypilot", "host": "gpubox", "ssh_config": str(sshd.config), "gpus": "H100:8"}
 
 
 def read_calls(state: Path) -> list[list[str]]:
@@ -81,20 +46,20 @@ class TestSkypilot(LauncherContract):
         os.killpg(int((state / f"{record.token}.pid").read_text()), signal.SIGKILL)
 
 
-def test_a_cluster_that_is_not_up_is_started(project, state, cloud, machine):
-    cloud.cut()
+def test_a_cluster_that_is_not_up_is_started(project, state, sshd, machine):
+    sshd.cut()
     (state / "up").unlink()
     assert [mark for mark, text in elsewhere.check_machines() if "is not up" in text] == [UNKNOWN]
     (state / "start").write_text(f"#!/bin/sh\ncd {state}; touch wanted; while [ ! -e started ]; do sleep 0.05; done\n")
 
     def start() -> None:
         wait_for((state / "wanted").exists)
-        cloud.start()
+        sshd.start()
         (state / "started").touch()
 
     thread = threading.Thread(target=start)
     thread.start()
-    send(project, cloud, machine, options=["--idle-minutes-to-autostop=30"])
+    change_machine(project, options=["--idle-minutes-to-autostop=30"])
     assert command.main("gate") == 0
     thread.join()
     (call,) = (call for call in read_calls(state) if call[0] == "launch")
@@ -112,11 +77,11 @@ def test_cancel_ends_it(project, state, machine, monkeypatch):
 
 
 def test_a_cluster_that_was_taken_away_ends_its_job_and_a_silent_server_does_not(
-    project, state, cloud, machine, monkeypatch
+    project, state, sshd, machine, monkeypatch
 ):
     (project / "data" / "mode").write_text("wait")
     leave(monkeypatch, machine)
-    cloud.cut()
+    sshd.cut()
     try:
         assert "unknown: cannot be reached" in launch.describe_state(records.read("gate"))
         (state / "down").touch()
@@ -125,7 +90,7 @@ def test_a_cluster_that_was_taken_away_ends_its_job_and_a_silent_server_does_not
         (state / "up").unlink()
         assert "its cluster is stopped or gone" in launch.describe_state(records.read("gate"))
     finally:
-        cloud.start()
+        sshd.start()
 
 
 def test_a_queue_that_is_not_shown_neither_ends_a_job_nor_starts_another(project, state, machine, monkeypatch):
@@ -139,8 +104,8 @@ def test_a_queue_that_is_not_shown_neither_ends_a_job_nor_starts_another(project
     assert len([call for call in read_calls(state) if call[0] == "exec"]) == 1
 
 
-def test_a_cluster_that_cannot_be_had_is_said_before_anything_is_sent(project, state, cloud, machine):
-    send(project, cloud, machine, host="no-such-cluster")
+def test_a_cluster_that_cannot_be_had_is_said_before_anything_is_sent(project, state, sshd, machine):
+    change_machine(project, host="no-such-cluster")
     (state / "down").touch()
     with pytest.raises(UserError) as caught:
         command.main("gate")
@@ -149,9 +114,9 @@ def test_a_cluster_that_cannot_be_had_is_said_before_anything_is_sent(project, s
     assert records.read("gate") is None
 
 
-def test_a_secret_stands_in_no_command_line(project, state, cloud, machine, monkeypatch):
+def test_a_secret_stands_in_no_command_line(project, state, sshd, machine, monkeypatch):
     (project / "data" / "mode").write_text("secret")
-    send(project, cloud, machine, secrets=["A_SECRET"])
+    change_machine(project, secrets=["A_SECRET"])
     monkeypatch.setenv("A_SECRET", "open sesame '")
     assert command.main("gate") == 0
     assert (machine / "tree" / ".cache" / "secret").read_text() == "open sesame '"

@@ -9,10 +9,11 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from launch_contract import LauncherContract
-from launch_project import go, leave, make_project, starts, wait_for, write_launch
+from launch_project import change_machine, go, leave, starts, wait_for
 
 from holdfast.commands import launch
 from holdfast.commands import run as command
@@ -35,8 +36,9 @@ SlurmdPidFile={folder}/slurmd.pid
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
 KillWait=2
-NodeName={host} NodeAddr=127.0.0.1 CPUs=1 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -96,27 +98,9 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Path:
-    """The folder that login node and compute node share."""
-    return tmp_path / "shared"
-
-
-@pytest.fixture
-def state() -> None:
-    """The cluster needs none."""
-
-
-@pytest.fixture
-def project(tmp_path: Path, cluster: Cluster, machine: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def settings(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(slurm, "LAG", 1)
-    monkeypatch.chdir(make_project(tmp_path / "project"))
-    send(tmp_path / "project", machine)
-    yield tmp_path / "project"
-    go(machine)
-
-
-def send(project: Path, machine: Path, **more: object) -> None:
-    write_launch(project, launcher="slurm", folder=str(machine), **more)
+    return {"launcher": "slurm"}
 
 
 class TestSlurm(LauncherContract):
@@ -155,10 +139,10 @@ def test_a_controller_that_is_down_does_not_make_the_job_lost(project, cluster, 
 
 
 def test_what_sbatch_refuses_is_said(project, machine):
-    send(project, machine, options=["--partition=no-such"])
+    change_machine(project, options=["--partition=no-such"])
     with pytest.raises(UserError) as caught:
         command.main("gate")
     assert "sbatch: error" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2
-    send(project, machine)
+    change_machine(project, options=[])
     assert command.main("gate") == 0

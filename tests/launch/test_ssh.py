@@ -5,23 +5,22 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import ROOT, environment, run
-from launch_project import Sshd, make_project, read_outputs, wait_for, write_launch
+from launch_project import Sshd, change_machine, go, make_project, read_outputs, starts, wait_for, write_launch
 
 from holdfast.commands import launch
 from holdfast.commands import run as command
 from holdfast.core.errors import UserError
-from holdfast.launch import records, transfer
+from holdfast.launch import records, transfer, watching
 from holdfast.launch.interface import Phase
 from holdfast.launch.launchers import make_launcher
 from holdfast.launch.shells import Shell, Unreachable
@@ -29,46 +28,9 @@ from holdfast.planning import elsewhere
 from holdfast.planning.machine import NEEDED, OK
 
 
-@pytest.fixture(scope="module")
-def sshd() -> Iterator[Sshd]:
-    try:
-        server = Sshd()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The machine's folder, with this Holdfast in it after the first test."""
-    return tmp_path_factory.mktemp("box")
-
-
 @pytest.fixture
-def project(tmp_path: Path, sshd: Sshd, box: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A project whose stage goes to the machine; what an earlier test left there is gone."""
-    for name in ("tree", "jobs"):
-        shutil.rmtree(box / name, ignore_errors=True)
-    monkeypatch.chdir(make_project(tmp_path / "project"))
-    send(tmp_path / "project", sshd, box)
-    yield tmp_path / "project"
-    go(box)
-
-
-def send(project: Path, sshd: Sshd, box: Path, host: str = "gpubox", **more: object) -> None:
-    write_launch(project, launcher="ssh", host=host, ssh_config=str(sshd.config), folder=str(box), **more)
-
-
-def go(box: Path) -> None:
-    """Lets a stage that waits go on."""
-    if (box / "tree" / ".cache").is_dir():
-        (box / "tree" / ".cache" / "go").touch()
-
-
-def starts(box: Path) -> list[int]:
-    file = box / "tree" / ".cache" / "starts"
-    return [int(line) for line in file.read_text().split()] if file.is_file() else []
+def settings(sshd: Sshd) -> dict[str, Any]:
+    return {"launcher": "ssh", "host": "gpubox", "ssh_config": str(sshd.config)}
 
 
 def start_command(project: Path) -> subprocess.Popen[str]:
@@ -79,14 +41,14 @@ def start_command(project: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, cwd=project, env=variables, text=True, start_new_session=True, **pipes)
 
 
-def test_it_writes_what_a_run_here_writes_and_the_same_lock(project, box, tmp_path, capfd):
+def test_it_writes_what_a_run_here_writes_and_the_same_lock(project, machine, tmp_path, capfd):
     here = make_project(tmp_path / "here")
     for folder in (here, project):
         (folder / ".dvc").mkdir()
         (folder / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
         done = run(folder, "dvc", "repro")
         assert done.returncode == 0, done.stderr
-    assert len(starts(box)) == 1, "it ran there"
+    assert starts(machine) == 1, "it ran there"
     assert not (project / ".cache" / "starts").exists(), "and not here"
     assert read_outputs(project) == read_outputs(here)
     assert (project / "dvc.lock").read_bytes() == (here / "dvc.lock").read_bytes()
@@ -96,15 +58,15 @@ def test_it_writes_what_a_run_here_writes_and_the_same_lock(project, box, tmp_pa
     assert run(ROOT, "git", "check-ignore", *ignored).stdout.split() == ignored
 
 
-def test_only_what_the_stage_declares_is_there(project, box):
+def test_only_what_the_stage_declares_is_there(project, machine):
     (project / "data" / "old").write_text("old")
     assert command.main("gate") == 0
     (project / "data" / "old").unlink()
     (project / "private").write_text("mine alone")
-    (box / "tree" / "data" / "deep" / "planted").write_text("no input")
+    (machine / "tree" / "data" / "deep" / "planted").write_text("no input")
     assert command.main("gate") == 0
-    assert not (box / "tree" / "private").exists()
-    there = {file.name for file in (box / "tree" / "data").rglob("*") if file.is_file()}
+    assert not (machine / "tree" / "private").exists()
+    there = {file.name for file in (machine / "tree" / "data").rglob("*") if file.is_file()}
     assert there == {"mode", "a b.txt", "Ü.txt"}
     assert "out/old" not in read_outputs(project)
 
@@ -132,21 +94,21 @@ def test_what_the_log_holds_steers_no_terminal(project, monkeypatch, capfd):
     assert "\\x1b[31m" in capfd.readouterr().out
 
 
-def test_a_killed_submitter_is_followed_by_one_that_waits_for_the_same_job(project, box, capfd):
+def test_a_killed_submitter_is_followed_by_one_that_waits_for_the_same_job(project, machine, capfd):
     (project / "data" / "mode").write_text("wait")
     first = start_command(project)
-    wait_for(lambda: starts(box))
+    wait_for(lambda: starts(machine))
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
-    go(box)
+    go(machine)
     assert command.main("gate") == 0
     assert "waits for the job holdfast-gate-" in capfd.readouterr().err
-    assert len(starts(box)) == 1
+    assert starts(machine) == 1
     assert read_outputs(project)["note.txt"] == b"mine"
     assert records.read("gate").ended == 0
 
 
-def test_a_submitter_killed_in_the_middle_of_submitting_does_not_lead_to_two_jobs(project, box, monkeypatch):
+def test_a_submitter_killed_in_the_middle_of_submitting_does_not_lead_to_two_jobs(project, machine, monkeypatch):
     from holdfast.launch.ssh import Ssh
 
     submit = Ssh.submit
@@ -161,21 +123,21 @@ def test_a_submitter_killed_in_the_middle_of_submitting_does_not_lead_to_two_job
     monkeypatch.setattr(Ssh, "submit", submit)
     assert records.read("gate").id == ""
     assert command.main("gate") == 0
-    assert len(starts(box)) == 1
+    assert starts(machine) == 1
 
 
-def test_a_job_that_was_killed_goes_on_from_its_caches(project, box, capfd):
+def test_a_job_that_was_killed_goes_on_from_its_caches(project, machine, capfd):
     (project / "data" / "mode").write_text("wait")
     first = start_command(project)
-    wait_for(lambda: starts(box))
+    wait_for(lambda: starts(machine))
     kill_job(records.read("gate").token)
     output, _ = first.communicate(timeout=60)
     assert first.returncode == 3
     assert "error: stage gate on box: the job was killed" in output
     assert "Traceback" not in output
-    go(box)  # a cache of the first job that the second one finds
+    go(machine)  # a cache of the first job that the second one finds
     assert command.main("gate") == 0
-    assert len(starts(box)) == 2
+    assert starts(machine) == 2
 
 
 def kill_job(token: str) -> None:
@@ -188,29 +150,29 @@ def kill_job(token: str) -> None:
             continue
 
 
-def test_retries_submit_another_job(project, sshd, box, capfd):
+def test_retries_submit_another_job(project, machine, capfd):
     (project / "data" / "mode").write_text("wait")
-    send(project, sshd, box, retries=1)
+    change_machine(project, retries=1)
 
     def kill_the_first() -> None:
-        wait_for(lambda: starts(box))
+        wait_for(lambda: starts(machine))
         kill_job(records.read("gate").token)
-        go(box)
+        go(machine)
 
     thread = threading.Thread(target=kill_the_first)
     thread.start()
     assert command.main("gate") == 0
     thread.join()
-    assert len(starts(box)) == 2
+    assert starts(machine) == 2
     assert "submitting another" in capfd.readouterr().err
 
 
-def test_a_job_that_is_cancelled_is_not_submitted_again(project, sshd, box):
+def test_a_job_that_is_cancelled_is_not_submitted_again(project, machine):
     (project / "data" / "mode").write_text("wait")
-    send(project, sshd, box, retries=3)
+    change_machine(project, retries=3)
 
     def cancel() -> None:
-        wait_for(lambda: starts(box))
+        wait_for(lambda: starts(machine))
         launch.cancel("gate")
 
     thread = threading.Thread(target=cancel)
@@ -218,39 +180,36 @@ def test_a_job_that_is_cancelled_is_not_submitted_again(project, sshd, box):
     with pytest.raises(UserError, match="the job was cancelled"):
         command.main("gate")
     thread.join()
-    assert len(starts(box)) == 1
+    assert starts(machine) == 1
 
 
-def test_a_connection_that_is_lost_is_tried_again(project, sshd, box, capfd):
+def test_a_connection_that_is_lost_is_tried_again(project, sshd, machine, capfd, monkeypatch):
     (project / "data" / "mode").write_text("wait")
 
     def cut() -> None:
-        wait_for(lambda: starts(box))
+        wait_for(lambda: starts(machine))
         sshd.cut()
         wait_for(lambda: "trying again" in "".join(seen))
         sshd.start()
-        go(box)
+        go(machine)
 
     seen: list[str] = []
     thread = threading.Thread(target=cut)
     thread.start()
-    say = launch.watch.__globals__["say"]
-    launch.watch.__globals__["say"] = lambda text: (seen.append(text), say(text))
-    try:
-        assert command.main("gate") == 0
-    finally:
-        launch.watch.__globals__["say"] = say
+    say = watching.say
+    monkeypatch.setattr(watching, "say", lambda text: (seen.append(text), say(text)))
+    assert command.main("gate") == 0
     thread.join()
     assert "connected again" in capfd.readouterr().err
-    assert len(starts(box)) == 1
+    assert starts(machine) == 1
 
 
-def test_where_the_connection_stays_lost_the_job_goes_on(project, sshd, box):
+def test_where_the_connection_stays_lost_the_job_goes_on(project, sshd, machine):
     (project / "data" / "mode").write_text("wait")
-    send(project, sshd, box, patience=0.0)
+    change_machine(project, patience=0.0)
 
     def cut() -> None:
-        wait_for(lambda: starts(box))
+        wait_for(lambda: starts(machine))
         sshd.cut()
 
     thread = threading.Thread(target=cut)
@@ -262,15 +221,15 @@ def test_where_the_connection_stays_lost_the_job_goes_on(project, sshd, box):
         thread.join()
         sshd.start()
     assert "the job goes on" in str(caught.value)
-    go(box)
+    go(machine)
     assert command.main("gate") == 0
-    assert len(starts(box)) == 1
+    assert starts(machine) == 1
 
 
-def test_ctrl_c_leaves_the_job_where_nobody_can_be_asked(project, box, capfd):
+def test_ctrl_c_leaves_the_job_where_nobody_can_be_asked(project, machine, capfd):
     (project / "data" / "mode").write_text("wait")
     first = start_command(project)
-    wait_for(lambda: starts(box))
+    wait_for(lambda: starts(machine))
     os.killpg(first.pid, signal.SIGINT)
     output, _ = first.communicate(timeout=30)
     assert first.returncode == 130, output
@@ -285,7 +244,7 @@ def test_ctrl_c_leaves_the_job_where_nobody_can_be_asked(project, box, capfd):
     assert make_launcher("box", record.load_machine()).poll(record.job).phase is Phase.KILLED
 
 
-def test_ctrl_c_on_a_terminal_asks(project, box, monkeypatch, capfd):
+def test_ctrl_c_on_a_terminal_asks(project, machine, monkeypatch, capfd):
     record = records.Record("gate", None, "box", {"launcher": "ssh", "host": "x"}, "t", "f", "k", "now", "t")
     cancelled: list[str] = []
     monkeypatch.setattr(launch, "cancel", cancelled.append)
@@ -298,11 +257,11 @@ def test_ctrl_c_on_a_terminal_asks(project, box, monkeypatch, capfd):
     assert capfd.readouterr().err.count("Leave it (Enter), or cancel it (c)?") == 2
 
 
-def test_a_job_of_other_inputs_is_neither_taken_nor_doubled(project, sshd, box):
+def test_a_job_of_other_inputs_is_neither_taken_nor_doubled(project, settings, machine):
     (project / "data" / "mode").write_text("wait")
-    send(project, sshd, box, patience=0.0)
+    change_machine(project, patience=0.0)
     first = start_command(project)
-    wait_for(lambda: starts(box))
+    wait_for(lambda: starts(machine))
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     (project / "params.yaml").write_text("gate: {margin: 0.05}\n")
@@ -311,20 +270,20 @@ def test_a_job_of_other_inputs_is_neither_taken_nor_doubled(project, sshd, box):
     (project / "launch.yaml").unlink()
     with pytest.raises(UserError, match="was not fetched"):
         command.main("gate")
-    go(box)
+    go(machine)
     wait_for(lambda: "ended with" in launch.describe_state(records.read("gate")))
-    send(project, sshd, box)
+    write_launch(project, **settings, folder=str(machine))
     assert command.main("gate") == 0
-    assert len(starts(box)) == 2, "what was made of other inputs is not taken"
+    assert starts(machine) == 2, "what was made of other inputs is not taken"
 
 
-def test_an_input_that_is_edited_meanwhile_stops_it(project, box):
+def test_an_input_that_is_edited_meanwhile_stops_it(project, machine):
     (project / "data" / "mode").write_text("wait")
 
     def edit() -> None:
-        wait_for(lambda: starts(box))
+        wait_for(lambda: starts(machine))
         (project / "data" / "deep" / "a b.txt").write_text("other")
-        go(box)
+        go(machine)
 
     thread = threading.Thread(target=edit)
     thread.start()
@@ -334,19 +293,19 @@ def test_an_input_that_is_edited_meanwhile_stops_it(project, box):
     assert not (project / "note.txt").exists()
 
 
-def test_what_was_replaced_there_before_the_job_began_stops_it(project, box, capfd, monkeypatch):
+def test_what_was_replaced_there_before_the_job_began_stops_it(project, machine, capfd, monkeypatch):
     from holdfast.launch.ssh import Ssh
 
     submit = Ssh.submit
 
     def replace_first(*arguments: object) -> str:
-        (box / "tree" / "data" / "deep" / "a b.txt").write_text("other")
+        (machine / "tree" / "data" / "deep" / "a b.txt").write_text("other")
         return submit(*arguments)
 
     monkeypatch.setattr(Ssh, "submit", replace_first)
     assert command.main("gate") == 3
     assert "is not as it was sent" in capfd.readouterr().out
-    assert starts(box) == []
+    assert starts(machine) == 0
 
 
 @pytest.mark.parametrize(
@@ -357,8 +316,8 @@ def test_what_was_replaced_there_before_the_job_began_stops_it(project, box, cap
         ("127.0.0.1", "cannot be reached"),
     ],
 )
-def test_a_wrong_host_is_said_before_anything_is_sent(project, sshd, box, host, says):
-    send(project, sshd, box, host=host)
+def test_a_wrong_host_is_said_before_anything_is_sent(project, machine, host, says):
+    change_machine(project, host=host)
     with pytest.raises(Unreachable) as caught:
         command.main("gate")
     assert says in str(caught.value)
@@ -366,51 +325,51 @@ def test_a_wrong_host_is_said_before_anything_is_sent(project, sshd, box, host, 
     assert records.read("gate") is None
 
 
-def test_a_secret_reaches_the_stage_and_no_file(project, sshd, box, tmp_path, monkeypatch):
+def test_a_secret_reaches_the_stage_and_no_file(project, machine, tmp_path, monkeypatch):
     (project / "data" / "mode").write_text("secret")
-    send(project, sshd, box, secrets=["A_SECRET"])
+    change_machine(project, secrets=["A_SECRET"])
     monkeypatch.delenv("A_SECRET", raising=False)
     with pytest.raises(UserError, match=r"\$A_SECRET: is not set"):
         command.main("gate")
     monkeypatch.setenv("A_SECRET", "open sesame '")
     assert command.main("gate") == 0
-    own = box / "tree" / ".cache" / "secret"
+    own = machine / "tree" / ".cache" / "secret"
     assert own.read_text() == "open sesame '"
-    for folder in (box, project):
+    for folder in (machine, project):
         for file in folder.rglob("*"):
             assert not file.is_file() or file == own or b"sesame" not in file.read_bytes(), file
 
 
-def test_setup_and_env_come_before_the_stage(project, sshd, box, capfd):
-    send(project, sshd, box, setup=["export A_SECRET=set-up"], env={"OTHER": "a b"})
+def test_setup_and_env_come_before_the_stage(project, machine, capfd):
+    change_machine(project, setup=["export A_SECRET=set-up"], env={"OTHER": "a b"})
     (project / "data" / "mode").write_text("secret")
     assert command.main("gate") == 0
-    assert (box / "tree" / ".cache" / "secret").read_text() == "set-up"
-    send(project, sshd, box, setup=["source no/such/activate"])
+    assert (machine / "tree" / ".cache" / "secret").read_text() == "set-up"
+    change_machine(project, setup=["source no/such/activate"])
     assert command.main("gate") == 3
     assert "error: setup: this line failed: source no/such/activate" in capfd.readouterr().out
 
 
-def test_doctor_says_what_is_there(project, sshd, box, monkeypatch):
+def test_doctor_says_what_is_there(project, machine, monkeypatch):
     monkeypatch.delenv("A_SECRET", raising=False)
-    send(project, sshd, box, secrets=["A_SECRET"])
+    change_machine(project, secrets=["A_SECRET"])
     lines = list(elsewhere.check_machines())
     assert (OK, "machine box: reachable by ssh; for gate") in lines
     assert (NEEDED, "machine box: $A_SECRET is not set here; export it before `dvc repro`") in lines
     assert [mark for mark, text in lines if "libraries as here" in text and "python 3." in text] == [OK]
     assert [text for _, text in lines if "GiB free in" in text]
-    (box / "container").write_text(f'#!/bin/sh\ncd / && exec {sys.executable} "$@"\n')  # it sees other folders
-    (box / "container").chmod(0o755)
-    send(project, sshd, box, python=f"{box}/container")
+    (machine / "container").write_text(f'#!/bin/sh\ncd / && exec {sys.executable} "$@"\n')  # it sees other folders
+    (machine / "container").chmod(0o755)
+    change_machine(project, python=f"{machine}/container")
     assert [mark for mark, text in elsewhere.check_machines() if "does not begin in" in text] == [NEEDED]
-    send(project, sshd, box, python="no-such-python")
+    change_machine(project, python="no-such-python")
     assert [mark for mark, text in elsewhere.check_machines() if "does not run there" in text] == [NEEDED]
-    send(project, sshd, box, host="no-such-host.invalid")
+    change_machine(project, host="no-such-host.invalid")
     assert [(mark, "cannot be reached" in text) for mark, text in elsewhere.check_machines()] == [(NEEDED, True)]
 
 
-def test_a_full_disk_there_is_said_and_the_exit_code_comes_back(project, sshd, small_disk, capfd):
-    send(project, sshd, small_disk)
+def test_a_full_disk_there_is_said_and_the_exit_code_comes_back(project, small_disk, capfd):
+    change_machine(project, folder=str(small_disk))
     (project / "data" / "mode").write_text("fill")
     assert command.main("gate") == 3
     assert "its disk is full" in capfd.readouterr().err

@@ -420,6 +420,7 @@ def test_a_plan_for_a_named_device_needs_no_weights(lab, capsys):
     notes = " ".join(found["notes"])
     assert "api is behind a server" in notes and "10% by a server" in notes and "assumed" in notes
     assert "evaluate@base holds 139 GiB by plan, and h100 has 75" in notes
+    assert "the base's endpoint does not serve the arms" in notes
     assert "finetune@domain-only holds" in notes, "one sentence for all arms"
     assert "finetune@paper holds" not in notes
     assert "respond@base holds" not in notes, "a server does"

@@ -6,7 +6,7 @@ import pytest
 from helpers import set_params
 
 from holdfast.commands import run
-from holdfast.planning import fit, room
+from holdfast.planning import fit, room, shapes
 from holdfast.planning.shapes import Shape
 
 SHAPE = Shape(parameters=10**9, layers=2, hidden=8, heads=4, cache=64, vocabulary=10, context=512)
@@ -16,7 +16,7 @@ SHAPE = Shape(parameters=10**9, layers=2, hidden=8, heads=4, cache=64, vocabular
 def small(project, monkeypatch):
     """A machine of 1 GiB for models of 1 B parameters, on a CPU."""
     monkeypatch.setattr(fit, "device_memory", lambda: 2**30)
-    monkeypatch.setattr(room.shapes, "find_shape", lambda model, folder: SHAPE)
+    monkeypatch.setattr(shapes, "find_shape", lambda model, folder: SHAPE)
     return project
 
 

@@ -1,0 +1,188 @@
+"""What a machine, its log, its path or another project may come with, on this machine (`launcher: local`)."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launch_project import read_outputs, starts, wait_for
+
+from holdfast.commands import launch
+from holdfast.commands import run as command
+from holdfast.core import storage
+from holdfast.core.errors import UserError
+from holdfast.launch import records, transfer, watching
+from holdfast.launch.interface import Job, Phase, describe_end, read_exit
+from holdfast.launch.shells import Shell, Unreachable
+from holdfast.launch.transfer import Cargo
+from holdfast.launch.watching import Log
+
+BOX = Shell("box")
+
+
+@pytest.fixture
+def settings() -> dict[str, Any]:
+    return {"launcher": "local"}
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("it's a Ü place")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    (tmp_path / "jobs" / "t").mkdir(parents=True)
+    return Job("t", str(tmp_path))
+
+
+class Behind:
+    """A launcher that is no more than its shell."""
+
+    shell = BOX
+
+
+def test_a_log_of_any_size_and_of_any_bytes_is_read_in_pieces(job, monkeypatch):
+    monkeypatch.setattr(watching, "CHUNK", 4096)
+    monkeypatch.setattr(watching, "LONGEST", 1000)
+    content = b"begins\n" + b"\xff\x00\x1b]0;title\x07\n" + b"x" * 20000 + "Ü".encode() * 5000 + b"\nends"
+    (Path(job.place) / "log").write_bytes(content)
+    log = Log(Behind(), job)
+    first = log.read()
+    assert first[:2] == ["begins", "\ufffd\x00\x1b]0;title\x07"]
+    rest = list(log.read_all())
+    assert max(map(len, [*first, *rest])) <= 4096 + 1000
+    assert "".join([*first[2:], *rest]) == "x" * 20000 + "Ü" * 5000 + "ends"
+    assert list(log.read_all()) == []
+
+
+def test_a_log_that_is_not_there_is_empty(job):
+    assert list(Log(Behind(), job).read_all()) == []
+    assert Log.from_the_end(Behind(), Job("other", job.folder)).offset == 0
+
+
+def test_the_value_of_a_secret_is_not_shown_where_a_stage_writes_it(capfd):
+    watching.show(["Authorization: Bearer hf_abcdef", "a word"], {"HF_TOKEN": "hf_abcdef", "SHORT": "a"})
+    assert capfd.readouterr().out == "Authorization: Bearer [HF_TOKEN]\na word\n"
+
+
+@pytest.mark.parametrize(("text", "code"), [("0  \n", 0), ("137", 137), ("", None), ("-1", None), ("\x00\x00", None)])
+def test_an_exit_code_is_a_number_or_none(text, code):
+    assert read_exit(text) == code
+
+
+def make_cargo(**more: Any) -> Cargo:
+    return Cargo(**{"files": {}, "folders": [], "clear": [], "skipped": [], "notes": {}, **more})
+
+
+def test_two_projects_do_not_work_in_one_folder(tmp_path):
+    folder = str(tmp_path / "a folder")
+    transfer.send(BOX, folder, make_cargo(owner="/home/me/first"))
+    transfer.send(BOX, folder, make_cargo(owner="/home/me/first"))
+    with pytest.raises(UserError, match=r"its folder is that of another project \(/home/me/first\)"):
+        transfer.send(BOX, folder, make_cargo(owner="/home/me/it's second"))
+
+
+def test_clocks_may_differ_by_years(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a").write_text("new")
+    for now in (2e9, 1e8):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        transfer.send(BOX, str(tmp_path / "box"), make_cargo(files=transfer.hash_here(["a"])))
+        assert (tmp_path / "box/tree/a").read_text() == "new"
+        (tmp_path / "box/tree/a").write_text("old")
+
+
+def test_a_connection_that_breaks_off_while_outputs_come_changes_nothing(tmp_path, monkeypatch):
+    class Breaks(Shell):
+        def command(self, text: str) -> list[str]:
+            return ["sh", "-c", f"({text}) | head -c 3000; exit 255" if "tar -c" in text else text]
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "box/tree/out").mkdir(parents=True)
+    for name in "abc":
+        (tmp_path / "box/tree/out" / name).write_bytes(name.encode() * 2000)
+    Path("out").mkdir()
+    Path("out/a").write_text("before")
+    with pytest.raises(Unreachable):
+        transfer.fetch(Breaks("box", host="box"), str(tmp_path / "box/tree"), ["out"], Path("staging"))
+    assert Path("out/a").read_text() == "before"
+
+
+@pytest.mark.parametrize(
+    "python", ["#!/bin/sh\necho 'Unknown option: -P' >&2; exit 2", "#!/bin/sh\nexit 1", "no program"]
+)
+def test_a_python_that_cannot_run_it_is_no_verdict_of_the_stage(project, tmp_path, python, capfd):
+    """Exit codes 1 and 2 are those of a gate that fails and of one that cannot compare."""
+    program = tmp_path / "py thon"
+    program.write_text(python)
+    program.chmod(0o755)
+    text = Path("launch.yaml").read_text().splitlines()
+    lines = [line if "python:" not in line else f"    python: \"'{program}'\"" for line in text]
+    Path("launch.yaml").write_text("\n".join(lines))
+    assert command.main("gate") == 3
+    assert "correct 'python' or 'setup'" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("mode", "code"), [("137", "killed"), ("143", 143)])
+def test_a_python_that_the_kernel_kills_alone_is_a_killed_job(mode, code):
+    """job.sh outlives it, as where memory runs out."""
+    state = describe_end(int(mode))
+    assert (state.phase.value if state.phase is Phase.KILLED else state.code) == code
+
+
+def test_a_submitter_that_is_killed_at_any_step_leaves_one_job_and_whole_outputs(project, machine, monkeypatch):
+    """At each step in turn, each time by a command that goes on from what the one before has left."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(target: Any, name: str, skip: int = 0) -> None:
+        original, calls = getattr(target, name), []
+
+        def die(*arguments: Any) -> Any:
+            result = original(*arguments)
+            calls.append(name)
+            if len(calls) > skip:
+                raise Killed
+            return result
+
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, die)
+            with pytest.raises(Killed):
+                command.main("gate")
+
+    kill(transfer, "send")
+    assert records.read("gate") is None
+    kill(records, "write")
+    assert records.read("gate").id == ""
+    kill(records, "write", skip=1)
+    kill(Log, "read")
+    wait_for(lambda: "exit code 0" in launch.describe_state(records.read("gate")))
+    kill(transfer, "fetch")
+    assert not Path("note.txt").exists()
+    kill(transfer, "put_in_place")
+    kill(storage, "write_json")
+    assert records.read("gate").ended is None
+    assert command.main("gate") == 0
+    assert starts(machine) == 1
+    assert set(read_outputs(project)) == {"out/mode", "out/a b.txt", "out/Ü.txt", "note.txt", "reports/costs/gate.json"}
+    assert not list(Path(".holdfast/launch").glob("*.outs"))
+
+
+def test_a_second_command_for_the_same_stage_is_refused(project):
+    with records.hold("gate"), pytest.raises(UserError, match="another process waits for this stage already"):
+        command.main("gate")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"stage": "gate", "token": 3}', "\x00"])
+def test_a_record_that_is_damaged_or_of_another_version_starts_nothing(project, machine, text):
+    file = Path(".holdfast/launch/gate.json")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        command.main("gate")
+    assert "gate.json" in str(caught.value)
+    assert not (machine / "tree").exists()
