@@ -165,7 +165,7 @@ def leave(monkeypatch: pytest.MonkeyPatch, machine: Path) -> None:
             run.main("gate")
 
 
-def wait_for(true: Callable[[], object], seconds: float = 30) -> None:
+def wait_for(true: Callable[[], object], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "did not happen"

@@ -231,7 +231,7 @@ def test_ctrl_c_leaves_the_job_where_nobody_can_be_asked(project, machine, capfd
     first = start_command(project)
     wait_for(lambda: starts(machine))
     os.killpg(first.pid, signal.SIGINT)
-    output, _ = first.communicate(timeout=30)
+    output, _ = first.communicate(timeout=120)
     assert first.returncode == 130, output
     assert "goes on on box" in output
     assert "`holdfast launch cancel gate` ends it" in output
