@@ -1,6 +1,8 @@
 """Trains one arm after the other on a real model and measures what is learnt and what is lost; one line of JSON a cell.
 
     python -m benchmarks.study.real.cells PROJECT OUT.jsonl CELL...     a cell: name:key=value,key=value
+        [--test FILE.jsonl]     conversations to test instead of the project's split
+        [--held-out]            compare on the instructions that the project holds out for its self suite
 
     python -m benchmarks.study.real.cells --table OUT.jsonl [--answers CELL...]
 
@@ -45,14 +47,16 @@ def main() -> None:
         "--answers", nargs="*", default=[], help="cells whose everyday answers are printed beside the base's"
     )
     parser.add_argument("--items", type=int, default=200, help="items of the domain's test split")
+    parser.add_argument("--test", type=Path)
+    parser.add_argument("--held-out", action="store_true")
     given = parser.parse_args()
     if given.table:
         return print_tables([json.loads(line) for line in given.table.read_text().splitlines()], given.answers)
-    out = given.out.absolute()
+    out, test = given.out.absolute(), given.test and given.test.absolute()
     os.environ |= {"HF_HUB_OFFLINE": "1", "HOLDFAST_WORKERS": "1"}
     os.chdir(given.project)
     done = {cell["cell"] for cell in map(json.loads, out.read_text().splitlines())} if out.is_file() else set()
-    study = Study(given.items)
+    study = Study(given.items, test, given.held_out)
     for cell in ["base", *given.cells]:
         name, _, settings = cell.partition(":")
         if name in done:
@@ -100,7 +104,7 @@ def brief(text: str, most: int = 110) -> str:
 
 
 class Study:
-    def __init__(self, items: int) -> None:
+    def __init__(self, items: int, test: Path | None, held_out: bool) -> None:
         from holdfast.core import manifest, records
         from holdfast.data import mixture
         from holdfast.params.finetune import Finetune
@@ -109,11 +113,15 @@ class Study:
         self.base, self.tuning, self.mix = manifest.load(Path("models/manifest/base.json")), Finetune.load(), Mix.load()
         tokenizer = manifest.load_tokenizer(self.base.folder())
         self.domain = mixture.domain_rows(tokenizer, records.read("domain", Path("data/domain/train.parquet")))
-        self.test = records.read("domain", Path("data/domain/test.parquet"))[:items]
+        rows = map(json.loads, test.read_text().splitlines()) if test else None
+        self.test: list[Any] = list(rows or records.read("domain", Path("data/domain/test.parquet")))[:items]
         self.tokenizer = tokenizer
         replay = records.read("replay", Path("data/replay/replay.parquet"))
-        order = sorted(replay, key=lambda row: records.text_id("held out", row["id"]))
+        order: list[Any] = sorted(replay, key=lambda row: records.text_id("held out", row["id"]))
         self.held_out, self.replay = order[:HELD_OUT], order[HELD_OUT:]
+        if held_out:
+            own = records.read("instructions_kept", Path("data/instructions/held_out.parquet"))
+            self.held_out = [{**r, "instruction": r["text"]} for r in own if r["family"] != "refusals"][:HELD_OUT]
         chats = [[*row["context"], {"role": "user", "content": row["instruction"]}] for row in self.held_out]
         self.chats = [*chats, *([{"role": "user", "content": text}] for text in EVERYDAY)]
         self.base_answers = self.answer(self.base, self.chats)
