@@ -294,6 +294,7 @@ def test_texts_that_time_cuts_short_are_not_taken_for_texts_that_never_end(cut, 
 def test_the_plan_of_the_pocket_lab_is_within_half_as_much_again_of_its_ledgers(monkeypatch, capsys):
     """Rows against the committed reports of a run; `python -m benchmarks.speed.plan` has tokens, time, memory and money, too."""
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(generation_speed, "MEASURE_SECONDS", 60.0)  # answers are not cut where the machine is busy
     plan.main(price=None, device=None, count=1, as_json=True)
     lines = {line["stage"]: line for line in json.loads(capsys.readouterr().out)["stages"]}
     given, panel = Params.load(), storage.read_json(earlier.REPORT)
