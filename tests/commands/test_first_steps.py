@@ -184,7 +184,7 @@ def test_the_learning_rate_follows_the_base_s_width_and_how_short_the_training_i
     assert rate_choice.usual_rate(4096, lora=True) == pytest.approx(3e-4)
     data = jsonl(place / "mine" / "d.jsonl", rows(5))
     assert start("Qwen/Qwen2.5-0.5B-Instruct", data).finetune.learning_rate == pytest.approx(3e-4)  # 3 x 9e-5
-    assert start("meta-llama/Llama-3.1-8B-Instruct", data).finetune.learning_rate == pytest.approx(3e-5)
+    assert start("meta-llama/Llama-3.1-8B-Instruct", data).finetune.learning_rate == pytest.approx(3e-4)  # adapters
     half_a_billion = shapes.Shape(500_000_000, 24, 896, 14, 1, 151936, 32768)
     assert [tailor.choose_rate(half_a_billion, steps) for steps in (99, 100)] == pytest.approx([3e-4, 9e-5])
 
@@ -204,8 +204,7 @@ def test_a_hub_model_of_a_profile_is_pinned_without_a_network(place):
 
 def test_the_nearest_profile_by_size_is_taken(place):
     data = jsonl(place / "mine" / "d.jsonl", rows(5))
-    start("meta-llama/Llama-3.1-8B-Instruct", data)
-    assert "kl_cache: topk" in (place / "params.yaml").read_text(encoding="utf-8")
+    assert start("meta-llama/Llama-3.1-8B-Instruct", data).finetune.batch_size == 64  # that profile's
     start("meta-llama/Meta-Llama-3-70B-Instruct", data)  # corrects the first, which is unedited
     text = (place / "params.yaml").read_text(encoding="utf-8")
     assert "Llama-3.1-8B" not in text
