@@ -62,8 +62,8 @@ def test_turns_are_drawn_in_the_form_and_counted(project: Path, base: Path):
     assert 15 < len(drawn) < 45
     assert all(row["text"].startswith("sort") and row["n_tokens"] <= 8 and not row["context"] for row in drawn)
     assert max(row["n_tokens"] for row in rows) > 8
-    told = storage.read_json(project / "reports/reconstruct.json")["sources"]["self"]["lookalikes"]
-    assert told["rows"] == len(drawn) >= told["fit"]
+    counts = storage.read_json(project / "reports/reconstruct.json")["sources"]["self"]["lookalikes"]
+    assert counts["rows"] == len(drawn) >= counts["fit"]
 
 
 def test_shares_of_kinds_are_not_more_than_all():
