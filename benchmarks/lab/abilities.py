@@ -296,11 +296,11 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=["base", "train", "table"])
     parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
     parser.add_argument("--arms", nargs="*", default=list(ARMS))
-    given = parser.parse_args()
+    options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HOLDFAST_WORKERS": "1"}
-    if given.what == "base":
+    if options.what == "base":
         make_base()
-    elif given.what == "train":
-        train(given.seeds, given.arms)
+    elif options.what == "train":
+        train(options.seeds, options.arms)
     else:
         print_table()

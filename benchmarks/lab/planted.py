@@ -85,8 +85,8 @@ def list_sizes_needed() -> Iterator[str]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=100)
-    given = parser.parse_args()
-    for line in list_rates(given.runs):
+    options = parser.parse_args()
+    for line in list_rates(options.runs):
         print(line, flush=True)
     for line in list_sizes_needed():
         print(line, flush=True)

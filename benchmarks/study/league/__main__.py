@@ -28,20 +28,20 @@ def main() -> None:
     parser.add_argument("what", choices=["table", "picture", "row"])
     parser.add_argument("method", nargs="?", default="", help="how its name begins")
     parser.add_argument("--seeds", nargs="*", type=int, default=[1])
-    given = parser.parse_args()
+    options = parser.parse_args()
     study = fronts.load_study()
     methods = fronts.load_methods(study)
-    if given.what == "table":
+    if options.what == "table":
         print_table(study, methods)
-    elif given.what == "picture":
+    elif options.what == "picture":
         picture.draw(study, methods, fronts.find_levels(methods), fronts.HERE / "league.svg")
     else:
-        matching = [method for method in methods if method.name == given.method]
-        matching = matching or [method for method in methods if method.name.startswith(given.method)]
+        matching = [method for method in methods if method.name == options.method]
+        matching = matching or [method for method in methods if method.name.startswith(options.method)]
         if len(matching) != 1:
             names = "\n  ".join(method.name for method in methods)
-            raise SystemExit(f"'{given.method}' begins the names of {len(matching)} methods; these are:\n  {names}")
-        reproduce(study, methods, matching[0], given.seeds)
+            raise SystemExit(f"'{options.method}' begins the names of {len(matching)} methods; these are:\n  {names}")
+        reproduce(study, methods, matching[0], options.seeds)
 
 
 def print_table(study: Study, methods: list[Method]) -> None:

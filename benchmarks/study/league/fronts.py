@@ -63,13 +63,13 @@ def load_study(files: tuple[Path, ...] = RESULTS) -> Study:
 
 def load_methods(study: Study) -> list[Method]:
     """The methods of methods.yaml, with the points that have been trained; those without any are left out."""
-    given = yaml.safe_load(METHODS.read_text())
+    league = yaml.safe_load(METHODS.read_text())
     methods = []
-    for entry in given["methods"]:
+    for entry in league["methods"]:
         keys = entry.get("points") or [
             key for arm in entry["arms"] for key in study.cells if key.rsplit("_", 1)[0] == arm
         ]
-        points = [make_point(study, key, given["synthesis"]) for key in keys if key in study.cells]
+        points = [make_point(study, key, league["synthesis"]) for key in keys if key in study.cells]
         if points:
             methods.append(Method(entry["name"], entry["knob"], entry.get("label", ""), points))
     return methods
