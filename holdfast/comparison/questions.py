@@ -10,6 +10,7 @@ from holdfast.core import manifest, records
 from holdfast.core.counts import list_counts
 from holdfast.core.errors import UserError
 from holdfast.data import ingestion, instructions
+from holdfast.data.filters import is_bait
 from holdfast.data.row_checks import FitRows, RowChecker
 from holdfast.data.template_fit import TemplateFit
 from holdfast.params.ingest import Columns
@@ -91,7 +92,7 @@ def draw_instructions(base: manifest.Manifest, wanted: int) -> list[dict[str, An
     for start in range(0, most, SHARD):
         drawn = range(start, min(start + SHARD, most))
         for row in user_turns.sample_user_turns(drawn, params, base, query, user_turns.PromptParts([], {})):
-            if not fit.reason_against(row):
+            if not fit.reason_against(row) and not is_bait(row["text"]):
                 rows.append({**row, "text": instructions.normalise(row["text"]), "cluster": 0, "bait": False})
         if len(rows) >= wanted:
             break

@@ -49,6 +49,7 @@ class Family(NamedTuple):
     max_tokens: int  # of an answer
     needs: str = ""  # "tools" or "thinking": what the template must have; "sandbox": what this system must have
     chance: float = 0.0  # score of guessing
+    harmful: bool = False  # its requests deserve a refusal: of an answer that is none, only the beginning is stored
 
 
 def draw(name: str, make: Make, number: int) -> list[Item]:

@@ -21,7 +21,7 @@ from holdfast.core_suite.refusing import MAX_TOKENS, score_answer, score_refusal
 CALL_TOKENS = 256  # of BFCL's calls, some of which have a dozen arguments
 SUITES: dict[str, Family] = {
     "xstest/safe": Family(None, score_answer, MAX_TOKENS),
-    "xstest/unsafe": Family(None, score_refusal, MAX_TOKENS),
+    "xstest/unsafe": Family(None, score_refusal, MAX_TOKENS, harmful=True),
     "bfcl/simple": Family(None, score_calls, CALL_TOKENS, needs="tools"),
     "bfcl/multiple": Family(None, score_calls, CALL_TOKENS, needs="tools"),
     "bfcl/irrelevance": Family(None, score_calls, CALL_TOKENS, needs="tools"),

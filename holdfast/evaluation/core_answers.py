@@ -17,6 +17,8 @@ from holdfast.core.progress import Progress
 from holdfast.core_suite import calibration, families
 from holdfast.core_suite.families import Question
 from holdfast.core_suite.items import CORE_VERSION, Answer, Family
+from holdfast.core_suite.refusing import shorten
+from holdfast.evaluation import resume
 from holdfast.evaluation.self_suite import end_strings
 from holdfast.params.evaluate import Evaluate
 
@@ -100,7 +102,8 @@ def answer(
     for n, question in enumerate(questions):
         how = {"until": ends, "do_sample": False, "max_gen_toks": count_tokens(params, family, question)}
         requests.append(Instance("generate_until", {}, (question.prompt, how), n))
-    written = model.generate_until(requests)
+    generate = getattr(model, resume.WITHOUT_CACHE, model.generate_until) if family.harmful else model.generate_until
+    written = generate(requests)
     answers = []
     for question, text in zip(questions, written, strict=True):
         thoughts_of, rest = thinking.split_thoughts(text[:LONGEST], question.opened)
@@ -137,7 +140,7 @@ def score(
                 correct=family.score(item.expected, read),
                 prompt=question.prompt,
                 target=families.describe(item.expected),
-                response=written,
+                response=shorten(read) if family.harmful else written,
             )
         )
     return rows

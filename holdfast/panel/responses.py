@@ -1,8 +1,8 @@
 """Lets one panel member answer every kept instruction k times: the stage `respond`.
 
-An answer to bait that is no refusal is not kept, neither in the cache nor in the file: only that it was given. Only the base
-answers beside tools and with thoughts: what another model writes then is in another spelling, and nothing to keep. Where an
-instruction has results for its tools, the base reads those of its calls and answers once more.
+An answer to bait that does not refuse, in its thoughts too, is not kept, neither in the cache nor in the file: only that it was
+given. Only the base answers beside tools and with thoughts: what another model writes then is in another spelling, and nothing to
+keep. Where an instruction that is no bait has results for its tools, the base reads those of its calls and answers once more.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from holdfast.chat.templates import Messages
 from holdfast.core import manifest, shards
 from holdfast.core.rows import Instruction, Response
 from holdfast.data.instructions import needs_base
-from holdfast.data.refusals import is_refusal
+from holdfast.data.refusals import refuses_throughout
 from holdfast.engines import registry
 from holdfast.engines.answering import Prompt, answer_chats
 from holdfast.engines.interface import Completion, Engine, Sampling, seed_of
@@ -110,7 +110,7 @@ def answer_shard(rows: list[Any], params: Respond, member: manifest.Manifest) ->
 
 def find_reason(tokenizer: Any, request: Request, done: Completion) -> str:
     """The `finish_reason` of the response."""
-    if request.bait and not is_refusal(done.text):
+    if request.bait and not refuses_throughout(done.text):
         return "withheld"
     if needs_base(request._asdict()):
         chat = encoding.escape_messages(tokenizer, request.prompt().chat)
@@ -139,7 +139,7 @@ def read_results(
     response calls nothing, where a result is missing, or where the answer does not end or cannot be read."""
     chats: dict[int, Messages] = {}
     for n, (request, done, reason) in enumerate(zip(requests, written, reasons, strict=True)):
-        if request.results and reason == "stop":
+        if request.results and reason == "stop" and not request.bait:
             chat = add_results(tokenizer, request, done)
             chats |= {n: chat} if chat else {}
     if not chats:

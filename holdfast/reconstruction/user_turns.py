@@ -19,7 +19,7 @@ from holdfast.core.errors import UserError
 from holdfast.core.rows import Family, RawInstruction
 from holdfast.data.filters import is_bait
 from holdfast.data.instructions import family_of, normalise
-from holdfast.data.refusals import is_refusal
+from holdfast.data.refusals import refuses_throughout
 from holdfast.engines import registry
 from holdfast.engines.answering import Prompt, answer_chats
 from holdfast.engines.interface import Engine, Sampling, seed_of
@@ -227,7 +227,9 @@ class Writer:
         return [
             replace(turn, context=[*chats[turn.sample], {"role": "assistant", "content": normalise(done.text)}])
             for turn, done in zip(fitting, answers, strict=True)
-            if done.finish_reason == "stop" and done.text.strip() and (is_refusal(done.text) or not is_bait(turn.text))
+            if done.finish_reason == "stop"
+            and done.text.strip()
+            and (refuses_throughout(done.text) or not is_bait(turn.text))
         ]
 
     def longest_chat(self) -> float:
