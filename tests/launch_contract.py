@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 from dvc.repo import Repo
-from launch_project import add_second_stage, change_machine, go, leave, make_project, read_outputs, starts, wait_for
+from launch_project import add_sharded_stage, change_machine, go, leave, make_project, read_outputs, starts, wait_for
 
 from holdfast.commands import launch
 from holdfast.commands import run as command
+from holdfast.core import meter
 from holdfast.core.errors import UserError
 from holdfast.launch import records
 
@@ -90,9 +91,19 @@ class LauncherContract:
 
     why: str  # the cluster's word for it
 
+    def test_several_jobs_write_what_one_run_writes(self, project, machine, capfd):
+        alone = add_sharded_stage(project, machine, jobs=2)
+        assert command.main("respond", "m") == 0
+        assert (project / "answers.txt").read_bytes() == alone
+        done_by = [(machine / f"tree/.cache/respond/by-{part}").read_text().split()[::2] for part in (1, 2)]
+        assert done_by[0][0] == "0"
+        assert done_by[1][0] == "2", "each begins with its own"
+        assert launch.describe_state(records.read("respond@m")) == "done, exit code 0"
+        assert records.read("respond@m:2").ended is not None
+
     def test_two_stages_at_once_do_not_meet(self, project, machine, tmp_path, monkeypatch):
         """Each waits until the other has begun; both read the same inputs, in the same folder there."""
-        add_second_stage(project)
+        add_sharded_stage(project, machine, jobs=1)
         shutil.copytree(project, tmp_path / "here", ignore=shutil.ignore_patterns("launch.yaml"))
         (project / "data" / "mode").write_text("meet")
         with ThreadPoolExecutor() as pool:
@@ -101,9 +112,10 @@ class LauncherContract:
         assert starts(machine) == 1
         monkeypatch.chdir(tmp_path / "here")
         (tmp_path / "here/data/mode").write_text("meet")
-        (tmp_path / "here/.cache").mkdir()
-        (tmp_path / "here/.cache/starts").touch()
-        assert [command.main("respond", "m"), command.main("gate")] == [0, 0]
+        (tmp_path / "here/.cache/respond").mkdir(parents=True)
+        (tmp_path / "here/.cache/respond/by-1").touch()
+        meter.total = meter.Spent()
+        assert [command.main("gate"), command.main("respond", "m")] == [0, 0]
         assert read_outputs(project) == read_outputs(tmp_path / "here")
         assert Path("answers.txt").read_bytes() == (project / "answers.txt").read_bytes()
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from holdfast.commands import launch, run
+from holdfast.commands import jobs, run
+from holdfast.core import meter
 from holdfast.launch.shells import Unreachable
 
 STAGE = '''
@@ -38,7 +39,7 @@ def main() -> None:
         starts.write(f"{os.getpid()}\\n")
     mode = Path("data/mode").read_text()
     print("begins\\x1b[31m in", mode)
-    meets = {"wait": "go", "meet": "respond/begun"}.get(mode)
+    meets = {"wait": "go", "meet": "respond/by-1"}.get(mode)
     while meets and not (cache / meets).exists():
         if not cache.exists():  # its folder was removed: the test is over
             sys.exit(9)
@@ -60,20 +61,39 @@ def main() -> None:
             (Path("out") / file.name).write_bytes(file.read_bytes()[::-1])
     Path("note.txt").write_text(text)
 '''
-SECOND_STAGE = '''
-"""Counts the bytes that it reads; with the mode "meet" once the other stage has begun, too."""
+SHARDED_STAGE = '''
+"""Halves numbers in shards of two; `.cache/respond/by-N` says which part did which. `data/mode`: "wait", "meet" (until the other stage
+has begun), or a part that ends with code 7."""
 
+import os
+import sys
 import time
 from pathlib import Path
 
+from holdfast.core import shards
+
+CACHE = Path(".cache/respond")
+
 
 def main(model: str) -> None:
-    cache = Path(".cache/respond")
-    cache.mkdir(parents=True, exist_ok=True)
-    (cache / "begun").touch()
-    while Path("data/mode").read_text() == "meet" and not Path(".cache/starts").exists():
+    number, count = shards.read_part()
+    if Path("data/mode").read_text() == str(number):
+        print("gives up")
+        sys.exit(7)
+    results = shards.run_shards("respond", range(int(Path("data/rows").read_text())), 2, "one", work)
+    Path("answers.txt").write_text("".join(f"{result}\\n" for result in results))
+
+
+def work(rows: list[int]) -> list[float]:
+    number, count = shards.read_part()
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"by-{number}").open("a") as file:
+        file.write(f"{rows[0]} {os.getpid()}\\n")
+    meets = {"wait": CACHE / "go", "meet": Path(".cache/starts")}.get(Path("data/mode").read_text(), CACHE)
+    end = time.monotonic() + 30
+    while time.monotonic() < end and (not meets.exists() or len(list(CACHE.glob("by-*"))) < count):
         time.sleep(0.02)
-    Path("answers.txt").write_text(str(sum(len(file.read_bytes()) for file in Path("data").rglob("*") if file.is_file())))
+    return [n / 2 for n in rows]
 '''
 PIPELINE = {
     "stages": {
@@ -114,17 +134,23 @@ def make_project(folder: Path) -> Path:
     return folder
 
 
-def add_second_stage(project: Path) -> None:
-    """Adds `respond`, which reads the same inputs and goes to `box`, too."""
+def add_sharded_stage(project: Path, machine: Path, jobs: int) -> bytes:
+    """Adds `respond`, which several jobs may do together; returns what it writes here. launch.yaml sends it to `box` then."""
     content = yaml.safe_load((project / "dvc.yaml").read_text(encoding="utf-8"))
     outs = {"deps": ["data"], "outs": ["answers.txt"], "metrics": ["reports/costs/respond/m.json"]}
     content["stages"]["respond"] = {"cmd": "holdfast run respond m", **outs}
     (project / "dvc.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    (project / "stages/respond.py").write_text(SECOND_STAGE, encoding="utf-8")
-    launch_file = project / "launch.yaml"
-    content = yaml.safe_load(launch_file.read_text(encoding="utf-8"))
-    content["stages"]["respond"] = "box"
-    launch_file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    (project / "stages/respond.py").write_text(SHARDED_STAGE, encoding="utf-8")
+    (project / "data/rows").write_text("10")
+    assert run.main("respond", "m") == 0
+    outputs = (project / "answers.txt").read_bytes()
+    meter.total = meter.Spent()
+    for left in (project / "answers.txt", project / ".cache", machine / "tree/.cache"):
+        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+    launch = yaml.safe_load((project / "launch.yaml").read_text(encoding="utf-8"))
+    launch["stages"]["respond"] = {"machine": "box", "jobs": jobs}
+    (project / "launch.yaml").write_text(yaml.safe_dump(launch), encoding="utf-8")
+    return outputs
 
 
 def write_launch(project: Path, **machine: object) -> None:
@@ -160,7 +186,7 @@ def leave(monkeypatch: pytest.MonkeyPatch, machine: Path) -> None:
         raise Unreachable("is gone", where="test", do="-")
 
     with monkeypatch.context() as patch:
-        patch.setattr(launch, "watch", watch)
+        patch.setattr(jobs, "watch", watch)
         with pytest.raises(Unreachable):
             run.main("gate")
 

@@ -19,9 +19,8 @@ import psutil
 
 from holdfast.core import manifest, shards, storage
 from holdfast.core.errors import UserError
-from holdfast.launch import settings
 from holdfast.params.whole import Params
-from holdfast.planning import costs, devices, earlier, fit, kinds, prospects, room, shapes, survey
+from holdfast.planning import costs, devices, earlier, fit, kinds, places, prospects, room, shapes, survey
 from holdfast.planning.costs import Domain, Means, Rates, Work
 from holdfast.planning.prospects import USUAL_ITEMS, count_items, count_test_rows
 from holdfast.planning.shapes import Shape
@@ -56,19 +55,8 @@ def main(price: float | None, device: str | None, count: int, as_json: bool) -> 
         print(json.dumps({"stages": stages, "notes": plan.notes}, indent=2, ensure_ascii=False))
     else:
         where = "this machine" if plan.measured else f"{count} x {device or DEFAULT_DEVICE}"
-        print_table(plan.lines, plan.notes, price, where, {} if price is not None else read_prices(plan.lines))
-
-
-def read_prices(lines: list[Line]) -> dict[str, float]:
-    """By stage: what an hour of the machine costs that launch.yaml sends it to."""
-    prices = {}
-    if launch := settings.load():
-        for one in lines:
-            stage, _, cell = one.stage.partition("@")
-            machine = launch.find(stage, *filter(None, [cell]))
-            if machine and (price := launch.machines[machine].price) is not None:
-                prices[one.stage] = price
-    return prices
+        prices = {} if price is not None else places.read_prices(one.stage for one in plan.lines)
+        print_table(plan.lines, plan.notes, price, where, prices)
 
 
 def find_weights(params: Params) -> dict[str, Path]:
@@ -263,14 +251,15 @@ def plan_stage(
             processes = launch.count_processes(params.finetune, size.parameters, round(one.rows))
     known = not one.model or one.model in rates
     accelerated = not here or manifest.find_device().type != "cpu"
-    in_use = (processes if accelerated else 1) if one.model else 0
+    together = places.count_processes(one.stage, processes, count)  # of all its jobs
+    in_use = (together if accelerated else 1) if one.model else 0
     weight_bytes = 2 if accelerated else 4  # bytes of a weight that only runs
     flops = 6.0 * size.parameters * one.trained / processes if size else 0.0
     compiled = compiling.pays_off(params.finetune.compile, "cuda" if accelerated else "cpu", flops)
     libraries = 0 if accelerated else psutil.Process().memory_info().rss  # a CPU's memory holds the process itself, too
     if libraries and name in ("finetune", "pilot"):
         libraries += TRAINER_BYTES
-    seconds = beside + running / processes
+    seconds = beside + running / together
     return Line(
         stage=one.stage,
         rows=one.rows,

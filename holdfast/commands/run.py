@@ -1,5 +1,5 @@
 """Runs one stage: `main` of stages/STAGE.py of this project, with its cost written to reports/costs. Here, or on the machine
-that launch.yaml names for it (holdfast/commands/launch.py).
+that launch.yaml names for it (holdfast/commands/jobs.py).
 
 holdfast run STAGE [CELL]      CELL: the model or the arm, where the stage has one for each
 """
@@ -38,8 +38,7 @@ def main(stage: str, *cells: str) -> int:
         named = ("no name", "the name of a model or an arm", "the name of an arm and a seed")
         what = f"stage '{stage}' takes {named[min(needed if len(cells) < needed else len(taken), 2)]}"
         raise UserError(what, where=STAGES / f"{stage}.py", do="as dvc.yaml calls it, or `dvc repro`")
-    from holdfast.commands import code
-    from holdfast.commands import launch as elsewhere
+    from holdfast.commands import code, launch
     from holdfast.core import ledger
     from holdfast.launch import settings
     from holdfast.planning import room
@@ -48,14 +47,16 @@ def main(stage: str, *cells: str) -> int:
     if recorded:
         code.refuse_other_code(stage)
     plan = settings.load() if "RANK" not in os.environ else None  # torchrun has been started here
-    machine = plan.find(stage, *cells) if plan else None
-    if plan and machine:
+    if plan and (machine := plan.find(stage, *cells)):
+        from holdfast.commands import jobs
+
         description = code.describe_code(STAGES / f"{stage}.py")
-        exit_code = elsewhere.run_elsewhere(stage, cells, machine, plan.machines[machine], description)
+        place = plan.find_place(stage, *cells)
+        exit_code = jobs.run_elsewhere(stage, cells, place, plan.machines[machine], description)
         if recorded:
             code.refuse_other_code(stage)
         return exit_code
-    elsewhere.refuse_second(stage, cells)
+    launch.refuse_second(stage, cells)
     if "RANK" not in os.environ and (shortage := room.find_shortage(stage, *cells)):
         print(f"warning: {shortage}", file=sys.stderr, flush=True)
     before = inputs.read_inputs(stage, *cells)

@@ -29,6 +29,8 @@ MIN_ROWS_FOR_WORKERS = (
 Work = Callable[[list[Any]], list[Any]]  # one result per row, each of them JSON
 Shard = dict[str, Any]  # its results, and what they took (meter.Spent)
 Spread = Callable[[Work, list[list[Any]]], Iterator[tuple[int, Shard]]]
+Job = tuple[list[Any], Path]  # the rows of a shard, and the file that keeps it
+PART = "HOLDFAST_PART"  # I/N: this is process I of N that do a stage together over one cache
 
 
 def count_workers(default: int) -> int:
@@ -41,6 +43,24 @@ def count_workers(default: int) -> int:
     return int(chosen)
 
 
+def read_part() -> tuple[int, int]:
+    """(I, N) of $HOLDFAST_PART; (1, 1) where it is not set. Raises UserError if it is no I/N."""
+    text = os.environ.get(PART, "1/1")
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UserError(f"{PART} is '{text[:40]}'", where="environment", do="give I/N, such as 2/4, or unset it")
+    return int(number), int(count)
+
+
+def order_shards(todo: list[int], number: int, count: int) -> tuple[list[int], list[int]]:
+    """(shards of part `number` of `count`, those of the other parts as it takes them over once its own are done).
+
+    It begins with the next part's last one: that part is likely to come to it latest, so that hardly any is done twice.
+    """
+    parts = [[i for i in todo if i % count == (number - 1 + further) % count] for further in range(count)]
+    return parts[0], [i for part in parts[1:] for i in reversed(part)]
+
+
 def run_shards(
     stage: str, rows: Sequence[Any], size: int, identity: Any, work: Work, unit: str = "rows", workers: int | Spread = 1
 ) -> list[Any]:
@@ -49,11 +69,13 @@ def run_shards(
     `rows` must be JSON. With several workers, shards are done in processes of their own, one thread each; `work` must then
     be picklable. A Spread takes (work, shards) elsewhere and gives (shard number, do_shard(...) of it) as they come back: the
     cache is written here. Raises UserError where it cannot be.
+
+    Processes that share the cache and have $HOLDFAST_PART do the shards together: each does its own, then those of others
+    that are not there yet. None waits for another, and each returns all results.
     """
     parts = [list(rows[start : start + size]) for start in range(0, len(rows), size)]
     names = [key(identity, part) for part in parts]
     files = [cache.FOLDER / stage / name[:2] / f"{name}.json" for name in names]
-    progress = Progress(stage, len(rows), unit)
     cached: list[list[Any] | None] = [None] * len(parts)
 
     def take(i: int, shard: Shard, earlier: bool = False) -> None:
@@ -62,28 +84,33 @@ def run_shards(
         cached[i] = shard["results"]
         progress.advance(size)
 
-    damaged = 0
-    for i, file in enumerate(files):
-        if (shard := load_shard(file, len(parts[i]))) is not None:
-            take(i, shard, earlier=True)
-        else:
-            damaged += file.exists()
-    if damaged:
+    def take_finished(shards: Sequence[int]) -> list[int]:
+        """Takes those that the cache has, and returns the others."""
+        for i in shards:
+            if (shard := load_shard(files[i], len(parts[i]))) is not None:
+                take(i, shard, earlier=True)
+        return [i for i in shards if cached[i] is None]
+
+    number, count = read_part()
+    label = f"{stage}, part {number} of {count}" if count > 1 else stage
+    progress = Progress(label, len(rows), unit)
+    todo = take_finished(range(len(parts)))
+    if damaged := sum(files[i].exists() for i in todo):
         print(
             f"{stage}: {damaged:,} of {len(files):,} shards in {cache.FOLDER} are damaged, and done again",
             file=sys.stderr,
         )
-    todo = [i for i, results in enumerate(cached) if results is None]
-    jobs = [(parts[i], files[i]) for i in todo]
-    if not isinstance(workers, int):
-        under_way = run_elsewhere(workers, work, jobs)
-    elif workers > 1 and len(jobs) > 1 and sum(len(part) for part, _ in jobs) >= MIN_ROWS_FOR_WORKERS:
-        under_way = run_in_processes(stage, work, jobs, workers)
-    else:
-        under_way = run_in_turn(work, jobs)
+    own, of_others = order_shards(todo, number, count)
+    progress.total -= sum(len(parts[i]) for i in of_others)
     try:
-        for n, shard in under_way:
-            take(todo[n], shard)
+        for n, shard in start_jobs(stage, work, [(parts[i], files[i]) for i in own], workers):
+            take(own[n], shard)
+        progress.close()
+        if of_others:
+            progress = Progress(f"{label}, shards of the other parts", sum(len(parts[i]) for i in of_others), unit)
+            rest = take_finished(of_others)
+            for n, shard in start_jobs(stage, work, [(parts[i], files[i]) for i in rest], workers):
+                take(rest[n], shard)
     except KeyboardInterrupt:
         progress.close()
         finished = sum(len(part) for part, file in zip(parts, files, strict=True) if load_shard(file, len(part)))
@@ -94,12 +121,21 @@ def run_shards(
     return [row for results in cached if results for row in results]
 
 
-def run_in_turn(work: Work, jobs: list[tuple[list[Any], Path]]) -> Iterator[tuple[int, Shard]]:
+def start_jobs(stage: str, work: Work, jobs: list[Job], workers: int | Spread) -> Iterator[tuple[int, Shard]]:
+    """(job number, shard) as they are ready."""
+    if not isinstance(workers, int):
+        return run_elsewhere(workers, work, jobs)
+    if workers > 1 and len(jobs) > 1 and sum(len(part) for part, _ in jobs) >= MIN_ROWS_FOR_WORKERS:
+        return run_in_processes(stage, work, jobs, workers)
+    return run_in_turn(work, jobs)
+
+
+def run_in_turn(work: Work, jobs: list[Job]) -> Iterator[tuple[int, Shard]]:
     for n, (part, file) in enumerate(jobs):
         yield n, finish_shard(work, part, file)
 
 
-def run_elsewhere(spread: Spread, work: Work, jobs: list[tuple[list[Any], Path]]) -> Iterator[tuple[int, Shard]]:
+def run_elsewhere(spread: Spread, work: Work, jobs: list[Job]) -> Iterator[tuple[int, Shard]]:
     missing = set(range(len(jobs)))
     for n, shard in spread(work, [part for part, _ in jobs]) if jobs else ():
         missing.remove(n)
@@ -108,9 +144,7 @@ def run_elsewhere(spread: Spread, work: Work, jobs: list[tuple[list[Any], Path]]
         raise RuntimeError(f"{len(missing)} of {len(jobs)} shards did not come back")
 
 
-def run_in_processes(
-    stage: str, work: Work, jobs: list[tuple[list[Any], Path]], workers: int
-) -> Iterator[tuple[int, Shard]]:
+def run_in_processes(stage: str, work: Work, jobs: list[Job], workers: int) -> Iterator[tuple[int, Shard]]:
     """Run in worker processes; yield (job number, shard) as they are ready."""
     spawn = multiprocessing.get_context("spawn")  # a fork of a process that has used OpenMP threads hangs
     pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=spawn, initializer=start_shard_worker)
@@ -148,8 +182,8 @@ def start_worker() -> None:
 
 
 def finish_shard(work: Work, part: list[Any], file: Path) -> Shard:
-    """Does one shard and keeps it."""
-    return save_shard(do_shard(work, part), file)
+    """Does one shard and keeps it, unless another process has done so meanwhile."""
+    return load_shard(file, len(part)) or save_shard(do_shard(work, part), file)
 
 
 def do_shard(work: Work, part: list[Any]) -> Shard:

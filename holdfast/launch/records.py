@@ -1,4 +1,5 @@
-"""What this machine knows of a stage's job elsewhere: .holdfast/launch/STAGE[@CELL].json, ignored by git and DVC.
+"""What this machine knows of a stage's job elsewhere: .holdfast/launch/STAGE[@CELL].json, ignored by git and DVC. Of further
+jobs that do the same stage: STAGE[@CELL]:NUMBER.json.
 
 It is written before anything is submitted, so that a later command finds the job whatever happened to this one.
 """
@@ -20,6 +21,7 @@ from holdfast.launch.interface import Job
 from holdfast.launch.settings import Machine
 
 FOLDER = Path(".holdfast/launch")
+CANCELLED = -1  # in a record, in place of an exit code: killed or cancelled
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,12 @@ class Record:
     key: str  # digest of all that the stage reads
     submitted: str  # when, UTC
     id: str = ""  # the scheduler's name for it; "": not known to be submitted
-    ended: int | None = None  # exit code, once everything is back here; -1: killed or cancelled
+    ended: int | None = None  # exit code, once everything is back here, or CANCELLED
+    part: int = 1  # of the jobs that do this stage together; 1 writes the outputs
 
     @property
     def name(self) -> str:
-        return name_of(self.stage, self.cell)
+        return name_of(self.stage, self.cell, self.part)
 
     @property
     def job(self) -> Job:
@@ -49,8 +52,9 @@ class Record:
         return Machine.model_validate(self.settings)
 
 
-def name_of(stage: str, cell: str | None) -> str:
-    return f"{stage}@{cell}" if cell else stage
+def name_of(stage: str, cell: str | None, part: int = 1) -> str:
+    name = f"{stage}@{cell}" if cell else stage
+    return f"{name}:{part}" if part > 1 else name
 
 
 def write(record: Record) -> None:
@@ -75,6 +79,12 @@ def read(name: str) -> Record | None:
 def read_all() -> list[Record]:
     names = sorted(file.stem for file in FOLDER.glob("*.json"))
     return [record for name in names if (record := read(name)) is not None]
+
+
+def read_parts(name: str) -> dict[int, Record]:
+    """All jobs of a stage, by their part."""
+    several = [read(name), *(read(file.stem) for file in FOLDER.glob(f"{name}:*.json"))]
+    return {record.part: record for record in several if record is not None}
 
 
 @contextmanager

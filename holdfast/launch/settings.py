@@ -5,6 +5,7 @@ machines:
 stages:
   finetune: box
   finetune@control: here
+  respond: {machine: box, jobs: 4}
 """
 
 from __future__ import annotations
@@ -61,6 +62,13 @@ def own_folder(text: str) -> str:
 
 Line = Annotated[str, AfterValidator(one_line)]
 MOUNT = "/holdfast"
+SHARDED = {  # stages that several jobs can do together -> folders of .cache in which they find each other's shards
+    "reconstruct": ("reconstruct",),
+    "respond": ("respond",),
+    "judge": ("judge",),
+    "evaluate": ("evaluate", "self"),
+}
+QUEUES = ("slurm", "kubernetes")  # launchers that give each job devices of its own
 OWN = {  # keys that some launchers alone know
     "host": ("ssh", "slurm", "skypilot"),
     "ssh_config": ("ssh", "slurm", "skypilot"),
@@ -103,7 +111,9 @@ class Machine(BaseModel):
     )
     retries: Annotated[int, Field(ge=0, le=100)] = 0  # new jobs after one that was killed, in one command
     patience: Annotated[float, Field(ge=0, le=86400)] = 600.0  # seconds of trying after a lost connection
-    price: Annotated[float, Field(ge=0)] | None = None  # of the machine for one hour, in your currency
+    price: Annotated[float, Field(ge=0)] | None = (
+        None  # of one hour, in your currency: of what a job is given, or of the machine
+    )
 
     @model_validator(mode="after")
     def check(self) -> Machine:
@@ -126,6 +136,10 @@ class Machine(BaseModel):
     def width(self) -> int | None:
         """Stages at once; None: any number, since the machine has a queue."""
         return self.at_once or (1 if self.launcher in ("local", "ssh") else None)
+
+    def bill(self, jobs: int) -> float | None:
+        """What an hour of so many jobs at once costs. Without a queue they share one machine."""
+        return self.price if self.price is None or self.launcher not in QUEUES else self.price * jobs
 
     @property
     def mount(self) -> str:
@@ -151,29 +165,51 @@ class Machine(BaseModel):
         )
 
 
+class Place(BaseModel):
+    """Where a stage goes: MACHINE, or {machine: MACHINE, jobs: N}."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    machine: str
+    jobs: Annotated[int, Field(ge=1, le=256)] = 1  # that do its shards together
+
+    @model_validator(mode="before")
+    @classmethod
+    def read_name(cls, content: Any) -> Any:
+        return {"machine": content} if isinstance(content, str) else content
+
+
 class Launch(BaseModel):
     """The whole file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     machines: dict[Name, Machine]
-    stages: dict[str, str]  # STAGE or STAGE@CELL -> machine
+    stages: dict[str, Place]  # by STAGE or STAGE@CELL
 
     @model_validator(mode="after")
     def check(self) -> Launch:
         if HERE in self.machines:
             raise ValueError(f"'{HERE}' stands for this machine: give another name")
-        for stage, machine in self.stages.items():
-            if machine != HERE and machine not in self.machines:
+        for stage, place in self.stages.items():
+            if place.machine != HERE and place.machine not in self.machines:
                 known = ", ".join([*self.machines, HERE])
-                raise ValueError(f"stages.{stage}: no machine '{machine[:80]}'; known: {known}")
+                raise ValueError(f"stages.{stage}: no machine '{place.machine[:80]}'; known: {known}")
+            if place.jobs > 1 and place.machine == HERE:
+                raise ValueError(f"stages.{stage}: '{HERE}' takes no 'jobs': name a machine with `launcher: local`")
+            if place.jobs > 1 and stage.partition("@")[0] not in SHARDED:
+                raise ValueError(f"stages.{stage}: is one job; 'jobs' is for {', '.join(SHARDED)}")
         return self
 
     def find(self, stage: str, *cells: str) -> str | None:
         """Name of the machine that this stage goes to; None: here. `cells`: a model or an arm, and a seed."""
-        names = [f"{stage}@{'-'.join(cells)}", f"{stage}@{cells[0]}"] if cells else []
-        machine = next((self.stages[name] for name in [*names, stage] if name in self.stages), HERE)
+        machine = self.find_place(stage, *cells).machine
         return None if machine == HERE else machine
+
+    def find_place(self, stage: str, *cells: str) -> Place:
+        names = [f"{stage}@{'-'.join(cells)}", f"{stage}@{cells[0]}"] if cells else []
+        places = (self.stages[name] for name in [*names, stage] if name in self.stages)
+        return next(places, Place(machine=HERE))
 
 
 def load(file: Path = LAUNCH, scripts: Path = Path("stages")) -> Launch | None:
@@ -203,7 +239,8 @@ def describe(error: ValidationError, file: Path) -> UserError:
     location: list[Any] = list(problem["loc"])
     key = ".".join(str(part) for part in location if part != "[key]")
     if problem["type"] == "extra_forbidden":
-        known = Machine.model_fields if len(location) > 1 else Launch.model_fields
+        fields = {"machines": Machine.model_fields, "stages": Place.model_fields}
+        known = fields[location[0]] if len(location) > 1 else Launch.model_fields
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         do = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
         return UserError(f"unknown key '{key}'", where=file, do=do)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from holdfast.launch.interface import Job, Launcher, Phase, State
 from holdfast.launch.shells import Unreachable
@@ -52,30 +53,52 @@ class Log:
             yield rest
 
 
-def show(lines: Iterable[str], secrets: dict[str, str]) -> None:
-    """Prints a log's lines, with the names of secrets in the place of their values."""
-    for line in lines:
-        for name, value in secrets.items():
-            line = line.replace(value, f"[{name}]") if len(value) >= MIN_SECRET else line
-        print(line, flush=True)
+@dataclass
+class Followed:
+    """A job whose log is shown."""
+
+    job: Job
+    log: Log
+    part: int = 1
+    parts: int = 1  # jobs that do the stage together
+    secrets: dict[str, str] = field(default_factory=dict)  # values that are not shown, by name
+    shown: str = ""  # of its state
+
+    def describe(self) -> str:
+        return f"part {self.part} of {self.parts}" if self.parts > 1 else "the job"
+
+    def print(self, lines: Iterable[str]) -> None:
+        label = f"{self.part}/{self.parts} | " if self.parts > 1 else ""
+        for line in lines:
+            for name, value in self.secrets.items():
+                line = line.replace(value, f"[{name}]") if len(value) >= MIN_SECRET else line
+            print(f"{label}{line}", flush=True)
 
 
-def watch(launcher: Launcher, job: Job, log: Log, patience: float, secrets: dict[str, str]) -> State:
-    """Shows the log until the job has ended or is killed. `secrets`: values that are not shown, by name. Raises Unreachable after
-    `patience` seconds without a connection."""
-    pause, lost_since, shown = FIRST_PAUSE, None, ""
+def watch(launcher: Launcher, jobs: Sequence[Followed], patience: float) -> tuple[Followed, State]:
+    """Shows the logs until one of the jobs has ended or is killed; returns that one. Raises Unreachable after `patience` seconds
+    without a connection."""
+    pause, lost_since = FIRST_PAUSE, None
     machine = f"machine {launcher.shell.machine}"
     while True:
+        quiet = True
         try:
-            state = launcher.poll(job)
-            lines = log.read() if state.phase is not Phase.WAITING else []
-            if lost_since is not None:
-                say(f"{machine}: connected again")
-                lost_since, pause = None, FIRST_PAUSE
-            show(lines, secrets)
-            if state.phase in (Phase.ENDED, Phase.KILLED, Phase.ABSENT):
-                show(log.read_all(), secrets)
-                return state
+            for one in jobs:
+                state = launcher.poll(one.job)
+                lines = one.log.read() if state.phase is not Phase.WAITING else []
+                if lost_since is not None:
+                    say(f"{machine}: connected again")
+                    lost_since, quiet = None, False
+                one.print(lines)
+                if state.phase in (Phase.ENDED, Phase.KILLED, Phase.ABSENT):
+                    one.print(one.log.read_all())
+                    return one, state
+                reason = f" ({state.why})" if state.why else ""
+                waits = f"waits in the queue{reason}" if state.phase is Phase.WAITING else "runs"
+                if waits != one.shown:
+                    say(f"{machine}: {one.describe()} {waits}")
+                quiet = quiet and not lines and waits == one.shown
+                one.shown = waits
         except Unreachable as error:
             lost_since = lost_since or time.monotonic()
             left = patience - (time.monotonic() - lost_since)
@@ -86,11 +109,7 @@ def watch(launcher: Launcher, job: Job, log: Log, patience: float, secrets: dict
             time.sleep(min(left, max(pause, 2.0)))
             pause *= 1.5
             continue
-        reason = f" ({state.why})" if state.why else ""
-        waits = f"waits in the queue{reason}" if state.phase is Phase.WAITING else "runs"
-        if waits != shown:
-            say(f"{machine}: the job {waits}")
-        pause, shown = min(launcher.interval, FIRST_PAUSE if lines or waits != shown else pause * 1.5), waits
+        pause = min(launcher.interval, pause * 1.5 if quiet else FIRST_PAUSE)
         time.sleep(pause)
 
 

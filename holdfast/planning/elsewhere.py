@@ -58,7 +58,7 @@ def check_machines() -> Iterator[Line]:
         yield NEEDED, f"{error.where}: {error.what}; {error.do}"
         return
     for name, machine in launch.machines.items() if launch else ():
-        stages = [stage for stage, place in launch.stages.items() if place == name] if launch else []
+        stages = [stage for stage, place in launch.stages.items() if place.machine == name] if launch else []
         if stages:
             yield from check_machine(name, machine, stages)
 

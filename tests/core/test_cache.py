@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from holdfast.core import cache, shards
+from holdfast.core import cache, meter, shards
+from holdfast.core.errors import UserError
 
 ROWS = [["r", i] for i in range(10)]
 
@@ -58,6 +59,43 @@ def test_finished_work_is_not_repeated(project):
     second = Work()
     assert run(second) == Work()(ROWS)
     assert second.shards == []
+
+
+def test_a_part_begins_with_its_own_shards_and_takes_over_what_no_other_has_done(project, monkeypatch):
+    expected = Work()(ROWS)
+    monkeypatch.setenv("HOLDFAST_PART", "2/3")
+    killed = Work(fatal=3)
+    with pytest.raises(KeyboardInterrupt):
+        run(killed, size=1)
+    assert killed.shards == [[1], [4], [7], [8], [5], [2], [9], [6], [3]]  # of part 3 and part 1 the last ones first
+    monkeypatch.setenv("HOLDFAST_PART", "1/3")
+    second = Work()
+    assert run(second, size=1) == expected
+    assert second.shards == [[0], [3]]
+
+
+def test_what_another_part_does_meanwhile_is_not_repeated(project, monkeypatch):
+    monkeypatch.setenv("HOLDFAST_PART", "1/2")
+    other = Work()
+
+    class First(Work):
+        def __call__(self, part: list) -> list[dict]:
+            monkeypatch.setenv("HOLDFAST_PART", "2/2")
+            results, _ = meter.measure_shard(lambda _: run(other, size=1), [])  # in a process of its own
+            assert results == Work()(ROWS)
+            return super().__call__(part)
+
+    first = First()
+    assert run(first, size=1) == Work()(ROWS)
+    assert first.shards == [[0]]
+    assert len(other.shards) == 10, "it took over what the first had not yet kept"
+
+
+@pytest.mark.parametrize("text", ["", "2", "0/2", "3/2", "1/x", "-1/2", "²/2"])
+def test_a_part_that_is_none_is_refused(project, monkeypatch, text):
+    monkeypatch.setenv("HOLDFAST_PART", text)
+    with pytest.raises(UserError, match="give I/N"):
+        run(Work())
 
 
 @pytest.mark.parametrize(

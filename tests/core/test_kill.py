@@ -48,14 +48,14 @@ PARTS.set_forkserver_preload(
 )
 
 
-def run_stage(stage: str, folder: Path) -> None:
-    """The stage in `folder`, in six to ten shards; what a command of cli.py does."""
+def run_stage(stage: str, folder: Path, part: str = "1/1") -> None:
+    """The stage in `folder`, in six to ten shards; what a command of cli.py does. `part`: I/N of several at once."""
     from holdfast.evaluation import harness
     from holdfast.panel import responses
     from holdfast.reconstruction import user_turns
 
     os.chdir(folder)
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= {"OMP_NUM_THREADS": "1", shards.PART: part}
     model, kept = Path("models/manifest/base.json"), Path("data/instructions/kept.parquet")
     if stage == "reconstruct":
         params, base = Reconstruct(samples=ROWS, max_tokens=24, shard=10, batch=10), manifest.load(model)
@@ -107,8 +107,8 @@ def template(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(stage: str, folder: Path) -> multiprocessing.process.BaseProcess:
-    process = PARTS.Process(target=run_stage, args=(stage, folder))
+def start(stage: str, folder: Path, part: str = "1/1") -> multiprocessing.process.BaseProcess:
+    process = PARTS.Process(target=run_stage, args=(stage, folder, part))
     process.start()
     return process
 
@@ -189,16 +189,26 @@ def test_a_stage_interrupted_from_the_keyboard_says_what_is_kept_and_goes_on(sta
     assert kept.items() < finished(folder).items(), "what was kept is not done again"
 
 
-@pytest.mark.parametrize("stage", ["respond", "evaluate"])
-def test_two_at_once_give_what_one_gives(stage, template, tmp_path):
-    alone, shared = tmp_path / "alone", tmp_path / "shared"
-    for folder in (alone, shared):
+@pytest.mark.parametrize(
+    ("stage", "parts"),
+    [
+        ("evaluate", ("1/1", "1/1")),
+        *((stage, ("1/2", "2/2")) for stage in ("reconstruct", "respond", "judge", "evaluate")),
+    ],
+)
+def test_two_at_once_give_what_one_gives(stage, parts, template, tmp_path):
+    alone, shared, beside = tmp_path / "alone", tmp_path / "shared", tmp_path / "beside"
+    for folder in (alone, shared, beside):
         shutil.copytree(template, folder)
-    processes = [start(stage, folder) for folder in (alone, shared, shared)]
+    (shared / ".cache").mkdir()
+    (beside / ".cache").symlink_to(shared / ".cache")  # as a part that is a job of its own has it
+    second = shared if parts[1] == "1/1" else beside
+    processes = [start(stage, alone), start(stage, shared, parts[0]), start(stage, second, parts[1])]
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert (shared / "out.parquet").read_bytes() == (alone / "out.parquet").read_bytes()
+    for folder in (shared, second):
+        assert (folder / "out.parquet").read_bytes() == (alone / "out.parquet").read_bytes()
 
 
 @pytest.mark.parametrize("stage", ["judge", "evaluate"])

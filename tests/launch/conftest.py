@@ -14,7 +14,7 @@ import fake_clusters
 import pytest
 from launch_project import Sshd, go, make_project, write_launch
 
-from holdfast.commands import launch
+from holdfast.commands import jobs
 from holdfast.launch import watching
 from holdfast.launch.interface import Launcher
 from holdfast.launch.launchers import make_launcher
@@ -27,7 +27,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     def make(*arguments: Any) -> Launcher:
         return replace(make_launcher(*arguments), interval=0.2)  # type: ignore[type-var]
 
-    monkeypatch.setattr(launch, "make_launcher", make)
+    monkeypatch.setattr(jobs, "make_launcher", make)
     monkeypatch.setattr(watching, "FIRST_PAUSE", 0.1)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
 

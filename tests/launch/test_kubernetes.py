@@ -13,7 +13,7 @@ import pytest
 from launch_contract import LauncherContract
 from launch_project import change_machine, go, leave, starts
 
-from holdfast.commands import launch
+from holdfast.commands import jobs, launch
 from holdfast.commands import run as command
 from holdfast.launch import records
 from holdfast.launch.interface import Job
@@ -67,7 +67,7 @@ def test_what_a_job_waits_for_is_said(project, state, machine, monkeypatch):
         raise Unreachable("is gone", where="test", do="-")
 
     with monkeypatch.context() as patch:
-        patch.setattr(launch, "watch", watch)
+        patch.setattr(jobs, "watch", watch)
         with pytest.raises(Unreachable):
             command.main("gate")
     assert "Unschedulable: 0/1 nodes are available" in launch.describe_state(records.read("gate"))

@@ -17,7 +17,7 @@ import pytest
 from helpers import ROOT, environment, run
 from launch_project import Sshd, change_machine, go, make_project, read_outputs, starts, wait_for, write_launch
 
-from holdfast.commands import launch
+from holdfast.commands import jobs, launch
 from holdfast.commands import run as command
 from holdfast.core.errors import UserError
 from holdfast.launch import records, transfer, watching
@@ -252,7 +252,7 @@ def test_ctrl_c_on_a_terminal_asks(project, machine, monkeypatch, capfd):
         monkeypatch.setattr(stream, "isatty", lambda: True)
     for answer in ("c", ""):
         monkeypatch.setattr(sys.stdin, "readline", lambda answer=answer: answer + "\n", raising=False)
-        assert launch.leave_or_cancel(None, record) == 130
+        assert jobs.leave_or_cancel("gate", record) == 130
     assert cancelled == ["gate"]
     assert capfd.readouterr().err.count("Leave it (Enter), or cancel it (c)?") == 2
 
