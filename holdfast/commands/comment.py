@@ -17,7 +17,7 @@ from holdfast.commands import history
 from holdfast.core import yaml_text
 from holdfast.core.errors import UserError
 from holdfast.reporting.markup import CHANGES, LINKS, Column, Table, is_number, markdown, markdown_table, scalar
-from holdfast.verdict import yardstick
+from holdfast.verdict import snapshot, yardstick
 
 RESULTS, BARS = 8, "▁▂▃▄▅▆▇█"  # results of the branch's history that are shown, and how
 LIMIT = 60_000  # characters of the whole; GitHub and GitLab take more
@@ -48,7 +48,7 @@ def main(report: Path, params: Path, metrics: Path, against: str | None, pages: 
     return text
 
 
-def take_snapshot(revision: str | None = None) -> yardstick.Snapshot:
+def take_snapshot(revision: str | None = None) -> snapshot.Snapshot:
     """The project in the working directory, or as of a git revision."""
 
     def read(name: str) -> str | None:
@@ -57,7 +57,7 @@ def take_snapshot(revision: str | None = None) -> yardstick.Snapshot:
             return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
         return run_git("show", f"{revision}:./{name}")
 
-    return yardstick.take(read)
+    return snapshot.take(read)
 
 
 def describe_shifts(shifts: list[yardstick.Shift], against: str) -> str:

@@ -85,7 +85,7 @@ def answer_shard(rows: list[Any], params: Respond, member: manifest.Manifest) ->
         completions |= zip(part, done, strict=True)
     written = [completions[n] for n in range(len(requests))]
     reasons = [find_reason(tokenizer, *pair) for pair in zip(requests, written, strict=True)]
-    rows: list[Response] = [  # type: ignore[no-redef]  # from here on the responses
+    responses: list[Response] = [
         dict(
             id=f"{request.instruction_id}/{member.name}/{request.sample}",
             instruction_id=request.instruction_id,
@@ -104,8 +104,8 @@ def answer_shard(rows: list[Any], params: Respond, member: manifest.Manifest) ->
         for request, seed, done, reason in zip(requests, seeds, written, reasons, strict=True)
     ]
     for n, turns in read_results(engine, tokenizer, params, requests, written, reasons, seeds).items():
-        rows[n]["after"] = turns
-    return rows
+        responses[n]["after"] = turns
+    return responses
 
 
 def find_reason(tokenizer: Any, request: Request, done: Completion) -> str:

@@ -152,7 +152,7 @@ class Reconstruct(Amount):
     row with thoughts has one turn, no system prompt and no tools."""
     lookalikes: Lookalikes | None = None
     """User turns in the form of the domain's, so that the model goes on telling its questions from others; null: none. Such a
-    row has one turn and no system prompt."""
+    row has no system prompt; of a conversation the last turn is in that form."""
     corpus: Corpus | None = None
     """Prompts from corpora; null: everything is written by the base."""
     shard: Positive = 512

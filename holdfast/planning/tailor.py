@@ -38,6 +38,9 @@ MIN_CLUSTERS, ROWS_PER_CLUSTER = 12, 25
 THINKING_SHARE = 0.1  # of the reconstructed rows
 TOOLS_SHARE = 0.1  # of the reconstructed rows; 100 traces restored function calling in arXiv 2604.08388
 LOOKALIKES_SHARE = 0.7  # of the reconstructed rows; they end in time less often, so about two fifths of the fit ones
+CONVERSATIONS_SHARE = (
+    0.3  # of the reconstructed rows; where an answer of a small base does not end in time, the row has one turn
+)
 SHARE, KL_COEFFICIENT = 0.25, 4.0  # of rows; docs/evidence/real-model.md
 MICRO_BATCHES = (8, 4, 2, 1)  # rows at once on a device, tried in turn; more gain little
 MEMORY_PART = 0.6  # of the machine's memory that training may take by the plan
@@ -85,6 +88,7 @@ def tailor_params(
         *describe_reading(survey),
         *fit_method(content, shape),
         *fit_lengths(content, shape, tokenizer),
+        *fit_conversations(content, shape, tokenizer),
         *fit_tools(content, shape, tokenizer),
         *fit_thinking(content, shape, tokenizer),
         *fit_rows(content, survey, shape, domain),
@@ -222,6 +226,24 @@ def fit_lengths(content: Any, shape: Shape, tokenizer: Any) -> list[str]:
     content["finetune"]["max_length"] = min(shape.context, sum(lengths) + fit.TEMPLATE_TOKENS)  # replay rows must fit
     cut = f"the context is short: instructions get {lengths[0]} tokens, responses {lengths[1]}"
     return [cut] if lengths != wanted else []
+
+
+def fit_conversations(content: Any, shape: Shape, tokenizer: Any) -> list[str]:
+    """Earlier turns before a part of the replay rows where the base's template has several, and a training length for them."""
+    content["reconstruct"].pop("turns", None)
+    written, answer = content["reconstruct"]["max_tokens"], content["respond"]["max_tokens"]
+    length = (
+        3 * written + answer + 2 * fit.TEMPLATE_TOKENS
+    )  # two user turns with an answer between them, and the last one
+    if tokenizer is None or length > shape.context:
+        return []
+    try:
+        encoding.find_pre_query(tokenizer, "base", encoding.turns("a", "b"))
+    except UserError:
+        return []
+    put(content["reconstruct"], "turns", {"share": CONVERSATIONS_SHARE, "max_tokens": written})
+    lengthen_training(content, length, shape)
+    return []
 
 
 def fit_tools(content: Any, shape: Shape, tokenizer: Any) -> list[str]:

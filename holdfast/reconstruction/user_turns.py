@@ -106,8 +106,12 @@ def sample_shard(
     by_sample = {turn.sample: turn for turn in turns}
 
     going_on = [turn for turn in turns if goes_on(params, turn.seed)]
-    for number in range(1, params.turns.extra + 1 if params.turns else 1):
-        going_on = writer.write(writer.answer(going_on, number), number)
+    further = params.turns.extra if params.turns else 0
+    for number in range(1, further + 1):
+        going_on = writer.answer(going_on, number)
+        if number == further:
+            going_on = [take_form(turn, params, parts.form) for turn in going_on]
+        going_on = writer.write(going_on, number)
         by_sample |= {turn.sample: turn for turn in going_on}
     return [as_row(turn, base) for turn in by_sample.values()]
 
@@ -125,8 +129,7 @@ def draw_settings(sample: int, params: Reconstruct, parts: PromptParts) -> UserT
             openings = parts.openings[draw_language(params, seed)]
             return replace(turn, opening=openings[int(uniform(seed, "opening") * len(openings))])
         case "lookalikes":
-            opening = parts.form.draw_opening(uniform(seed, "opening"))
-            return replace(turn, opening=opening, max_tokens=min(params.max_tokens, parts.form.tokens))
+            return replace(turn, kind="") if goes_on(params, seed) else take_form(turn, params, parts.form)
         case "tools":
             offered = tools.draw_tools(parts.functions, seed)
             has_results = params.tools and uniform(seed, "results") < params.tools.results
@@ -138,6 +141,14 @@ def draw_settings(sample: int, params: Reconstruct, parts: PromptParts) -> UserT
         system = parts.system_prompts[int(drawn * len(parts.system_prompts))]
         return replace(turn, context=[{"role": "system", "content": system}])
     return turn
+
+
+def take_form(turn: UserTurn, params: Reconstruct, form: lookalikes.Form) -> UserTurn:
+    """The turn, to be written in the domain's form where its row is a look-alike: of a conversation the last one is."""
+    if find_kind(params, turn.seed) != "lookalikes":
+        return turn
+    opening = form.draw_opening(uniform(turn.seed, "opening"))
+    return replace(turn, kind="lookalikes", opening=opening, max_tokens=min(params.max_tokens, form.tokens))
 
 
 def uniform(seed: int, decision: str) -> float:
@@ -165,7 +176,7 @@ def draw_language(params: Reconstruct, seed: int) -> str:
 def goes_on(params: Reconstruct, seed: int) -> bool:
     """Whether the row of this seed is meant to be a conversation of several turns."""
     several = params.turns is not None and uniform(seed, "turns") < params.turns.share
-    return several and not find_kind(params, seed)
+    return several and find_kind(params, seed) in ("", "lookalikes")
 
 
 @dataclass(frozen=True, slots=True)

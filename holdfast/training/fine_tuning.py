@@ -177,7 +177,7 @@ def check_replay(arm: str, arm_config: Arm, rows: list[MixRow], source: Path) ->
 
 def check_lengths(encoded: list[Labelled], params: Finetune, base: manifest.Manifest, source: Path) -> None:
     """Raises UserError where a row has more tokens than the settings or the model allow."""
-    longest, limit = longest_row(encoded), min(params.max_length, base.context)
+    longest, limit = max(len(row.input_ids) for row in encoded), min(params.max_length, base.context)
     if longest > limit:
         raise UserError(
             f"a row has {longest} tokens, {limit} are allowed",
@@ -236,10 +236,6 @@ def mask_held_out(tokenizer: Any, rows: list[MixRow]) -> list[dict[str, Any]]:
     return [{"source": row["source"], **Masked(*encode_row(tokenizer, row))._asdict()} for row in rows]
 
 
-def longest_row(encoded: list[Labelled]) -> int:
-    return max(len(row.input_ids) for row in encoded)
-
-
 def trained_tokens(rows: list[MixRow], source: str) -> int:
     return sum(row["trained_tokens"] for row in rows if row["source"] == source)
 
@@ -265,7 +261,9 @@ def make_job(
         folder=base.folder(),
         fingerprint=base.fingerprint,
         parameters=base.parameters,
-        longest=params.max_length if params.packing else longest_row(encoded),
+        plain_attention=job.prefers_plain_attention(
+            [params.max_length] if params.packing else [len(row.input_ids) for row in encoded]
+        ),
         bf16=manifest.bf16_usable() if params.bf16 == "auto" else params.bf16,
         compiled=compiling.pays_off(params.compile, manifest.find_device().type, flops / processes),
         scratch=scratch,

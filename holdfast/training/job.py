@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holdfast.core import storage
+from holdfast.core import manifest, storage
 from holdfast.core.errors import UserError
 from holdfast.params.finetune import Arm, Finetune
 
@@ -22,6 +22,8 @@ CHECKSUMS_FILE = "checksums.json"  # in a checkpoint
 CHECKPOINT = re.compile(r"checkpoint-\d{1,12}")
 LOADED = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.json", "adapter_*", "*_*/")  # what Trainer might load from one
 RESULT_FILE, MODEL_FOLDER = "result.json", "model"  # likewise
+PLAIN_TOKENS, MAX_PLAIN_TOKENS = 256, 1024  # of a sequence
+PLAIN_PART = 0.9  # of the sequences have at most PLAIN_TOKENS, where plain attention is taken
 MAX_PARAMETERS_ON_ONE_THREAD = 10_000_000  # up to which a CPU core does best with one thread
 
 
@@ -35,7 +37,7 @@ class Job:
     folder: Path  # the base's files
     fingerprint: str  # of the base
     parameters: int  # of the base
-    longest: int  # tokens of the longest sequence that passes through the model
+    plain_attention: bool  # matrix products in place of the fused kernel
     bf16: bool
     compiled: bool
     scratch: Path
@@ -176,3 +178,14 @@ def remove_damaged_checkpoints(folder: Path, arm: str) -> None:
     for other in sorted(set(folder.glob("checkpoint-*")) - set(list_checkpoints(folder))):
         print(f"{arm}: {other.name[:80]!r} is no checkpoint that Holdfast has written, and not used")
         shutil.rmtree(other) if other.is_dir() and not other.is_symlink() else other.unlink()
+
+
+def prefers_plain_attention(lengths: list[int]) -> bool:
+    """Whether plain attention is the faster one for sequences of so many tokens: on a CPU, where most are short.
+
+    In bf16 there, the backward pass of fused attention takes ten times as long on short rows (benchmarks/speed/attention.py). A few
+    longer rows change nothing, up to a length where the memory of plain attention, quadratic in it, would matter.
+    """
+    short = sum(length <= PLAIN_TOKENS for length in lengths)
+    most_are_short = short >= PLAIN_PART * len(lengths) and max(lengths) <= MAX_PLAIN_TOKENS
+    return most_are_short and manifest.find_device().type == "cpu"

@@ -39,7 +39,6 @@ from holdfast.training.trackers import prepare_trackers, read_trackers
 from holdfast.training.trainer import BaseSide, ForgettingTrainer, LossConfig, Table
 
 MAX_COMPARED_ROWS = 64  # replay rows on which the top-k KL is compared with the whole one
-MAX_EAGER_TOKENS = 256  # of the longest row, up to which plain attention is faster on a CPU
 
 
 def train(job: Job) -> None:
@@ -230,11 +229,9 @@ def adapters(job: Job) -> Any:
 
 
 def load_base(job: Job) -> PreTrainedModel:
-    """The base in fp32, to be trained on rows of up to `job.longest` tokens."""
-    # In bf16 on CPU, the backward pass of fused attention takes ten times as long on short rows
-    # (benchmarks/speed/attention.py).
-    eager = manifest.find_device().type == "cpu" and job.longest <= MAX_EAGER_TOKENS
-    return manifest.load_model(job.folder, "float32", device="cpu", attention="eager" if eager else "sdpa")
+    """The base in fp32."""
+    attention = "eager" if job.plain_attention else "sdpa"
+    return manifest.load_model(job.folder, "float32", device="cpu", attention=attention)
 
 
 def load_frozen_base(job: Job, device: Any) -> PreTrainedModel:

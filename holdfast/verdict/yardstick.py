@@ -7,26 +7,17 @@ questions, another seed of the bootstrap, other code.
 from __future__ import annotations
 
 import configparser
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeGuard
 
-import yaml
 from pydantic import ValidationError
 
-from holdfast.core import yaml_text
 from holdfast.params.evaluate import Evaluate
 from holdfast.params.gate import Gate
 from holdfast.verdict.precision import in_points
+from holdfast.verdict.snapshot import REMOTES, Json, Snapshot, dependencies, part
 
-Json = dict[str, Any]
-Read = Callable[[str], str | None]  # a path relative to the project -> its text; None where there is no such file
-SCRIPTS = (  # what runs the gate
-    *(".ci/gate.sh", ".ci/gitlab.yml", ".gitlab-ci.yml"),
-    *(".github/workflows/gate.yml", ".github/workflows/holdfast-gate.yml", ".github/actions/holdfast-gate/action.yml"),
-)
-REMOTES = ".dvc/config"  # where the items are that `gate --verify` computes from
 POINTS = {
     "margin": 1,
     "suite_margin": 1,
@@ -48,41 +39,6 @@ SHOWN = 5  # names of a list
 class Shift(NamedTuple):
     text: str
     looser: bool
-
-
-class Snapshot(NamedTuple):
-    """A project at one revision, as far as it decides how a model is judged. What is not there is empty."""
-
-    params: Json
-    pipeline: Json  # stages of dvc.yaml
-    lock: Json  # stages of dvc.lock
-    gate: Json  # gate.json
-    settings: Json  # of the base's evaluation
-    scripts: dict[str, str]
-    remotes: str | None  # DVC's configuration
-
-
-def take(read: Read) -> Snapshot:
-    """The snapshot of the project whose files `read` reads; what cannot be parsed counts as empty."""
-    pipeline, lock = (stages_of(load(read(name))) for name in ("dvc.yaml", "dvc.lock"))
-    gate, settings = (load(read(f"reports/{name}")) for name in ("gate.json", "eval/base/settings.json"))
-    scripts = {name: text for name in SCRIPTS if (text := read(name)) is not None}
-    return Snapshot(load(read("params.yaml")), pipeline, lock, gate, settings, scripts, read(REMOTES))
-
-
-def load(text: str | None) -> Json:
-    if not text:
-        return {}
-    try:
-        content = json.loads(text) if text.lstrip().startswith("{") else yaml_text.parse(text)
-    except (ValueError, yaml.YAMLError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def stages_of(content: Json) -> Json:
-    stages = content.get("stages")
-    return {str(k): v for k, v in stages.items() if isinstance(v, dict)} if isinstance(stages, dict) else {}
 
 
 def compare(there: Snapshot, here: Snapshot) -> list[Shift]:
@@ -228,12 +184,6 @@ def of_items(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
             yield Shift(f"the items in {path} changed", True)
 
 
-def dependencies(lock: Json, stage: str) -> dict[str, Any]:
-    deps = part(lock, stage).get("deps")
-    listed = deps if isinstance(deps, list) else []
-    return {str(dep["path"]): dep.get("md5") for dep in listed if isinstance(dep, dict) and "path" in dep}
-
-
 def of_code(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
     codes: list[Json] = [part(one.gate, "provenance", "code") for one in (there, here)]
     if all(codes):
@@ -323,13 +273,6 @@ def of_seeds(there: Snapshot, here: Snapshot) -> Iterator[Shift]:
         )
         if old != new:
             yield Shift(f"seed of {name} changed from {old} to {new}: other luck", False)
-
-
-def part(content: Any, *keys: str) -> Json:
-    """A mapping some levels down; empty where there is none."""
-    for key in keys:
-        content = content.get(key) if isinstance(content, dict) else None
-    return content if isinstance(content, dict) else {}
 
 
 def list_names(names: list[str]) -> str:

@@ -18,7 +18,7 @@ from holdfast.core_suite.items import Answer
 from holdfast.params.gate import Gate
 from holdfast.params.whole import Params
 from holdfast.reporting import assembly
-from holdfast.verdict import lock, yardstick
+from holdfast.verdict import lock, snapshot
 
 VALUES = {
     "a day that is none": "a: 2020-13-45",
@@ -92,7 +92,7 @@ def test_every_reader_of_a_project_says_so_in_two_lines(project, monkeypatch, ki
             reader()
         if isinstance(caught.value, UserError):
             assert len(str(caught.value).splitlines()) == 2
-    assert yardstick.load(text) == {}, "the gate's comparison takes it as empty, and so as changed"
+    assert snapshot.load(text) == {}, "the gate's comparison takes it as empty, and so as changed"
     assert time.process_time() - start < 5
 
 

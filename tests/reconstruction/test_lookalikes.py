@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from helpers import run_stage, set_params
 
 from holdfast.core import records, storage
 from holdfast.params.reconstruct import Reconstruct
-from holdfast.reconstruction import lookalikes
+from holdfast.reconstruction import lookalikes, user_turns
 
 
 def row(text: object, **more: object) -> dict:
@@ -64,6 +65,41 @@ def test_turns_are_drawn_in_the_form_and_counted(project: Path, base: Path):
     assert max(row["n_tokens"] for row in rows) > 8
     counts = storage.read_json(project / "reports/reconstruct.json")["sources"]["self"]["lookalikes"]
     assert counts["rows"] == len(drawn) >= counts["fit"]
+
+
+def test_of_a_conversation_the_last_turn_is_a_lookalike():
+    """Rows that do not go on, and the conversations that end early, are as without `turns`."""
+    params = Reconstruct(samples=1, max_tokens=50, lookalikes={"share": 0.5}, turns={"share": 0.5, "extra": 2})
+    parts = user_turns.PromptParts([], {}, form=lookalikes.Form({"How": 1.0}, 8))
+    first = [user_turns.draw_settings(sample, params, parts) for sample in range(400)]
+    wanted = [user_turns.find_kind(params, turn.seed) == "lookalikes" for turn in first]
+    goes_on = [user_turns.goes_on(params, turn.seed) for turn in first]
+    assert [(turn.kind, turn.opening, turn.max_tokens) for turn in first] == [
+        ("lookalikes", "How", 8) if wanted and not goes_on else ("", "", 50)
+        for wanted, goes_on in zip(wanted, goes_on, strict=True)
+    ]
+    last = [user_turns.take_form(turn, params, parts.form) for turn in first]
+    assert [(turn.kind, turn.opening, turn.max_tokens) for turn in last] == [
+        ("lookalikes", "How", 8) if wanted else ("", "", 50) for wanted in wanted
+    ]
+    counts = Counter(zip(wanted, goes_on, strict=True))
+    assert len(counts) == 4 and min(counts.values()) > 60
+
+
+def test_a_conversation_goes_on_to_a_lookalike(project: Path, base: Path):
+    """With the base itself: earlier turns are as long as they like, the last one is in the form, and the row is one."""
+    storage.write_json(
+        project / "reports/amount.json",
+        {"schema": 1, "instructions": None, "form": {"openings": {"sort": 1.0}, "tokens": 8}},
+    )
+    settings = {"lookalikes": {"share": 1.0}, "turns": {"share": 1.0, "max_tokens": 40}}
+    set_params(project, reconstruct={"samples": 60, "max_tokens": 30, "folder": ".", **settings})
+    run_stage("reconstruct")
+    rows = records.read("instructions_raw", project / "data/instructions/raw.parquet")
+    several = [row for row in rows if row["context"]]
+    assert len(several) > 10 and {row["family"] for row in several} == {"lookalikes"}
+    assert all(row["text"].startswith("sort") and row["n_tokens"] <= 8 for row in several)
+    assert all(row["family"] == "plain" for row in rows if not row["context"])
 
 
 def test_shares_of_kinds_are_not_more_than_all():

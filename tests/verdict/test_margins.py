@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from holdfast.params.gate import Gate, resolve_margin
-from holdfast.verdict import decision, power, simulation, yardstick
+from holdfast.verdict import decision, power, simulation, snapshot, yardstick
 from holdfast.verdict.power import Suite
 
 
@@ -70,7 +70,7 @@ def test_a_margin_that_moves_is_named_in_its_own_unit(before: Any, after: Any, t
 
 def test_a_suite_s_margin_that_changes_its_unit_does_not_pass_unseen() -> None:
     snapshots = [
-        yardstick.Snapshot({"gate": {"suite_margins": {"facts": margin}}}, {}, {}, {}, {}, {}, None)
+        snapshot.Snapshot({"gate": {"suite_margins": {"facts": margin}}}, {}, {}, {}, {}, {}, None)
         for margin in (0.05, "90%")
     ]
     shifts = yardstick.compare(*snapshots)

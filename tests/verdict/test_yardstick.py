@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.verdict import target, yardstick
+from holdfast.verdict import snapshot, target, yardstick
 
 PARAMS: dict[str, Any] = {
     "arms": ["control", "arm"],
@@ -49,9 +49,9 @@ def changed(path: str, *keys: str, to: Any) -> dict[str, Any]:
     return files
 
 
-def snapshot(files: dict[str, Any]) -> yardstick.Snapshot:
+def take_files(files: dict[str, Any]) -> snapshot.Snapshot:
     texts = {name: content if isinstance(content, str) else json.dumps(content) for name, content in files.items()}
-    return yardstick.take(texts.get)
+    return snapshot.take(texts.get)
 
 
 MOVES: dict[str, tuple[dict[str, Any], bool]] = {
@@ -106,40 +106,40 @@ MOVES: dict[str, tuple[dict[str, Any], bool]] = {
 @pytest.mark.parametrize("text", MOVES)
 def test_each_move_of_the_yardstick_is_named(text: str) -> None:
     files, looser = MOVES[text]
-    assert yardstick.compare(snapshot(FILES), snapshot(files)) == [(text, looser)]
+    assert yardstick.compare(take_files(FILES), take_files(files)) == [(text, looser)]
 
 
 def test_what_decides_nothing_is_no_move() -> None:
     other = changed("params.yaml", "report", to={"title": "Another"})
-    assert yardstick.compare(snapshot(FILES), snapshot(other)) == []
-    assert yardstick.compare(snapshot({}), snapshot(FILES)) == [], "a project that is new has no yardstick to move"
+    assert yardstick.compare(take_files(FILES), take_files(other)) == []
+    assert yardstick.compare(take_files({}), take_files(FILES)) == [], "a project that is new has no yardstick to move"
 
 
 def test_the_target_s_gate_decides_and_what_is_measured_stays_the_branch_s() -> None:
-    there = snapshot(FILES)
+    there = take_files(FILES)
     for path, *keys, value in (
         ("params.yaml", "gate", "margin", 0.5),
         ("params.yaml", "gate", ...),
         (".ci/gate.sh", "exit 0"),
         ("reports/gate.json", {"provenance": {"code": {"stages.gate": "2"}}}),
     ):
-        here = snapshot(changed(str(path), *map(str, keys), to=value))
+        here = take_files(changed(str(path), *map(str, keys), to=value))
         assert [one.looser for one in yardstick.compare(there, here)][:1] == [True]
         assert not any(one.looser for one in yardstick.compare(there, target.leave_to_target(there, here))), path
-    fewer = snapshot(changed("params.yaml", "evaluate", "limit", to=30))
+    fewer = take_files(changed("params.yaml", "evaluate", "limit", to=30))
     assert yardstick.compare(there, target.leave_to_target(there, fewer)) == yardstick.compare(there, fewer)
 
 
 def test_the_suites_that_a_target_judges_are_those_of_its_evaluation() -> None:
     core = {"core/tools": {"role": "general", "chance": 0.0, "items": 96}, "self_chat": {"role": "self", "chance": 0.0}}
     shown = {"self_agreement": {"role": "self", "chance": 0.0}}
-    evaluated = snapshot(changed("reports/eval/base/settings.json", "suites", to=core | shown))
+    evaluated = take_files(changed("reports/eval/base/settings.json", "suites", to=core | shown))
     assert target.list_judged(evaluated).keys() == core.keys(), "not 'core' of params.yaml, nor what is only shown"
-    bare = snapshot({"params.yaml": PARAMS})
+    bare = take_files({"params.yaml": PARAMS})
     assert target.list_judged(bare)["judging"] == {"role": "general", "chance": 0.5}
 
 
 @pytest.mark.parametrize("text", ["[", "[1]", "a: b: c", "{", "null", "gate: 3", "arms: 5\ngate: {margin: wide}"])
 def test_what_cannot_be_read_is_no_crash(text: str) -> None:
-    yardstick.compare(snapshot(dict.fromkeys(FILES, text)), snapshot(FILES))
-    yardstick.compare(snapshot(FILES), snapshot(dict.fromkeys(FILES, text)))
+    yardstick.compare(take_files(dict.fromkeys(FILES, text)), take_files(FILES))
+    yardstick.compare(take_files(FILES), take_files(dict.fromkeys(FILES, text)))
