@@ -152,12 +152,11 @@ def fit_suites(suites: Any) -> list[str]:
 
 
 def put(section: Any, key: str, value: Any) -> None:
-    """Sets a key; after a new one comes the blank line that came after the last one before."""
-    last = list(section)[-1]
-    new = key not in section
+    """Sets a key; a new one comes before the last, which the blank line before the next section hangs on."""
+    last, new = list(section)[-1], key not in section
     section[key] = value
-    if new and last in section.ca.items:
-        section.ca.items[key] = section.ca.items.pop(last)
+    if new:
+        section.move_to_end(last)
 
 
 def choose_rate(shape: Shape, steps: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -67,5 +68,29 @@ def test_no_key_follows_a_blank_line_and_no_comment_its_replacement(profile):
     assert not [line for before, line in pairwise(lines) if not before and line.startswith(" ")]
     assert "  columns:\n    prompt: QUESTION\n    response: final_decision\n" in text
     assert {"same_role: join", "encoding: cp1252", "max_chars: 9002"} <= {line.strip() for line in lines}
-    assert "lookalikes:" in text and "calls are lost" not in text, "the comment of a key that went stays behind"
+    assert "  lookalikes:\n    share: 0.7\n" in text and "calls are lost" not in text, (
+        "the comment of a key that went stays behind"
+    )
     assert any("read as cp1252, so that it says 'où?'" in note for note in notes)
+
+
+def test_conversations_are_asked_for_where_template_and_context_have_room(tokenizer):
+    shape = Shape(500_000_000, 24, 896, 14, 2, 151_936, 4096)
+
+    def reconstruct_of(shape: Shape, tokenizer: Any) -> tuple[Any, int]:
+        text, _ = tailor_params(
+            "qwen2.5-0.5b", Model(path="b"), survey_of([CHAT] * 100), shape, tokenizer, Path("d.jsonl"), None, None
+        )
+        assert "\n  turns:\n\n" not in text
+        params = Params.from_text(text)
+        return params.reconstruct, params.finetune.max_length
+
+    params, length = reconstruct_of(shape, tokenizer)
+    assert params.turns and params.turns.share == 0.3
+    assert length >= 3 * params.max_tokens + 32, "two turns of the user and one between fit into the training length"
+    assert reconstruct_of(shape, None)[0].turns is None
+    assert reconstruct_of(replace(shape, context=500), tokenizer)[0].turns is None
+    tokenizer.chat_template = "{% if messages | length > 2 %}{{ raise_exception('one turn') }}{% endif %}" + str(
+        tokenizer.chat_template
+    )
+    assert reconstruct_of(shape, tokenizer)[0].turns is None

@@ -19,6 +19,7 @@ from holdfast.core.errors import UserError
 from holdfast.params import base as parameters
 from holdfast.params.finetune import Finetune
 from holdfast.training import fine_tuning, launch
+from holdfast.training.job import prefers_plain_attention
 
 SMALL, LARGE, MANY = 2_000_000, 2_000_000_000, 100_000
 SECTION = dict(
@@ -181,3 +182,18 @@ def test_a_bad_loss_on_two_processes_is_said_once_and_leaves_nothing(project, ba
     assert not (project / "models/arm").exists()
     assert not (project / "reports").exists()
     assert not list((project / ".cache/finetune").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("lengths", "plain"),
+    [
+        ([256] * 9 + [257], True),
+        ([256] * 8 + [257] * 2, False),
+        ([10] * 99 + [1024], True),
+        ([10] * 99 + [1025], False),
+    ],
+)
+def test_a_few_longer_rows_do_not_make_a_cpu_training_take_fused_attention(lengths, plain, monkeypatch):
+    assert prefers_plain_attention(lengths) == plain
+    monkeypatch.setattr(manifest, "find_device", lambda: torch.device("cuda"))
+    assert not prefers_plain_attention(lengths)
