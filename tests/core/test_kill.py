@@ -31,7 +31,7 @@ from holdfast.params.evaluate import Evaluate
 from holdfast.params.reconstruct import Reconstruct
 from holdfast.params.respond import Respond
 
-KILLS = 8  # random moments per stage: 32 in all
+KILLS = 4  # random moments per stage: 16 in all
 ROWS = 60
 PARTS = multiprocessing.get_context("forkserver")
 PARTS.set_forkserver_preload(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 
 import numpy as np
@@ -366,23 +366,23 @@ def test_a_start_that_all_prompts_share_is_computed_once(engine, prompts, monkey
     assert sum(passed) <= padded - (len(asked) - 1) * len(head)
 
 
-@pytest.mark.slow
-def test_the_gpu_benchmark_runs_on_a_cpu_when_told_to_and_says_where_there_is_no_gpu():
-    command = [sys.executable, "-m", "benchmarks.speed.gpu"]
-    trial = subprocess.run([*command, "--tiny"], capture_output=True, text=True, cwd=ROOT)
-    assert trial.returncode == 0, trial.stderr
-    cells = [line.split("|")[1].strip() for line in trial.stdout.splitlines() if line.startswith("|")]
+def test_the_gpu_benchmark_runs_on_a_cpu_when_told_to_and_says_where_there_is_no_gpu(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--tiny"])
+    runpy.run_module("benchmarks.speed.gpu", run_name="__main__")
+    output = capsys.readouterr().out
+    cells = [line.split("|")[1].strip() for line in output.splitlines() if line.startswith("|")]
     assert cells[2:] == [
         "generation",
         "scoring",
         "cross-entropy, 2 rows at once",
         "KL on half of the rows, 2 rows at once",
     ]
-    assert "a trial, no measurement" in trial.stdout or torch.cuda.is_available()
+    assert "a trial, no measurement" in output or torch.cuda.is_available()
     if not torch.cuda.is_available():
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith("no GPU")
+        monkeypatch.setattr(sys, "argv", ["gpu"])
+        with pytest.raises(SystemExit, match="no GPU"):
+            runpy.run_module("benchmarks.speed.gpu", run_name="__main__")
 
 
 def test_shards_are_of_all_code_that_decides_them_and_of_no_other(tiny, tmp_path):
