@@ -86,22 +86,6 @@ def test_of_a_conversation_the_last_turn_is_a_lookalike():
     assert len(counts) == 4 and min(counts.values()) > 60
 
 
-def test_a_conversation_goes_on_to_a_lookalike(project: Path, base: Path):
-    """With the base itself: earlier turns are as long as they like, the last one is in the form, and the row is one."""
-    storage.write_json(
-        project / "reports/amount.json",
-        {"schema": 1, "instructions": None, "form": {"openings": {"sort": 1.0}, "tokens": 8}},
-    )
-    settings = {"lookalikes": {"share": 1.0}, "turns": {"share": 1.0, "max_tokens": 40}}
-    set_params(project, reconstruct={"samples": 60, "max_tokens": 30, "folder": ".", **settings})
-    run_stage("reconstruct")
-    rows = records.read("instructions_raw", project / "data/instructions/raw.parquet")
-    several = [row for row in rows if row["context"]]
-    assert len(several) > 10 and {row["family"] for row in several} == {"lookalikes"}
-    assert all(row["text"].startswith("sort") and row["n_tokens"] <= 8 for row in several)
-    assert all(row["family"] == "plain" for row in rows if not row["context"])
-
-
 def test_shares_of_kinds_are_not_more_than_all():
     with pytest.raises(ValueError, match="more than 1 together"):
         Reconstruct(samples=10, lookalikes={"share": 0.6}, thinking={"share": 0.5})
