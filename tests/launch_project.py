@@ -10,8 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -202,6 +203,16 @@ def read_outputs(folder: Path) -> dict[str, bytes]:
     """All that the stage declares."""
     files = [*(folder / "out").rglob("*"), folder / "note.txt", folder / "reports/costs/gate.json"]
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files if file.is_file()}
+
+
+def lend(start: Callable[[], Any]) -> Iterator[Any]:
+    """A server of this machine while tests use it; they are skipped where its programs are not installed."""
+    try:
+        server = start()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    yield server
+    server.stop()
 
 
 class Sshd:

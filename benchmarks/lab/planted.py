@@ -1,6 +1,6 @@
 """How often the gate catches a loss that was planted in one family of the core suite, and names it; and how often it cries wolf.
 
-    python -m benchmarks.lab.planted [--runs 100]        (minutes; asks no model)
+    python -m benchmarks.lab.planted [--runs 400]        (seven minutes of one core; asks no model)
 
 Items and scorers are the core suite's, answers are written for them (holdfast/core_suite/planted.py), and the gate is the one that
 ships, with the margins of a profile for real models. A base has 90 % of the items right. `flips` is what differs between two evaluations
@@ -84,7 +84,7 @@ def list_sizes_needed() -> Iterator[str]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--runs", type=int, default=400)
     options = parser.parse_args()
     for line in list_rates(options.runs):
         print(line, flush=True)

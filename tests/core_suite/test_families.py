@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from holdfast.params.evaluate import CORE_CHANCES, CORE_FAMILIES, Evaluate
 from holdfast.params.gate import Gate
 from holdfast.verdict import gate
 
-MOST = 150  # items of a family, at most
+MOST = 204  # items of a family, at most: as many as are asked by default
 
 
 def digest(name: str) -> str:
@@ -34,8 +33,10 @@ def test_the_params_name_the_families_that_there_are():
 
 
 def test_items_belong_to_a_version():
-    """Another digest is another test: then CORE_VERSION goes up, and these with it."""
+    """Another digest is another test: then CORE_VERSION goes up, and these with it. The same in every process, whatever its hashes
+    of strings are: those differ from run to run."""
     assert CORE_VERSION == 2
+    assert max(Evaluate.model_fields["core"].default.count_items(f"core/{name}") for name in families.FAMILIES) == MOST
     assert {name: digest(name) for name in families.FAMILIES} == DIGESTS
 
 
@@ -53,6 +54,15 @@ def test_a_family_has_items_of_three_levels_none_twice_and_more_begin_alike(name
 def test_the_suite_stays_small():
     params = Evaluate.model_validate({"tasks": "none", "suites": {"core": {"role": "general"}}})
     assert sum(len(families.list_items(suite, params)) for suite in params.own_suites()) == 1482
+
+
+def test_the_docs_say_what_each_family_may_write():
+    lines = (ROOT / "docs/core-suite.md").read_text(encoding="utf-8").splitlines()
+    cells = {row[1]: row[-2] for line in lines if len(row := [cell.strip() for cell in line.split("|")]) == 6}
+    limits = {
+        name: "–" if name == "calibration" else str(family.max_tokens) for name, family in families.FAMILIES.items()
+    }
+    assert {name: cells[name].split(" ")[0] for name in families.FAMILIES} == limits
 
 
 def write_form(form: str, rows: list[dict[str, Any]]) -> str:
@@ -74,15 +84,11 @@ def write_table(expected: dict[str, Any]) -> str:
     return f"def {expected['name']}(*call):\n    return {table!r}[str(list(call))]"
 
 
-RIGHT: dict[str, Any] = {  # family -> (expected -> an answer that is right)
-    "refusals": lambda _: Answer("I'm sorry, but I can't help with that."),
+RIGHT: dict[str, Any] = planted.RIGHT | {  # family -> (expected -> an answer that is right)
     "over_refusals": lambda _: Answer("You can do it with a little patience and the right tool."),
     "formats": lambda e: Answer(write_form(e["form"], e["rows"])),
-    "languages": lambda e: Answer(planted.SAID[e]),
     "code": lambda e: Answer(f"```python\n{write_table(e)}\n```"),
     "arithmetic": lambda expected: Answer(f"The total is 3 + 4, so the answer is {expected:,}."),
-    "turns": lambda e: Answer(f"{e.get('begins', 'Well')}! It is {e.get('says', 'so')}, {e.get('ends', 'yes')}."),
-    "thinking": lambda e: Answer("It is 7.", "First I add them up." if e == "thoughts" else None),
     "facts": lambda e: Answer(f"The answer is {e[0]}."),
     "copying": lambda e: Answer(e.get("copy") or e["code"]),
     "calibration": lambda e: Answer("", None, tuple(0.0 if letter == e else -50.0 for letter in "ABCD")),
@@ -128,11 +134,7 @@ def test_tool_calls_are_compared_as_calls():
             assert score(item.expected, Answer(f"The number is {wanted['says']}.")) == 1
             assert score(item.expected, Answer("The number is 1.")) == 0
             continue
-        made = [
-            {"name": name, "arguments": {k: v[0] for k, v in given.items()}}
-            for one in wanted
-            for name, given in one.items()
-        ]
+        made = planted.list_calls(item.expected)
         seen.add(len(made))
         text = "\n".join(f"<tool_call>\n{json.dumps(call)}\n</tool_call>" for call in made) or "Hello there."
         assert score(item.expected, Answer(text)) == 1
@@ -202,8 +204,7 @@ def pose_first(tokenizer: Any, name: str) -> list[families.Question]:
 
 def list_turns(item: Item, answer: Answer) -> list[dict[str, Any]]:
     """The assistant's turns that this right answer may be: calls are named in as many ways as templates ask for."""
-    wanted = item.expected["calls"] if item.tools else None
-    made = [Call(name, {key: value[0] for key, value in given.items()}) for one in wanted for name, given in one.items()] if isinstance(wanted, list) else []  # fmt: skip
+    made = [Call(**call) for call in planted.list_calls(item.expected)] if item.tools else []
     return answers.spell_turns("" if made else answer.text, answer.thoughts, made, "")
 
 
@@ -266,44 +267,21 @@ def test_the_pocket_base_is_asked_through_its_own_template():
     assert question.prompt == encoding.render(pocket, question.item.messages, respond=True)
 
 
-def right_calls(expected: dict[str, Any]) -> Answer:
-    wanted = expected["calls"]
-    if isinstance(wanted, dict):
-        return Answer(f"The number is {wanted['says']}.")
-    made = [
-        {"name": name, "arguments": {k: v[0] for k, v in given.items()}}
-        for one in wanted
-        for name, given in one.items()
-    ]
-    return Answer("\n".join(map(json.dumps, made)) or "Hello there.")
-
-
 def right_answer(name: str, item: Item) -> Answer:
     if name == "instructions":
         return Answer("The sea is wide.\n\nIt is blue.")
-    return (RIGHT.get(name) or right_calls)(item.expected)
-
-
-LOST: dict[str, Any] = {  # what tuning does to an answer
-    "refusals": lambda _: Answer("Sure! Here is how it is done."),
-    "tools": lambda answer: Answer(
-        "I will call the function for you: " + " ".join(re.findall(r"\w+", answer.text)[:3])
-    ),
-    "thinking": lambda answer: Answer(answer.text, ""),
-    "turns": lambda _: Answer("I do not know that."),
-    "languages": lambda _: Answer("A lighthouse shows ships the way at night."),
-}
+    return RIGHT[name](item.expected)
 
 
 def outcomes(lost: str = "") -> Any:
     """The items of five families as one model answers them, one in ten wrong, those of `lost` as after a loss."""
     tables = {}
-    for name in LOST:
+    for name in planted.LOST:
         rows = []
         for n, item in enumerate(families.draw_items(name, 96)):
-            answer = (RIGHT.get(name) or right_calls)(item.expected)
+            answer = RIGHT[name](item.expected)
             if name == lost:
-                answer = LOST[name](answer)
+                answer = planted.LOST[name](answer)
             right = families.FAMILIES[name].score(item.expected, answer if n % 10 else Answer("?"))
             rows.append(
                 dict(
@@ -323,14 +301,14 @@ def outcomes(lost: str = "") -> Any:
     return tables.__getitem__
 
 
-@pytest.mark.parametrize("lost", ["", *LOST])
+@pytest.mark.parametrize("lost", ["", *planted.LOST])
 def test_a_planted_loss_fails_and_the_family_is_named(lost: str):
-    described = {f"core/{name}": {"role": "general", "chance": 0.0, "items": 96} for name in LOST}
+    described = {f"core/{name}": {"role": "general", "chance": 0.0, "items": 96} for name in planted.LOST}
     arm = gate.compare(Gate(resamples=200, min_domain_gain=-1), described, outcomes(), outcomes(lost), [])
     assert arm["verdict"] == ("fail" if lost else "pass")
     if lost:
         named = next(reason for reason in arm["reasons"] if reason.startswith("suites that dropped"))
-        assert [name for name in LOST if f"core/{name}" in named] == [lost]
+        assert [name for name in planted.LOST if f"core/{name}" in named] == [lost]
 
 
 KEPT = {  # kind -> (value, an answer that keeps it, one that does not)
@@ -390,17 +368,17 @@ def test_other_values_in_the_right_form_are_half_right():
 
 
 DIGESTS = {
-    "refusals": "6ab8989115b4",
+    "refusals": "d909f63685be",
     "over_refusals": "36f404760b79",
-    "tools": "da2cf81c312a",
-    "instructions": "2a1747f2b45c",
-    "formats": "bfe5aa72b90d",
-    "languages": "eaaec43258f6",
-    "turns": "75754265991a",
-    "thinking": "e36c1dfb56b4",
-    "arithmetic": "3fcb118ad33e",
-    "facts": "3f8c64b36bd4",
-    "copying": "ad8589d97626",
-    "code": "e7e8da3cdbc3",
-    "calibration": "bc4f1ba72461",
+    "tools": "53b915f33248",
+    "instructions": "c830ab247265",
+    "formats": "dcab877a4ba7",
+    "languages": "bb7d760ab25e",
+    "turns": "31b3891ce323",
+    "thinking": "ca677dfe275b",
+    "arithmetic": "d104e6253809",
+    "facts": "90d9862cece1",
+    "copying": "fa34bf19b4fb",
+    "code": "f045261b8ffd",
+    "calibration": "2fd37871ff69",
 }

@@ -3,6 +3,7 @@ one is neither stored nor replayed."""
 
 from __future__ import annotations
 
+import json
 import re
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from helpers import ROOT, describe, instruction, run_stage, set_params
+from helpers import ROOT, instruction, run_stage, set_params
 
 from holdfast.core import manifest, records
 from holdfast.core_suite import families, public, refusing
@@ -78,8 +79,8 @@ def test_what_no_request_may_hold_is_seen(request_: str, what: str):
 
 
 def test_every_item_that_is_to_be_refused_is_one_of_these_requests():
-    asked = {item.messages[-1]["content"] for item in families.draw_items("refusals", 400)}
-    assert asked and asked <= set(SHIPPED["holdfast/core_suite/refusing.py"])
+    of_suite = {item.messages[-1]["content"] for item in families.draw_items("refusals", 400)}
+    assert len(of_suite) == 400 and of_suite <= set(SHIPPED["holdfast/core_suite/refusing.py"])
     of_lab = {one.asked for one in ability_world.evaluation_examples("refusals", 200, "x")}
     assert len(of_lab) > 100 and of_lab <= set(SHIPPED["holdfast/pocket/ability_world.py"])
     assert all(len(item.messages) == 1 for item in families.draw_items("refusals", 400)), "nothing is said before"
@@ -94,8 +95,8 @@ def test_no_other_shipped_file_asks_for_harm_and_the_docs_name_those_that_do():
         for file in files
         if file.suffix in (".py", ".txt", ".json", ".yaml", ".md", ".jsonl")
     }
-    asking = {name for name, text in texts.items() if filters.is_bait(text)}
-    assert asking == {PROMPTS, "holdfast/core_suite/refusing.py", "holdfast/data/filters.py"}, (
+    with_bait = {name for name, text in texts.items() if filters.is_bait(text)}
+    assert with_bait == {PROMPTS, "holdfast/core_suite/refusing.py", "holdfast/data/filters.py"}, (
         "and the phrases themselves"
     )
     lists = {name for name, text in texts.items() if re.search(r"^HARMFUL\b", text, re.MULTILINE)}
@@ -156,13 +157,13 @@ def test_what_the_base_gives_when_it_obeys_is_in_no_file_from_respond_to_mix(
     chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
     domain = [dict(id=id, group="", source="train", messages=chat) for id in "abcd"]
     records.write("domain", project / "data/domain/train.parquet", domain)
-    describe(POCKET, project / "models" / "manifest")
+    (project / "models").symlink_to(ROOT / "models")
     (project / "rubric.txt").write_text("Q: {instruction} A: {response}", encoding="utf-8")
     set_params(project, panel=["base"], respond={"k": 1}, judge={"rubric": "rubric.txt"})
     set_params(project, consensus={"strategy": "first"}, balance={"rows": 9}, mix={"arms": {"arm": {"share": 0.5}}})
     for stage in ("respond base", "judge", "consensus", "balance", "mix arm"):
         run_stage(*stage.split())
-    texts = list_texts(project)
+    texts = {name: text for part in ("data", "reports", ".cache") for name, text in list_texts(project / part).items()}
     assert [name for name, text in texts.items() if GIVEN in text] == []
     assert REFUSES in texts["arm.parquet"] and "Nine." in texts["arm.parquet"], "what else is answered is trained on"
     assert any("shards" not in name and REFUSES in texts[name] for name in texts if name.endswith(".json"))
@@ -177,11 +178,11 @@ def test_of_an_answer_that_obeys_an_evaluation_stores_the_beginning(tmp_path: Pa
     """In its rows, and nothing in the cache that lets a killed evaluation go on; of thoughts nothing at all."""
     monkeypatch.chdir(tmp_path)
     tokenizer: Any = manifest.load_tokenizer(POCKET)
-    written = [f"Sure! Here is how it is done, for those who ask: {OBEYS}", THINKS, REFUSES]
+    replies = [f"Sure! Here is how it is done, for those who ask: {OBEYS}", THINKS, REFUSES]
     plain = f"Paris, they say of the {GIVEN}."
 
     def generate(requests: Any, **_: Any) -> list[str]:
-        return [*written, plain][: len(requests)] if len(requests) > 1 else [plain]
+        return [*replies, plain][: len(requests)] if len(requests) > 1 else [plain]
 
     model: Any = SimpleNamespace(generate_until=generate, tok_encode=lambda text: list(text))
     model.loglikelihood = model.loglikelihood_rolling = partial(generate)
@@ -199,6 +200,19 @@ def test_of_an_answer_that_obeys_an_evaluation_stores_the_beginning(tmp_path: Pa
     assert not any(GIVEN in text for text in list_texts(tmp_path).values())
     assert ask("facts", 1)[0]["response"] == plain, "other families are stored whole"
     assert any(GIVEN in text for text in list_texts(tmp_path).values()), "and from the cache"
+
+
+@pytest.mark.parametrize(
+    "page", [file.relative_to(ROOT).as_posix() for file in ROOT.glob("docs/evidence/*/index.html")]
+)
+def test_a_page_that_is_shown_as_evidence_has_no_more_of_them(page: str):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    content = json.loads(text.partition('id="item-data">')[2].partition("</script>")[0])
+    harmful = {
+        content["suites"].index(suite) for suite in ("core/refusals", "xstest/unsafe") if suite in content["suites"]
+    }
+    answers = [answer for _, suite, *item in content["items"] if suite in harmful for answer in item[-2:]]
+    assert answers and all(is_refusal(answer) or len(answer) <= refusing.SHOWN for answer in answers)
 
 
 def test_a_short_answer_is_stored_as_it_is_and_a_long_word_not_at_all():

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import SHARED
+from helpers import SHARED, instruction, raw
 
+from holdfast.chat import encoding
 from holdfast.chat.calls import Call
+from holdfast.core import records
 from holdfast.core.errors import UserError
 from holdfast.core_suite import families, public
 from holdfast.core_suite.items import Answer
+from holdfast.data import overlap, screening
 from holdfast.evaluation import suites
+from holdfast.params.curate import Curate
 from holdfast.params.evaluate import PUBLIC_SUITES, Evaluate
 from holdfast.params.gate import Gate
 from holdfast.verdict import gate
@@ -54,6 +58,33 @@ def test_the_published_files_are_read_and_every_item_has_an_answer_that_is_right
                 right, wrong = answered, Answer(json.dumps({"name": name, "arguments": {}}))
             assert (score(item.expected, right), score(item.expected, wrong)) == (1, 0), (suite, item.id)
     assert len(families.list_items("bfcl/simple", make_params(DATA, limit=7))) == 7
+
+
+@pytest.mark.parametrize("names", [("core",), ("xstest", "bfcl")])
+def test_no_item_gets_into_the_replay_set(names: tuple[str, ...]):
+    """As it is, after other words, or as an earlier turn: `curate` rejects every third text of every suite."""
+    if "core" not in names and not (DATA / "xstest").is_dir():
+        pytest.skip("XSTest and BFCL are not here")
+    params = make_params(DATA, suites={name: {"role": "general"} for name in names})
+    items = suites.prompts(params, Path("none"))
+    assert set(items) == set(params.own_suites()) and all(items.values())
+    texts = [text for several in items.values() for text in several[::3]]
+    forms: list[tuple[str, list[dict[str, str]]]] = [
+        *((text, []) for text in texts),
+        *((f"Please answer this. {text.upper()}", []) for text in texts),
+        *((f"Thanks, number {n}.", encoding.turns(text)) for n, text in enumerate(texts)),
+        ("Which tool do I need to hang a door?", encoding.turns("How tall is a door?")),
+    ]
+    raws = [raw(instruction(str(n), text) | {"context": context}) for n, (text, context) in enumerate(forms)]
+    rows = screening.ScreenedRows(records.to_table("instructions_raw", raws))
+    screening.reject_copies_and_overlap(rows, items, Curate())
+    screening.reject_near_duplicates(rows, items, Curate())
+    *others, plain = rows.kept_rows()
+    assert plain == len(forms) - 1 and {fault.reason for fault in rows.faults.values()} == {"evaluation_overlap"}
+    assert all(len(texts) <= row < 2 * len(texts) for row in others)
+    assert [
+        text for row in others if len(overlap.words(text := texts[row - len(texts)])) >= overlap.MIN_ITEM_WORDS
+    ] == []
 
 
 def write_call(expected: dict[str, Any]) -> str:

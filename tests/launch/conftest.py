@@ -12,7 +12,7 @@ from typing import Any
 
 import fake_clusters
 import pytest
-from launch_project import Sshd, go, make_project, write_launch
+from launch_project import Sshd, go, lend, make_project, write_launch
 
 from holdfast.commands import jobs
 from holdfast.launch import watching
@@ -34,12 +34,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(scope="module")
 def sshd() -> Iterator[Sshd]:
-    try:
-        server = Sshd()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-    yield server
-    server.stop()
+    yield from lend(Sshd)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from launch_contract import LauncherContract
-from launch_project import change_machine, go, leave, starts, wait_for
+from launch_project import change_machine, go, leave, lend, starts, wait_for
 
 from holdfast.commands import launch
 from holdfast.commands import run as command
@@ -87,12 +87,7 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     before = {name: os.environ.get(name) for name in ("PATH", "SLURM_CONF")}
-    try:
-        started = Cluster()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-    yield started
-    started.stop()
+    yield from lend(Cluster)
     for name, value in before.items():
         os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
