@@ -178,7 +178,16 @@ for _entry in (
 
 
 def main() -> NoReturn:
-    code = exit_code()
+    try:
+        code = flush(exit_code())
+    except OSError:  # of standard error, as on a full disk: 1 would say that the model forgot
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        code = ExitCode.BROKEN
+    sys.exit(code)
+
+
+def flush(code: int) -> int:
+    """Writes what is still to be written to standard output; returns the exit code, another where that cannot be."""
     try:
         if code != ExitCode.OK:
             with terminal.guard_streams():
@@ -190,8 +199,8 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"error: standard output: {error.strerror}", file=sys.stderr)
         print("  make room, or write it elsewhere", file=sys.stderr)
-        code = ExitCode.BROKEN
-    sys.exit(code)
+        return ExitCode.BROKEN
+    return code
 
 
 def exit_code() -> int:

@@ -64,21 +64,20 @@ def run_elsewhere(stage: str, cells: tuple[str, ...], place: Place, machine: Mac
     work = collect_work(stage, cells, machine, code)
     errand = Errand(work, place.machine, machine, place.jobs, read_secrets(machine))
     with records.hold(errand.stage):
-        team = find_jobs(errand)
+        team, lacking = find_jobs(errand)
         if submitted := [
             record for record in team.values() if record.id
         ]:  # what is started beside them goes where they are
             errand = replace(errand, machine=submitted[0].load_machine())
-        fresh = [part for part in range(1, errand.parts + 1) if part not in team or not team[part].id]
-        team |= submit(errand, fresh, team)
+        team |= submit(errand, lacking, team)
         launcher = make_launcher(errand.name, errand.machine)
         retries = errand.machine.retries
-        followed = {part: follow(launcher, errand, record, part in fresh) for part, record in team.items()}
+        followed = {part: follow(launcher, errand, record, part in lacking) for part, record in team.items()}
         while True:
             try:
                 one, state = watch(launcher, list(followed.values()), errand.machine.patience)
             except KeyboardInterrupt:
-                return leave_or_cancel(errand.stage, team[1])
+                return leave_or_cancel(errand.stage, [team[part] for part in followed])
             record = team[one.part]
             del followed[one.part]
             if state.phase is Phase.ENDED and (one.part == 1 or state.code):
@@ -95,18 +94,20 @@ def run_elsewhere(stage: str, cells: tuple[str, ...], place: Place, machine: Mac
                 raise describe_kill(errand, state)
 
 
-def find_jobs(errand: Errand) -> dict[int, Record]:
-    """The jobs of an earlier command that this one waits for, by part; with `id` "" one is to be submitted yet.
+def find_jobs(errand: Errand) -> tuple[dict[int, Record], list[int]]:
+    """(The jobs of an earlier command that this one waits for, by part, with `id` "" where it is not known whether one was
+    submitted; the parts that are to be submitted).
 
     Raises UserError where one of other inputs, or on another machine, still runs.
     """
     unended = {part: record for part, record in records.read_parts(errand.stage).items() if record.ended is None}
-    team = {}
-    for part, record in sorted(unended.items()):
+    team, done = {}, False  # whether the first one has ended
+    for part, record in unended.items():
         launcher = make_launcher(record.machine, record.load_machine())
         launcher.prepare()
         state = launcher.poll(record.job)
         same = record.key == errand.work.key and record.machine == errand.name
+        done = done or (same and part == 1 and state.phase is Phase.ENDED)
         if state.phase in ALIVE and (part > errand.parts or (not same and 1 not in unended)):
             launch.end(record)  # it helped one that is done, or is not wanted any more
         elif state.phase in ALIVE and not same:
@@ -126,7 +127,9 @@ def find_jobs(errand: Errand) -> dict[int, Record]:
                 f"stage {record.name}: waits for the job {record.id or record.token} on {errand.name}, submitted {record.submitted}"
             )
             team[part] = replace(record, id=record.id or record.token)
-    return team
+    if done:  # then nobody needs help any more
+        return {part: record for part, record in team.items() if record.id}, []
+    return team, [part for part in range(1, errand.parts + 1) if part not in team or not team[part].id]
 
 
 def submit(errand: Errand, parts: list[int], former: dict[int, Record]) -> dict[int, Record]:
@@ -153,8 +156,12 @@ def submit(errand: Errand, parts: list[int], former: dict[int, Record]) -> dict[
         )
         for part in parts
     }
-    last = {part: record for part, record in records.read_parts(errand.stage).items() if record.folder == folder}
-    old = [f"jobs/{last[part].token}" for part in parts if part in last and last[part].token != new[part].token]
+    replaced = [
+        record
+        for part, record in records.read_parts(errand.stage).items()
+        if part > errand.parts or (part in new and record.token != new[part].token)
+    ]
+    old = [f"jobs/{record.token}" for record in replaced if record.folder == folder]
     listed, notes = script.write_inputs(work.files).encode(), dict[str, bytes]()
     for part, record in new.items():
         text = script.write_job(errand.machine, work.stage, work.cells, part, errand.parts)
@@ -171,6 +178,9 @@ def submit(errand: Errand, parts: list[int], former: dict[int, Record]) -> dict[
     with records.take_turn(name):
         launcher.prepare()
         sent = transfer.send(launcher.shell, folder, cargo)
+    for record in replaced:
+        if record.part > errand.parts:
+            records.remove(record)
     for part, record in new.items():
         records.write(record)
         new[part] = replace(record, id=launcher.submit(record.job, errand.secrets) or record.token)
@@ -251,18 +261,20 @@ def describe_disk(launcher: Launcher, record: Record) -> str:
     return f"; its disk is full ({free:,} bytes are free)" if free < LITTLE else ""
 
 
-def leave_or_cancel(stage: str, record: Record) -> int:
-    """Ctrl-C: asks on a terminal; elsewhere the jobs are left. `record`: of the first one."""
+def leave_or_cancel(stage: str, team: list[Record]) -> int:
+    """Ctrl-C: asks on a terminal; elsewhere the jobs are left. `team`: those that have not ended."""
+    ids = ", ".join(record.id for record in team)
+    noun, go, them = ("jobs", "go", "them") if len(team) > 1 else ("job", "goes", "it")
     answer = ""
     if sys.stdin.isatty() and sys.stderr.isatty():
         try:
-            say(f"\nThe job {record.id} goes on on {record.machine}. Leave it (Enter), or cancel it (c)?")
+            say(f"\nThe {noun} {ids} {go} on on {team[0].machine}. Leave {them} (Enter), or cancel {them} (c)?")
             answer = sys.stdin.readline().strip().lower()
         except KeyboardInterrupt:
             pass
     if answer in ("c", "cancel"):
         launch.cancel(stage)
     else:
-        say(f"stage {stage}: the job {record.id} goes on on {record.machine}")
-        say(f"  `dvc repro` waits for it again; `holdfast launch cancel {stage}` ends it")
+        say(f"stage {stage}: the {noun} {ids} {go} on on {team[0].machine}")
+        say(f"  `dvc repro` waits for {them} again; `holdfast launch cancel {stage}` ends {them}")
     return ExitCode.INTERRUPTED

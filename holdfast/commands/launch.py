@@ -8,6 +8,7 @@ holdfast launch cancel STAGE[@CELL]     ends it, and those that do the stage wit
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, replace
 
 from holdfast.core.errors import UserError
@@ -17,7 +18,7 @@ from holdfast.launch.launchers import make_launcher
 from holdfast.launch.records import CANCELLED, Record
 from holdfast.launch.settings import LAUNCH
 from holdfast.launch.shells import Unreachable
-from holdfast.launch.watching import Log
+from holdfast.launch.watching import Log, hide
 
 
 def refuse_second(stage: str, cells: tuple[str, ...]) -> None:
@@ -55,7 +56,8 @@ def print_status(as_json: bool) -> None:
 
 def describe_state(record: Record) -> str:
     if record.ended is not None:
-        return "killed or cancelled" if record.ended == CANCELLED else f"done, exit code {record.ended}"
+        gone = "killed or cancelled" if record.part == 1 else "killed, cancelled, or not needed any more"
+        return gone if record.ended == CANCELLED else f"done, exit code {record.ended}"
     try:
         state = make_launcher(record.machine, record.load_machine()).poll(record.job)
     except Unreachable as error:
@@ -64,7 +66,7 @@ def describe_state(record: Record) -> str:
         Phase.ABSENT: "not submitted",
         Phase.WAITING: "waits in the queue",
         Phase.RUNNING: "runs",
-        Phase.ENDED: f"ended with exit code {state.code}; `dvc repro` fetches it",
+        Phase.ENDED: f"ended with exit code {state.code}" + ("; `dvc repro` fetches it" if record.part == 1 else ""),
         Phase.KILLED: "was killed; `dvc repro` submits it again",
     }
     return words[state.phase] + (f" ({state.why})" if state.why else "")
@@ -83,9 +85,9 @@ def print_log(name: str) -> None:
     record = find_record(name)
     launcher = make_launcher(record.machine, record.load_machine())
     launcher.prepare()
-    log = Log(launcher, record.job)
-    for line in log.read_all():
-        print(line)
+    secrets = {name: os.environ.get(name, "") for name in record.load_machine().secrets}
+    for line in Log(launcher, record.job).read_all():
+        print(hide(line, secrets))
 
 
 def cancel(name: str) -> None:

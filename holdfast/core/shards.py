@@ -76,6 +76,7 @@ def run_shards(
     parts = [list(rows[start : start + size]) for start in range(0, len(rows), size)]
     names = [key(identity, part) for part in parts]
     files = [cache.FOLDER / stage / name[:2] / f"{name}.json" for name in names]
+    there = {i for i in range(len(files)) if files[i].exists()}  # before they are read: others may write meanwhile
     cached: list[list[Any] | None] = [None] * len(parts)
 
     def take(i: int, shard: Shard, earlier: bool = False) -> None:
@@ -95,7 +96,7 @@ def run_shards(
     label = f"{stage}, part {number} of {count}" if count > 1 else stage
     progress = Progress(label, len(rows), unit)
     todo = take_finished(range(len(parts)))
-    if damaged := sum(files[i].exists() for i in todo):
+    if damaged := sum(i in there for i in todo):
         print(
             f"{stage}: {damaged:,} of {len(files):,} shards in {cache.FOLDER} are damaged, and done again",
             file=sys.stderr,

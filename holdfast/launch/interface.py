@@ -16,6 +16,11 @@ from typing import Protocol
 
 from holdfast.launch.shells import Shell
 
+KILLS = {  # signals that come from outside -> when they do
+    signal.SIGKILL: "as where memory runs out",
+    signal.SIGTERM: "as where a machine shuts down, or a scheduler takes it back",
+    signal.SIGHUP: "as where a session ends",
+}
 EXIT_WIDTH = 15  # bytes of the file `exit`, there from the start: a full disk does not keep the code from being written
 
 
@@ -84,10 +89,9 @@ def read_exit(text: str) -> int | None:
 
 
 def describe_end(code: int) -> State:
-    """What an exit code says: job.sh outlives a Python that the kernel has killed alone, as it does where memory runs out."""
-    if code == 128 + signal.SIGKILL:
-        return State(Phase.KILLED, why="signal 9, as where memory runs out")
-    return State(Phase.ENDED, code)
+    """What an exit code says: job.sh outlives a Python that was killed alone. A stage never ends with such a code by itself."""
+    why = KILLS.get(code - 128)
+    return State(Phase.KILLED, why=f"signal {code - 128}, {why}") if why else State(Phase.ENDED, code)
 
 
 def give_secrets(secrets: dict[str, str]) -> tuple[str, bytes]:

@@ -76,15 +76,20 @@ def read(name: str) -> Record | None:
     return record
 
 
+def remove(record: Record) -> None:
+    (FOLDER / f"{record.name}.json").unlink(missing_ok=True)
+
+
 def read_all() -> list[Record]:
-    names = sorted(file.stem for file in FOLDER.glob("*.json"))
-    return [record for name in names if (record := read(name)) is not None]
+    """By stage, cell and part."""
+    records = [record for file in FOLDER.glob("*.json") if (record := read(file.stem)) is not None]
+    return sorted(records, key=lambda record: (name_of(record.stage, record.cell), record.part))
 
 
 def read_parts(name: str) -> dict[int, Record]:
     """All jobs of a stage, by their part."""
     several = [read(name), *(read(file.stem) for file in FOLDER.glob(f"{name}:*.json"))]
-    return {record.part: record for record in several if record is not None}
+    return {record.part: record for record in sorted(filter(None, several), key=lambda record: record.part)}
 
 
 @contextmanager
@@ -95,7 +100,7 @@ def hold(name: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            do = "let it go on, or end it; `holdfast launch logs` shows what the stage writes"
+            do = f"let it go on, or end it; `holdfast launch logs {name}` shows what the stage writes"
             raise UserError("another process waits for this stage already", where=f"stage {name}", do=do) from None
         yield
 

@@ -176,6 +176,8 @@ class Place(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def read_name(cls, content: Any) -> Any:
+        if not isinstance(content, str | dict):
+            raise ValueError(f"give a machine, '{HERE}', or {{machine: NAME, jobs: N}}")
         return {"machine": content} if isinstance(content, str) else content
 
 
@@ -192,6 +194,8 @@ class Launch(BaseModel):
         if HERE in self.machines:
             raise ValueError(f"'{HERE}' stands for this machine: give another name")
         for stage, place in self.stages.items():
+            if "@" in stage and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", cell := stage.partition("@")[2]):
+                raise ValueError(f"stages.{stage[:80]}: '{cell[:80]}' cannot be a model or an arm")
             if place.machine != HERE and place.machine not in self.machines:
                 known = ", ".join([*self.machines, HERE])
                 raise ValueError(f"stages.{stage}: no machine '{place.machine[:80]}'; known: {known}")
@@ -247,6 +251,7 @@ def describe(error: ValidationError, file: Path) -> UserError:
     if problem["type"] == "missing":
         return UserError(f"missing key '{key}'", where=file, do="add it; docs/scale.md shows whole files")
     message = problem["msg"].removeprefix("Value error, ")
-    value = "" if problem["type"] == "value_error" and len(location) < 3 else f" = {str(problem['input'])[:80]!r}"
+    whole = problem["type"] == "value_error" and isinstance(problem["input"], dict)
+    value = "" if whole or not key else f" = {repr(problem['input'])[:80]}"
     what = f"'{key}'{value}: {message}" if key else message
     return UserError(what, where=file, do="correct it; docs/scale.md shows whole files")

@@ -70,9 +70,14 @@ class Followed:
     def print(self, lines: Iterable[str]) -> None:
         label = f"{self.part}/{self.parts} | " if self.parts > 1 else ""
         for line in lines:
-            for name, value in self.secrets.items():
-                line = line.replace(value, f"[{name}]") if len(value) >= MIN_SECRET else line
-            print(f"{label}{line}", flush=True)
+            print(f"{label}{hide(line, self.secrets)}", flush=True)
+
+
+def hide(line: str, secrets: dict[str, str]) -> str:
+    """Names in place of values. Longer values first: one may begin with another."""
+    for name, value in sorted(secrets.items(), key=lambda one: -len(one[1])):
+        line = line.replace(value, f"[{name}]") if len(value) >= MIN_SECRET else line
+    return line
 
 
 def watch(launcher: Launcher, jobs: Sequence[Followed], patience: float) -> tuple[Followed, State]:

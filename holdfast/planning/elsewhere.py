@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
+from pathlib import Path
 
 from holdfast.core.errors import UserError
 from holdfast.launch import settings
 from holdfast.launch.launchers import make_launcher
 from holdfast.launch.script import write_setup
-from holdfast.launch.settings import Machine
+from holdfast.launch.settings import Machine, Place
 from holdfast.launch.shells import Unreachable
+from holdfast.params.base import PARAMS
 from holdfast.planning.machine import GIB, NEEDED, NOTE, OK, UNKNOWN, Line
 
 LIBRARIES = (
@@ -24,6 +27,7 @@ LIBRARIES = (
     "datasets",
     "lm_eval",
 )  # with other versions, outputs may differ in their bits
+PIPELINE = Path("dvc.yaml")
 CLIENTS = {"kubernetes": "kubectl", "skypilot": "sky"}
 LATER = ("slurm", "kubernetes")  # where jobs run on other nodes than the one that is asked
 LOW_DISK = 10 * GIB  # bytes
@@ -57,13 +61,26 @@ def check_machines() -> Iterator[Line]:
     except UserError as error:
         yield NEEDED, f"{error.where}: {error.what}; {error.do}"
         return
-    for name, machine in launch.machines.items() if launch else ():
-        stages = [stage for stage, place in launch.stages.items() if place.machine == name] if launch else []
-        if stages:
+    if launch is None:
+        return
+    yield from check_cells(launch.stages)
+    for name, machine in launch.machines.items():
+        if stages := {stage: place for stage, place in launch.stages.items() if place.machine == name}:
             yield from check_machine(name, machine, stages)
 
 
-def check_machine(name: str, machine: Machine, stages: list[str]) -> Iterator[Line]:
+def check_cells(stages: Iterable[str]) -> Iterator[Line]:
+    """Cells that no stage has, by the words of params.yaml and dvc.yaml: such a line sends nothing anywhere."""
+    texts = [file.read_text(encoding="utf-8", errors="replace") for file in (PARAMS, PIPELINE) if file.is_file()]
+    words = set(re.findall(r"[A-Za-z0-9][A-Za-z0-9._-]*", " ".join(texts)))
+    for stage in stages:
+        cell = stage.partition("@")[2]
+        if cell and texts and not {cell, cell.rpartition("-")[0]} & words:
+            what = f"stages.{stage}: '{cell}' is no model or arm of {PARAMS}: this line sends nothing"
+            yield NOTE, f"{settings.LAUNCH}: {what}"
+
+
+def check_machine(name: str, machine: Machine, stages: dict[str, Place]) -> Iterator[Line]:
     where = f"machine {name}"
     launcher = make_launcher(name, machine)
     shell = launcher.shell
@@ -105,6 +122,8 @@ exit 0"""
     else:
         yield (NOTE if free < LOW_DISK else OK), f"{where}: {free / GIB:,.0f} GiB free in {machine.place()}"
     yield describe_gpus(where, machine, output)
+    if machine.launcher not in settings.QUEUES:
+        yield from check_jobs(where, stages, sum(line.startswith("gpu ") for line in output))
     for secret in machine.secrets:
         if not os.environ.get(secret):
             yield NEEDED, f"{where}: ${secret} is not set here; export it before `dvc repro`"
@@ -167,3 +186,11 @@ def describe_gpus(where: str, machine: Machine, output: list[str]) -> Line:
     free = sum(used <= BUSY * total for used, total, _ in gpus)
     mark = OK if free else NOTE
     return mark, f"{where}: {len(gpus)} x {gpus[0][2]}, {free} free"
+
+
+def check_jobs(where: str, stages: dict[str, Place], gpus: int) -> Iterator[Line]:
+    """Stages with more jobs than the machine has GPUs for them."""
+    shared = f"{gpus} GPUs" if gpus > 1 else "one GPU" if gpus else "the CPU"
+    for stage, place in stages.items():
+        if place.jobs > max(gpus, 1):
+            yield NOTE, f"{where}: {place.jobs} jobs of {stage} share {shared}, and each loads the model anew"

@@ -166,6 +166,7 @@ def test_a_closed_pipe_changes_no_verdict_and_a_full_disk_is_no_verdict(project)
         (f"{command} | head -c 1", 0),
         (f"{command} > /dev/full", 3),
         (f"{command} -h > /dev/full", 3),
+        (f"{command} --against no-such-commit 2> /dev/full", 3),
     ):
         done = subprocess.run(
             ["bash", "-c", f"set -o pipefail; {line}"],

@@ -91,6 +91,25 @@ def test_what_another_part_does_meanwhile_is_not_repeated(project, monkeypatch):
     assert len(other.shards) == 10, "it took over what the first had not yet kept"
 
 
+def test_what_another_part_keeps_while_the_cache_is_read_is_not_called_damaged(project, monkeypatch, capsys):
+    load = shards.load_shard
+
+    def meanwhile(file: Path, rows: int) -> dict | None:
+        shard = load(file, rows)
+        if shard is None and not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("what the other part keeps", encoding="utf-8")
+        return shard
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "load_shard", meanwhile)
+        run(Work())
+    assert "damaged" not in capsys.readouterr().err
+    next((project / ".cache").rglob("*.json")).write_text("", encoding="utf-8")
+    run(Work())
+    assert "respond: 1 of 4 shards in .cache are damaged, and done again" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["", "2", "0/2", "3/2", "1/x", "-1/2", "²/2"])
 def test_a_part_that_is_none_is_refused(project, monkeypatch, text):
     monkeypatch.setenv("HOLDFAST_PART", text)

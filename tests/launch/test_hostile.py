@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from holdfast.commands import launch
 from holdfast.commands import run as command
 from holdfast.core.errors import UserError
 from holdfast.launch import records, transfer, watching
@@ -59,6 +60,17 @@ def test_the_value_of_a_secret_is_not_shown_where_a_stage_writes_it(job, capfd):
     one = Followed(job, Log(Behind(), job), part=2, parts=4, secrets={"HF_TOKEN": "hf_abcdef", "SHORT": "a"})
     one.print(["Authorization: Bearer hf_abcdef", "a word"])
     assert capfd.readouterr().out == "2/4 | Authorization: Bearer [HF_TOKEN]\n2/4 | a word\n"
+
+
+def test_no_value_of_a_secret_is_in_the_logs_that_are_asked_for(job, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHORT_ONE", "sesame")
+    monkeypatch.setenv("LONG_ONE", "sesame-and-more")
+    (Path(job.place) / "log").write_text("a sesame, and sesame-and-more\nlast", encoding="utf-8")
+    machine = {"launcher": "local", "secrets": ["SHORT_ONE", "LONG_ONE", "UNSET_ONE"]}
+    records.write(records.Record("respond", "m", "box", machine, job.token, job.folder, "k", "now", "t"))
+    launch.print_log("respond@m")
+    assert capfd.readouterr().out == "a [SHORT_ONE], and [LONG_ONE]\nlast\n"
 
 
 @pytest.mark.parametrize(("text", "code"), [("0  \n", 0), ("137", 137), ("", None), ("-1", None), ("\x00\x00", None)])
@@ -119,11 +131,15 @@ def test_a_python_that_cannot_run_it_is_no_verdict_of_the_stage(project, tmp_pat
     assert "correct 'python' or 'setup'" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize(("mode", "code"), [("137", "killed"), ("143", 143)])
-def test_a_python_that_the_kernel_kills_alone_is_a_killed_job(mode, code):
-    """job.sh outlives it, as where memory runs out."""
-    state = describe_end(int(mode))
-    assert (state.phase.value if state.phase is Phase.KILLED else state.code) == code
+@pytest.mark.parametrize(
+    ("code", "killed"), [(137, True), (143, True), (129, True), (139, False), (15, False), (3, False)]
+)
+def test_a_python_that_is_killed_alone_is_a_killed_job(code, killed):
+    """job.sh outlives it, as where memory runs out or a machine shuts down; one that crashes has failed."""
+    state = describe_end(code)
+    assert (state.phase is Phase.KILLED) == killed
+    assert state.code == (0 if killed else code)
+    assert (f"signal {code - 128}, " in state.why) == killed
 
 
 def test_a_second_command_for_the_same_stage_is_refused(project):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from launch_project import add_sharded_stage, change_machine, read_outputs, starts, wait_for
 
 from holdfast.commands import jobs, launch
@@ -166,6 +167,12 @@ def schedule(alone, monkeypatch):
     return make
 
 
+def set_jobs(count: int) -> None:
+    content = yaml.safe_load(Path("launch.yaml").read_text(encoding="utf-8"))
+    content["stages"]["respond"]["jobs"] = count
+    Path("launch.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
 def test_a_killed_part_is_submitted_again_as_often_as_launch_yaml_says(schedule, capfd):
     scheduler = schedule({1: [[RUNS] * 9 + [DONE]], 2: [[RUNS, KILLED], [KILLED]]}, retries=1)
     assert command.main("respond", "m") == 0
@@ -205,6 +212,51 @@ def test_a_part_that_was_killed_while_nobody_waited_is_submitted_beside_the_othe
     assert cargo[0].clear == [f"jobs/{second.token}"], "the outputs of the one that runs are left alone"
 
 
+def test_once_the_first_has_ended_no_further_job_is_submitted(schedule, monkeypatch, capfd):
+    scheduler = schedule({1: [[RUNS]], 2: [[RUNS]], 3: [[RUNS]]})
+    set_jobs(3)
+
+    def die(*arguments: object) -> None:
+        raise Unreachable("is gone", where="test", do="-")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "watch", die)
+        with pytest.raises(Unreachable):
+            command.main("respond", "m")
+    tokens = {part: record.token for part, record in records.read_parts("respond@m").items()}
+    scheduler.jobs |= {tokens[1]: [DONE], tokens[2]: [KILLED], tokens[3]: [State(Phase.ABSENT)]}
+    assert command.main("respond", "m") == 0
+    assert {part: record.token for part, record in records.read_parts("respond@m").items()} == tokens
+
+
+def test_of_a_part_that_there_is_no_longer_nothing_stays(schedule, monkeypatch):
+    schedule({1: [[DONE], [DONE]], 2: [[RUNS], [RUNS]], 3: [[RUNS]]})
+    set_jobs(3)
+    assert command.main("respond", "m") == 0
+    last = [f"jobs/{record.token}" for record in records.read_parts("respond@m").values()]
+    set_jobs(2)
+    cargo = []
+    monkeypatch.setattr(transfer, "send", lambda shell, folder, one: cargo.append(one) or 0)
+    assert command.main("respond", "m") == 0
+    assert set(last) < set(cargo[0].clear)
+    assert [record.name for record in records.read_all()] == ["respond@m", "respond@m:2"]
+
+
+def test_parts_are_listed_by_their_number(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    for cell, part, ended in (("m", 2, -1), ("n", 1, 0), ("m", 10, 0), ("m", 1, 0)):
+        machine = {"launcher": "local"}
+        records.write(records.Record("respond", cell, "box", machine, "t", "f", "k", "now", "t", ended, part))
+    assert list(records.read_parts("respond@m")) == [1, 2, 10]
+    launch.print_status(as_json=False)
+    assert [(line.split()[0], line.split("  ")[-1]) for line in capfd.readouterr().out.splitlines()] == [
+        ("respond@m", "done, exit code 0"),
+        ("respond@m:2", "killed, cancelled, or not needed any more"),
+        ("respond@m:10", "done, exit code 0"),
+        ("respond@n", "done, exit code 0"),
+    ]
+
+
 def test_jobs_of_other_inputs_are_neither_taken_nor_doubled_and_a_helper_left_over_is_ended(schedule, monkeypatch):
     scheduler = schedule({1: [[RUNS, DONE], [DONE]], 2: [[RUNS], [RUNS]]})
     with monkeypatch.context() as patch:
@@ -228,8 +280,7 @@ def test_jobs_of_other_inputs_are_neither_taken_nor_doubled_and_a_helper_left_ov
 
 def test_cancel_ends_all_parts_or_one(schedule, monkeypatch, capfd):
     scheduler = schedule({1: [[RUNS]], 2: [[RUNS]], 3: [[RUNS]]})
-    content = Path("launch.yaml").read_text().replace("jobs: 2", "jobs: 3")
-    Path("launch.yaml").write_text(content)
+    set_jobs(3)
 
     def cancel(*arguments: object) -> None:
         launch.print_status(as_json=False)

@@ -10,7 +10,7 @@ from holdfast.core.errors import UserError
 from holdfast.launch import script, settings
 from holdfast.launch.settings import Machine
 from holdfast.planning import elsewhere
-from holdfast.planning.machine import NEEDED
+from holdfast.planning.machine import NEEDED, NOTE
 
 BOX = "machines: {box: {launcher: ssh, host: gpubox}}\n"
 
@@ -70,7 +70,13 @@ def test_no_file_means_here(folder):
         (BOX + "stages: {evaluate: {machine: box, jobs: 0}}\n", "stages.evaluate.jobs"),
         (BOX + "stages: {evaluate: {machine: box, jobs: many}}\n", "stages.evaluate.jobs"),
         (BOX + "stages: {evaluate: {jobs: 2}}\n", "missing key 'stages.evaluate.machine'"),
-        (BOX + "stages: {evaluate: 3}\n", "stages.evaluate"),
+        (BOX + "stages: {evaluate: {machine: box, jobs: '2'}}\n", "'stages.evaluate.jobs' = '2'"),
+        (BOX + "stages: {evaluate: {machine: box, jobs: 2.0}}\n", "'stages.evaluate.jobs' = 2.0"),
+        (BOX + "stages: {evaluate: 3}\n", "'stages.evaluate' = 3: give a machine, 'here', or {machine: NAME, jobs: N}"),
+        (BOX + "stages: {evaluate: }\n", "'stages.evaluate' = None: give a machine"),
+        (BOX + "stages: {evaluate: [box]}\n", "'stages.evaluate' = ['box']: give a machine"),
+        (BOX + "stages: {'evaluate@base:2': box}\n", "'base:2' cannot be a model or an arm"),
+        (BOX + "stages: {evaluate@: box}\n", "'' cannot be a model or an arm"),
         (BOX + "stages: {evaluate: {machine: here, jobs: 2}}\n", "`launcher: local`"),
         (BOX + "stages: {finetune: {machine: box, jobs: 2}}\n", "'jobs' is for reconstruct, respond, judge, evaluate"),
         ("machines: {here: {launcher: ssh, host: a}}\nstages: {}\n", "stands for this machine"),
@@ -126,3 +132,28 @@ def test_a_container_without_the_driver_is_said() -> None:
     lines = list(elsewhere.check_python("machine box", machine, ["gpu 10, 80000, NVIDIA H100", probe]))
     assert [mark for mark, text in lines if "--nv" in text] == [NEEDED]
     assert not any("--nv" in text for _, text in elsewhere.check_python("machine box", machine, [probe]))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "noted"),
+    [
+        (0, ["4 jobs of evaluate share the CPU"]),
+        (1, ["share one GPU"]),
+        (3, ["4 jobs of evaluate share 3 GPUs"]),
+        (4, []),
+    ],
+)
+def test_doctor_counts_the_jobs_that_share_devices(gpus, noted):
+    stages = {"evaluate": settings.Place(machine="box", jobs=4), "respond": settings.Place(machine="box")}
+    lines = list(elsewhere.check_jobs("machine box", stages, gpus))
+    assert [mark for mark, _ in lines] == [NOTE] * len(noted)
+    assert all(part in text for part, (_, text) in zip(noted, lines, strict=True))
+
+
+def test_doctor_names_a_cell_that_there_is_not(folder):
+    (folder / "params.yaml").write_text("panel: [base, gemma-2]\nmix: {arms: {holdfast: {}}}\n")
+    cells = ("base", "gemma-2", "holdfast", "holdfast-2", "holfdast", "other-2")
+    lines = list(elsewhere.check_cells(["evaluate", *(f"evaluate@{cell}" for cell in cells)]))
+    assert [text.partition(" ")[2].partition(":")[0] for _, text in lines] == [
+        "stages.evaluate@holfdast", "stages.evaluate@other-2"
+    ]  # fmt: skip

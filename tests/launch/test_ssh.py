@@ -252,9 +252,12 @@ def test_ctrl_c_on_a_terminal_asks(project, machine, monkeypatch, capfd):
         monkeypatch.setattr(stream, "isatty", lambda: True)
     for answer in ("c", ""):
         monkeypatch.setattr(sys.stdin, "readline", lambda answer=answer: answer + "\n", raising=False)
-        assert jobs.leave_or_cancel("gate", record) == 130
-    assert cancelled == ["gate"]
-    assert capfd.readouterr().err.count("Leave it (Enter), or cancel it (c)?") == 2
+        assert jobs.leave_or_cancel("gate", [record]) == 130
+        assert jobs.leave_or_cancel("gate", [record, record]) == 130
+    assert cancelled == ["gate", "gate"]
+    shown = capfd.readouterr().err
+    assert shown.count("The job t goes on on box. Leave it (Enter), or cancel it (c)?") == 2
+    assert shown.count("The jobs t, t go on on box. Leave them (Enter), or cancel them (c)?") == 2
 
 
 def test_a_job_of_other_inputs_is_neither_taken_nor_doubled(project, settings, machine):
