@@ -16,7 +16,7 @@ from typing import Protocol
 
 from holdfast.launch.shells import Shell
 
-KILLS = {  # signals that come from outside -> when they do
+KILLS: dict[int, str] = {  # signals that come from outside -> when they do
     signal.SIGKILL: "as where memory runs out",
     signal.SIGTERM: "as where a machine shuts down, or a scheduler takes it back",
     signal.SIGHUP: "as where a session ends",
