@@ -135,6 +135,8 @@ class Scheduler:
     def prepare(self) -> None: ...
 
     def submit(self, job: Job, secrets: dict[str, str]) -> str:
+        if job.token in self.jobs:
+            return job.token
         (self.part[job.token],) = (
             part for part, record in records.read_parts("respond@m").items() if record.token == job.token
         )
@@ -142,7 +144,7 @@ class Scheduler:
         return job.token
 
     def poll(self, job: Job) -> State:
-        states = self.jobs[job.token]
+        states = self.jobs.get(job.token, [State(Phase.ABSENT)])
         return states.pop(0) if len(states) > 1 else states[0]
 
     def cancel(self, job: Job) -> None:
@@ -210,6 +212,30 @@ def test_a_part_that_was_killed_while_nobody_waited_is_submitted_beside_the_othe
     assert records.read("respond@m").token == first.token
     assert records.read("respond@m:2").token != second.token
     assert cargo[0].clear == [f"jobs/{second.token}"], "the outputs of the one that runs are left alone"
+
+
+def test_a_submitter_that_is_killed_between_its_steps_submits_no_part_twice(schedule, monkeypatch):
+    scheduler = schedule({part: [[RUNS]] for part in (1, 2, 3)})
+    set_jobs(3)
+
+    class Killed(BaseException):
+        pass
+
+    for target, name in [(records, "write"), (Scheduler, "submit")] * 3:
+        step = getattr(target, name)
+
+        def die(*arguments: Any, step: Any = step) -> None:
+            step(*arguments)
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, die)
+            with pytest.raises(Killed):
+                command.main("respond", "m")
+    assert scheduler.plan == {1: [], 2: [], 3: []}
+    scheduler.jobs[records.read("respond@m").token] = [DONE]
+    assert command.main("respond", "m") == 0
+    assert sorted(scheduler.cancelled) == [2, 3]
 
 
 def test_once_the_first_has_ended_no_further_job_is_submitted(schedule, monkeypatch, capfd):
