@@ -20,6 +20,8 @@ from holdfast.launch.settings import LAUNCH
 from holdfast.launch.shells import Unreachable
 from holdfast.launch.watching import Log, hide
 
+UNKNOWN = "unknown: "  # what the state of a job begins with whose machine does not answer
+
 
 def refuse_second(stage: str, cells: tuple[str, ...]) -> None:
     """Before a stage runs here. Raises UserError where a job of it is still on a machine."""
@@ -32,9 +34,14 @@ def refuse_second(stage: str, cells: tuple[str, ...]) -> None:
 
 def print_status(as_json: bool) -> None:
     """A line for each stage that was sent away."""
-    rows = []
+    rows, silent = [], dict[str, str]()  # machines that do not answer are asked once
     for record in records.read_all():
-        rows.append({**asdict(record), "state": describe_state(record)})
+        state = (
+            describe_state(record) if record.ended is not None else silent.get(record.machine) or describe_state(record)
+        )
+        if state.startswith(UNKNOWN):
+            silent[record.machine] = state
+        rows.append({**asdict(record), "state": state})
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
@@ -61,7 +68,7 @@ def describe_state(record: Record) -> str:
     try:
         state = make_launcher(record.machine, record.load_machine()).poll(record.job)
     except Unreachable as error:
-        return f"unknown: {error.what}"
+        return f"{UNKNOWN}{error.what}"
     words = {
         Phase.ABSENT: "not submitted",
         Phase.WAITING: "waits in the queue",

@@ -70,14 +70,23 @@ def check_machines() -> Iterator[Line]:
 
 
 def check_cells(stages: Iterable[str]) -> Iterator[Line]:
-    """Cells that no stage has, by the words of params.yaml and dvc.yaml: such a line sends nothing anywhere."""
-    texts = [file.read_text(encoding="utf-8", errors="replace") for file in (PARAMS, PIPELINE) if file.is_file()]
-    words = set(re.findall(r"[A-Za-z0-9][A-Za-z0-9._-]*", " ".join(texts)))
+    """Cells that no stage has, by the words of params.yaml and the commands of dvc.yaml: such a line sends nothing anywhere."""
+    files = [PARAMS, PIPELINE]
+    params, pipeline = (file.read_text(encoding="utf-8", errors="replace") if file.is_file() else "" for file in files)
+    words = set(re.findall(r"[A-Za-z0-9][A-Za-z0-9._-]*", params + pipeline))
     for stage in stages:
-        cell = stage.partition("@")[2]
-        if cell and texts and not {cell, cell.rpartition("-")[0]} & words:
-            what = f"stages.{stage}: '{cell}' is no model or arm of {PARAMS}: this line sends nothing"
-            yield NOTE, f"{settings.LAUNCH}: {what}"
+        name, _, cell = stage.partition("@")
+        if not cell:
+            continue
+        calls = re.findall(rf"\bholdfast run {re.escape(name)}\b *([^\s\"'}}]*)", pipeline)
+        if calls and not any(calls):
+            yield (
+                NOTE,
+                f"{settings.LAUNCH}: stages.{stage}: '{name}' has no cells: this line sends nothing; write {name}",
+            )
+        elif words and not {cell, cell.rpartition("-")[0]} & words:
+            what = f"'{cell}' is no model or arm of {PARAMS}"
+            yield NOTE, f"{settings.LAUNCH}: stages.{stage}: {what}: this line sends nothing"
 
 
 def check_machine(name: str, machine: Machine, stages: dict[str, Place]) -> Iterator[Line]:

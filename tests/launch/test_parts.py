@@ -268,6 +268,24 @@ def test_of_a_part_that_there_is_no_longer_nothing_stays(schedule, monkeypatch):
     assert [record.name for record in records.read_all()] == ["respond@m", "respond@m:2"]
 
 
+def test_a_machine_that_does_not_answer_is_asked_once_for_all_its_jobs(tmp_path, monkeypatch, capfd):
+    class Silent:
+        def poll(self, job: Job) -> State:
+            asked.append(job)
+            raise Unreachable("cannot be reached", where="machine box", do="-")
+
+    asked: list[Job] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch, "make_launcher", lambda *arguments: Silent())
+    for part in (1, 2, 3):
+        records.write(
+            records.Record("respond", "m", "box", {"launcher": "local"}, "t", "f", "k", "now", "t", part=part)
+        )
+    launch.print_status(as_json=False)
+    assert capfd.readouterr().out.count("unknown: cannot be reached") == 3
+    assert len(asked) == 1
+
+
 def test_parts_are_listed_by_their_number(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     for cell, part, ended in (("m", 2, -1), ("n", 1, 0), ("m", 10, 0), ("m", 1, 0)):

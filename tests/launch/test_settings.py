@@ -152,8 +152,11 @@ def test_doctor_counts_the_jobs_that_share_devices(gpus, noted):
 
 def test_doctor_names_a_cell_that_there_is_not(folder):
     (folder / "params.yaml").write_text("panel: [base, gemma-2]\nmix: {arms: {holdfast: {}}}\n")
-    cells = ("base", "gemma-2", "holdfast", "holdfast-2", "holfdast", "other-2")
-    lines = list(elsewhere.check_cells(["evaluate", *(f"evaluate@{cell}" for cell in cells)]))
-    assert [text.partition(" ")[2].partition(":")[0] for _, text in lines] == [
-        "stages.evaluate@holfdast", "stages.evaluate@other-2"
-    ]  # fmt: skip
+    (folder / "dvc.yaml").write_text(
+        "stages:\n  judge:\n    cmd: holdfast run judge\n  x: {cmd: holdfast run evaluate ${item}}\n"
+    )
+    right = ["evaluate", "evaluate@base", "evaluate@gemma-2", "evaluate@holdfast-2", "judge"]
+    wrong = ["evaluate@holfdast", "evaluate@other-2", "judge@base"]
+    lines = list(elsewhere.check_cells([*right, *wrong]))
+    assert [text.split(": ")[1] for _, text in lines] == [f"stages.{stage}" for stage in wrong]
+    assert "write judge" in lines[-1][1]
