@@ -181,6 +181,7 @@ def submit(errand: Errand, parts: list[int], former: dict[int, Record]) -> dict[
     for record in replaced:
         if record.part > errand.parts:
             records.remove(record)
+    launcher = make_launcher(name, errand.machine.share(errand.parts))
     for part, record in new.items():
         records.write(record)
         new[part] = replace(record, id=launcher.submit(record.job, errand.secrets) or record.token)

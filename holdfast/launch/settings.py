@@ -141,6 +141,13 @@ class Machine(BaseModel):
         """What an hour of so many jobs at once costs. Without a queue they share one machine."""
         return self.price if self.price is None or self.launcher not in QUEUES else self.price * jobs
 
+    def share(self, jobs: int) -> Machine:
+        """As one of so many jobs asks for it. SkyPilot starts a job once as many GPUs of the cluster are free as it asks for."""
+        model, _, count = (self.gpus or "").partition(":")
+        if jobs == 1 or not count.isdecimal():
+            return self
+        return self.model_copy(update={"gpus": f"{model}:{max(1, int(count) // jobs)}"})
+
     @property
     def mount(self) -> str:
         """Kubernetes: where the claim is in the containers."""

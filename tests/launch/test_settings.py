@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -160,3 +162,29 @@ def test_doctor_names_a_cell_that_there_is_not(folder):
     lines = list(elsewhere.check_cells([*right, *wrong]))
     assert [text.split(": ")[1] for _, text in lines] == [f"stages.{stage}" for stage in wrong]
     assert "write judge" in lines[-1][1]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "jobs", "each"),
+    [("H100:8", 1, "H100:8"), ("H100:8", 3, "H100:2"), ("H100:2", 4, "H100:1"), ("H100", 2, "H100"), (None, 2, None)],
+)
+def test_jobs_of_a_skypilot_cluster_ask_for_a_part_of_its_gpus(gpus, jobs, each):
+    """Else each would wait until the one before it has ended."""
+    assert Machine(launcher="skypilot", host="a", gpus=gpus).share(jobs).gpus == each
+
+
+@pytest.mark.parametrize(
+    ("devices", "jobs", "given"),
+    [(8, 3, ["0,1", "2,3,4", "5,6,7"]), (2, 3, ["0", "0", "1"]), (1, 2, ["0", "0"]), (0, 2, ["unset", "unset"])],
+)
+def test_jobs_without_a_queue_divide_the_devices(tmp_path, devices, jobs, given):
+    (tmp_path / "nvidia-smi").write_text(
+        f"#!/bin/sh\nfor i in $(seq {devices}); do echo GPU $i:; echo '  MIG 1g'; done\n"
+    )
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    show = f'{script.SHARE_DEVICES}; echo "${{CUDA_VISIBLE_DEVICES-unset}}"'
+    lines = f"for i in $(seq {jobs}); do HOLDFAST_PART=$i/{jobs}; ({show}); done"
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for more, expected in (({}, given), ({"CUDA_VISIBLE_DEVICES": "5"}, ["5"] * jobs)):
+        done = subprocess.run(["bash", "-c", lines], env=environment | more, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == expected

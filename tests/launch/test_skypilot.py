@@ -45,6 +45,11 @@ class TestSkypilot(LauncherContract):
     def kill(self, record: records.Record, state: Path) -> None:
         os.killpg(int((state / f"{record.token}.pid").read_text()), signal.SIGKILL)
 
+    def test_several_jobs_write_what_one_run_writes(self, project, machine, state, capfd):
+        super().test_several_jobs_write_what_one_run_writes(project, machine, capfd)
+        submissions = [call for call in read_calls(state) if call[0] == "exec"]
+        assert [call[call.index("--gpus") + 1] for call in submissions] == ["H100:4", "H100:4"]
+
 
 def test_a_cluster_that_is_not_up_is_started(project, state, sshd, machine):
     sshd.cut()
