@@ -109,7 +109,7 @@ def profile_use(
 
 launch_app = typer.Typer(no_args_is_help=True, help="Jobs of stages that launch.yaml sends to other machines.")
 app.add_typer(launch_app, name="launch", rich_help_panel=PIPELINE)
-Sent = Annotated[str, typer.Argument(metavar="STAGE[@CELL]", help="One of `holdfast launch status`.")]
+Sent = Annotated[str, typer.Argument(metavar="STAGE[@CELL][:NUMBER]", help="One of `holdfast launch status`.")]
 
 
 @launch_app.command("status")
@@ -122,7 +122,7 @@ def launch_status(as_json: Annotated[bool, typer.Option("--json", help="For prog
 
 @launch_app.command("logs")
 def launch_logs(name: Sent) -> None:
-    """What a job has written so far."""
+    """What a job has written so far. Without a number that of the first."""
     from holdfast.commands import launch as command
 
     command.print_log(name)
@@ -130,7 +130,7 @@ def launch_logs(name: Sent) -> None:
 
 @launch_app.command("cancel")
 def launch_cancel(name: Sent) -> None:
-    """End a job. Its caches stay on the machine."""
+    """End a job; without a number all jobs of the stage. Their caches stay on the machine."""
     from holdfast.commands import launch as command
 
     command.cancel(name)
