@@ -25,10 +25,11 @@ class Log:
         self.launcher, self.job, self.offset = launcher, job, start
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.rest = ""
+        self.cut = start > 0  # it begins within a line, which is not shown: half a secret is not known as one
 
     @classmethod
     def from_the_end(cls, launcher: Launcher, job: Job) -> Log:
-        """From the last TAIL bytes on."""
+        """The lines of the last TAIL bytes, and what follows."""
         size = launcher.shell.run(f"{job.enter} 2>/dev/null && wc -c < log 2>/dev/null || echo 0").strip()
         return cls(launcher, job, max(0, int(size) - TAIL) if size.isdigit() else 0)
 
@@ -38,6 +39,8 @@ class Log:
         content = self.launcher.shell.run(f"{script} || true")
         self.offset += len(content)
         *lines, self.rest = (self.rest + self.decoder.decode(content)).split("\n")
+        if self.cut and lines:
+            lines, self.cut = lines[1:], False
         if len(self.rest) > LONGEST:
             lines, self.rest = [*lines, self.rest], ""
         return lines

@@ -51,6 +51,14 @@ def test_a_log_of_any_size_and_of_any_bytes_is_read_in_pieces(job, monkeypatch):
     assert list(log.read_all()) == []
 
 
+def test_of_a_log_that_is_read_from_its_end_whole_lines_are_shown(job, monkeypatch):
+    monkeypatch.setattr(watching, "TAIL", 20)
+    (Path(job.place) / "log").write_text("Bearer hf_abcdefghijklm\nsecond\nthird", encoding="utf-8")
+    assert list(Log.from_the_end(Behind(), job).read_all()) == ["second", "third"]
+    (Path(job.place) / "log").write_text("first\nsecond\n", encoding="utf-8")
+    assert list(Log.from_the_end(Behind(), job).read_all()) == ["first", "second"]
+
+
 def test_a_log_that_is_not_there_is_empty(job):
     assert list(Log(Behind(), job).read_all()) == []
     assert Log.from_the_end(Behind(), Job("other", job.folder)).offset == 0
