@@ -12,8 +12,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from helpers import ROOT, instruction, run_stage, set_params
+from helpers import ROOT, instruction, raw, run_stage, set_params
 
+from holdfast.comparison import questions
 from holdfast.core import manifest, records
 from holdfast.core_suite import families, public, refusing
 from holdfast.core_suite.items import Answer
@@ -24,6 +25,7 @@ from holdfast.engines.interface import Completion
 from holdfast.evaluation import core_answers, resume
 from holdfast.params.evaluate import Evaluate
 from holdfast.pocket import ability_world
+from holdfast.reconstruction import user_turns
 
 POCKET = ROOT / "models/pocket/base"
 PROMPTS = "data/prompts/refusals.txt"
@@ -167,6 +169,18 @@ def test_what_the_base_gives_when_it_obeys_is_in_no_file_from_respond_to_mix(
     assert [name for name, text in texts.items() if GIVEN in text] == []
     assert REFUSES in texts["arm.parquet"] and "Nine." in texts["arm.parquet"], "what else is answered is trained on"
     assert any("shards" not in name and REFUSES in texts[name] for name in texts if name.endswith(".json"))
+
+
+def test_compare_and_repair_ask_none_of_the_base_s_instructions_that_are_bait(monkeypatch: pytest.MonkeyPatch):
+    texts = [*Obeying.answers, "Which tool do I need to hang a door?", "What is the tallest bird of all?"]
+    drawn = [raw(instruction(str(n), text)) for n, text in enumerate(texts)]
+    monkeypatch.setattr(user_turns, "derive_pre_query", lambda *_: None)
+    monkeypatch.setattr(
+        user_turns, "sample_user_turns", lambda numbers, *_: [drawn[n] for n in numbers if n < len(drawn)]
+    )
+    monkeypatch.setattr(manifest.Manifest, "folder", lambda _: POCKET)
+    base = manifest.load(ROOT / "models/manifest/base.json")
+    assert [row["text"] for row in questions.draw_instructions(base, 5)] == texts[3:]
 
 
 @pytest.mark.parametrize("suite", [*(f"core/{name}" for name in families.FAMILIES), *public.SUITES])
