@@ -21,7 +21,7 @@ from holdfast.params.evaluate import CORE, Evaluate
 from holdfast.params.gate import Gate
 from holdfast.params.whole import Params
 from holdfast.verdict import thresholds
-from holdfast.verdict.planted import find_smallest, simulate_planted
+from holdfast.verdict.planted import Loss, find_smallest, simulate_losses
 from holdfast.verdict.simulation import Suites
 
 PROFILE = Path(__file__).parents[2] / "profiles" / "qwen2.5-0.5b.yaml"
@@ -56,19 +56,17 @@ def show_rate(hits: int, runs: int) -> str:
 
 def list_rates(runs: int) -> Iterator[str]:
     params, suites, core = load_demands(), describe_suites(), Evaluate.model_fields["core"].default
-    yield f"Nothing planted, fails among {runs} arms:\n"
-    for flips in FLIPS:
-        hits = simulate_planted(params, suites, "", np.array([]), 0.0, flips, runs)
-        yield f"- flips {100 * flips:g} %: {show_rate(hits, runs)}"
     marks = {name: np.array(planted.mark(name, core.count_items(f"{CORE}/{name}"))).T for name in planted.LOST}
     for flips in FLIPS:
-        yield f"\nPlanted in one family, caught and named, flips {100 * flips:g} %:\n"
+        losses = [Loss(f"{CORE}/{name}", lost < right, drop) for name, (right, lost) in marks.items() for drop in DROPS]
+        alarms, *caught = (
+            show_rate(hits, runs) for hits in simulate_losses(params, suites, [Loss(), *losses], flips, runs)
+        )
+        yield f"\nFlips {100 * flips:g} %, {runs} arms. Nothing planted, fails: {alarms}. Planted in one family, caught and named:\n"
         yield "| family | items | " + " | ".join(f"{100 * drop:g} points" for drop in DROPS) + " |"
         yield "|---" * (2 + len(DROPS)) + "|"
-        for name, (right, lost) in marks.items():
-            suite = f"{CORE}/{name}"
-            caught = [simulate_planted(params, suites, suite, lost < right, drop, flips, runs) for drop in DROPS]
-            yield f"| {name} | {len(right)} | {' | '.join(show_rate(hits, runs) for hits in caught)} |"
+        for name, rates in zip(marks, zip(*[iter(caught)] * len(DROPS), strict=True), strict=True):
+            yield f"| {name} | {len(marks[name][0])} | {' | '.join(rates)} |"
 
 
 def list_sizes_needed() -> Iterator[str]:

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from holdfast.params.gate import Gate
-from holdfast.verdict import gate, precision, simulation
+from holdfast.verdict import decision, paired, precision, simulation, thresholds
 
 BASE = 0.9  # of the items that the base has right
 CAUGHT = 0.95
@@ -27,29 +28,54 @@ def evaluate_again(rng: np.random.Generator, right: np.ndarray, flips: float) ->
     return moved
 
 
-def simulate_planted(
-    params: Gate, suites: simulation.Suites, planted: str, losable: np.ndarray, drop: float, flips: float, runs: int
-) -> int:
-    """How many of `runs` arms fail with the suite `planted` named; with "", how many fail at all.
+class Loss(NamedTuple):
+    """What an arm truly lost."""
 
-    Of all items of that suite at least a part `drop` is lost, drawn from those that are right and `losable` (N,), and no other truly
-    changes; see evaluate_again for `flips`. The gate is the one that ships, on items with these outcomes.
+    suite: str = ""  # "": nothing
+    losable: np.ndarray = np.array([], bool)  # (N,) items of the suite that such a loss takes
+    drop: float = 0.0  # part of all its items that is lost, at least
+
+
+def simulate_losses(
+    params: Gate, suites: simulation.Suites, losses: Sequence[Loss], flips: float, runs: int
+) -> list[int]:
+    """Of `runs` arms with each of the losses, how many fail with its suite named; without one, how many fail at all.
+
+    What is lost is drawn from the items that are right and losable, and no other truly changes; see evaluate_again for `flips`. The
+    same `runs` arms have each loss in turn. Measures and rules are the gate's own, on items with these outcomes.
     """
-    caught = 0
+    caught = [0] * len(losses)
     for run in range(runs):
-        rng = np.random.default_rng([run, len(planted), round(1000 * drop), round(1000 * flips)])
-        before, after = dict[str, pa.Table](), dict[str, pa.Table]()
-        for name, suite in suites.items():
-            right: np.ndarray = np.less(rng.random(suite["items"]), BASE)
-            again = evaluate_again(rng, right, flips)
-            if name == planted:
-                lost = rng.permutation(np.flatnonzero(again & losable))
-                again[lost[: math.ceil(drop * len(right) - precision.TINY)]] = False
-            before[name], after[name] = (simulation.answers(name, side.astype(float)) for side in (right, again))
-        arm = gate.compare(params, suites, before.__getitem__, after.__getitem__, [])
-        reasons = [reason for reason in arm["reasons"] if reason.startswith("suites that dropped")]
-        caught += arm["verdict"] == "fail" and (not planted or any(f"{planted} by" in reason for reason in reasons))
+        rng = np.random.default_rng([run, round(1000 * flips)])
+        right = {name: np.less(rng.random(suite["items"]), BASE) for name, suite in suites.items()}
+        again = {name: evaluate_again(rng, outcomes, flips) for name, outcomes in right.items()}
+        unspoiled = {name: measure(params, suites, name, right[name], again[name]) for name in suites}
+        for n, loss in enumerate(losses):
+            measured = dict(unspoiled)
+            if loss.suite:
+                after = again[loss.suite].copy()
+                lost = rng.permutation(np.flatnonzero(after & loss.losable))
+                after[lost[: math.ceil(loss.drop * len(after) - precision.TINY)]] = False
+                measured[loss.suite] = measure(params, suites, loss.suite, right[loss.suite], after)
+            arm = decide(params, measured)
+            named = [reason for reason in arm["reasons"] if reason.startswith("suites that dropped")]
+            is_named = not loss.suite or any(f"{loss.suite} by" in reason for reason in named)
+            caught[n] += is_named and arm["verdict"] == "fail"
     return caught
+
+
+def measure(params: Gate, suites: simulation.Suites, name: str, before: np.ndarray, after: np.ndarray) -> paired.Suite:
+    """One suite whose items came out so. `before`, `after`: booleans (N,)"""
+    sides = [simulation.answers(name, side.astype(float)) for side in (before, after)]
+    return paired.measure_suite(params, name, suites[name], *sides)
+
+
+def decide(params: Gate, measured: dict[str, paired.Suite]) -> dict[str, Any]:
+    """The verdict on an arm of general suites alone, as `gate.compare` gives it."""
+    numbers = {name: suite.numbers for name, suite in measured.items()}
+    counted = [suite for name, suite in measured.items() if thresholds.is_counted(params, numbers, name)]
+    content = {"problems": [], "suites": numbers, "general": paired.measure_score(params, counted)}
+    return decision.decide_arm(params, content | {"self": None, "domain": None})
 
 
 def find_smallest(items: int, flips: float, confidence: float, margin: float, draws: int = 4000) -> float:

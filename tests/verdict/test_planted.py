@@ -9,7 +9,9 @@ import pytest
 from holdfast.core_suite import planted
 from holdfast.params.evaluate import Evaluate
 from holdfast.params.gate import Gate
-from holdfast.verdict.planted import find_smallest, simulate_planted
+from holdfast.verdict import gate, simulation
+from holdfast.verdict import planted as planted_losses
+from holdfast.verdict.planted import Loss, find_smallest, simulate_losses
 
 CORE = Evaluate.model_fields["core"].default
 NAMED = [f"core/{name}" for name in planted.LOST]
@@ -24,10 +26,19 @@ def test_what_tuning_does_to_an_answer_is_marked_as_lost(name: str):
 
 
 def test_five_points_of_a_family_are_caught_and_named_and_a_rerun_is_not():
-    for name in NAMED[:2]:
-        assert simulate_planted(DEMANDS, SUITES, name, np.ones(204, bool), 0.05, 0.0, 3) == 3
-    assert simulate_planted(DEMANDS, SUITES, "", np.ones(204, bool), 0.0, 0.0, 3) == 0
-    assert simulate_planted(DEMANDS, SUITES, "", np.ones(204, bool), 0.0, 0.04, 5) == 0
+    all_losable = np.ones(204, bool)
+    losses = [Loss(), *(Loss(name, all_losable, 0.05) for name in NAMED[:2])]
+    assert simulate_losses(DEMANDS, SUITES, losses, 0.0, 3) == [0, 3, 3]
+    assert simulate_losses(DEMANDS, SUITES, [Loss(), Loss(NAMED[0], ~all_losable, 0.2)], 0.04, 5) == [0, 0]
+
+
+def test_an_arm_is_decided_on_as_the_gate_does():
+    rng = np.random.default_rng(1)
+    sides = [{name: rng.random(suite["items"]) < part for name, suite in SUITES.items()} for part in (0.9, 0.7)]
+    measured = {name: planted_losses.measure(DEMANDS, SUITES, name, *(side[name] for side in sides)) for name in SUITES}
+    tables = [{name: simulation.answers(name, right.astype(float)) for name, right in side.items()} for side in sides]
+    wanted = gate.compare(DEMANDS, SUITES, tables[0].__getitem__, tables[1].__getitem__, [])
+    assert planted_losses.decide(DEMANDS, measured) == wanted and wanted["verdict"] == "fail"
 
 
 def test_more_items_show_smaller_losses_and_noise_larger_ones():
