@@ -1,6 +1,6 @@
 """How often the gate catches a loss that was planted in one family of the core suite, and names it; and how often it cries wolf.
 
-    python -m benchmarks.lab.planted [--runs 400]        (seven minutes of one core; asks no model)
+    python -m benchmarks.lab.planted [--runs 400]        (two minutes of one core; asks no model)
 
 Items and scorers are the core suite's, answers are written for them (holdfast/core_suite/planted.py), and the gate is the one that
 ships, with the margins of a profile for real models. A base has 90 % of the items right. `flips` is what differs between two evaluations
