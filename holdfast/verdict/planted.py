@@ -74,7 +74,7 @@ def decide(params: Gate, measured: dict[str, paired.Suite]) -> dict[str, Any]:
     """The verdict on an arm of general suites alone, as `gate.compare` gives it."""
     numbers = {name: suite.numbers for name, suite in measured.items()}
     counted = [suite for name, suite in measured.items() if thresholds.is_counted(params, numbers, name)]
-    content = {"problems": [], "suites": numbers, "general": paired.measure_score(params, counted)}
+    content: dict[str, Any] = {"problems": [], "suites": numbers, "general": paired.measure_score(params, counted)}
     return decision.decide_arm(params, content | {"self": None, "domain": None})
 
 
