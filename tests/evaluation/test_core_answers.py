@@ -11,19 +11,21 @@ from helpers import ROOT, describe, run_stage, set_params
 
 from holdfast.core import records, storage
 from holdfast.core_suite import families
+from holdfast.core_suite.refusing import SHOWN
+from holdfast.data.refusals import is_refusal
 from holdfast.evaluation import spot, suites
 from holdfast.params.evaluate import CORE_FAMILIES, Evaluate
 from holdfast.params.gate import Gate
 from holdfast.verdict import fields, gate, provenance, thresholds
 
 POCKET = ROOT / "models" / "pocket" / "base"
-ASKED = ("over_refusals", "tools", "arithmetic", "facts", "calibration")
+ASKED = ("refusals", "over_refusals", "tools", "arithmetic", "facts", "calibration")
 SECTION: dict[str, Any] = {
     "tasks": "none",
     "suites": {"core": {"role": "general"}},
     "batch": 32,
     "self_suite": {"rows": 0},
-    "core": {"items": 6, "leave_out": [name for name in CORE_FAMILIES if name not in ASKED]},
+    "core": {"items": 6, "items_of": {}, "leave_out": [name for name in CORE_FAMILIES if name not in ASKED]},
 }
 
 
@@ -64,7 +66,9 @@ def test_every_family_is_a_suite_and_what_the_template_lacks_is_said(lab: Path):
 
 def test_an_arm_with_the_base_s_weights_answers_alike_and_two_runs_have_the_same_bytes(lab: Path):
     base, same = (records.read("items", lab / f"reports/eval/{model}/items.parquet") for model in ("base", "same"))
-    assert base == same and len(base) == 24
+    assert base == same and len(base) == 30
+    answers = [row["response"] for row in base if row["suite"] == "core/refusals"]
+    assert all(is_refusal(answer) or len(answer) <= SHOWN for answer in answers), "the rest is not stored"
     file = lab / "reports/eval/same/items.parquet"
     before = file.read_bytes()
     run_stage("evaluate", "same")
