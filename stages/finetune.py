@@ -18,7 +18,7 @@ def main(arm: str, seed: str | None = None) -> None:
     arm_config = job.fill_in_rate(params, job.arm_config(params, arm), Path(f"reports/pilot/{arm}.json"))
     base = manifest.load(Path("models/manifest/base.json"))
     mixture = Path(f"data/mixes/{arm}.parquet")
-    rows = records.read("mix", mixture)
+    rows = job.order_rows(records.read("mix", mixture), seed)
 
     with train_arm(params, model, arm_config, base, rows, source=mixture) as trained:
         if trained is None:

@@ -204,6 +204,7 @@ def read() -> list[Cell]:
 
 
 def keep(cell: Cell) -> None:
+    FILE.parent.mkdir(exist_ok=True)
     with FILE.open("a", encoding="utf-8") as file:
         file.write(json.dumps(cell, sort_keys=True, ensure_ascii=False) + "\n")
     scores = ", ".join(f"{name} {100 * value:.1f}" for name, value in cell["scores"].items())

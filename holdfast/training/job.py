@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holdfast.core import manifest, storage
+from holdfast.core import manifest, records, storage
 from holdfast.core.errors import UserError
+from holdfast.core.rows import MixRow
 from holdfast.params.finetune import Arm, Finetune
 
 ROWS_FILE, REPLAY_FILE, HELD_OUT_FILE = "rows.parquet", "replayed.parquet", "held.parquet"  # in the scratch folder
@@ -124,6 +125,16 @@ def use_seed(params: Finetune, seed: str | None) -> Finetune:
     if not seed.isdecimal() or int(seed) >= 2**31:
         raise UserError(f"'{seed[:40]}' is no seed", where="holdfast run finetune", do="give a whole number from 0 on")
     return params.model_copy(update={"seed": int(seed)})
+
+
+def order_rows(rows: list[MixRow], seed: str | None) -> list[MixRow]:
+    """The rows in the order of the mixture; with a seed, as dvc.yaml writes it, in one of its own within each epoch.
+
+    The order is all that sets two trainings of one mixture apart: there is no dropout, and all weights begin as the base's.
+    """
+    if seed is None:
+        return rows
+    return sorted(rows, key=lambda row: (row["epoch"], records.text_id(seed, "order", row["id"])))
 
 
 def last_checkpoint(folder: Path) -> Path | None:

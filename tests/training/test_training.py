@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import MIXTURE, describe, mixture, run, train_arm
+from helpers import MIXTURE, describe, mixture, run, run_stage, train_arm
 from safetensors.torch import load_file, save_file
 
 from holdfast.chat import encoding
@@ -473,6 +473,19 @@ def test_the_same_seed_gives_the_same_bytes(train, project):
     assert digests(True, 1) == first
     assert digests(True, 2) != first
     assert digests(False, 1) == digests(False, 2)  # unpacked, the mixture decides the order
+
+
+def test_a_further_training_of_the_same_mixture_is_another_model(train, project):
+    """`retrain.seeds`: otherwise three trainings are one model three times, and their spread is zero."""
+    train("kl", batch_size=2)
+
+    def train_again(seed: str) -> bytes:
+        run_stage("finetune", "arm", seed)
+        return (project / f"models/arm-{seed}/model.safetensors").read_bytes()
+
+    second, third = train_again("2"), train_again("3")
+    assert len({(project / "models/arm/model.safetensors").read_bytes(), second, third}) == 3
+    assert train_again("2") == second
 
 
 def test_rows_are_trained_on_in_the_order_of_the_mixture(train, base, project):

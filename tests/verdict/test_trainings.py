@@ -173,6 +173,15 @@ def test_a_further_training_has_the_seed_that_dvc_yaml_gives() -> None:
             job.use_seed(params, seed)
 
 
+def test_a_further_training_orders_the_rows_of_each_epoch_by_its_seed() -> None:
+    rows: list = [{"epoch": epoch, "id": f"{epoch:04d}-{n:02d}"} for epoch in range(2) for n in range(20)]
+    assert job.order_rows(rows, None) == rows, "the order of the mixture"
+    second, third = job.order_rows(rows, "2"), job.order_rows(rows, "3")
+    assert [row["epoch"] for row in second] == [row["epoch"] for row in rows]
+    assert sorted(second, key=lambda row: row["id"]) == sorted(third, key=lambda row: row["id"]) == rows
+    assert second != rows and second != third and second == job.order_rows(rows[::-1], "2")
+
+
 def test_dvc_yaml_has_a_stage_for_each_further_training_and_none_as_cloned(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     params = Params.load(root / "params.yaml")

@@ -1,6 +1,8 @@
 """What a model can do of the core suite, family by family and level by level, and what it costs.
 
-python -m benchmarks.study.real.core FOLDER [--items 24] [--answers FILE]     (a folder with a chat model, say that of model.py)
+python -m benchmarks.study.real.core FOLDER [--items 24] [--families turns facts] [--answers FILE]
+
+FOLDER: a chat model, say that of model.py, or models/ARM of a project.
 """
 
 from __future__ import annotations
@@ -13,16 +15,20 @@ from pathlib import Path
 
 from holdfast.engines.inspection import inspect_model
 from holdfast.evaluation import harness
-from holdfast.params.evaluate import Evaluate
+from holdfast.params.evaluate import CORE_FAMILIES, Evaluate
 from holdfast.params.models import Model
 
 
-def main(folder: Path, items: int, answers: Path | None) -> None:
+def main(folder: Path, items: int, families: list[str], answers: Path | None) -> None:
     params = Evaluate(
         tasks="none",
         suites={"core": {"role": "general"}},
         self_suite={"rows": 0},
-        core={"items": items, "items_of": {}},
+        core={
+            "items": items,
+            "items_of": {},
+            "leave_out": [name for name in CORE_FAMILIES if families and name not in families],
+        },
         seed=1,
     )
     base = inspect_model("base", Model(path=folder.name), folder.parent)
@@ -50,6 +56,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--items", type=int, default=24)
+    parser.add_argument("--families", nargs="*", default=[], choices=CORE_FAMILIES, help="all, if none is named")
     parser.add_argument("--answers", type=Path)
     given = parser.parse_args()
-    main(given.folder.resolve(), given.items, given.answers)
+    main(given.folder.resolve(), given.items, given.families, given.answers)
