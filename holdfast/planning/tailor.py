@@ -13,12 +13,12 @@ from holdfast.core.errors import UserError
 from holdfast.data import mixture
 from holdfast.params.ingest import Columns, Ingest
 from holdfast.params.models import Model
-from holdfast.params.reconstruct import Reconstruct, Thinking, Tools
 from holdfast.params.whole import Params
 from holdfast.planning import costs, fit, profiles, reach, scaffold
+from holdfast.planning.replay_kinds import fit_conversations, fit_thinking, fit_tools, put
 from holdfast.planning.shapes import Shape
 from holdfast.planning.survey import Survey
-from holdfast.reconstruction import amount, tools
+from holdfast.reconstruction import amount
 from holdfast.training.rate_choice import usual_rate
 
 ANSWER_TOKENS = 32  # of a replay answer: chat is lost at an answer's first tokens, and a mean over long ones hides them
@@ -35,12 +35,7 @@ LIKELIHOOD_GAIN = 0.01  # gain of the mean probability of a token that is asked 
 FINAL_ANSWER_MARKS = ("####", "\\boxed{")  # marks of a final answer, as evaluate.domain_test: answer finds it
 MIN_REPLAY_ROWS = 200  # rows of the replay set below which `quality` stops: two fifths of amount.LEAST
 MIN_CLUSTERS, ROWS_PER_CLUSTER = 12, 25
-THINKING_SHARE = 0.1  # of the reconstructed rows
-TOOLS_SHARE = 0.1  # of the reconstructed rows; 100 traces restored function calling in arXiv 2604.08388
 LOOKALIKES_SHARE = 0.7  # of the reconstructed rows; they end in time less often, so about two fifths of the fit ones
-CONVERSATIONS_SHARE = (
-    0.3  # of the reconstructed rows; where an answer of a small base does not end in time, the row has one turn
-)
 SHARE, KL_COEFFICIENT = 0.25, 4.0  # of rows; docs/evidence/real-model.md
 MICRO_BATCHES = (8, 4, 2, 1)  # rows at once on a device, tried in turn; more gain little
 MEMORY_PART = 0.6  # of the machine's memory that training may take by the plan
@@ -151,14 +146,6 @@ def fit_suites(suites: Any) -> list[str]:
     return [f"{what}: left out; where there is a network, add them to evaluate.suites"]
 
 
-def put(section: Any, key: str, value: Any) -> None:
-    """Sets a key; a new one comes before the last, which the blank line before the next section hangs on."""
-    last, new = list(section)[-1], key not in section
-    section[key] = value
-    if new:
-        section.move_to_end(last)
-
-
 def choose_rate(shape: Shape, steps: float) -> float:
     """Peak learning rate: the usual one for the width and the method; three times as much where a small base is trained for few
     steps, in which the usual one teaches it neither the domain nor to hold what it knew (docs/evidence/real-model.md)."""
@@ -225,60 +212,6 @@ def fit_lengths(content: Any, shape: Shape, tokenizer: Any) -> list[str]:
     content["finetune"]["max_length"] = min(shape.context, sum(lengths) + fit.TEMPLATE_TOKENS)  # replay rows must fit
     cut = f"the context is short: instructions get {lengths[0]} tokens, responses {lengths[1]}"
     return [cut] if lengths != wanted else []
-
-
-def fit_conversations(content: Any, shape: Shape, tokenizer: Any) -> list[str]:
-    """Earlier turns before a part of the replay rows where the base's template has several, and a training length for them."""
-    content["reconstruct"].pop("turns", None)
-    written, answer = content["reconstruct"]["max_tokens"], content["respond"]["max_tokens"]
-    length = (
-        3 * written + answer + 2 * fit.TEMPLATE_TOKENS
-    )  # two user turns with an answer between them, and the last one
-    if tokenizer is None or length > shape.context:
-        return []
-    try:
-        encoding.find_pre_query(tokenizer, "base", encoding.turns("a", "b"))
-    except UserError:
-        return []
-    put(content["reconstruct"], "turns", {"share": CONVERSATIONS_SHARE, "max_tokens": written})
-    lengthen_training(content, length, shape)
-    return []
-
-
-def fit_tools(content: Any, shape: Shape, tokenizer: Any) -> list[str]:
-    """Tools beside a part of the replay rows where the base can use them, and a training length that those rows fit into."""
-    content["reconstruct"].pop("tools", None)
-    if tokenizer is None:
-        return []
-    written = content["reconstruct"]["max_tokens"]
-    folder = str(scaffold.source() / content["reconstruct"]["folder"])
-    wanted = Reconstruct(tools=Tools(share=TOOLS_SHARE), folder=folder, max_tokens=written)
-    functions = tools.read_functions(wanted)
-    if tools.find_reason_against_tools(wanted, tokenizer, functions, shape.context):
-        return []
-    put(content["reconstruct"], "tools", {"share": TOOLS_SHARE})
-    longest = tools.measure_longest_prompt(tokenizer, functions) + written + tools.count_answer_room(wanted)
-    lengthen_training(content, longest, shape)
-    return [f"the base calls tools: {TOOLS_SHARE:.0%} of what it writes is written and answered beside some"]
-
-
-def fit_thinking(content: Any, shape: Shape, tokenizer: Any) -> list[str]:
-    """Thoughts before a part of the replay answers where the base's template has a switch, and a training length for them."""
-    content["reconstruct"].pop("thinking", None)
-    wanted = Reconstruct(thinking=Thinking(share=THINKING_SHARE), max_tokens=content["reconstruct"]["max_tokens"])
-    if tokenizer is None or tools.find_reason_against_thinking(wanted, tokenizer, shape.context):
-        return []
-    put(content["reconstruct"], "thinking", {"share": THINKING_SHARE})
-    lengthen_training(content, wanted.max_tokens + tools.THOUGHTS_ROOM, shape)
-    return [
-        f"the base has a switch for thoughts: {THINKING_SHARE:.0%} of the replay answers have some, the others none"
-    ]
-
-
-def lengthen_training(content: Any, tokens: int, shape: Shape) -> None:
-    """A training length that rows of so many tokens fit into, within the context."""
-    finetune = content["finetune"]
-    finetune["max_length"] = min(shape.context, max(finetune["max_length"], tokens))
 
 
 def fit_rows(content: Any, survey: Survey, shape: Shape, domain: Path) -> list[str]:

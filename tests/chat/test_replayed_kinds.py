@@ -29,7 +29,7 @@ from holdfast.evaluation import self_suite
 from holdfast.panel import consensus, responses
 from holdfast.params.finetune import Arm
 from holdfast.params.reconstruct import Reconstruct
-from holdfast.planning import tailor
+from holdfast.planning import replay_kinds
 from holdfast.reconstruction import tools
 from holdfast.training import fine_tuning
 
@@ -237,7 +237,7 @@ def test_init_turns_on_what_the_base_can(loaded, tokenizer):
         content = YAML().load((ROOT / "profiles/qwen2.5-0.5b.yaml").read_text(encoding="utf-8"))
         content["finetune"]["max_length"] = 300
         shape: Any = SimpleNamespace(context=context)
-        notes = [*tailor.fit_tools(content, shape, model), *tailor.fit_thinking(content, shape, model)]
+        notes = [*replay_kinds.fit_tools(content, shape, model), *replay_kinds.fit_thinking(content, shape, model)]
         written = {key: content["reconstruct"].get(key) for key in ("tools", "thinking")}
         assert written == dict.fromkeys(written, {"share": 0.1} if able else None) and len(notes) == 2 * able
         assert (content["finetune"]["max_length"] > 1000) == able, "rows beside tools fit into the training length"

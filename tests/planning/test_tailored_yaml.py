@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from ruamel.yaml import YAML
 
+from holdfast.core import manifest
 from holdfast.params.ingest import Columns
 from holdfast.params.models import Model
+from holdfast.params.reconstruct import Reconstruct
 from holdfast.params.whole import Params
+from holdfast.planning.profiles import find_profile
+from holdfast.planning.replay_kinds import fit_conversations
 from holdfast.planning.shapes import Shape
 from holdfast.planning.survey import Survey
 from holdfast.planning.tailor import tailor_params
@@ -74,24 +79,24 @@ def test_no_key_follows_a_blank_line_and_no_comment_its_replacement(profile):
     assert any("read as cp1252, so that it says 'où?'" in note for note in notes)
 
 
-def test_conversations_are_asked_for_where_template_and_context_have_room(tokenizer):
-    shape = Shape(500_000_000, 24, 896, 14, 2, 151_936, 4096)
+def test_conversations_are_asked_for_where_template_context_and_device_have_room(tokenizer, monkeypatch):
+    def ask(context: int) -> Any:
+        content: Any = YAML().load(find_profile("qwen2.5-0.5b").read_text(encoding="utf-8"))
+        content["reconstruct"]["max_tokens"], content["respond"]["max_tokens"] = 200, 30
+        content["finetune"]["max_length"] = 300
+        shape = Shape(500_000_000, 24, 896, 14, 2, 151_936, context)
+        assert bool(fit_conversations(content, shape, tokenizer)) == ("turns" in content["reconstruct"])
+        Reconstruct.model_validate(content["reconstruct"])
+        return content
 
-    def reconstruct_of(shape: Shape, tokenizer: Any) -> tuple[Any, int]:
-        text, _ = tailor_params(
-            "qwen2.5-0.5b", Model(path="b"), survey_of([CHAT] * 100), shape, tokenizer, Path("d.jsonl"), None, None
-        )
-        assert "\n  turns:\n\n" not in text
-        params = Params.from_text(text)
-        return params.reconstruct, params.finetune.max_length
-
-    params, length = reconstruct_of(shape, tokenizer)
-    assert params.turns and params.turns.share == 0.3
-    assert length >= 3 * params.max_tokens + 32, "two turns of the user and one between fit into the training length"
-    assert reconstruct_of(shape, None)[0].turns is None
-    short, short_length = reconstruct_of(replace(shape, context=500), tokenizer)
-    assert short.turns and short.turns.max_tokens < 128 and short_length <= 500
+    assert "turns" not in ask(4096)["reconstruct"], "on a CPU"
+    monkeypatch.setattr(manifest, "find_device", lambda: torch.device("cuda"))
+    content = ask(4096)
+    assert content["reconstruct"]["turns"] == {"share": 0.3, "max_tokens": 200}
+    assert list(content["reconstruct"])[-1] == "seed", "the blank line after the section stays there"
+    assert content["finetune"]["max_length"] >= 3 * 200 + 30, "two turns of the user and one between fit into it"
+    assert "turns" not in ask(600)["reconstruct"]
     tokenizer.chat_template = "{% if messages | length > 2 %}{{ raise_exception('one turn') }}{% endif %}" + str(
         tokenizer.chat_template
     )
-    assert reconstruct_of(shape, tokenizer)[0].turns is None
+    assert "turns" not in ask(4096)["reconstruct"]
