@@ -174,7 +174,8 @@ class Finetune(Section):
     checkpoint_steps: Positive | None = None
     """Optimiser steps between checkpoints, from which a killed run resumes; null: it starts again."""
     seed: Seed = 0
-    """Seed of the order of rows and of new weights."""
+    """Seed of new weights, those of adapters, and with packing of the order of rows, which is otherwise that of the mixture
+    (mix.seed). A further training (retrain.seeds) orders the rows of each epoch by its own seed."""
 
     @model_validator(mode="after")
     def micro_divides(self) -> Finetune:

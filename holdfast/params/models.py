@@ -112,7 +112,7 @@ def check_endpoint(url: str, model: str | None) -> None:
 
 
 class Retrain(Section):
-    """Further trainings of arms, which differ in the seed alone. Each is a model of its own, ARM-SEED."""
+    """Further trainings of arms, which differ in the seed alone, by which each orders the rows of an epoch. Each is a model of its own, ARM-SEED."""
 
     arms: list[Name] = []
     """Arms that are trained again, for a verdict on the method and not on one model."""
