@@ -23,15 +23,20 @@ if [ -z "${CUDA_VISIBLE_DEVICES+set}" ] && [ "$devices" -gt 0 ]; then
   first=$(((${HOLDFAST_PART%/*} - 1) * devices / ${HOLDFAST_PART#*/})); last=$((${HOLDFAST_PART%/*} * devices / ${HOLDFAST_PART#*/} - 1))
   export CUDA_VISIBLE_DEVICES=$(seq -s , "$first" "$((last < first ? first : last))")
 fi"""
-# Inputs and finished shards are those of tree/; what else it writes, it writes beside the job, and nobody reads it
+# Inputs and finished shards are those of tree/; what else it writes, it writes beside the job, and nobody reads it. Code knows itself by
+# where its file is, so files as small as code are copies
 LINK_INPUTS = """link() {{
   case $1 in */*) mkdir -p "$job/tree/${{1%/*}}" ;; esac
-  ln -sfn "$root/tree/$1" "$job/tree/$1"
+  if [ -f "$root/tree/$1" ] && [ "$(wc -c < "$root/tree/$1")" -le 1000000 ]; then
+    cp -p "$root/tree/$1" "$job/tree/$1" || return 3
+  else
+    ln -sfn "$root/tree/$1" "$job/tree/$1"
+  fi
 }}
 mkdir -p "$job/tree"
-while IFS= read -r line; do link "${{line:68}}"; done < "$job/inputs"
-for name in {there}; do link "$name"; done
-for name in {names}; do mkdir -p ".cache/$name" && link ".cache/$name"; done
+while IFS= read -r line; do link "${{line:68}}" || return 3; done < "$job/inputs"
+for name in {there}; do link "$name" || return 3; done
+for name in {names}; do mkdir -p ".cache/$name" && link ".cache/$name" || return 3; done
 cd "$job/tree" || return 3"""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.core import fingerprint
 from holdfast.core.errors import UserError
 from holdfast.launch import script, settings
 from holdfast.launch.settings import Machine
@@ -188,3 +189,28 @@ def test_jobs_without_a_queue_divide_the_devices(tmp_path, devices, jobs, given)
     for more, expected in (({}, given), ({"CUDA_VISIBLE_DEVICES": "5"}, ["5"] * jobs)):
         done = subprocess.run(["bash", "-c", lines], env=environment | more, capture_output=True, text=True, check=True)
         assert done.stdout.split() == expected
+
+
+def test_the_code_of_a_further_job_is_that_of_the_first(tmp_path):
+    """It runs in a folder of its own: code that were links would be known by another name there, and refused as edited."""
+    tree, job = tmp_path / "tree", tmp_path / "jobs" / "a"
+    files = {
+        "stages/judge.py": "import helping\n",
+        "helping.py": "FILE = 'a b.txt'\n",
+        "a b.txt": "x",
+        "rows": "y" * 2_000_000,
+    }
+    for name, text in files.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(text, encoding="utf-8")
+    (tree / "model").mkdir()
+    job.mkdir(parents=True)
+    (job / "inputs").write_text("".join(f"{'0' * 64}  ./{name}\n" for name in files), encoding="utf-8")
+    links = script.LINK_INPUTS.format(names="judge", there="model")
+    for _ in range(2):  # a job that was submitted again finds what the first had made
+        text = f"job={job}; root={tmp_path}; cd {tree}; work() {{\n{links}\n}}; work"
+        subprocess.run(["bash", "-c", text], check=True)
+    assert (job / "tree/rows").is_symlink() and (job / "tree/model").is_symlink()
+    assert (job / "tree/.cache/judge").resolve() == tree / ".cache/judge"
+    there, here = (fingerprint.of_file(folder / "stages/judge.py", folder) for folder in (tree, job / "tree"))
+    assert here == there and list(here) == ["a b.txt", "helping", "stages.judge"]
