@@ -232,7 +232,8 @@ def print_table() -> None:
     """Scores by ability, what is kept of the base's, and the gate's word on the arms with these items."""
     cells = read()
     base = next(cell for cell in cells if cell["cell"] == "base")
-    by_arm = {arm: [cell for cell in cells if cell.get("arm") == arm] for arm in ARMS}
+    trained = sorted((cell for cell in cells if "arm" in cell), key=lambda cell: cell["seed"])
+    by_arm = {arm: [cell for cell in trained if cell["arm"] == arm] for arm in ARMS}
     print("# Refusals, tool calls and thoughts on the pocket lab\n")
     print(
         "`python -m benchmarks.lab.abilities table > benchmarks/lab/abilities.md`; scores in points of 100, what is kept in per"
