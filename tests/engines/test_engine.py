@@ -367,7 +367,7 @@ def test_a_start_that_all_prompts_share_is_computed_once(engine, prompts, monkey
 
 
 def test_the_gpu_benchmark_runs_on_a_cpu_when_told_to_and_says_where_there_is_no_gpu(monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT)
     monkeypatch.setattr(sys, "argv", ["gpu", "--tiny"])
     runpy.run_module("benchmarks.speed.gpu", run_name="__main__")
     output = capsys.readouterr().out
