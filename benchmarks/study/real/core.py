@@ -19,15 +19,14 @@ from holdfast.params.evaluate import CORE_FAMILIES, Evaluate
 from holdfast.params.models import Model
 
 
-def main(folder: Path, items: int, families: list[str], answers: Path | None) -> None:
+def main(folder: Path, items: int | None, families: list[str], answers: Path | None) -> None:
     params = Evaluate(
         tasks="none",
         suites={"core": {"role": "general"}},
         self_suite={"rows": 0},
         core={
-            "items": items,
-            "items_of": {},
             "leave_out": [name for name in CORE_FAMILIES if families and name not in families],
+            **({"items": items, "items_of": {}} if items else {}),
         },
         seed=1,
     )
@@ -55,7 +54,7 @@ def main(folder: Path, items: int, families: list[str], answers: Path | None) ->
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--items", type=int, default=24)
+    parser.add_argument("--items", type=int, help="of each family; without it as many as are asked by default")
     parser.add_argument("--families", nargs="*", default=[], choices=CORE_FAMILIES, help="all, if none is named")
     parser.add_argument("--answers", type=Path)
     given = parser.parse_args()
