@@ -193,16 +193,21 @@ def test_where_the_first_part_is_killed_all_end_and_the_next_run_submits_them_an
     assert scheduler.cancelled == [2, 2], "what is not needed any more ends"
 
 
-def test_a_part_that_was_killed_while_nobody_waited_is_submitted_beside_the_others(schedule, monkeypatch, capfd):
-    scheduler = schedule({1: [[RUNS]], 2: [[RUNS], [DONE]]})
+def submit_and_lose_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that submits all jobs and then does not reach the machine any more."""
 
-    def die(*arguments: object) -> None:
+    def lose(*arguments: object) -> None:
         raise Unreachable("is gone", where="test", do="-")
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "watch", die)
+        patch.setattr(jobs, "watch", lose)
         with pytest.raises(Unreachable):
             command.main("respond", "m")
+
+
+def test_a_part_that_was_killed_while_nobody_waited_is_submitted_beside_the_others(schedule, monkeypatch, capfd):
+    scheduler = schedule({1: [[RUNS]], 2: [[RUNS], [DONE]]})
+    submit_and_lose_connection(monkeypatch)
     first, second = records.read("respond@m"), records.read("respond@m:2")
     scheduler.jobs |= {first.token: [RUNS] * 5 + [DONE], second.token: [KILLED]}
     cargo = []
@@ -241,14 +246,7 @@ def test_a_submitter_that_is_killed_between_its_steps_submits_no_part_twice(sche
 def test_once_the_first_has_ended_no_further_job_is_submitted(schedule, monkeypatch, capfd):
     scheduler = schedule({1: [[RUNS]], 2: [[RUNS]], 3: [[RUNS]]})
     set_jobs(3)
-
-    def die(*arguments: object) -> None:
-        raise Unreachable("is gone", where="test", do="-")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(jobs, "watch", die)
-        with pytest.raises(Unreachable):
-            command.main("respond", "m")
+    submit_and_lose_connection(monkeypatch)
     tokens = {part: record.token for part, record in records.read_parts("respond@m").items()}
     scheduler.jobs |= {tokens[1]: [DONE], tokens[2]: [KILLED], tokens[3]: [State(Phase.ABSENT)]}
     assert command.main("respond", "m") == 0
@@ -271,10 +269,10 @@ def test_of_a_part_that_there_is_no_longer_nothing_stays(schedule, monkeypatch):
 def test_a_machine_that_does_not_answer_is_asked_once_for_all_its_jobs(tmp_path, monkeypatch, capfd):
     class Silent:
         def poll(self, job: Job) -> State:
-            asked.append(job)
+            polls.append(job)
             raise Unreachable("cannot be reached", where="machine box", do="-")
 
-    asked: list[Job] = []
+    polls: list[Job] = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(launch, "make_launcher", lambda *arguments: Silent())
     for part in (1, 2, 3):
@@ -283,7 +281,7 @@ def test_a_machine_that_does_not_answer_is_asked_once_for_all_its_jobs(tmp_path,
         )
     launch.print_status(as_json=False)
     assert capfd.readouterr().out.count("unknown: cannot be reached") == 3
-    assert len(asked) == 1
+    assert len(polls) == 1
 
 
 def test_parts_are_listed_by_their_number(tmp_path, monkeypatch, capfd):
